@@ -72,3 +72,11 @@ only() {
 	[[ $# == 1 && -e $1 ]] || die "expected one file, found: $*"
 	printf '%s\n' "$1"
 }
+
+# built_programs: builds /init and the tool, and prints the directory they are in.
+built_programs() {
+	local messages
+	command -v cargo >/dev/null || die "a Rust toolchain is needed (cargo is not in PATH)"
+	messages=$(cd "$repo" && cargo build --release --quiet --message-format json-render-diagnostics)
+	grep -o '"executable":"[^"]*/init"' <<<"$messages" | sed 's/.*:"//; s,/init"$,,'
+}

@@ -1,0 +1,222 @@
+# The layers and initrds that the rows boot. Sourced by run-rows and figures.
+# shellcheck shell=bash
+#
+# Everything is made below $work, once per run. An image is made by the function
+# image_NAME, which writes $out; $kernel_dir and $version tell which kernel it is for
+# ($kernel_dir is empty if that kernel has no modules).
+
+# ---- layers -------------------------------------------------------------------------
+
+# layer NAME [MKFS-OPTION...]: prints the path of the layer's EROFS image.
+layer() {
+	local file=$work/layers/$1.erofs
+	[[ -e $file ]] || mkfs.erofs --quiet --all-root -T 0 -U "$(uuid "$1")" "${@:2}" "$file" "$(tree "$1")"
+	echo "$file"
+}
+
+# archive NAME: prints the path of the same tree as a cpio archive.
+archive() {
+	local file=$work/layers/$1.cpio
+	[[ -e $file ]] || pack "$(tree "$1")" >"$file"
+	echo "$file"
+}
+
+pack() { (cd "$1" && find . | sort | cpio --quiet --reproducible -R 0:0 -o -H newc); }
+uuid() { sha256sum <<<"$1" | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/'; }
+
+# tree NAME: prints the path of the layer's contents, made by the function tree_NAME.
+tree() {
+	local dir=$work/trees/$1
+	if [[ ! -e $dir ]]; then
+		mkdir -p "$dir"
+		(cd "$dir" && "tree_${1%%-*}" "${1#*-}")
+		chmod -R u=rwX,go=rX "$dir"
+	fi
+	echo "$dir"
+}
+
+# digests NAME FILE...: what the guest checks the files against.
+digests() {
+	mkdir -p manifest
+	sha256sum "${@:2}" | sed 's,  ,  /,' >"manifest/$1"
+}
+
+# our_check NAME WHAT COMMAND: a check that the layer brings for itself.
+our_check() {
+	mkdir -p checks
+	printf 'check "%s" %s\n' "$2" "$3" >>"checks/$1"
+}
+
+# A small system: busybox, the checks, text and incompressible data.
+tree_base() {
+	local applet
+	mkdir -p bin sbin etc usr/share/base dev proc sys run tmp
+	cp "$busybox" bin/busybox
+	for applet in $("$busybox" --list); do
+		[[ $applet == busybox ]] || ln -s busybox "bin/$applet"
+	done
+	cp "$repo/qemu/guest/check" sbin/init
+	seq 200000 >usr/share/base/text
+	seq 400000 | gzip -9n >usr/share/base/data
+	: >usr/share/base/empty
+	echo base >etc/winner
+	echo 'from base' >etc/removed
+	digests base bin/busybox sbin/init usr/share/base/*
+}
+
+# Comes above base: adds, replaces and removes.
+tree_app() {
+	mkdir -p opt/app etc
+	seq 300000 >opt/app/text
+	echo app >etc/winner
+	mknod etc/removed c 0 0
+	digests app opt/app/*
+	our_check app 'the whiteout does not work' 'test ! -e /etc/removed'
+}
+
+# Comes on top, as a cpio archive.
+tree_etc() {
+	mkdir -p etc
+	echo etc >etc/winner
+	echo guest >etc/hostname
+	digests etc etc/hostname
+}
+
+# Only mount points are missing: /init has to make them.
+tree_lean() {
+	tree_base
+	rmdir dev proc sys run tmp
+}
+
+# many-N: one of very many small layers, in order.
+tree_many() {
+	mkdir -p many etc
+	echo "$1" >"many/$1"
+	echo "many-$1" >etc/winner
+	digests "many-$1" "many/$1"
+}
+
+tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
+
+# init-NAME: layers above base with something wrong or odd about their init.
+tree_init() {
+	mkdir -p sbin etc usr/lib/system
+	echo "init-$1" >etc/winner
+	case $1 in
+	dangling) ln -s /usr/lib/nowhere sbin/odd-init ;;
+	absolute) ln -s /usr/lib/system/init sbin/odd-init; cp "$repo/qemu/guest/check" usr/lib/system/init ;;
+	script) printf '#!/bin/nothing\n' >sbin/odd-init; chmod +x sbin/odd-init ;;
+	elf) cp "$(command -v sha256sum)" sbin/odd-init ;; # a dynamic program, and no library
+	esac
+}
+
+# ---- initrds ------------------------------------------------------------------------
+
+# build ARGUMENT...: the loader for this kernel, and what the arguments add to it.
+build() {
+	local modules=()
+	[[ ! $kernel_dir ]] || modules=(--modules "$kernel_dir" --kernel "$version")
+	"$layerinit" build -o "$out" "${modules[@]}" "$@"
+}
+
+# loader: prints the path of the loader alone, to join by hand.
+loader() {
+	local out=$work/images/loader-${version:-built}
+	[[ -e $out ]] || build >&2
+	echo "$out"
+}
+
+# shell: a busybox and its shell, to be put in front of a loader.
+tree_shell() { mkdir -p bin; cp "$busybox" bin/busybox; ln -s busybox bin/sh; }
+
+# files LAYER...: an archive with these layers as /layers/*, for in front of a loader.
+files() {
+	local name number=10 dir
+	dir=$(mktemp -d "$work/trees/files.XXXXXX")
+	mkdir "$dir/layers"
+	for name; do
+		cp "$(layer "$name")" "$dir/layers/$number-$name.erofs"
+		number=$((number + 10))
+	done
+	pack "$dir"
+}
+
+# pad OFFSET MODULUS: grows $out with zeros until its size is OFFSET modulo MODULUS.
+pad() {
+	local size
+	size=$(stat -c %s "$out")
+	truncate -s $((size + ($1 - size % $2 + $2) % $2)) "$out"
+}
+
+image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+image_one() { build --layer "$(tree lean)"; }
+
+# An early archive with microcode in front, as distributions have it.
+image_microcode() {
+	local dir=$work/trees/microcode
+	mkdir -p "$dir/kernel/x86/microcode"
+	head -c 2048 /dev/zero >"$dir/kernel/x86/microcode/GenuineIntel.bin"
+	{ pack "$dir"; cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"
+}
+
+# By hand, as the README says.
+image_cat() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
+
+# A layer that begins at a multiple of 4, and of nothing more.
+image_offset4() {
+	cp "$(loader)" "$out"
+	pad 4 512
+	cat "$(layer base)" "$(layer app -zlz4hc)" >>"$out"
+}
+
+image_files() { { files base app; cat "$(loader)"; } >"$out"; }
+image_many() {
+	local number layers=()
+	for number in {01..63}; do
+		layers+=("$(layer "many-$number")")
+	done
+	cat "$(loader)" "$(layer base)" "${layers[@]}" >"$out"
+}
+
+# The superblock's build time is changed, and its checksum no longer fits.
+image_checksum() {
+	local broken=$work/layers/checksum.erofs
+	cp "$(layer app -zlz4hc)" "$broken"
+	printf '\x55' | dd of="$broken" bs=1 seek=$((1024 + 24)) conv=notrunc status=none
+	cat "$(loader)" "$(layer base)" "$broken" >"$out"
+}
+
+image_no_init() { build --layer "$(tree empty)"; }
+image_init_dangling() { build --layer "$(tree base)" --layer "$(tree init-dangling)"; }
+image_init_absolute() { build --layer "$(tree base)" --layer "$(tree init-absolute)"; }
+image_init_script() { build --layer "$(tree base)" --layer "$(tree init-script)"; }
+image_init_elf() { build --layer "$(tree base)" --layer "$(tree init-elf)"; }
+image_no_modules() { "$layerinit" build -o "$out" --layer "$(tree base)"; }
+
+# A loader that holds nothing but /init: no /dev, no console, no mount points.
+image_bare() {
+	local dir=$work/trees/bare
+	mkdir -p "$dir"
+	cp "$init" "$dir/init"
+	{ pack "$dir"; cat "$(layer base)" "$(archive etc)"; } >"$out"
+}
+
+# The same under another name.
+image_other_name() {
+	local dir=$work/trees/other
+	mkdir -p "$dir/other"
+	cp "$init" "$dir/other/name"
+	{ pack "$dir"; cat "$(layer base)" "$(archive etc)"; } >"$out"
+}
+
+# The initramfs is the system: nothing to stack.
+image_self() {
+	local dir=$work/trees/self
+	cp -a "$(tree base)" "$dir"
+	cp "$init" "$dir/init"
+	pack "$dir" >"$out"
+}
+
+# A shell in the loader, with a system that has no init, and with a good one.
+image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$out"; }
+image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
