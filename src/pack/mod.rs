@@ -1,0 +1,8 @@
+//! The host tool: spec files and layers to an image, and an image to what can be said of it.
+//!
+//! Nothing here is linked into `/init`. What both need to agree on (the formats, the walk, the
+//! plan) stands above this module and is used as it is.
+
+pub mod archive;
+pub mod spec;
+pub mod text;

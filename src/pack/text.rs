@@ -1,0 +1,77 @@
+//! Names from an image as a terminal may show them.
+
+/// A name as text: what a terminal would act on, what is not UTF-8, and the backslash are escaped.
+pub fn shown(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                '\n' => text.push_str("\\n"),
+                '\t' => text.push_str("\\t"),
+                '\0'..='\x7f' if c.is_control() => text.push_str(&format!("\\x{:02x}", c as u32)),
+                _ if c.is_control() => text.extend(c.escape_unicode()),
+                _ => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// Seconds since 1970 as a date and time in UTC: `2026-11-21 09:03:54`.
+pub fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86400, seconds % 86400);
+    // Civil from days, counted in 400-year eras from March 1 of the year 0
+    // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+    let shifted = days.saturating_add(719_468);
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era.saturating_mul(400) + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_do_anything_to_a_terminal() {
+        for (name, expected) in [
+            (&b"plain/name.txt"[..], "plain/name.txt"),
+            ("gr\u{fc}n".as_bytes(), "gr\u{fc}n"),
+            (b"a\nb\tc\\d", "a\\nb\\tc\\\\d"),
+            (b"\x1b[31m\x07\x7f", "\\x1b[31m\\x07\\x7f"),
+            (b"\xff\xc3", "\\xff\\xc3"),
+            (b"\xc2\x9b", "\\u{9b}"),
+        ] {
+            assert_eq!(shown(name), expected);
+        }
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_795_251_834, "2026-11-21 09:03:54"),
+            (4_294_967_295, "2106-02-07 06:28:15"),
+        ] {
+            assert_eq!(utc(seconds), expected);
+        }
+        assert!(!utc(u64::MAX).is_empty());
+    }
+}
