@@ -220,3 +220,8 @@ image_self() {
 # A shell in the loader, with a system that has no init, and with a good one.
 image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$out"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
+
+# Much that nobody needs once it is booted: an archive of 16 MB in front of the loader,
+# and as much again in a layer that "rd.layers.skip=1" leaves out.
+tree_ballast() { mkdir -p ballast; seq 2000000 | gzip -1n | head -c 4M >one; cat one one one one >ballast/data; rm one; }
+image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
