@@ -225,3 +225,35 @@ image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(la
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; seq 2000000 | gzip -1n | head -c 4M >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
+
+# Archives between the layers, and compressed ones.
+image_interleaved() { cat "$(loader)" "$(layer base)" "$(archive etc)" "$(layer app -zlz4hc)" >"$out"; }
+image_compressed() {
+	cp "$(loader)" "$out.plain"
+	gzip -9n <"$out.plain" >"$out"
+	pad 0 4
+	cat "$(layer base)" >>"$out"
+	zstd -q -19 -c "$(archive etc)" >>"$out"
+}
+
+# A boot configuration at the very end: text, its size and sum, a magic word.
+image_bootconfig() {
+	local text=$out.text size sum
+	printf 'init.trailer = works\n' >"$text"
+	image_three
+	truncate -s %4 "$text"
+	size=$(stat -c %s "$text")
+	sum=$(od -An -v -tu1 "$text" | tr -s ' ' '\n' | awk '{ sum += $1 } END { print sum }')
+	{ cat "$text"; little_endian "$size"; little_endian "$sum"; echo '#BOOTCONFIG'; } >>"$out"
+}
+
+little_endian() { printf '%08x' "$1" | sed -E 's/(..)(..)(..)(..)/\\x\4\\x\3\\x\2\\x\1/' | xargs -0 printf '%b'; }
+
+# The loader without the console's device node, as an unprivileged cpio makes it.
+image_no_node() {
+	local dir=$work/trees/no-node
+	mkdir -p "$dir"
+	(cd "$dir" && cpio --quiet -id -f 'dev/*' '/dev/*' <"$(loader)")
+	[[ -x $dir/init && ! -e $dir/dev/console ]] || return
+	{ pack "$dir"; cat "$(layer base)" "$(layer app -zlz4hc)"; } >"$out"
+}
