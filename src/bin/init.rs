@@ -1,0 +1,118 @@
+//! PID 1: the boot on one screen. What each step does is told in the library.
+
+#![no_main]
+
+use std::convert::Infallible;
+use std::ffi::CString;
+
+use layerinit::cmdline::{Break, Options};
+use layerinit::error::Result;
+use layerinit::load::Loader;
+use layerinit::mount::{self, SYSROOT};
+use layerinit::report::{Facts, Report};
+use layerinit::{kmsg, plan, proof, rescue, setup, source, switch};
+use log::{debug, info, warn};
+
+layerinit::entry!(start);
+
+const VERSION: &str = concat!("layerinit ", env!("CARGO_PKG_VERSION"));
+
+fn start(arguments: Vec<CString>) -> i32 {
+    let asked = arguments.len() == 2
+        && arguments
+            .last()
+            .is_some_and(|word| word.as_c_str() == c"--version");
+    // Before anything is mounted this is a boot, and `--version` is for the real init.
+    if asked && std::path::Path::new("/proc/self").exists() {
+        println!("{VERSION}");
+        return 0;
+    }
+    if !rustix::process::getpid().is_init() {
+        eprintln!(
+            "{VERSION}: the /init of an initramfs. It mounts the EROFS layers of the initrd and starts the \
+             system in them.\nThe kernel starts it as PID 1; started by hand it does nothing. \
+             README.md tells how to build an image."
+        );
+        return 1;
+    }
+    rescue::catch_panics();
+    let Err(failure) = boot(&arguments);
+    // The policy returns only where the user has mounted a root by hand.
+    rescue::fail(&failure);
+    let Err(failure) = by_hand(&arguments);
+    rescue::fail(&failure);
+    rescue::end()
+}
+
+/// The boot: streams, options, sources, plan, modules, layers, root, proof, switch, exec.
+fn boot(arguments: &[CString]) -> Result<Infallible> {
+    let mut report = Report::new();
+    let no_console = setup::console();
+    kmsg::start();
+    setup::filesystems()?;
+    let options = Options::parse(&setup::cmdline()?);
+    rescue::follow(&options);
+    kmsg::follow(options.verbosity);
+    let throttle = kmsg::Throttle::lift();
+    let kernel = setup::release();
+    info!("{VERSION} on Linux {kernel}");
+    no_console.iter().for_each(|error| warn!("{error}"));
+    report.ended("setup");
+
+    let (sources, found) = source::find(&options.rdinit)?;
+    report.ended("discover");
+
+    let plan = plan::plan(&found, &options)?;
+    plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+    debug!("{plan}");
+    rescue::pause(Break::Plan, &options);
+    report.ended("plan");
+
+    let mut loader = Loader::new(kernel.clone(), options.driver_blacklist.clone());
+    loader.before_others(&options.driver_pre);
+    plan.modules
+        .iter()
+        .try_for_each(|module| loader.need(*module))?;
+    report.ended("modules");
+
+    let means = mount::layers(&plan, &sources, &mut loader)?;
+    report.ended("layers");
+
+    let new_root = mount::root(&plan)?;
+    let mut freed = source::release_image(&plan);
+    report.ended("root");
+    rescue::pause(Break::Mount, &options);
+
+    let init = proof::init(new_root, &plan.inits)?;
+    report.ended("proof");
+    rescue::pause(Break::Switch, &options);
+
+    if new_root != "/" {
+        freed = freed.saturating_add(switch::root(new_root, plan.holds_rootfs())?);
+        info!("switched to the new root, {freed} bytes freed");
+    }
+    report.ended("switch");
+    let facts = Facts {
+        kernel: &kernel,
+        sources: &found,
+        plan: &plan,
+        means: &means,
+        modules: &loader.loaded,
+        init,
+        freed,
+    };
+    if let Err(error) = report.write(&facts) {
+        warn!("{error}");
+    }
+    throttle.restore();
+    Err(switch::exec(init, arguments))
+}
+
+/// Goes on with what the user has mounted in the rescue shell.
+fn by_hand(arguments: &[CString]) -> Result<Infallible> {
+    let options = Options::parse(&setup::cmdline()?);
+    let inits = options.inits();
+    let init = proof::init(SYSROOT, &inits)?;
+    switch::root(SYSROOT, true)?;
+    Err(switch::exec(init, arguments))
+}

@@ -1,0 +1,339 @@
+//! Bytes from outside: a bounds-checked cursor, and random access to an initrd.
+//!
+//! The only place that slices untrusted bytes. Everything that parses takes its fields from a
+//! [`Cursor`] or a [`Reader`], and neither can be made to look beyond what it was given.
+
+use std::io::{self, BufRead, Read};
+
+/// Takes fields off the front of a byte slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor at the first byte of `data`.
+    pub fn new(data: &'a [u8]) -> Self {
+        Self { rest: data }
+    }
+
+    /// The bytes not yet taken.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// The next `n` bytes, or `None` where there are fewer.
+    pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(n)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    /// The next `N` bytes as an array.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// The next byte.
+    pub fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    /// The next two bytes, little endian.
+    pub fn le16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    /// The next four bytes, little endian.
+    pub fn le32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// The next eight bytes, little endian.
+    pub fn le64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+/// Random access to bytes that do not fit, or need not be, in memory.
+pub trait ReadAt {
+    /// Length in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end. A short read is not an
+    /// error: sysfs hands out a page at a time.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads exactly `buf.len()` bytes at `offset`, or `UnexpectedEof`.
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            let n = self.read_at(buf, offset)?;
+            let rest = buf.get_mut(n..).unwrap_or_default();
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            offset = offset.saturating_add(n as u64);
+            buf = rest;
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for [u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.get(offset..))
+            .unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), rest.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        Ok(n)
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for &T {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read_at(buf, offset)
+    }
+}
+
+/// A part of something larger, as if it stood alone.
+pub struct Part<T> {
+    whole: T,
+    offset: u64,
+    length: u64,
+}
+
+impl<T: ReadAt> Part<T> {
+    /// `length` bytes of `whole` from `offset`, cut where `whole` ends.
+    pub fn new(whole: T, offset: u64, length: u64) -> Self {
+        let length = length.min(whole.size().saturating_sub(offset));
+        Self {
+            whole,
+            offset,
+            length,
+        }
+    }
+}
+
+impl<T: ReadAt> ReadAt for Part<T> {
+    fn size(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = self.length.saturating_sub(offset);
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        match buf.get_mut(..n) {
+            Some(buf) if n > 0 => self.whole.read_at(buf, self.offset.saturating_add(offset)),
+            _ => Ok(0),
+        }
+    }
+}
+
+/// Buffered reading that can leave bytes out without looking at them, where the source allows.
+pub trait Skip: BufRead {
+    /// Moves `n` bytes on. Skipping beyond the end is `UnexpectedEof`.
+    fn skip(&mut self, mut n: u64) -> io::Result<()> {
+        while n > 0 {
+            let have = self.fill_buf()?.len();
+            if have == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let step = usize::try_from(n).unwrap_or(usize::MAX).min(have);
+            self.consume(step);
+            n = n.saturating_sub(step as u64);
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Skip for io::BufReader<R> {}
+
+impl<T: Skip + ?Sized> Skip for Box<T> {
+    fn skip(&mut self, n: u64) -> io::Result<()> {
+        (**self).skip(n)
+    }
+}
+
+/// How much a [`Reader`] reads ahead: what one read of a sysfs file returns at most.
+const WINDOW: usize = 4096;
+
+/// Reads a [`ReadAt`] front to back through one page of memory; skipping costs nothing.
+pub struct Reader<'a> {
+    source: &'a dyn ReadAt,
+    /// Offset of the next byte in `source`.
+    position: u64,
+    end: u64,
+    window: Box<[u8; WINDOW]>,
+    /// Bytes of `source` in the window: from `position - taken`, `filled` of them.
+    taken: usize,
+    filled: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `source` from `position` to its end.
+    pub fn new(source: &'a dyn ReadAt, position: u64) -> Self {
+        Self::bounded(source, position, u64::MAX)
+    }
+
+    /// A reader of `source` from `position`, to `end` or the end of `source`.
+    pub fn bounded(source: &'a dyn ReadAt, position: u64, end: u64) -> Self {
+        Self {
+            source,
+            position,
+            end: end.min(source.size()),
+            window: Box::new([0; WINDOW]),
+            taken: 0,
+            filled: 0,
+        }
+    }
+
+    /// Offset of the next byte in the source.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn ahead(&self) -> &[u8] {
+        self.window.get(self.taken..self.filled).unwrap_or_default()
+    }
+}
+
+impl BufRead for Reader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.ahead().is_empty() {
+            let left = self.end.saturating_sub(self.position);
+            let n = usize::try_from(left).unwrap_or(WINDOW).min(WINDOW);
+            self.taken = 0;
+            self.filled = 0;
+            if let Some(window) = self.window.get_mut(..n) {
+                self.filled = self.source.read_at(window, self.position)?;
+            }
+        }
+        Ok(self.ahead())
+    }
+
+    fn consume(&mut self, n: usize) {
+        let n = n.min(self.ahead().len());
+        self.taken = self.taken.saturating_add(n);
+        self.position = self.position.saturating_add(n as u64);
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ahead().is_empty() && buf.len() >= WINDOW {
+            // A large read goes straight to where it is wanted.
+            let left =
+                usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX);
+            let n = left.min(buf.len());
+            let read = match buf.get_mut(..n) {
+                Some(buf) => self.source.read_at(buf, self.position)?,
+                None => 0,
+            };
+            self.position = self.position.saturating_add(read as u64);
+            return Ok(read);
+        }
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl Skip for Reader<'_> {
+    fn skip(&mut self, n: u64) -> io::Result<()> {
+        if n > self.end.saturating_sub(self.position) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.position = self.position.saturating_add(n);
+        self.taken = usize::try_from(n)
+            .ok()
+            .and_then(|n| self.taken.checked_add(n))
+            .filter(|taken| *taken <= self.filled)
+            .unwrap_or(self.filled);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_never_looks_beyond_its_slice() {
+        let mut cursor = Cursor::new(&[1, 0, 2, 0, 0, 0, 9]);
+        assert_eq!(cursor.le16(), Some(1));
+        assert_eq!(cursor.le32(), Some(2));
+        assert_eq!(cursor.le16(), None);
+        assert_eq!(cursor.u8(), Some(9));
+        assert_eq!(cursor.u8(), None);
+        assert_eq!(cursor.take(0), Some(&[][..]));
+    }
+
+    #[test]
+    fn a_part_ends_where_the_whole_ends() {
+        let part = Part::new(&b"0123456789"[..], 8, 100);
+        assert_eq!(part.size(), 2);
+        let mut buf = [0; 4];
+        assert_eq!(part.read_at(&mut buf, 1).unwrap(), 1);
+        assert_eq!(&buf[..1], b"9");
+        assert_eq!(part.read_at(&mut buf, 2).unwrap(), 0);
+        assert!(part.read_exact_at(&mut buf, 0).is_err());
+    }
+
+    /// Like sysfs: never more than `.1` bytes a read.
+    struct Stingy<'a>(&'a [u8], usize);
+
+    impl ReadAt for Stingy<'_> {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let n = buf.len().min(self.1);
+            self.0.read_at(&mut buf[..n], offset)
+        }
+    }
+
+    #[test]
+    fn reading_and_skipping_see_the_same_bytes_whatever_a_read_returns() {
+        let data: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+        for stingy in [1, 7, 4096, 1 << 20] {
+            let source = Stingy(&data, stingy);
+            let mut reader = Reader::new(&source, 5);
+            let mut one = [0; 1];
+            let mut at = 5;
+            for skip in [0, 1, 2, 4090, 4097, 9000] {
+                reader.skip(skip).unwrap();
+                at += skip;
+                reader.read_exact(&mut one).unwrap();
+                assert_eq!(one[0], data[at as usize], "offset {at}, {stingy} a read");
+                at += 1;
+                assert_eq!(reader.position(), at);
+            }
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, data[at as usize..]);
+            assert!(reader.skip(1).is_err());
+        }
+    }
+
+    #[test]
+    fn a_bounded_reader_stops_at_its_bound() {
+        let source = &b"0123456789"[..];
+        let mut reader = Reader::bounded(&source, 2, 5);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "234");
+    }
+}

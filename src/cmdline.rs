@@ -1,0 +1,504 @@
+//! The kernel command line: text to options.
+//!
+//! Words are split as the kernel splits them (next_arg in lib/cmdline.c): double quotes keep
+//! spaces, `-` and `_` are the same in names, the last of several wins, and what follows `--` is
+//! the real init's own. Words that are not ours are left alone; values of ours that make no sense
+//! are reported in [`Options::problems`] and the default holds.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Who mounts a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The EROFS driver on the initrd's memory.
+    Memback,
+    /// The EROFS driver on a regular file, without a block device.
+    File,
+    /// The EROFS driver on a loop device.
+    Loop,
+}
+
+/// Every backend, the cheapest first: the order in which they are tried.
+pub const BACKENDS: [Backend; 3] = [Backend::Memback, Backend::File, Backend::Loop];
+
+/// A point at which `rd.break=` stops for a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// The plan is made, nothing is mounted.
+    Plan,
+    /// Layers and overlay are mounted.
+    Mount,
+    /// Everything is checked; the next step is the point of no return.
+    Switch,
+}
+
+/// What a failure without a shell does (`rd.emergency=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emergency {
+    /// Restart the machine.
+    Reboot,
+    /// Switch it off.
+    Poweroff,
+    /// Stop the processor.
+    Halt,
+}
+
+/// What takes the writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upper {
+    /// A tmpfs with these mount options, each `key=value` or `key`.
+    Tmpfs(Vec<String>),
+    /// Nothing: the root is read-only.
+    None,
+}
+
+/// How long to wait for the root device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until a time that the program chooses.
+    Default,
+    /// `rootwait`: for ever.
+    Forever,
+    /// `rootwait=`: seconds.
+    Seconds(u64),
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Steps and results.
+    Normal,
+    /// `debug` or `loglevel=8`: what was tried and refused, too, at the kernel's debug level.
+    Debug,
+    /// `rd.debug`: the same, at a level that a console shows by default.
+    Shown,
+}
+
+/// What the kernel tries when no `init=` is given (kernel_init in init/main.c).
+const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+
+/// The command line as this program understands it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `init=`: the real init.
+    pub init: Option<String>,
+    /// `rdinit=`: the file that the kernel started, this program.
+    pub rdinit: String,
+    /// `root=` as given.
+    pub root: Option<String>,
+    /// `rootfstype=`, a list separated by commas.
+    pub rootfstype: Option<String>,
+    /// `rootflags=`.
+    pub rootflags: Option<String>,
+    /// `rw` rather than `ro`.
+    pub root_writable: bool,
+    /// `rootwait`.
+    pub rootwait: Wait,
+    /// `rootdelay=`, seconds.
+    pub rootdelay: u64,
+    /// `rd.overlay=` and `rd.overlay.readonly`.
+    pub upper: Upper,
+    /// An overlay over `root=` even where there are no layers (`rd.overlay`,
+    /// `systemd.volatile=overlay`).
+    pub overlay_root: bool,
+    /// `rd.layers.backend=`: the backends to try, in order.
+    pub backends: Vec<Backend>,
+    /// `rd.layers.only=`: names or numbers of the only layers to use.
+    pub only: Vec<String>,
+    /// `rd.layers.skip=`: names or numbers of layers to leave out.
+    pub skip: Vec<String>,
+    /// `rd.layers.strict`: what is not understood in the initrd is an error.
+    pub strict: bool,
+    /// `rd.break=`.
+    pub breaks: Vec<Break>,
+    /// `rd.shell=`: whether a failure may start a shell.
+    pub shell: bool,
+    /// `rd.emergency=`.
+    pub emergency: Option<Emergency>,
+    /// `rd.timeout=`: seconds to wait for a device before giving up.
+    pub timeout: Option<u64>,
+    /// `panic=`: seconds before a failed boot restarts; negative: at once; 0 or absent: never.
+    pub panic: i64,
+    /// `debug`, `loglevel=`, `rd.debug`.
+    pub verbosity: Verbosity,
+    /// `rd.driver.pre=`: modules to load before any other.
+    pub driver_pre: Vec<String>,
+    /// `rd.driver.blacklist=`: modules not to load.
+    pub driver_blacklist: Vec<String>,
+    /// Words of ours that make no sense, one sentence each.
+    pub problems: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            init: None,
+            rdinit: "/init".into(),
+            root: None,
+            rootfstype: None,
+            rootflags: None,
+            root_writable: false,
+            rootwait: Wait::Default,
+            rootdelay: 0,
+            upper: Upper::Tmpfs(Vec::new()),
+            overlay_root: false,
+            backends: BACKENDS.to_vec(),
+            only: Vec::new(),
+            skip: Vec::new(),
+            strict: false,
+            breaks: Vec::new(),
+            shell: true,
+            emergency: None,
+            timeout: None,
+            panic: 0,
+            verbosity: Verbosity::Normal,
+            driver_pre: Vec::new(),
+            driver_blacklist: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Reads a command line.
+    pub fn parse(text: &str) -> Self {
+        let mut options = Self::default();
+        let mut read_only = false;
+        for (name, value) in Words::new(text) {
+            // The kernel's own words have no dots, and `-` for `_` in them is rare but allowed.
+            match (name.replace('-', "_").as_str(), value) {
+                ("init", Some(path)) => options.init = nonempty(path),
+                ("rdinit", Some(path)) => options.rdinit = path.into(),
+                ("root", Some(device)) => options.root = nonempty(device),
+                ("rootfstype", Some(types)) => options.rootfstype = nonempty(types),
+                ("rootflags", Some(flags)) => options.rootflags = nonempty(flags),
+                ("ro", None) => options.root_writable = false,
+                ("rw", None) => options.root_writable = true,
+                ("rootwait", None) => options.rootwait = Wait::Forever,
+                ("rootwait", Some(s)) => {
+                    options.number(name, s, |o, n| o.rootwait = Wait::Seconds(n))
+                }
+                ("rootdelay", Some(s)) => options.number(name, s, |o, n| o.rootdelay = n),
+                ("rd.overlay", value) => options.overlay(value),
+                ("rd.overlay.readonly", value) => options.flag(name, value, |_, on| read_only = on),
+                ("rd.layers.backend", Some(list)) => options.backends(list),
+                ("rd.layers.only", Some(list)) => options.only = items(list),
+                ("rd.layers.skip", Some(list)) => options.skip = items(list),
+                ("rd.layers.strict", value) => options.flag(name, value, |o, on| o.strict = on),
+                ("rd.break", value) => options.breaks(value),
+                ("rd.shell", value) => options.flag(name, value, |o, on| o.shell = on),
+                ("rd.emergency", Some(action)) => options.emergency(action),
+                ("rd.timeout", Some(s)) => options.number(name, s, |o, n| o.timeout = Some(n)),
+                ("panic", Some(s)) => options.number(name, s, |o, n| o.panic = n),
+                ("debug", None) => options.verbose(Verbosity::Debug),
+                ("loglevel", Some(s)) => options.number(name, s, |o, n: u8| {
+                    if n >= 8 {
+                        o.verbose(Verbosity::Debug);
+                    }
+                }),
+                ("rd.debug", value) => options.flag(name, value, |o, on| {
+                    if on {
+                        o.verbose(Verbosity::Shown);
+                    }
+                }),
+                ("rd.driver.pre", Some(list)) => options.driver_pre.extend(items(list)),
+                ("rd.driver.blacklist", Some(list)) => options.driver_blacklist.extend(items(list)),
+                ("systemd.volatile", Some("overlay")) => options.overlay_root = true,
+                (ours, _) if ours.starts_with("rd.layers.") || ours.starts_with("rd.overlay.") => {
+                    options.problem(name, value, "there is no such option, or it wants a value");
+                }
+                _ => {}
+            }
+        }
+        if read_only {
+            options.upper = Upper::None;
+        }
+        options
+    }
+
+    /// The programs to try as real init, in order: with `init=`, that one only.
+    pub fn inits(&self) -> Vec<String> {
+        match &self.init {
+            Some(init) => vec![init.clone()],
+            None => INITS.map(String::from).to_vec(),
+        }
+    }
+
+    fn problem(&mut self, name: &str, value: Option<&str>, why: &str) {
+        let word = match value {
+            Some(value) => format!("{name}={value}"),
+            None => name.to_string(),
+        };
+        self.problems.push(format!("{word}: {why}"));
+    }
+
+    fn number<T: FromStr>(&mut self, name: &str, value: &str, set: impl FnOnce(&mut Self, T)) {
+        match value.parse() {
+            Ok(number) => set(self, number),
+            Err(_) => self.problem(name, Some(value), "not a number of this range; ignored"),
+        }
+    }
+
+    fn flag(&mut self, name: &str, value: Option<&str>, set: impl FnOnce(&mut Self, bool)) {
+        match value.map(str::to_ascii_lowercase).as_deref() {
+            None | Some("1" | "y" | "yes" | "on" | "true") => set(self, true),
+            Some("0" | "n" | "no" | "off" | "false") => set(self, false),
+            Some(_) => self.problem(name, value, "neither yes nor no; ignored"),
+        }
+    }
+
+    fn verbose(&mut self, verbosity: Verbosity) {
+        if self.verbosity != Verbosity::Shown {
+            self.verbosity = verbosity;
+        }
+    }
+
+    fn overlay(&mut self, value: Option<&str>) {
+        let (kind, options) = match value.unwrap_or("tmpfs").split_once(':') {
+            Some((kind, options)) => (kind, items(options)),
+            None => (value.unwrap_or("tmpfs"), Vec::new()),
+        };
+        match kind {
+            "tmpfs" | "" | "1" => {
+                self.upper = Upper::Tmpfs(options);
+                self.overlay_root = true;
+            }
+            _ => self.problem(
+                "rd.overlay",
+                value,
+                "only tmpfs[:option,...] is known; writes go to a tmpfs",
+            ),
+        }
+    }
+
+    fn backends(&mut self, list: &str) {
+        let mut backends = Vec::new();
+        for item in items(list) {
+            match BACKENDS.iter().find(|backend| backend.name() == item) {
+                Some(backend) if backends.contains(backend) => {}
+                Some(backend) => backends.push(*backend),
+                None => self.problem(
+                    "rd.layers.backend",
+                    Some(&item),
+                    "not one of memback, file, loop; ignored",
+                ),
+            }
+        }
+        if !backends.is_empty() {
+            self.backends = backends;
+        }
+    }
+
+    fn breaks(&mut self, value: Option<&str>) {
+        for item in items(value.unwrap_or("switch")) {
+            match item.as_str() {
+                "plan" => self.breaks.push(Break::Plan),
+                "mount" => self.breaks.push(Break::Mount),
+                "switch" => self.breaks.push(Break::Switch),
+                _ => self.problem(
+                    "rd.break",
+                    Some(&item),
+                    "not one of plan, mount, switch; ignored",
+                ),
+            }
+        }
+    }
+
+    fn emergency(&mut self, action: &str) {
+        match action {
+            "reboot" => self.emergency = Some(Emergency::Reboot),
+            "poweroff" => self.emergency = Some(Emergency::Poweroff),
+            "halt" => self.emergency = Some(Emergency::Halt),
+            _ => self.problem(
+                "rd.emergency",
+                Some(action),
+                "not one of reboot, poweroff, halt; ignored",
+            ),
+        }
+    }
+}
+
+impl Backend {
+    /// Its name on the command line and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memback => "memback",
+            Self::File => "file",
+            Self::Loop => "loop",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+fn nonempty(value: &str) -> Option<String> {
+    Some(value)
+        .filter(|value| !value.is_empty())
+        .map(Into::into)
+}
+
+fn items(list: &str) -> Vec<String> {
+    list.split(',')
+        .filter(|item| !item.is_empty())
+        .map(Into::into)
+        .collect()
+}
+
+/// Splits a command line into names and values.
+struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { rest: text }
+    }
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = (&'a str, Option<&'a str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // The kernel's isspace knows Latin-1: the no-break space counts, as 0xa0. That byte stands
+        // inside UTF-8 characters too, so only ASCII counts here.
+        let space = |c: char| c.is_ascii_whitespace() || c == '\x0b';
+        let text = self.rest.trim_start_matches(space);
+        let mut quoted = false;
+        let end = text.find(|c| {
+            quoted ^= c == '"';
+            !quoted && space(c)
+        });
+        let (word, rest) = text.split_at_checked(end.unwrap_or(text.len()))?;
+        self.rest = rest;
+        if word.is_empty() || word == "--" {
+            self.rest = "";
+            return None;
+        }
+        // A quote before the name spans the whole word; one after the equals sign, the value.
+        let unquoted = match word.strip_prefix('"') {
+            Some(word) => word.strip_suffix('"').unwrap_or(word),
+            None => word,
+        };
+        Some(match unquoted.split_once('=') {
+            Some((name, value)) => match value.strip_prefix('"') {
+                Some(value) => (name, Some(value.strip_suffix('"').unwrap_or(value))),
+                None => (name, Some(value)),
+            },
+            None => (unquoted, None),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<(&str, Option<&str>)> {
+        Words::new(text).collect()
+    }
+
+    #[test]
+    fn words_are_split_as_the_kernel_splits_them() {
+        for (text, expected) in [
+            ("", vec![]),
+            (" \t\n", vec![]),
+            ("a b=c", vec![("a", None), ("b", Some("c"))]),
+            ("a=\"b c\" d", vec![("a", Some("b c")), ("d", None)]),
+            ("\"a=b c\" d", vec![("a", Some("b c")), ("d", None)]),
+            ("a=b\" \"c", vec![("a", Some("b\" \"c"))]),
+            ("a=\"b", vec![("a", Some("b"))]),
+            ("a==b", vec![("a", Some("=b"))]),
+            ("a= b", vec![("a", Some("")), ("b", None)]),
+            ("a -- b", vec![("a", None)]),
+            ("a --b", vec![("a", None), ("--b", None)]),
+        ] {
+            assert_eq!(words(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_wins_and_dashes_equal_underscores() {
+        let options = Options::parse(
+            "init=/a rd.layers.strict=0 init=/b rd.layers.strict rw ro rw rd_x rd.driver-x=1",
+        );
+        assert_eq!(options.init.as_deref(), Some("/b"));
+        assert!(options.strict && options.root_writable);
+        assert_eq!(options.problems, [""; 0]);
+    }
+
+    #[test]
+    fn what_follows_the_double_dash_is_not_ours() {
+        let options = Options::parse("rd.shell=0 -- init=/x rd.shell=1");
+        assert_eq!((options.init, options.shell), (None, false));
+    }
+
+    #[test]
+    fn an_ordinary_distribution_command_line_is_left_alone() {
+        let text = "BOOT_IMAGE=/vmlinuz-6.12 root=UUID=1-2 ro quiet splash console=ttyS0,115200n8 \
+                    rd.luks.uuid=x systemd.unit=multi-user.target net.ifnames=0 rd.lvm=0";
+        let expected = Options {
+            root: Some("UUID=1-2".into()),
+            ..Options::default()
+        };
+        assert_eq!(Options::parse(text), expected);
+    }
+
+    #[test]
+    fn every_option_has_its_forms() {
+        let options = Options::parse(
+            "rd.overlay=tmpfs:size=50%,nr_inodes=1k rd.layers.backend=loop,file rd.layers.only=0,app.erofs \
+             rd.layers.skip=2 rd.break=plan,switch rd.emergency=poweroff rd.timeout=9 panic=-1 rd.debug \
+             debug rootwait=3 rootdelay=2 rdinit=/sbin/early loglevel=3",
+        );
+        let expected = Options {
+            rdinit: "/sbin/early".into(),
+            upper: Upper::Tmpfs(vec!["size=50%".into(), "nr_inodes=1k".into()]),
+            overlay_root: true,
+            backends: vec![Backend::Loop, Backend::File],
+            only: vec!["0".into(), "app.erofs".into()],
+            skip: vec!["2".into()],
+            breaks: vec![Break::Plan, Break::Switch],
+            emergency: Some(Emergency::Poweroff),
+            timeout: Some(9),
+            panic: -1,
+            verbosity: Verbosity::Shown,
+            rootwait: Wait::Seconds(3),
+            rootdelay: 2,
+            ..Options::default()
+        };
+        assert_eq!(options, expected);
+        assert_eq!(Options::parse("rd.overlay.readonly").upper, Upper::None);
+        assert_eq!(Options::parse("rd.break").breaks, [Break::Switch]);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named_and_the_default_holds() {
+        let options = Options::parse(
+            "rd.shell=perhaps rd.layers.backend=disk rd.timeout=soon rd.layers.oly=1 rd.break=now rd.emergency=sing \
+             rd.overlay=LABEL=x panic=99999999999999999999",
+        );
+        assert_eq!(
+            options.problems,
+            [
+                "rd.shell=perhaps: neither yes nor no; ignored",
+                "rd.layers.backend=disk: not one of memback, file, loop; ignored",
+                "rd.timeout=soon: not a number of this range; ignored",
+                "rd.layers.oly=1: there is no such option, or it wants a value",
+                "rd.break=now: not one of plan, mount, switch; ignored",
+                "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
+                "rd.overlay=LABEL=x: only tmpfs[:option,...] is known; writes go to a tmpfs",
+                "panic=99999999999999999999: not a number of this range; ignored",
+            ]
+        );
+        let expected = Options {
+            problems: options.problems.clone(),
+            ..Options::default()
+        };
+        assert_eq!(options, expected);
+    }
+}

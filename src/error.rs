@@ -1,0 +1,144 @@
+//! The error type: the step that failed, the object it failed on, and the cause.
+//!
+//! Prints nothing and exits nowhere; [`crate::rescue`] decides what an error means for the machine.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed step. Displayed as `step object: cause`, for example
+/// `mount layer 1 (initrd+0x2f000): EBADMSG: Bad message (erofs: invalid checksum)`.
+#[derive(Debug)]
+pub struct Error {
+    step: &'static str,
+    object: String,
+    cause: Cause,
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub enum Cause {
+    /// A system call was refused.
+    Os(Errno),
+    /// A call on a filesystem context was refused, and the kernel said why on the context's
+    /// own message queue (Documentation/filesystems/mount_api.rst).
+    Kernel(Errno, String),
+    /// What was read makes no sense, or asks for something that cannot be done.
+    Reason(String),
+    /// Every alternative failed, each for its own reason.
+    Each(Vec<Error>),
+}
+
+impl Error {
+    /// An error whose cause is a sentence.
+    pub fn new(step: &'static str, object: impl fmt::Display, reason: impl Into<String>) -> Self {
+        Self::with(step, object, Cause::Reason(reason.into()))
+    }
+
+    /// An error with any cause.
+    pub fn with(step: &'static str, object: impl fmt::Display, cause: Cause) -> Self {
+        Self {
+            step,
+            object: object.to_string(),
+            cause,
+        }
+    }
+
+    /// Why the step failed.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The errno of the failed call, where one call failed.
+    pub fn errno(&self) -> Option<Errno> {
+        match self.cause {
+            Cause::Os(errno) | Cause::Kernel(errno, _) => Some(errno),
+            Cause::Reason(_) | Cause::Each(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.step, self.object, self.cause)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Os(errno) => name(*errno).fmt(f),
+            Self::Kernel(errno, text) => write!(f, "{} (kernel: {text})", name(*errno)),
+            Self::Reason(reason) => f.write_str(reason),
+            Self::Each(errors) => {
+                for (i, error) in errors.iter().enumerate() {
+                    write!(f, "{}{error}", if i == 0 { "" } else { "; " })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The errno as `ENOENT: No such file or directory`: the name is what people search for.
+/// nix carries the table; the C library's strerror would link its locale machinery into /init.
+pub fn name(errno: Errno) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(errno.raw_os_error())
+}
+
+/// Adds step and object to the errors of the layers below.
+pub trait Context<T> {
+    /// Says which step failed, and on what. The object is formatted only in failure.
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> Context<T> for std::result::Result<T, Errno> {
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|errno| Error::with(step, object, Cause::Os(errno)))
+    }
+}
+
+impl<T> Context<T> for std::result::Result<T, nix::errno::Errno> {
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|errno| {
+            let errno = Errno::from_raw_os_error(errno as i32);
+            Error::with(step, object, Cause::Os(errno))
+        })
+    }
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| match Errno::from_io_error(&error) {
+            Some(errno) => Error::with(step, object, Cause::Os(errno)),
+            None => Error::new(step, object, error.to_string()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_step_object_and_every_cause() {
+        let loop_ = Error::with("open", "/dev/loop-control", Cause::Os(Errno::NOENT));
+        let file = Error::with(
+            "mount",
+            "erofs",
+            Cause::Kernel(Errno::INVAL, "cannot find valid erofs superblock".into()),
+        );
+        let all = Error::with("mount", "layer 3", Cause::Each(vec![file, loop_]));
+        assert_eq!(
+            all.to_string(),
+            "mount layer 3: mount erofs: EINVAL: Invalid argument (kernel: cannot find valid erofs \
+             superblock); open /dev/loop-control: ENOENT: No such file or directory"
+        );
+    }
+}

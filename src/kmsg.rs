@@ -1,0 +1,155 @@
+//! The `log` crate's records, written to the kernel log.
+//!
+//! Not the kernlog crate: that one sends `info` at the kernel's notice level and `debug` at info, so
+//! that `loglevel=` sorts them wrongly, loses records of more than 1024 bytes, and cannot do without
+//! /dev/kmsg. Here levels are printk's own, long texts become several records, and without a kernel
+//! log the records go to standard error.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::cmdline::Verbosity;
+
+/// printk's prefix, the same on every line.
+const PREFIX: &str = "layerinit: ";
+
+/// devkmsg_write refuses records of more than PRINTKRB_RECORD_MAX (1024) bytes.
+const RECORD: usize = 1000;
+
+const DEVKMSG: &str = "/proc/sys/kernel/printk_devkmsg";
+
+struct Kmsg {
+    file: OnceLock<File>,
+    /// `rd.debug`: debug records at the info level.
+    shown: AtomicBool,
+}
+
+static KMSG: Kmsg = Kmsg {
+    file: OnceLock::new(),
+    shown: AtomicBool::new(false),
+};
+
+/// Starts logging, to standard error until /dev/kmsg can be opened.
+pub fn start() {
+    // A second call changes nothing: the logger is already this one.
+    let _ = log::set_logger(&KMSG);
+    log::set_max_level(LevelFilter::Info);
+    if let Ok(file) = File::options().write(true).open("/dev/kmsg") {
+        let _ = KMSG.file.set(file);
+    }
+}
+
+/// Follows the command line.
+pub fn follow(verbosity: Verbosity) {
+    if verbosity != Verbosity::Normal {
+        log::set_max_level(LevelFilter::Debug);
+    }
+    KMSG.shown
+        .store(verbosity == Verbosity::Shown, Ordering::Relaxed);
+}
+
+/// The kernel's limit of ten records in five seconds from userspace, lifted; put back by
+/// [`Throttle::restore`].
+#[derive(Debug)]
+pub struct Throttle {
+    before: Option<String>,
+}
+
+impl Throttle {
+    /// Lifts the limit. Where `printk.devkmsg=` fixes it, it holds.
+    pub fn lift() -> Self {
+        let before = fs::read_to_string(DEVKMSG)
+            .ok()
+            .filter(|now| now.trim() != "on")
+            .filter(|_| fs::write(DEVKMSG, "on\n").is_ok());
+        Self { before }
+    }
+
+    /// Puts back the limit that was there.
+    pub fn restore(self) {
+        if let Some(before) = self.before {
+            // The real init can live with more records than the kernel's default.
+            let _ = fs::write(DEVKMSG, before);
+        }
+    }
+}
+
+/// Whether error records show up on the console (the first number of /proc/sys/kernel/printk).
+pub fn errors_reach_console() -> bool {
+    KMSG.file.get().is_some()
+        && fs::read_to_string("/proc/sys/kernel/printk")
+            .ok()
+            .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
+            .is_none_or(|console: u8| console > 3)
+}
+
+impl Log for Kmsg {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // linux/kern_levels.h.
+        let level = match record.level() {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace if self.shown.load(Ordering::Relaxed) => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        let text = record.args().to_string();
+        for line in text.lines().flat_map(|line| Chunks(line)) {
+            let mut out = String::with_capacity(line.len().saturating_add(20));
+            // One write a record. Nobody is left to be told when the kernel log refuses it.
+            let _ = match self.file.get() {
+                Some(mut file) => {
+                    let _ = write!(out, "<{level}>{PREFIX}{line}");
+                    file.write_all(out.as_bytes())
+                }
+                None => {
+                    let _ = writeln!(out, "{PREFIX}{line}");
+                    std::io::stderr().write_all(out.as_bytes())
+                }
+            };
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// A line in pieces that fit into a record, cut between characters.
+struct Chunks<'a>(&'a str);
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let (chunk, rest) = self
+            .0
+            .split_at_checked(self.0.floor_char_boundary(RECORD))?;
+        self.0 = rest;
+        Some(chunk).filter(|chunk| !chunk.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_cut_between_characters_and_nothing_is_lost() {
+        let line = "ä".repeat(1201);
+        let chunks: Vec<_> = Chunks(&line).collect();
+        assert_eq!(
+            chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(),
+            [1000, 1000, 402]
+        );
+        assert_eq!(chunks.concat(), line);
+        assert_eq!(Chunks("").count(), 0);
+    }
+}

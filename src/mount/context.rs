@@ -1,0 +1,115 @@
+//! A filesystem context: one mount being made, with the kernel's own words when it is refused.
+//!
+//! Source: Documentation/filesystems/mount_api.rst, fs/fsopen.c.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::CWD;
+use rustix::io::{Errno, read};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use crate::error::{Cause, Context as _, Error, Result};
+
+/// A filesystem that is being configured.
+pub struct Context {
+    fd: OwnedFd,
+    fstype: &'static str,
+}
+
+/// A filesystem that is mounted, but nowhere yet.
+#[derive(Debug)]
+pub struct Mount {
+    fd: OwnedFd,
+    fstype: &'static str,
+}
+
+impl Context {
+    /// Opens a context of a filesystem type; ENODEV where the kernel does not have it.
+    pub fn new(fstype: &'static str) -> Result<Self> {
+        let fd = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).during("mount", fstype)?;
+        Ok(Self { fd, fstype })
+    }
+
+    /// A context of EROFS. Read-only from the start: the kernel would want to write to a device
+    /// otherwise.
+    pub fn erofs() -> Result<Self> {
+        let context = Self::new("erofs")?;
+        context.flag("ro")?;
+        Ok(context)
+    }
+
+    /// Sets `key=value`. The kernel takes values of up to 255 bytes.
+    pub fn string(&self, key: &str, value: &str) -> Result<()> {
+        self.explain(fsconfig_set_string(&self.fd, key, value))
+    }
+
+    /// Sets an option without a value.
+    pub fn flag(&self, key: &str) -> Result<()> {
+        self.explain(fsconfig_set_flag(&self.fd, key))
+    }
+
+    /// Sets an option as it stands in a list: `key` or `key=value`.
+    pub fn option(&self, option: &str) -> Result<()> {
+        match option.split_once('=') {
+            Some((key, value)) => self.string(key, value),
+            None => self.flag(option),
+        }
+    }
+
+    /// Makes the filesystem and a mount of it.
+    pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
+        self.explain(fsconfig_create(&self.fd))?;
+        let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
+        Ok(Mount {
+            fd,
+            fstype: self.fstype,
+        })
+    }
+
+    /// Adds what the kernel says about a refusal.
+    fn explain<T>(&self, result: std::result::Result<T, Errno>) -> Result<T> {
+        result.map_err(|errno| {
+            let cause = match self.messages() {
+                said if said.is_empty() => Cause::Os(errno),
+                said => Cause::Kernel(errno, said),
+            };
+            Error::with("mount", self.fstype, cause)
+        })
+    }
+
+    /// Everything in the context's message queue, such as "erofs: Unknown parameter 'x'".
+    fn messages(&self) -> String {
+        let mut all = String::new();
+        let mut buf = [0; 1024];
+        // ENODATA ends it; a message is "e text", "w text" or "i text".
+        while let Ok(n) = read(&self.fd, &mut buf) {
+            let Some(message) = buf.get(..n).filter(|message| !message.is_empty()) else {
+                break;
+            };
+            let message = String::from_utf8_lossy(message);
+            let text = message.get(2..).unwrap_or(&message).trim();
+            if !all.is_empty() {
+                all.push_str("; ");
+            }
+            all.push_str(text);
+        }
+        all
+    }
+}
+
+impl Mount {
+    /// Puts it into the tree.
+    pub fn attach(self, target: &str) -> Result<()> {
+        move_mount(
+            &self.fd,
+            "",
+            CWD,
+            target,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .during("attach", format_args!("{} at {target}", self.fstype))
+    }
+}

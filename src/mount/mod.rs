@@ -1,0 +1,198 @@
+//! The plan to a mounted root: each layer by the first backend that works, then the overlay.
+
+mod context;
+mod file;
+mod loopback;
+mod memback;
+mod overlay;
+pub mod unpack;
+
+use std::fs;
+
+use log::{debug, info};
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree,
+};
+
+use crate::cmdline::Backend;
+use crate::compress::Codec;
+use crate::erofs::Checksum;
+use crate::error::{Cause, Context as _, Error, Result};
+use crate::load::Loader;
+use crate::plan::{Content, Layer, Plan, Root};
+use crate::segment;
+use crate::source::Source;
+use crate::sys::process::confined;
+use context::Context;
+
+/// Where the layers are mounted, by number; the new root finds them there too.
+pub const LAYERS: &str = "/run/initramfs/layers";
+
+/// Where the tmpfs for writes is mounted.
+const UPPER: &str = "/run/initramfs/upper";
+
+/// Where the new root is mounted until it becomes `/`.
+pub const SYSROOT: &str = "/sysroot";
+
+/// How a layer came to be mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By the EROFS driver, through this backend.
+    Erofs(Backend),
+    /// Unpacked into a tmpfs.
+    Unpacked,
+}
+
+/// Mounts every layer of the plan. Returns how each was mounted, in their order.
+pub fn layers(plan: &Plan, sources: &[Source], loader: &mut Loader) -> Result<Vec<Means>> {
+    fs::create_dir_all(LAYERS).during("create", LAYERS)?;
+    plan.layers
+        .iter()
+        .map(|layer| {
+            let source = sources
+                .get(layer.source)
+                .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
+            mount_layer(layer, source, loader)
+        })
+        .collect()
+}
+
+/// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
+/// initramfs itself is the system.
+pub fn root(plan: &Plan) -> Result<&'static str> {
+    if plan.root == Root::Initramfs {
+        info!("no layers: the initramfs itself is the system");
+        return Ok("/");
+    }
+    match fs::create_dir(SYSROOT) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        done => done.during("create", SYSROOT)?,
+    }
+    let numbers: Vec<_> = plan.layers.iter().map(|layer| layer.number).collect();
+    match (&plan.root, numbers.first()) {
+        (Root::Layer, Some(number)) => {
+            let from = layer_directory(*number);
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, &from, flags).during("open", &from)?;
+            move_mount(
+                &tree,
+                "",
+                CWD,
+                SYSROOT,
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            )
+            .during("attach", format_args!("{from} at {SYSROOT}"))?;
+        }
+        (Root::Overlay(upper), Some(_)) => {
+            let has_root = |layer: &&Layer| {
+                !matches!(
+                    layer.content,
+                    Content::Cpio {
+                        has_root: false,
+                        ..
+                    }
+                )
+            };
+            let root_of = plan.layers.iter().find(has_root).map(|layer| layer.number);
+            overlay::stack(&numbers, upper, root_of, SYSROOT)?;
+            info!("stacked {} layers", numbers.len());
+        }
+        _ => return Err(Error::new("mount", "root", "there is nothing to mount")),
+    }
+    Ok(SYSROOT)
+}
+
+fn layer_directory(number: usize) -> String {
+    format!("{LAYERS}/{number}")
+}
+
+fn mount_layer(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Means> {
+    let target = layer_directory(layer.number);
+    fs::create_dir(&target).during("create", &target)?;
+    match &layer.content {
+        Content::Cpio {
+            codec, unpacked, ..
+        } => {
+            debug!("{layer}: unpacking {unpacked} bytes");
+            unpack_layer(layer, source, *codec, &target)?;
+            Ok(Means::Unpacked)
+        }
+        Content::Erofs {
+            superblock,
+            backends,
+        } => {
+            by_first_that_works(layer, backends, source, loader, &target).map_err(|mut refusals| {
+                if let Checksum::Bad { .. } = superblock.checksum {
+                    let what = format!(
+                        "its superblock is damaged: checksum {}",
+                        superblock.checksum
+                    );
+                    refusals.insert(0, Error::new("read", "the image", what));
+                }
+                Error::with("mount", layer, Cause::Each(refusals))
+            })
+        }
+    }
+}
+
+/// Tries the backends in order; why each refused, where all did.
+fn by_first_that_works(
+    layer: &Layer,
+    backends: &[Backend],
+    source: &Source,
+    loader: &mut Loader,
+    target: &str,
+) -> std::result::Result<Means, Vec<Error>> {
+    let mut refusals = Vec::new();
+    for backend in backends {
+        let mounted = match backend {
+            Backend::Memback => memback::mount(layer),
+            Backend::File => file::mount(layer, source),
+            Backend::Loop => loopback::mount(layer, source, loader),
+        };
+        match mounted.and_then(|mount| mount.attach(target)) {
+            Ok(()) => {
+                info!("{layer}: mounted by {backend}");
+                return Ok(Means::Erofs(*backend));
+            }
+            Err(error) => {
+                debug!("{layer}: not by {backend}: {error}");
+                refusals.push(Error::with("by", backend, Cause::Each(vec![error])));
+            }
+        }
+    }
+    if refusals.is_empty() {
+        let what = format!(
+            "rd.layers.backend= names none that can reach {}",
+            source.path.display()
+        );
+        refusals.push(Error::new("choose", "a backend", what));
+    }
+    Err(refusals)
+}
+
+/// Unpacks a cpio layer into a tmpfs of its own, and seals it.
+fn unpack_layer(layer: &Layer, source: &Source, codec: Option<Codec>, target: &str) -> Result<()> {
+    let context = Context::new("tmpfs")?;
+    context.string("source", &layer.name)?;
+    // The default of half the memory has nothing to do with what a layer needs.
+    context.string("size", "100%")?;
+    context.string("nr_inodes", "0")?;
+    context.string("mode", "0755")?;
+    context.mount(MountAttrFlags::empty())?.attach(target)?;
+    let work = || {
+        let archive = segment::open_archive(&source.file, layer.offset, layer.length, codec)
+            .during("open", layer)?;
+        unpack::unpack(archive)
+    };
+    let done = confined(target, work)
+        .during("unpack", layer)?
+        .map_err(|error| Error::with("unpack", layer, Cause::Each(vec![error])))?;
+    mount_remount(target, MountFlags::RDONLY, "").during("seal", layer)?;
+    info!(
+        "{layer}: unpacked, {} members, {} not created",
+        done.members, done.dropped
+    );
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! A cpio archive into a tmpfs, with the result that the kernel's own unpacker would have had:
+//! init/initramfs.c, function by function, mtimes included (INITRAMFS_PRESERVE_MTIME).
+//!
+//! The caller gives it a root directory of its own (see [`crate::sys::process::confined`]), so that
+//! paths mean what they mean to the kernel, and nothing leads out.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use log::{debug, warn};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmod, chown, chownat,
+    fchmod, fchown, ftruncate, futimens, link, lstat, makedev, mkdir, mknodat, open, rmdir,
+    symlink, unlink, utimensat,
+};
+use rustix::io::{Errno, write};
+
+use crate::bytes::Skip;
+use crate::cpio::{Archive, Header, Member, Next};
+use crate::error::{self, Cause, Context, Error, Result};
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Members, the trailers not counted.
+    pub members: u64,
+    /// Members that could not be created, as when their parent directory is missing. The kernel
+    /// drops them without a word.
+    pub dropped: u64,
+}
+
+/// Which earlier member a hard link is to: device, inode and type (struct hash).
+type Key = (u32, u32, u32, u32);
+
+/// Unpacks every member of `archive` into the root directory.
+pub fn unpack<I: Skip>(mut archive: Archive<I>) -> Result<Unpacked> {
+    let mut unpacker = Unpacker {
+        links: BTreeMap::new(),
+        directories: Vec::new(),
+        buffer: vec![0; 128 << 10],
+        done: Unpacked::default(),
+    };
+    let result = loop {
+        match archive.next() {
+            Ok(Next::Member(member)) => {
+                if let Err(error) = unpacker.member(&member, &mut archive) {
+                    break Err(error);
+                }
+            }
+            // Links do not reach across archives.
+            Ok(Next::Trailer) => unpacker.links.clear(),
+            Ok(Next::End) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    unpacker.directory_times();
+    result.map(|()| unpacker.done)
+}
+
+struct Unpacker {
+    links: BTreeMap<Key, Vec<u8>>,
+    /// Directories whose times are set when nothing is created in them any more (dir_utime).
+    directories: Vec<(Vec<u8>, u32)>,
+    buffer: Vec<u8>,
+    done: Unpacked,
+}
+
+impl Unpacker {
+    /// do_name and do_symlink.
+    fn member<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
+        self.done.members = self.done.members.saturating_add(1);
+        if !member.counts() {
+            self.drop(member, "the kernel passes it over, too");
+            return Ok(());
+        }
+        let (name, header) = (&member.name, &member.header);
+        let done = match header.file_type() {
+            libc::S_IFREG => return self.file(member, archive),
+            libc::S_IFLNK => {
+                let mut target = Vec::new();
+                let read = archive.read_to_end(&mut target);
+                read.during("read", format_args!("link {}", shown(name)))?;
+                let end = target.iter().position(|byte| *byte == 0);
+                target.truncate(end.unwrap_or(target.len()));
+                clean(name, None);
+                symlink(&*target, &**name).and_then(|()| {
+                    let (uid, gid) = owner(header);
+                    chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                    set_times(name, header.mtime)
+                })
+            }
+            libc::S_IFDIR => {
+                clean(name, Some(libc::S_IFDIR));
+                match mkdir(&**name, mode(header)) {
+                    Ok(()) | Err(Errno::EXIST) => {
+                        self.directories.push((name.clone(), header.mtime));
+                        attributes(name, header)
+                    }
+                    Err(errno) => Err(errno),
+                }
+            }
+            kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
+                clean(name, Some(kind));
+                match self.linked(member) {
+                    Some(linked) => linked,
+                    None => {
+                        let device = makedev(header.rmaj, header.rmin);
+                        let kind = FileType::from_raw_mode(kind);
+                        match mknodat(CWD, &**name, kind, mode(header), device) {
+                            Ok(()) | Err(Errno::EXIST) => attributes(name, header)
+                                .and_then(|()| set_times(name, header.mtime)),
+                            Err(errno) => Err(errno),
+                        }
+                    }
+                }
+            }
+            _ => Err(Errno::INVAL),
+        };
+        match done {
+            Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => Err(errno).during("create", shown(name)),
+            Err(errno) => {
+                self.drop(member, &error::name(errno).to_string());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The regular file's part of do_name, and do_copy.
+    fn file<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
+        let (name, header) = (&member.name, &member.header);
+        clean(name, Some(libc::S_IFREG));
+        let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        match self.linked(member) {
+            // The data may have come with an earlier link, or comes with this one.
+            Some(Ok(())) => {}
+            Some(Err(errno)) => {
+                self.drop(member, &error::name(errno).to_string());
+                return Ok(());
+            }
+            None => flags |= OFlags::TRUNC,
+        }
+        let file = match open(&**name, flags, mode(header)) {
+            Ok(file) => file,
+            Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => {
+                return Err(errno).during("create", shown(name));
+            }
+            Err(errno) => {
+                self.drop(member, &error::name(errno).to_string());
+                return Ok(());
+            }
+        };
+        let (uid, gid) = owner(header);
+        let failed = |errno| Error::with("write", shown(name), Cause::Os(errno));
+        fchown(&file, uid, gid).map_err(failed)?;
+        fchmod(&file, mode(header)).map_err(failed)?;
+        if header.filesize != 0 {
+            ftruncate(&file, header.filesize.into()).map_err(failed)?;
+        }
+        let mut sum = 0u32;
+        loop {
+            let n = archive.read(&mut self.buffer).during("read", shown(name))?;
+            let mut data = self.buffer.get(..n).unwrap_or_default();
+            if data.is_empty() {
+                break;
+            }
+            if header.crc {
+                sum = data
+                    .iter()
+                    .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
+            }
+            while !data.is_empty() {
+                let n = write(&file, data).map_err(failed)?;
+                data = data.get(n..).unwrap_or_default();
+            }
+        }
+        // The time is for people; a file without it is still the file.
+        let _ = futimens(&file, &times(header.mtime));
+        if header.crc && sum != header.chksum {
+            let what = format!(
+                "the sum of its bytes is {sum:#x}, its header says {:#x}",
+                header.chksum
+            );
+            return Err(Error::new("unpack", shown(name), what));
+        }
+        Ok(())
+    }
+
+    /// maybe_link: links the member to an earlier one of the same inode, if there is one, and
+    /// remembers it otherwise.
+    fn linked(&mut self, member: &Member) -> Option<std::result::Result<(), Errno>> {
+        let header = &member.header;
+        if header.nlink < 2 {
+            return None;
+        }
+        let key = (header.maj, header.min, header.ino, header.file_type());
+        match self.links.get(&key) {
+            Some(old) => {
+                clean(&member.name, None);
+                Some(link(&**old, &*member.name))
+            }
+            None => {
+                self.links.insert(key, member.name.clone());
+                None
+            }
+        }
+    }
+
+    fn drop(&mut self, member: &Member, why: &str) {
+        warn!("{}: not created: {why}", shown(&member.name));
+        self.done.dropped = self.done.dropped.saturating_add(1);
+    }
+
+    fn directory_times(&mut self) {
+        for (name, mtime) in self.directories.drain(..).rev() {
+            if let Err(errno) = set_times(&name, mtime) {
+                debug!("{}: no time: {}", shown(&name), error::name(errno));
+            }
+        }
+    }
+}
+
+/// clean_path: removes what is there unless it is of type `keep`.
+fn clean(name: &[u8], keep: Option<u32>) {
+    let Ok(stat) = lstat(name) else {
+        return;
+    };
+    let kind = stat.st_mode & libc::S_IFMT;
+    if keep == Some(kind) {
+        return;
+    }
+    // Where this fails (a directory that is not empty), creating the member fails next, and says so.
+    let _ = match kind {
+        libc::S_IFDIR => rmdir(name),
+        _ => unlink(name),
+    };
+}
+
+/// Owner, then mode: chown takes set-user-ID bits away.
+fn attributes(name: &[u8], header: &Header) -> std::result::Result<(), Errno> {
+    let (uid, gid) = owner(header);
+    chown(name, uid, gid)?;
+    chmod(name, mode(header))
+}
+
+fn mode(header: &Header) -> Mode {
+    Mode::from_raw_mode(header.mode & 0o7777)
+}
+
+/// An owner of -1, which chown(2) takes for "leave it", is no owner that an archive can ask for.
+fn owner(header: &Header) -> (Option<Uid>, Option<Gid>) {
+    let id = |id: u32| Some(id).filter(|id| *id != u32::MAX);
+    (
+        id(header.uid).map(Uid::from_raw),
+        id(header.gid).map(Gid::from_raw),
+    )
+}
+
+fn times(mtime: u32) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.into(),
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn set_times(name: &[u8], mtime: u32) -> std::result::Result<(), Errno> {
+    utimensat(CWD, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

@@ -1,0 +1,160 @@
+//! What the boot did, for the system that it started: /run/initramfs/layerinit.json.
+
+use std::fs;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::cmdline::Upper;
+use crate::error::{Context, Result};
+use crate::json::{Array, Object};
+use crate::mount::{self, Means};
+use crate::plan::{Found, Plan, Root};
+use crate::segment::Kind;
+
+/// Where the report is.
+pub const PATH: &str = "/run/initramfs/layerinit.json";
+
+/// Collects the report as the boot goes on.
+#[derive(Debug)]
+pub struct Report {
+    started: u64,
+    steps: Vec<(&'static str, u64)>,
+}
+
+/// What there is to report besides the times of the steps.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Release of the kernel.
+    pub kernel: &'a str,
+    /// What the layers were taken from.
+    pub sources: &'a [Found],
+    /// The plan that was followed.
+    pub plan: &'a Plan,
+    /// How each of its layers was mounted, in their order.
+    pub means: &'a [Means],
+    /// Kernel modules that were loaded, in order.
+    pub modules: &'a [String],
+    /// The real init.
+    pub init: &'a str,
+    /// Bytes of the old root and of /initrd.image given back.
+    pub freed: u64,
+}
+
+/// Microseconds since the machine started.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
+    seconds.saturating_add(time.tv_nsec.unsigned_abs() / 1000)
+}
+
+impl Report {
+    /// Starts the clock.
+    #[allow(clippy::new_without_default, reason = "it reads a clock")]
+    pub fn new() -> Self {
+        Self {
+            started: now(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Notes that a step has ended now.
+    pub fn ended(&mut self, step: &'static str) {
+        self.steps.push((step, now()));
+    }
+
+    /// Microseconds since the start.
+    pub fn elapsed(&self) -> u64 {
+        now().saturating_sub(self.started)
+    }
+
+    /// The report as one JSON object and a line feed.
+    pub fn json(&self, facts: &Facts<'_>) -> String {
+        let mut text = String::new();
+        let mut report = Object::new(&mut text);
+        report.text("version", env!("CARGO_PKG_VERSION"));
+        report.text("kernel", facts.kernel);
+        sources(report.array("sources"), facts.sources);
+        layers(report.array("layers"), facts);
+        root(&mut report, &facts.plan.root);
+        strings(report.array("modules"), facts.modules);
+        strings(report.array("warnings"), &facts.plan.warnings);
+        report.text("init", facts.init);
+        report.number("freed_bytes", facts.freed);
+        // In microseconds: the start since the kernel's, each step since the one before.
+        report.number("started_us", self.started);
+        let mut steps = report.object("steps_us");
+        let mut before = self.started;
+        for (step, end) in &self.steps {
+            steps.number(step, end.saturating_sub(before));
+            before = *end;
+        }
+        drop(steps);
+        report.number("total_us", before.saturating_sub(self.started));
+        drop(report);
+        text.push('\n');
+        text
+    }
+
+    /// Writes the report.
+    pub fn write(&self, facts: &Facts<'_>) -> Result<()> {
+        fs::create_dir_all(mount::LAYERS).during("create", mount::LAYERS)?;
+        fs::write(PATH, self.json(facts)).during("write", PATH)
+    }
+}
+
+fn sources(mut array: Array<'_>, sources: &[Found]) {
+    for found in sources {
+        let mut source = array.object();
+        source.text("path", &found.place.path());
+        let mut array = source.array("segments");
+        for segment in &found.walk.segments {
+            let mut object = array.object();
+            object.number("offset", segment.offset);
+            object.number("length", segment.length);
+            object.text(
+                "kind",
+                match segment.kind {
+                    Kind::Padding => "padding",
+                    Kind::Cpio(_) => "cpio",
+                    Kind::Erofs(_) => "erofs",
+                    Kind::Bootconfig { .. } => "bootconfig",
+                },
+            );
+        }
+    }
+}
+
+fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
+    for (layer, means) in facts.plan.layers.iter().zip(facts.means) {
+        let mut object = array.object();
+        object.number("number", layer.number as u64);
+        object.text("name", &layer.name);
+        object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number));
+        object.number("offset", layer.offset);
+        object.number("length", layer.length);
+        match means {
+            Means::Erofs(backend) => object.text("type", "erofs").text("backend", backend.name()),
+            Means::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
+        };
+    }
+}
+
+fn root(report: &mut Object<'_>, root: &Root) {
+    let (kind, upper) = match root {
+        Root::Initramfs => ("initramfs", None),
+        Root::Layer => ("layer", None),
+        Root::Overlay(Upper::None) => ("overlay", None),
+        Root::Overlay(Upper::Tmpfs(options)) => ("overlay", Some(options)),
+    };
+    report.text("root", kind);
+    match upper {
+        Some(options) => report.text("upper", &format!("tmpfs:{}", options.join(","))),
+        None => report.null("upper"),
+    };
+}
+
+fn strings(mut array: Array<'_>, items: &[String]) {
+    for item in items {
+        array.text(item);
+    }
+}

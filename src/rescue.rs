@@ -1,0 +1,210 @@
+//! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::panic;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::cmdline::{Break, Emergency, Options};
+use crate::error::Error;
+use crate::kmsg;
+use crate::mount::SYSROOT;
+use crate::setup::is_mount_point;
+use crate::sys::process::{own_session, reap};
+
+/// Shells that an initramfs may hold, the plainest name first.
+const SHELLS: [&str; 5] = [
+    "/bin/sh",
+    "/usr/bin/sh",
+    "/bin/bash",
+    "/bin/busybox",
+    "/busybox",
+];
+
+/// What the command line says about failures; set as soon as it is read.
+struct Policy {
+    shell: bool,
+    emergency: Option<Emergency>,
+    panic: i64,
+}
+
+static POLICY: Mutex<Policy> = Mutex::new(Policy {
+    shell: true,
+    emergency: None,
+    panic: 0,
+});
+
+/// Makes a panic of this program take the way of every other failure.
+pub fn catch_panics() {
+    panic::set_hook(Box::new(|info| {
+        error!("{info}");
+        say("this is a bug in layerinit; please report the line above");
+        after_failure();
+        end();
+    }));
+}
+
+/// Follows the command line.
+pub fn follow(options: &Options) {
+    *policy() = Policy {
+        shell: options.shell,
+        emergency: options.emergency,
+        panic: options.panic,
+    };
+}
+
+fn policy() -> std::sync::MutexGuard<'static, Policy> {
+    // A panic while it was held has left three plain values.
+    POLICY
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Reports a failure and does what the command line says. Returns where the user has mounted a root
+/// at /sysroot in the rescue shell and left it: the boot can go on with that.
+pub fn fail(failure: &Error) {
+    say(&format!("boot failed: {failure}"));
+    for hint in hints() {
+        say(&hint);
+    }
+    after_failure()
+}
+
+/// Stops for a shell where `rd.break=` says so.
+pub fn pause(here: Break, options: &Options) {
+    if !options.breaks.contains(&here) {
+        return;
+    }
+    let point = match here {
+        Break::Plan => "plan",
+        Break::Mount => "mount",
+        Break::Switch => "switch",
+    };
+    say(&format!("rd.break={point}: exit the shell to go on"));
+    if !shell() {
+        warn!("rd.break={point}: the initramfs holds no shell");
+    }
+}
+
+/// An error on the kernel log and the console, once each.
+fn say(text: &str) {
+    error!("{text}");
+    if !kmsg::errors_reach_console() {
+        eprintln!("layerinit: {text}");
+    }
+}
+
+fn after_failure() {
+    let (may_start_shell, emergency, seconds) = {
+        let policy = policy();
+        (policy.shell, policy.emergency, policy.panic)
+    };
+    if may_start_shell {
+        if shells().next().is_some() {
+            say(&format!(
+                "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
+            ));
+        }
+        if shell() {
+            if is_mount_point(Path::new(SYSROOT)) {
+                return;
+            }
+            act(emergency.unwrap_or(Emergency::Reboot));
+        }
+    }
+    match (emergency, seconds) {
+        (Some(action), _) => act(action),
+        (None, 0) => {
+            say("waiting: there is no shell, and neither rd.emergency= nor panic= says what to do")
+        }
+        (None, seconds) => {
+            if let Ok(seconds) = u64::try_from(seconds) {
+                say(&format!("restarting in {seconds} seconds (panic=)"));
+                std::thread::sleep(Duration::from_secs(seconds));
+            }
+            act(Emergency::Reboot);
+        }
+    }
+    end()
+}
+
+/// What is likely to be the reason when layers that should be there are not.
+fn hints() -> Vec<String> {
+    let mut hints = Vec::new();
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let there = Path::new("/sys/firmware/initrd").exists() || Path::new("/initrd.image").exists();
+    if !there && !Path::new("/layers").exists() {
+        let retain = cmdline
+            .split_ascii_whitespace()
+            .any(|word| word == "retain_initrd");
+        hints.push(match retain {
+            false => "hint: no layers were found. If they were appended to the initrd, the kernel has thrown them \
+                      away: add retain_initrd to the command line (Linux 6.8 or newer)"
+                .into(),
+            true => "hint: no layers were found, though retain_initrd is on the command line: /sys/firmware/initrd \
+                     needs Linux 6.8 or newer; put the images into /layers of the initramfs instead"
+                .into(),
+        });
+    }
+    hints
+}
+
+/// Restarts, switches off or stops the machine. Returns where the kernel cannot.
+fn act(action: Emergency) {
+    let (command, text) = match action {
+        Emergency::Reboot => (RebootCommand::Restart, "restarting"),
+        Emergency::Poweroff => (RebootCommand::PowerOff, "switching off"),
+        Emergency::Halt => (RebootCommand::Halt, "halting"),
+    };
+    say(text);
+    if let Err(errno) = reboot(command) {
+        say(&format!("{text}: {}", crate::error::name(errno)));
+    }
+}
+
+/// Stays, as PID 1 must, and takes in the dead.
+pub fn end() -> ! {
+    say("nothing more will happen; restart the machine");
+    loop {
+        if reap().is_none() {
+            std::thread::park();
+        }
+    }
+}
+
+fn shells() -> impl Iterator<Item = &'static str> {
+    SHELLS.into_iter().filter(|path| Path::new(path).exists())
+}
+
+/// Runs a shell on the console until it ends. Whether there was one.
+fn shell() -> bool {
+    for path in shells() {
+        let mut command = Command::new(path);
+        // A login shell reads /etc/profile, as on any console.
+        match path.ends_with("busybox") {
+            true => command.arg("sh"),
+            false => command.arg0("-sh"),
+        };
+        match own_session(&mut command).spawn() {
+            Ok(child) => {
+                let pid = i32::try_from(child.id()).unwrap_or(0);
+                // Whatever the shell leaves behind becomes a child of PID 1.
+                while let Some(dead) = reap() {
+                    if dead == pid {
+                        break;
+                    }
+                }
+                info!("the shell has ended");
+                return true;
+            }
+            Err(error) => warn!("start {path}: {error}"),
+        }
+    }
+    false
+}

@@ -1,0 +1,508 @@
+//! Bytes to segments: what an initrd is made of.
+//!
+//! The walk goes from segment to segment and never searches data for a magic number: an EROFS
+//! image stored inside a cpio member must not be found. It sees what the kernel's unpacker sees
+//! (unpack_to_rootfs in init/initramfs.c) and goes on where that stops, at the first byte that is
+//! neither cpio nor zero. Pure: bytes come through [`ReadAt`], nothing is changed.
+
+use std::fmt;
+use std::io::{self, BufRead};
+
+use crate::bytes::{Cursor, Part, ReadAt, Reader, Skip};
+use crate::compress::{Codec, Decoder};
+use crate::cpio::{self, Archive, Member, Next};
+use crate::erofs::{self, SUPER_OFFSET, Superblock};
+use crate::error::{Context, Error, Result};
+
+/// More segments than any real image has; a bound on what a hostile one can make us remember.
+const MAX_SEGMENTS: usize = 8192;
+
+/// One contiguous part of an initrd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it starts, in bytes from the start of the initrd.
+    pub offset: u64,
+    /// Its length in bytes, as it lies there.
+    pub length: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a segment is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Zero bytes.
+    Padding,
+    /// A cpio archive, plain or compressed.
+    Cpio(Cpio),
+    /// An EROFS image.
+    Erofs(Superblock),
+    /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
+    Bootconfig {
+        /// Whether its checksum fits; the kernel ignores it otherwise.
+        intact: bool,
+    },
+}
+
+/// What the members of an archive add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpio {
+    /// How it is compressed.
+    pub codec: Option<Codec>,
+    /// Members, the trailer not counted.
+    pub members: u64,
+    /// Memory that its files take when unpacked: bytes in whole pages.
+    pub unpacked: u64,
+    /// Whether the kernel's unpacker got this far.
+    pub by_kernel: bool,
+    /// Whether it holds the file that the kernel starts (`rdinit=`).
+    pub holds_init: bool,
+    /// Whether it has a member for its root directory (`.` or `/`).
+    pub has_root: bool,
+    /// Whether all of it is for the kernel itself, before any unpacking: CPU microcode
+    /// (Documentation/arch/x86/microcode.rst) or ACPI tables.
+    pub only_early: bool,
+    /// Whether all of it lies in `/layers`.
+    pub only_layer_files: bool,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// In order, without gaps, from offset 0.
+    pub segments: Vec<Segment>,
+    /// Why the walk ended before the end, where it did. The segments before still count.
+    pub trouble: Option<Error>,
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010x} {:>11} {}", self.offset, self.length, self.kind)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Padding => f.write_str("padding"),
+            Self::Cpio(cpio) => cpio.fmt(f),
+            Self::Erofs(sb) => {
+                write!(f, "erofs {} blocks of {}", sb.blocks, sb.block_size())?;
+                let label = sb.label();
+                if !label.is_empty() {
+                    write!(f, ", label {label:?}")?;
+                }
+                write!(f, ", checksum {}", sb.checksum)
+            }
+            Self::Bootconfig { intact: true } => f.write_str("bootconfig"),
+            Self::Bootconfig { intact: false } => f.write_str("bootconfig, checksum bad"),
+        }
+    }
+}
+
+impl fmt::Display for Cpio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cpio")?;
+        if let Some(codec) = self.codec {
+            write!(f, ".{codec}")?;
+        }
+        write!(
+            f,
+            " {} members, {} bytes unpacked",
+            self.members, self.unpacked
+        )?;
+        if self.only_early {
+            f.write_str(", early (microcode, ACPI)")?;
+        }
+        if self.holds_init {
+            f.write_str(", holds init")?;
+        }
+        Ok(())
+    }
+}
+
+/// Walks `image` from its start to its end. `rdinit` is the path of the file that the kernel
+/// starts, `/init` unless the command line says otherwise.
+pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
+    let mut walker = Walker {
+        image,
+        rdinit: cpio::normalized(rdinit),
+        position: 0,
+        end: image.size(),
+        by_kernel: true,
+        segments: Vec::new(),
+    };
+    let trouble = walker.run().err();
+    Walk {
+        segments: walker.segments,
+        trouble,
+    }
+}
+
+struct Walker<'a> {
+    image: &'a dyn ReadAt,
+    rdinit: Vec<u8>,
+    /// Where the next segment starts.
+    position: u64,
+    /// Where the segments end: at the bootconfig trailer, if there is one.
+    end: u64,
+    /// Whether the kernel's unpacker is still with us.
+    by_kernel: bool,
+    segments: Vec<Segment>,
+}
+
+impl Walker<'_> {
+    fn run(&mut self) -> Result<()> {
+        let trailer = bootconfig(self.image).during("read", "the end of the initrd")?;
+        if let Some(trailer) = &trailer {
+            self.end = trailer.offset;
+        }
+        while self.position < self.end {
+            if self.segments.len() >= MAX_SEGMENTS {
+                return Err(
+                    self.trouble(self.position, format!("more than {MAX_SEGMENTS} segments"))
+                );
+            }
+            self.segment()?;
+        }
+        self.segments.extend(trailer);
+        Ok(())
+    }
+
+    /// Finds the next segment, and the padding before it.
+    fn segment(&mut self) -> Result<()> {
+        let start = self.first_nonzero()?;
+        if start == self.end {
+            self.push(start, Kind::Padding);
+            return Ok(());
+        }
+        let mut first = [0; 8];
+        let n = usize::try_from(self.end.saturating_sub(start))
+            .unwrap_or(8)
+            .min(8);
+        let first = first.get_mut(..n).unwrap_or_default();
+        self.image
+            .read_exact_at(first, start)
+            .during("read", format_args!("initrd at {start:#x}"))?;
+
+        if first.starts_with(b"0707") {
+            return self.plain(start);
+        }
+        // The superblock, then the 1024 bytes before it that need not be zero: their first byte,
+        // or whichever of them is the first that is not.
+        if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
+            return Ok(());
+        }
+        if let Some(codec) = Codec::detect(first) {
+            return self.compressed(start, codec);
+        }
+        if self.erofs_around(start)? {
+            return Ok(());
+        }
+        if first.starts_with(&erofs::MAGIC) {
+            let what = "an EROFS superblock, but not the 1024 bytes that belong before it";
+            return Err(self.trouble(start, what));
+        }
+        Err(self.trouble(start, format!("neither cpio nor EROFS: {}", shown(first))))
+    }
+
+    /// The offset of the next byte that is not zero, or the end.
+    fn first_nonzero(&self) -> Result<u64> {
+        let mut reader = Reader::bounded(self.image, self.position, self.end);
+        loop {
+            let at = reader.position();
+            let ahead = reader
+                .fill_buf()
+                .during("read", format_args!("initrd at {at:#x}"))?;
+            if let Some(zeros) = ahead.iter().position(|byte| *byte != 0) {
+                return Ok(at.saturating_add(zeros as u64));
+            }
+            let zeros = ahead.len();
+            if zeros == 0 {
+                return match at >= self.end {
+                    true => Ok(self.end),
+                    false => Err(self.trouble(at, "the source ends early")),
+                };
+            }
+            reader.consume(zeros);
+        }
+    }
+
+    /// Takes an EROFS image that starts at `start`, if one does and it starts behind the last
+    /// segment.
+    fn erofs_at(&mut self, start: Option<u64>) -> Result<bool> {
+        let Some(start) = start.filter(|start| *start >= self.position) else {
+            return Ok(false);
+        };
+        let image = Part::new(self.image, 0, self.end);
+        let superblock = Superblock::read(&image, start).during(
+            "read",
+            format_args!("EROFS superblock of initrd at {start:#x}"),
+        )?;
+        let Some(superblock) = superblock else {
+            return Ok(false);
+        };
+        self.by_kernel = false;
+        let (length, left) = (superblock.length(), self.end.saturating_sub(start));
+        if length > left {
+            let what = format!(
+                "truncated EROFS image: its superblock says {length} bytes, the initrd has {left} from here"
+            );
+            return Err(self.trouble(start, what));
+        }
+        if length <= SUPER_OFFSET {
+            return Err(self.trouble(start, "EROFS image of no blocks"));
+        }
+        self.push(start, Kind::Padding);
+        self.push(start.saturating_add(length), Kind::Erofs(superblock));
+        Ok(true)
+    }
+
+    /// Takes an EROFS image in whose first 1024 bytes `start` lies. This is no search through
+    /// data: nothing else can be here.
+    fn erofs_around(&mut self, start: u64) -> Result<bool> {
+        let mut reader = Reader::bounded(self.image, start, self.end);
+        let mut near = [0; 2 * SUPER_OFFSET as usize];
+        let mut filled = 0;
+        while let Some(rest) = near.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match io::Read::read(&mut reader, rest)
+                .during("read", format_args!("initrd at {start:#x}"))?
+            {
+                0 => break,
+                n => filled = filled.saturating_add(n),
+            }
+        }
+        let near = near.get(..filled).unwrap_or_default();
+        for (distance, window) in near.windows(4).take(SUPER_OFFSET as usize).enumerate() {
+            let superblock = start.saturating_add(distance as u64);
+            if window == erofs::MAGIC && self.erofs_at(superblock.checked_sub(SUPER_OFFSET))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn plain(&mut self, start: u64) -> Result<()> {
+        if start % 4 != 0 {
+            self.by_kernel = false;
+            let what =
+                "a cpio archive that does not start at a multiple of 4: the kernel refuses it too";
+            return Err(self.trouble(start, what));
+        }
+        let mut contents = self.contents(None);
+        let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
+        // Without a trailer the archive ends after its last member, not after the zeros behind.
+        let mut end = 0;
+        loop {
+            match archive.next().map_err(|error| self.inside(start, error))? {
+                Next::Member(member) => {
+                    end = member.body.saturating_add(member.header.filesize.into());
+                    end = end.saturating_add(member.header.body_padding());
+                    contents.add(&member, &self.rdinit);
+                }
+                Next::Trailer => {
+                    end = archive.position();
+                    break;
+                }
+                Next::End => break,
+            }
+        }
+        let end = start.saturating_add(end).min(self.end);
+        self.push(start, Kind::Padding);
+        self.push(end, Kind::Cpio(contents.done()));
+        Ok(())
+    }
+
+    fn compressed(&mut self, start: u64, codec: Codec) -> Result<()> {
+        let mut contents = self.contents(Some(codec));
+        let whole = Part::new(self.image, 0, self.end);
+        let decoder = Decoder::new(codec, Reader::new(&whole, start))
+            .during("read", format_args!("initrd at {start:#x}"))?;
+        let mut archive = Archive::new(io::BufReader::new(decoder));
+        loop {
+            match archive.next().map_err(|error| self.inside(start, error))? {
+                Next::Member(member) => contents.add(&member, &self.rdinit),
+                Next::Trailer => {}
+                Next::End => break,
+            }
+        }
+        let at = archive.position();
+        let mut rest = archive.into_input();
+        let junk = rest.fill_buf().during(
+            "read",
+            format_args!("{codec} archive of initrd at {start:#x}"),
+        )?;
+        if !junk.is_empty() {
+            let what = format!(
+                "{codec} archive with something other than cpio at {at:#x} of its content: {}",
+                shown(junk)
+            );
+            return Err(self.trouble(start, what));
+        }
+        let end = start.saturating_add(rest.into_inner().consumed());
+        self.push(start, Kind::Padding);
+        self.push(end, Kind::Cpio(contents.done()));
+        Ok(())
+    }
+
+    fn contents(&self, codec: Option<Codec>) -> Contents {
+        Contents {
+            cpio: Cpio {
+                codec,
+                members: 0,
+                unpacked: 0,
+                by_kernel: self.by_kernel,
+                holds_init: false,
+                has_root: false,
+                only_early: codec.is_none(),
+                only_layer_files: true,
+            },
+            files: false,
+        }
+    }
+
+    /// Ends a segment at `end`; one of no length is no segment.
+    fn push(&mut self, end: u64, kind: Kind) {
+        let length = end.saturating_sub(self.position);
+        if length > 0 {
+            self.segments.push(Segment {
+                offset: self.position,
+                length,
+                kind,
+            });
+            self.position = end;
+        }
+    }
+
+    fn trouble(&self, offset: u64, what: impl Into<String>) -> Error {
+        Error::new("read", format_args!("initrd at {offset:#x}"), what)
+    }
+
+    fn inside(&self, start: u64, error: Error) -> Error {
+        Error::with(
+            "read",
+            format_args!("initrd at {start:#x}"),
+            crate::error::Cause::Each(vec![error]),
+        )
+    }
+}
+
+/// Adds up an archive's members.
+struct Contents {
+    cpio: Cpio,
+    /// Whether there was anything but directories.
+    files: bool,
+}
+
+impl Contents {
+    fn add(&mut self, member: &Member, rdinit: &[u8]) {
+        const PAGE: u64 = 4096;
+        let cpio = &mut self.cpio;
+        cpio.members = cpio.members.saturating_add(1);
+        if !member.counts() {
+            return;
+        }
+        let path = member.path();
+        let directory = member.header.file_type() == libc::S_IFDIR;
+        if member.header.file_type() == libc::S_IFREG {
+            let pages = u64::from(member.header.filesize).div_ceil(PAGE);
+            cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
+        }
+        self.files |= !directory;
+        cpio.holds_init |= !directory && path == rdinit;
+        cpio.has_root |= directory && path.is_empty();
+        let above = |whole: &[u8]| directory && (path.is_empty() || under(whole, &path));
+        cpio.only_early &= path == b"early_cpio"
+            || [&b"kernel/x86/microcode"[..], b"kernel/firmware/acpi"]
+                .iter()
+                .any(|place| under(&path, place) || above(place));
+        cpio.only_layer_files &= under(&path, b"layers") || above(b"layers");
+    }
+
+    fn done(self) -> Cpio {
+        Cpio {
+            only_early: self.cpio.only_early && self.files,
+            only_layer_files: self.cpio.only_layer_files && self.files,
+            ..self.cpio
+        }
+    }
+}
+
+/// Whether `path` is `place` or lies below it.
+fn under(path: &[u8], place: &[u8]) -> bool {
+    match path.strip_prefix(place) {
+        Some(rest) => rest.first().is_none_or(|byte| *byte == b'/'),
+        None => false,
+    }
+}
+
+/// Finds a bootconfig trailer: its text, size and checksum (both little endian), and a magic word
+/// at the very end, or up to 3 bytes before it (get_boot_config_from_initrd in init/main.c).
+fn bootconfig(image: &dyn ReadAt) -> io::Result<Option<Segment>> {
+    const MAGIC: &[u8] = b"#BOOTCONFIG\n";
+    let size = image.size();
+    for padding in 0..4 {
+        let Some(header) = size.checked_sub(8 + MAGIC.len() as u64 + padding) else {
+            break;
+        };
+        let mut bytes = [0; 20];
+        image.read_exact_at(&mut bytes, header)?;
+        let mut cursor = Cursor::new(&bytes);
+        let (Some(length), Some(stored)) = (cursor.le32(), cursor.le32()) else {
+            break;
+        };
+        if cursor.rest() != MAGIC {
+            continue;
+        }
+        let Some(offset) = header.checked_sub(length.into()) else {
+            break;
+        };
+        let mut reader = Reader::bounded(image, offset, header);
+        let mut sum = 0u32;
+        loop {
+            let ahead = reader.fill_buf()?;
+            if ahead.is_empty() {
+                break;
+            }
+            sum = ahead
+                .iter()
+                .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
+            let n = ahead.len();
+            reader.consume(n);
+        }
+        return Ok(Some(Segment {
+            offset,
+            length: size.saturating_sub(offset),
+            kind: Kind::Bootconfig {
+                intact: sum == stored,
+            },
+        }));
+    }
+    Ok(None)
+}
+
+/// A few bytes as hexadecimal and text, for a message.
+fn shown(bytes: &[u8]) -> String {
+    let bytes = bytes.get(..8).unwrap_or(bytes);
+    let mut text = String::new();
+    for byte in bytes {
+        text.push_str(&format!("{byte:02x} "));
+    }
+    text.push_str(&format!("\"{}\"", bytes.escape_ascii()));
+    text
+}
+
+/// The members of one cpio segment, wherever it lies and however it is compressed.
+pub fn open_archive<'a>(
+    image: &'a dyn ReadAt,
+    offset: u64,
+    length: u64,
+    codec: Option<Codec>,
+) -> io::Result<Archive<Box<dyn Skip + 'a>>> {
+    let reader = Reader::bounded(image, offset, offset.saturating_add(length));
+    let input: Box<dyn Skip + 'a> = match codec {
+        None => Box::new(reader),
+        Some(codec) => Box::new(io::BufReader::new(Decoder::new(codec, reader)?)),
+    };
+    Ok(Archive::new(input))
+}

@@ -1,0 +1,222 @@
+//! What PID 1 needs before it can do anything: standard streams, and the kernel's filesystems.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+
+use log::debug;
+use rustix::fs::{Dev, FileType, Mode, OFlags, makedev, mknodat, open};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::mount::{MountFlags, mount};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use crate::error::{Context, Error, Result};
+
+/// One filesystem of the kernel's, and where it belongs.
+struct Mount {
+    target: &'static str,
+    fstype: &'static str,
+    flags: MountFlags,
+    data: &'static str,
+}
+
+const HARD: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+
+const DEV: Mount = Mount {
+    target: "/dev",
+    fstype: "devtmpfs",
+    flags: MountFlags::NOSUID,
+    data: "mode=0755",
+};
+
+/// In this order: later ones may lie below earlier ones. The flags are systemd's.
+const MOUNTS: [Mount; 5] = [
+    Mount {
+        target: "/proc",
+        fstype: "proc",
+        flags: HARD,
+        data: "",
+    },
+    Mount {
+        target: "/sys",
+        fstype: "sysfs",
+        flags: HARD,
+        data: "",
+    },
+    Mount {
+        target: "/dev/pts",
+        fstype: "devpts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        data: "gid=5,mode=620,ptmxmode=0666",
+    },
+    Mount {
+        target: "/dev/shm",
+        fstype: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        data: "mode=1777",
+    },
+    Mount {
+        target: "/run",
+        fstype: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        data: "mode=0755",
+    },
+];
+
+/// Device nodes of a kernel without devtmpfs: those that this program or a shell needs.
+const NODES: [(&str, u32, u32, u32); 8] = [
+    ("console", 0o600, 5, 1),
+    ("null", 0o666, 1, 3),
+    ("zero", 0o666, 1, 5),
+    ("random", 0o666, 1, 8),
+    ("urandom", 0o666, 1, 9),
+    ("kmsg", 0o644, 1, 11),
+    ("tty", 0o666, 5, 0),
+    ("loop-control", 0o600, 10, 237),
+];
+
+/// Mounts /dev and opens the standard streams. Nothing here is fatal: a machine without a console
+/// boots all the same. Returns what went wrong, for the log that is opened after this.
+pub fn console() -> Vec<Error> {
+    let mut trouble = Vec::new();
+    let mut note = |result: Result<()>| trouble.extend(result.err());
+    note(match DEV.mount() {
+        Err(error) if error.errno() == Some(Errno::NODEV) => nodes(),
+        done => done,
+    });
+    note(streams());
+    trouble
+}
+
+/// Mounts proc, sys, dev/pts, dev/shm and run, each unless it is there.
+pub fn filesystems() -> Result<()> {
+    for entry in &MOUNTS {
+        match entry.mount() {
+            // A kernel without terminals (CONFIG_UNIX98_PTYS) or without proc is some machine's
+            // choice; what then cannot work says so itself.
+            Err(error) if error.errno() == Some(Errno::NODEV) => debug!("{error}"),
+            done => done?,
+        }
+    }
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        if let Err(error) = symlink(target, link) {
+            if error.kind() != std::io::ErrorKind::AlreadyExists {
+                debug!("link {link}: {error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Mount {
+    fn mount(&self) -> Result<()> {
+        let Self {
+            target,
+            fstype,
+            flags,
+            data,
+        } = *self;
+        if is_mount_point(Path::new(target)) {
+            return Ok(());
+        }
+        match fs::create_dir(target) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            done => done.during("create", target)?,
+        }
+        let data = std::ffi::CString::new(data).unwrap_or_default();
+        mount(fstype, target, fstype, flags, Some(data.as_c_str()))
+            .during("mount", format_args!("{fstype} on {target}"))
+    }
+}
+
+/// Whether something is mounted there: it lies on another device than its parent.
+pub fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev());
+    match (device(path), path.parent().map(device)) {
+        (Ok(here), Some(Ok(above))) => here != above,
+        _ => false,
+    }
+}
+
+/// A tmpfs with a few nodes, for kernels without devtmpfs.
+fn nodes() -> Result<()> {
+    mount(
+        "dev",
+        "/dev",
+        "tmpfs",
+        MountFlags::NOSUID,
+        Some(c"mode=0755"),
+    )
+    .during("mount", "tmpfs on /dev")?;
+    for (name, mode, major, minor) in NODES {
+        node(&format!("/dev/{name}"), mode, makedev(major, minor))?;
+    }
+    Ok(())
+}
+
+fn node(path: &str, mode: u32, device: Dev) -> Result<()> {
+    mknodat(
+        rustix::fs::CWD,
+        path,
+        FileType::CharacterDevice,
+        Mode::from_raw_mode(mode),
+        device,
+    )
+    .during("create", path)
+}
+
+/// Standard streams on /dev/console; where it does not open, output to the kernel log and input
+/// from nowhere.
+fn streams() -> Result<()> {
+    let console = above_streams("/dev/console", OFlags::RDWR);
+    let (input, output) = match &console {
+        Ok(console) => (console.try_clone(), console.try_clone()),
+        Err(_) => {
+            let null = above_streams("/dev/null", OFlags::RDWR)?;
+            match above_streams("/dev/kmsg", OFlags::WRONLY) {
+                Ok(kmsg) => (Ok(null), Ok(kmsg)),
+                Err(_) => (null.try_clone(), Ok(null)),
+            }
+        }
+    };
+    let input = input.during("duplicate", "standard input")?;
+    let output = output.during("duplicate", "standard output")?;
+    dup2_stdin(input).during("open", "standard input")?;
+    dup2_stdout(&output).during("open", "standard output")?;
+    dup2_stderr(&output).during("open", "standard error")?;
+    console.map(|_| ())
+}
+
+/// Opens a file at a descriptor above the standard ones: the kernel leaves those closed where it
+/// has no console.
+fn above_streams(path: &str, flags: OFlags) -> Result<OwnedFd> {
+    let file = open(
+        path,
+        flags | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .during("open", path)?;
+    fcntl_dupfd_cloexec(file, 3).during("duplicate", path)
+}
+
+/// The kernel command line.
+pub fn cmdline() -> Result<String> {
+    let bytes = fs::read("/proc/cmdline").during("read", "/proc/cmdline")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The release of the running kernel, as in /lib/modules.
+pub fn release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}

@@ -1,0 +1,203 @@
+//! Opens what holds the initrd, and finds the layers in it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use log::{debug, info, warn};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::bytes::ReadAt;
+use crate::error::{self, Context, Error, Result};
+use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::segment::{self, Kind, Walk};
+
+const LAYERS: &str = "/layers";
+
+/// An open source of layers.
+#[derive(Debug)]
+pub struct Source {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The same, open for reading.
+    pub file: Opened,
+}
+
+/// An open file and its length.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    size: u64,
+}
+
+impl Opened {
+    /// Opens a regular file for reading. A file of sysfs counts: it knows its size.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).during("open", path.display())?;
+        let metadata = file.metadata().during("stat", path.display())?;
+        if !metadata.is_file() {
+            return Err(Error::new("open", path.display(), "not a regular file"));
+        }
+        Ok(Self {
+            file,
+            size: metadata.len(),
+        })
+    }
+}
+
+impl ReadAt for Opened {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Finds every source, in the order of layers: the files of /layers by name, then the initrd,
+/// once, wherever the kernel offers it. `rdinit` is the path of the program that the kernel
+/// started.
+pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
+    let mut sources = Vec::new();
+    let mut found = Vec::new();
+    let mut add = |place: Place, file: Opened, walk: Walk| {
+        let path = PathBuf::from(place.path());
+        debug!(
+            "{}: {} segments in {} bytes",
+            path.display(),
+            walk.segments.len(),
+            file.size
+        );
+        for segment in &walk.segments {
+            debug!("{segment}");
+        }
+        sources.push(Source { path, file });
+        found.push(Found { place, walk });
+    };
+    for path in layer_files()? {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let file = Opened::open(&path)?;
+        let mut walk = segment::walk(&file, b"");
+        forgive_tail(&mut walk);
+        add(Place::File(name), file, walk);
+    }
+    for place in [Place::Initrd, Place::InitrdImage] {
+        let path = PathBuf::from(place.path());
+        if !path.exists() {
+            debug!("{}: not there", path.display());
+            continue;
+        }
+        let file = Opened::open(&path)?;
+        let walk = walk_initrd(&file, rdinit);
+        add(place, file, walk);
+        break;
+    }
+    Ok((sources, found))
+}
+
+/// Walks the initrd. The loader in it is known by the file that the kernel started; where that
+/// name is a symbolic link, by what it leads to.
+fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
+    let walk = segment::walk(file, rdinit.as_bytes());
+    let holds_init = |walk: &Walk| {
+        let mut segments = walk.segments.iter();
+        segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
+    };
+    if !holds_init(&walk) {
+        if let Some(program) = fs::read_link("/proc/self/exe")
+            .ok()
+            .filter(|path| path != Path::new(rdinit))
+        {
+            let again = segment::walk(file, program.as_os_str().as_encoded_bytes());
+            if holds_init(&again) {
+                return again;
+            }
+        }
+    }
+    walk
+}
+
+/// What stands behind an EROFS image in a file of its own (hash trees of dm-verity, signatures) is
+/// somebody else's.
+fn forgive_tail(walk: &mut Walk) {
+    let image = |segment: &segment::Segment| matches!(segment.kind, Kind::Erofs(_));
+    if walk.segments.first().is_some_and(image) {
+        walk.segments.truncate(1);
+        if let Some(tail) = walk.trouble.take() {
+            debug!("behind the image: {tail}");
+        }
+    }
+}
+
+/// The files of /layers, in order of their names' bytes.
+fn layer_files() -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(LAYERS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.during("read", LAYERS)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.during("read", LAYERS)?.path();
+        // Follows symbolic links: what counts is that there is a file to mount.
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => files.push(path),
+            Ok(_) => warn!("{}: not a file; not used", path.display()),
+            Err(error) => warn!("{}: {error}; not used", path.display()),
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Gives back what no layer needs of `/initrd.image`: all of it where the initrd was read from
+/// sysfs, else everything outside of the mounted images. Returns the bytes given back. Only a tmpfs
+/// can; on a ramfs the file stays as it is until it goes with the old root.
+pub fn release_image(plan: &Plan) -> u64 {
+    if plan.root == Root::Initramfs {
+        return 0;
+    }
+    let path = Place::InitrdImage.path();
+    let Ok(file) = File::options().write(true).open(&path) else {
+        return 0;
+    };
+    // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
+    let allocated = || {
+        file.metadata()
+            .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
+    };
+    let before = allocated();
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let mounted = plan.layers.iter().filter(|layer| {
+        layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
+    });
+    let mut from = 0;
+    for (offset, length) in mounted
+        .map(|layer| (layer.offset, layer.length))
+        .chain([(size, 0)])
+    {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let hole = offset.saturating_sub(from);
+        if hole > 0 {
+            if let Err(errno) = fallocate(&file, flags, from, hole) {
+                debug!("{path}: its unused parts stay: {}", error::name(errno));
+                break;
+            }
+        }
+        from = offset.saturating_add(length);
+    }
+    let freed = before.saturating_sub(allocated());
+    info!("{path}: {freed} of {before} bytes given back");
+    freed
+}

@@ -1,0 +1,179 @@
+//! The mounted root to the real init: move, make it `/`, free what was there, exec.
+//!
+//! Everything that can be checked is checked before ([`crate::proof`]). From the first move on there
+//! is no way back, and what still goes wrong is only reported.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+
+use log::{debug, info, warn};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, mkdirat, openat,
+    openat2, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmount};
+use rustix::process::{chdir, chroot, pivot_root};
+
+use crate::error::{self, Context, Error, Result};
+use crate::setup::is_mount_point;
+use crate::sys::process::default_signals;
+
+/// What the real init expects to find mounted.
+const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
+
+/// include/uapi/linux/magic.h.
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
+/// the old root, if that is the kernel's rootfs. `held`: something still uses files of the old root
+/// (a loop device on a layer file), so that unmounting it would free nothing. Returns bytes freed.
+pub fn root(root: &str, held: bool) -> Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
+    let new = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
+    let (old_device, new_device) = (
+        fstat(&old).during("stat", "/")?.st_dev,
+        fstat(&new).during("stat", root)?.st_dev,
+    );
+    if old_device == new_device {
+        return Err(Error::new(
+            "switch to",
+            root,
+            "it is not a mounted filesystem of its own",
+        ));
+    }
+    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?;
+    let disposable = matches!(filesystem.f_type as u64, RAMFS_MAGIC | TMPFS_MAGIC);
+
+    for name in MOVED {
+        if let Err(error) = carry(name, &new) {
+            warn!("{error}; the new root has to do without /{name}");
+        }
+    }
+    chdir(root).during("enter", root)?;
+    // Linux 7.0 lets a process leave the rootfs like any other filesystem; before, EINVAL.
+    let left = pivot_root(".", ".");
+    match left {
+        Ok(()) => {}
+        Err(errno) => {
+            debug!(
+                "pivot_root: {}; moving the new root over the old one",
+                error::name(errno)
+            );
+            mount_move(".", "/").during("move", format_args!("{root} to /"))?;
+            chroot(".").during("change root to", root)?;
+        }
+    }
+    // Committed. From here on, clean up.
+    let mut freed = 0;
+    if !disposable {
+        debug!("the old root is neither ramfs nor tmpfs: left as it is");
+    } else if left.is_err() || held {
+        freed = remove_contents(&old, old_device);
+    } else {
+        freed = filesystem
+            .f_blocks
+            .saturating_sub(filesystem.f_bfree)
+            .saturating_mul(filesystem.f_bsize.unsigned_abs());
+    }
+    if left.is_ok() {
+        // The old root lies over the new one now.
+        unmount(".", UnmountFlags::DETACH).during("unmount", "the old root")?;
+    }
+    chdir("/").during("enter", "/")?;
+    Ok(freed)
+}
+
+/// Moves the mount `/name` into the new root, wherever symbolic links lead there.
+fn carry(name: &str, new: &OwnedFd) -> Result<()> {
+    let from = format!("/{name}");
+    if !is_mount_point(from.as_ref()) {
+        debug!("{from} is not mounted: nothing to move");
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = || match openat2(new, name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        // Before Linux 5.6. A new root with links for these four is that of a newer system.
+        Err(Errno::NOSYS) => openat(new, name, flags | OFlags::NOFOLLOW, Mode::empty()),
+        done => done,
+    };
+    let target = match open() {
+        Err(Errno::NOENT) => {
+            mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create /", name)?;
+            open()
+        }
+        done => done,
+    };
+    let target = target.during("open mount point /", name)?;
+    move_mount(
+        CWD,
+        &from,
+        &target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .during("move", format_args!("{from} into the new root"))
+}
+
+/// Deletes everything in a directory that lies on `device`; bytes freed. Never goes into another
+/// filesystem, and goes on after errors.
+fn remove_contents(directory: &OwnedFd, device: u64) -> u64 {
+    let mut freed = 0u64;
+    let entries = match Dir::read_from(directory) {
+        Ok(entries) => entries,
+        Err(errno) => {
+            warn!("free the old root: {}", error::name(errno));
+            return 0;
+        }
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match remove(directory, name, device) {
+            Ok(bytes) => freed = freed.saturating_add(bytes),
+            Err(errno) => debug!(
+                "{} of the old root stays: {}",
+                name.to_string_lossy(),
+                error::name(errno)
+            ),
+        }
+    }
+    freed
+}
+
+fn remove(directory: &OwnedFd, name: &CStr, device: u64) -> std::result::Result<u64, Errno> {
+    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if stat.st_dev != device {
+        return Err(Errno::XDEV);
+    }
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        unlinkat(directory, name, AtFlags::empty())?;
+        // A ramfs counts no blocks.
+        let size = stat.st_size.unsigned_abs().next_multiple_of(4096);
+        return Ok(if stat.st_nlink == 1 { size } else { 0 });
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inside = openat(directory, name, flags, Mode::empty())?;
+    let freed = remove_contents(&inside, device);
+    unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+    Ok(freed)
+}
+
+/// Starts the real init in place of this program, with `arguments` after its own name and the
+/// environment as it is. Returns only in failure.
+pub fn exec(init: &str, arguments: &[CString]) -> Error {
+    let failed = |what: String| Error::new("start", init, what);
+    let Ok(path) = CString::new(init) else {
+        return failed("its name holds a NUL byte".into());
+    };
+    let mut argv = vec![path.clone()];
+    argv.extend(arguments.iter().skip(1).cloned());
+    info!("starting {init}");
+    default_signals();
+    let Err(errno) = nix::unistd::execv(&path, &argv);
+    failed(errno.to_string())
+}

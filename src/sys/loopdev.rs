@@ -1,0 +1,136 @@
+//! The loop driver's ioctls. Source: include/uapi/linux/loop.h, drivers/block/loop.c.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Result;
+use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
+
+const LOOP_SET_FD: Opcode = 0x4C00;
+const LOOP_CLR_FD: Opcode = 0x4C01;
+const LOOP_SET_STATUS64: Opcode = 0x4C04;
+const LOOP_CONFIGURE: Opcode = 0x4C0A;
+const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
+
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopInfo64 {
+    lo_device: u64,
+    lo_inode: u64,
+    lo_rdevice: u64,
+    lo_offset: u64,
+    lo_sizelimit: u64,
+    lo_number: u32,
+    lo_encrypt_type: u32,
+    lo_encrypt_key_size: u32,
+    lo_flags: u32,
+    lo_file_name: [u8; 64],
+    lo_crypt_name: [u8; 64],
+    lo_encrypt_key: [u8; 32],
+    lo_init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+const _: () = assert!(size_of::<LoopInfo64>() == 232);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+/// A read-only part of a file, as a loop device shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// First byte; need not be aligned.
+    pub offset: u64,
+    /// Bytes; a multiple of 512.
+    pub length: u64,
+}
+
+impl Range {
+    fn info(self) -> LoopInfo64 {
+        LoopInfo64 {
+            lo_device: 0,
+            lo_inode: 0,
+            lo_rdevice: 0,
+            lo_offset: self.offset,
+            lo_sizelimit: self.length,
+            lo_number: 0,
+            lo_encrypt_type: 0,
+            lo_encrypt_key_size: 0,
+            lo_flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+            lo_file_name: [0; 64],
+            lo_crypt_name: [0; 64],
+            lo_encrypt_key: [0; 32],
+            lo_init: [0; 2],
+        }
+    }
+}
+
+/// An ioctl whose argument is a number; the answer is one too.
+struct Number<const OPCODE: Opcode>(c_int);
+
+// SAFETY: LOOP_SET_FD takes a file descriptor by value and LOOP_CTL_GET_FREE ignores its
+// argument; neither reads or writes memory of ours.
+unsafe impl<const OPCODE: Opcode> Ioctl for Number<OPCODE> {
+    type Output = c_int;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        OPCODE
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::without_provenance_mut(self.0 as usize)
+    }
+
+    unsafe fn output_from_ptr(answer: IoctlOutput, _: *mut c_void) -> Result<c_int> {
+        Ok(answer)
+    }
+}
+
+/// The number of a loop device that is free now, made if need be. Another process can take it
+/// before it is configured, which then fails with EBUSY.
+pub fn get_free(control: impl AsFd) -> Result<c_int> {
+    // SAFETY: see `Number`.
+    unsafe { ioctl(control, Number::<LOOP_CTL_GET_FREE>(0)) }
+}
+
+/// Binds a free loop device to a range of `file` in one step, read-only, to be released when its
+/// last user is gone. EINVAL or ENOTTY before Linux 5.8.
+pub fn configure(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()> {
+    let config = LoopConfig {
+        fd: file.as_fd().as_raw_fd() as u32,
+        block_size: 512,
+        info: range.info(),
+        reserved: [0; 8],
+    };
+    // SAFETY: the ioctl reads one struct loop_config.
+    let set = unsafe { Setter::<LOOP_CONFIGURE, _>::new(config) };
+    // SAFETY: as above; `config` holds no pointers.
+    unsafe { ioctl(device, set) }
+}
+
+/// The same in two steps, for kernels before 5.8. Where the second fails the device is let go.
+pub fn set_fd_and_status(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()> {
+    let device = device.as_fd();
+    // SAFETY: see `Number`.
+    unsafe { ioctl(device, Number::<LOOP_SET_FD>(file.as_fd().as_raw_fd())) }?;
+    // SAFETY: the ioctl reads one struct loop_info64.
+    let set = unsafe { Setter::<LOOP_SET_STATUS64, _>::new(range.info()) };
+    // SAFETY: as above; the struct holds no pointers.
+    unsafe { ioctl(device, set) }.inspect_err(|_| {
+        // SAFETY: LOOP_CLR_FD takes no argument.
+        let clear = unsafe { NoArg::<LOOP_CLR_FD>::new() };
+        // SAFETY: as above. A device that cannot be let go stays bound, which wastes it and no more.
+        let _ = unsafe { ioctl(device, clear) };
+    })
+}

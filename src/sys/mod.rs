@@ -1,0 +1,6 @@
+//! The calls for which no crate has a safe function: the only `unsafe` in this program, one safe
+//! function a call.
+
+pub mod entry;
+pub mod loopdev;
+pub mod process;

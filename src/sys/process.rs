@@ -1,0 +1,77 @@
+//! Signals and child processes.
+
+use std::ffi::c_int;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Gives every signal its default action and unblocks all of them: what a fresh process expects,
+/// and what execve(2) would otherwise hand on from whoever started us.
+pub fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no function of ours that could be called. Signals that do not take
+        // an action (SIGKILL, SIGSTOP, the C library's own) answer EINVAL, which changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset writes the whole set.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: the set is initialised and the old one is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Makes `command`'s process lead a session of its own, with its standard input as controlling
+/// terminal where that is a terminal: what job control and Ctrl-C need.
+pub fn own_session(command: &mut Command) -> &mut Command {
+    let enter = || {
+        // Not a terminal, or not ours to take: the shell works without job control.
+        if rustix::process::setsid().is_ok() {
+            let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+        }
+        Ok::<_, io::Error>(())
+    };
+    // SAFETY: between fork and exec, `enter` makes two system calls and neither allocates nor
+    // takes a lock.
+    unsafe { command.pre_exec(enter) }
+}
+
+/// Waits for any child; `None` where there is none left.
+pub fn reap() -> Option<c_int> {
+    loop {
+        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+            Ok(Some((pid, _))) => return Some(pid.as_raw_nonzero().get()),
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+/// Runs `work` on a thread whose root and working directory are `root`: whatever path it uses,
+/// symbolic links and `..` included, it stays below. The rest of the process keeps its own.
+pub fn confined<T: Send>(
+    root: &str,
+    work: impl FnOnce() -> T + Send,
+) -> std::result::Result<T, rustix::io::Errno> {
+    let enter = || {
+        // SAFETY: CLONE_FS takes nothing away that the rest of the process relies on: this thread
+        // gets a copy of root, working directory and umask, the others keep theirs.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+        rustix::process::chroot(root)?;
+        rustix::process::chdir("/")?;
+        rustix::process::umask(rustix::fs::Mode::empty());
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().spawn_scoped(scope, move || enter().map(|()| work()));
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(result)) => result,
+            // A panic has ended the boot in its hook already; tests see this.
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => {
+                Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN))
+            }
+        }
+    })
+}
