@@ -4,5 +4,9 @@
 //! plan) stands above this module and is used as it is.
 
 pub mod archive;
+pub mod build;
+pub mod layer;
+pub mod loader;
+pub mod output;
 pub mod spec;
 pub mod text;

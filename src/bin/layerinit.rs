@@ -1,0 +1,180 @@
+//! The host tool: arguments and dispatch. The work is in `layerinit::pack`.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use layerinit::error::{Context, Result};
+use layerinit::pack::archive::Settings;
+use layerinit::pack::build::{self, Build};
+use layerinit::pack::layer::Erofs;
+use layerinit::pack::loader::Modules;
+
+/// Builds, lists and checks initrds whose filesystems are mounted where they lie
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "\
+Exit status: 0 for success, 1 for a failure or a problem found, 2 for wrong usage.
+
+Start with:
+  layerinit build -o demo.img --layer rootfs/    an image of the loader and one layer
+  layerinit check demo.img                       what would go wrong at boot
+  qemu-system-x86_64 -nographic -kernel vmlinuz -initrd demo.img \\
+      -append 'console=ttyS0 retain_initrd'")]
+struct Tool {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Build(BuildArgs),
+}
+
+/// Build an image: the loader, then layers in order
+#[derive(Args)]
+#[command(after_help = "\
+Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
+image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime,
+the UUID is made of the content. An EROFS image or a cpio archive (plain, gzip, xz, zstd or lz4) is
+known by its content, not by its name, and appended as it is.
+
+Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else the image is what
+`gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
+(initramfs-spec/loader): /init, /dev/console and the mount points.
+
+The same input gives the same bytes. A build that fails or is interrupted leaves no file.
+
+Examples:
+  layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
+  layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
+  layerinit build -o loader.cpio --spec initramfs-spec/loader --spec initramfs-spec/shell
+  layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
+struct BuildArgs {
+    /// The image to write
+    #[arg(short, long, value_name = "IMG")]
+    output: PathBuf,
+    /// A spec of the loader; several make one archive, in order
+    #[arg(long = "spec", value_name = "FILE")]
+    specs: Vec<PathBuf>,
+    /// What ${LAYERINIT_INIT} is in a spec: the program that becomes /init
+    /// [default: that variable, else `init` beside this program]
+    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
+    init: Option<PathBuf>,
+    /// Put erofs, overlay and loop into the loader, with all that they depend on; DIR holds
+    /// lib/modules/VERSION
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// The kernel's release, as `uname -r` says it [default: the only one in DIR]
+    #[arg(long, value_name = "VERSION", requires = "modules")]
+    kernel: Option<String>,
+    /// One more module for the loader, by name, with all that it depends on
+    #[arg(long = "module", value_name = "NAME", requires = "modules")]
+    module: Vec<String>,
+    /// A layer: a directory, an EROFS image or a cpio archive
+    #[arg(long = "layer", value_name = "PATH")]
+    layers: Vec<PathBuf>,
+    /// Start layers at multiples of this many bytes, itself a multiple of 4
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    align: u64,
+    /// The modification time of everything, in seconds since 1970 [default: SOURCE_DATE_EPOCH of
+    /// the environment, else 0]
+    #[arg(long, value_name = "SECONDS")]
+    mtime: Option<u32>,
+    /// mkfs.erofs's compression, as for its -z; `none` for no compression
+    #[arg(long, value_name = "ALGORITHM", default_value = "lz4hc")]
+    erofs_compression: String,
+    /// One more option for mkfs.erofs; wins over ours
+    #[arg(
+        long = "mkfs-erofs-arg",
+        value_name = "ARG",
+        allow_hyphen_values = true
+    )]
+    mkfs_erofs_args: Vec<String>,
+    /// Store checksums of the loader's files, for the kernel to verify (gen_init_cpio -c)
+    #[arg(long)]
+    cpio_checksums: bool,
+    /// Align the loader's larger files to this many bytes (gen_init_cpio -a)
+    #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = multiple_of_4)]
+    cpio_align: u32,
+}
+
+fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
+    match text.parse() {
+        Ok(number) if number % 4 == 0 => Ok(number),
+        Ok(_) => Err("not a multiple of 4".into()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl BuildArgs {
+    fn run(self, out: &mut dyn Write) -> Result<bool> {
+        let mtime = build::mtime(self.mtime)?;
+        let modules = self.modules.map(|root| Modules {
+            root,
+            kernel: self.kernel,
+            names: self.module,
+        });
+        let lines = build::build(&Build {
+            output: self.output,
+            specs: self.specs,
+            init: self.init,
+            modules,
+            layers: self.layers,
+            align: self.align,
+            settings: Settings {
+                mtime,
+                checksums: self.cpio_checksums,
+                data_align: self.cpio_align,
+            },
+            erofs: Erofs {
+                compression: Some(self.erofs_compression).filter(|name| name != "none"),
+                mtime,
+                args: self.mkfs_erofs_args,
+            },
+        })?;
+        for line in lines {
+            writeln!(out, "{line}").during("write", "standard output")?;
+        }
+        Ok(true)
+    }
+}
+
+/// Standard output. Once its reader has seen enough (`| head`), the rest is dropped.
+struct Out(BufWriter<io::StdoutLock<'static>>);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(bytes).or_else(forgive)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().or_else(forgive)
+    }
+}
+
+fn forgive(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut out = Out(BufWriter::new(io::stdout().lock()));
+    let done = match Tool::parse().command {
+        Command::Build(args) => args.run(&mut out),
+    };
+    // What was found before an error is worth seeing, and comes first.
+    let flushed = out.flush().during("write", "standard output");
+    match done.and_then(|good| flushed.map(|()| good)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("layerinit: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

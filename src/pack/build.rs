@@ -1,0 +1,107 @@
+//! Builds an image: the loader, then the layers in order, each aligned.
+
+use std::io::{self, Read, Seek};
+use std::path::PathBuf;
+
+use super::archive::{self, Settings};
+use super::layer::{self, Erofs, Layer};
+use super::loader::{self, Modules};
+use super::output::{Output, Scratch};
+use super::text::shown;
+use crate::error::{Context, Error, Result};
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// The image to be written.
+    pub output: PathBuf,
+    /// The loader's specs, one after the other; the standard one where there are none.
+    pub specs: Vec<PathBuf>,
+    /// What the standard spec's `/init` is; the one beside the tool where not given.
+    pub init: Option<PathBuf>,
+    /// Kernel modules for the loader.
+    pub modules: Option<Modules>,
+    /// The layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Where layers start: at a multiple of this many bytes, itself one of 4.
+    pub align: u64,
+    /// How the loader is written.
+    pub settings: Settings,
+    /// How directories become images.
+    pub erofs: Erofs,
+}
+
+/// The modification time of everything: what is given, else the environment's SOURCE_DATE_EPOCH
+/// (<https://reproducible-builds.org/specs/source-date-epoch/>), else 0.
+pub fn mtime(given: Option<u32>) -> Result<u32> {
+    let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|_| given.is_none()) else {
+        return Ok(given.unwrap_or(0));
+    };
+    let epoch = epoch.to_string_lossy();
+    epoch.parse().map_err(|_| {
+        let what = "not a number of seconds that a cpio archive can hold (0 to 4294967295)";
+        Error::new("read", format!("SOURCE_DATE_EPOCH={epoch}"), what)
+    })
+}
+
+/// Builds the image, or leaves nothing. Returns what there is to say about it, one line each, the
+/// last one its sizes.
+pub fn build(build: &Build) -> Result<Vec<String>> {
+    if build.align == 0 || !build.align.is_multiple_of(4) {
+        let what = "not a multiple of 4, at which the kernel expects archives";
+        return Err(Error::new("align layers to", build.align, what));
+    }
+    let mut entries = loader::entries(&build.specs, build.init.as_deref())?;
+    if let Some(modules) = &build.modules {
+        let modules = loader::modules(modules, &entries)?;
+        entries.extend(modules);
+    }
+    let scratch = Scratch::new(&build.output)?;
+    let mut layers = Vec::new();
+    for (number, path) in build.layers.iter().enumerate() {
+        layers.push(layer::prepare(path, number, &build.erofs, &scratch)?);
+    }
+    let lengths = layers.iter().map(|layer| layer.length);
+    let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
+
+    let mut output = Output::new(&build.output, scratch, expected)?;
+    let written = archive::write(&entries, build.settings, &mut output)?;
+    for layer in &mut layers {
+        output.align(build.align)?;
+        append(layer, &mut output)?;
+    }
+    // Whoever appends more with `cat` finds the place where an archive may start.
+    output.align(4)?;
+    let length = output.length();
+    output.finish()?;
+
+    let unaligned = written.unaligned.iter();
+    let mut lines: Vec<_> = unaligned
+        .map(|name| format!("warning: {name}: its name would get too long; not aligned"))
+        .collect();
+    lines.push(format!(
+        "{}: {length} bytes, loader {} bytes, {}",
+        shown(build.output.as_os_str().as_encoded_bytes()),
+        written.length,
+        match layers.len() {
+            1 => "1 layer".to_string(),
+            n => format!("{n} layers"),
+        }
+    ));
+    Ok(lines)
+}
+
+fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {
+    let context = || layer.path.display().to_string();
+    layer.file.rewind().during("read", context())?;
+    let copied =
+        io::copy(&mut (&layer.file).take(layer.length), output).during("append", context())?;
+    match copied == layer.length {
+        true => Ok(()),
+        false => Err(Error::new(
+            "read",
+            context(),
+            "it gets shorter while it is being read",
+        )),
+    }
+}

@@ -1,0 +1,220 @@
+//! Layers of an image being built: recognised by what they hold, or made out of a directory.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::output::Scratch;
+use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
+use crate::error::{Context, Error, Result};
+use crate::segment::{self, Kind};
+use crate::source::Opened;
+
+/// How a directory becomes an EROFS image.
+#[derive(Clone, Debug)]
+pub struct Erofs {
+    /// The algorithm for mkfs.erofs -z, with its level; `None`: uncompressed.
+    pub compression: Option<String>,
+    /// The modification time of every file, in seconds since 1970.
+    pub mtime: u32,
+    /// Further options, which win over ours.
+    pub args: Vec<String>,
+}
+
+/// A layer, ready to be appended.
+#[derive(Debug)]
+pub struct Layer {
+    /// Its bytes, from the file's start to its end.
+    pub file: File,
+    /// Their number.
+    pub length: u64,
+    /// Where it comes from.
+    pub path: PathBuf,
+}
+
+/// Looks at what a layer is. A directory becomes an image in `scratch`; a file is taken as it is if
+/// it holds EROFS images or cpio archives and nothing else.
+pub fn prepare(path: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
+    let metadata = fs::metadata(path).during("open", path.display())?;
+    if metadata.is_dir() {
+        return make(path, number, erofs, scratch);
+    }
+    let opened = Opened::open(path)?;
+    let walk = segment::walk(&opened, b"");
+    if let Some(trouble) = walk.trouble {
+        let what = format!(
+            "not a layer, which is a directory, an EROFS image or a cpio archive ({trouble})"
+        );
+        return Err(Error::new("read", path.display(), what));
+    }
+    let mut layers = 0usize;
+    for segment in &walk.segments {
+        match &segment.kind {
+            Kind::Padding => {}
+            Kind::Erofs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Bootconfig { .. } => {
+                let what =
+                    "it ends with a bootconfig, which only works at the end of the whole image";
+                return Err(Error::new("read", path.display(), what));
+            }
+        }
+    }
+    if layers == 0 {
+        let what = match metadata.len() {
+            0 => "an empty file is no layer",
+            _ => "nothing but zeros is no layer",
+        };
+        return Err(Error::new("read", path.display(), what));
+    }
+    Ok(Layer {
+        length: metadata.len(),
+        file: opened.file,
+        path: path.into(),
+    })
+}
+
+/// Makes an EROFS image of a directory.
+fn make(directory: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
+    // Absolute, so that no name is taken for an option.
+    let source = fs::canonicalize(directory).during("open", directory.display())?;
+    if scratch.path().starts_with(&source) {
+        let what = "the image is written into this directory, and would become a part of itself";
+        return Err(Error::new("read", directory.display(), what));
+    }
+    let image = scratch.path().join(format!("layer{number}.erofs"));
+    let mut command = Command::new("mkfs.erofs");
+    if let Some(compression) = &erofs.compression {
+        command.arg(format!("-z{compression}"));
+    }
+    command
+        .arg(format!("-T{}", erofs.mtime))
+        .arg(format!("-U{NIL}"));
+    command.args(&erofs.args).arg(&image).arg(&source);
+    command.env("LC_ALL", "C").env_remove("SOURCE_DATE_EPOCH");
+    run(&mut command, directory, scratch)?;
+
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .during("open", image.display())?;
+    let chosen = |arg: &String| arg.starts_with("-U");
+    if !erofs.args.iter().any(chosen) {
+        name_by_content(&mut file).during("write", image.display())?;
+    }
+    let opened = Opened::open(&image)?;
+    let length = match Superblock::read(&opened, 0).during("read", image.display())? {
+        Some(superblock) => superblock.length(),
+        None => {
+            return Err(Error::new(
+                "run",
+                "mkfs.erofs",
+                "what it wrote is no EROFS image",
+            ));
+        }
+    };
+    Ok(Layer {
+        file: opened.file,
+        length,
+        path: directory.into(),
+    })
+}
+
+/// Runs mkfs.erofs. Its messages are shown only if it fails.
+fn run(command: &mut Command, directory: &Path, scratch: &Scratch) -> Result<()> {
+    let object = || format!("mkfs.erofs for {}", directory.display());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let what = "it is not installed (Debian: apt install erofs-utils)";
+            Error::new("run", object(), what)
+        }
+        _ => Error::new("run", object(), error.to_string()),
+    })?;
+    scratch.watch(child.id());
+    let output = child.wait_with_output().during("run", object());
+    scratch.watch(0);
+    let output = output?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut what = output.status.to_string();
+    for line in said.lines().filter(|line| !line.trim().is_empty()).take(20) {
+        let _ = write!(what, "\n    {}", line.trim_end());
+    }
+    Err(Error::new("run", object(), what))
+}
+
+/// Gives an image a UUID made of its content: the same content has the same, and layers of one
+/// image differ, without which overlayfs warns and does without stable inode numbers
+/// (Documentation/filesystems/overlayfs.rst). Version 8 of RFC 9562; no cryptography.
+fn name_by_content(file: &mut File) -> io::Result<()> {
+    /// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
+    const CHECKSUM: u64 = SUPER_OFFSET + 4;
+    const UUID: u64 = SUPER_OFFSET + 48;
+    file.rewind()?;
+    let mut uuid = digest(file)?.to_be_bytes();
+    let [.., version, _, variant, _, _, _, _, _, _, _] = &mut uuid;
+    *version = *version & 0x0f | 0x80;
+    *variant = *variant & 0x3f | 0x80;
+    file.write_all_at(&uuid, UUID)?;
+    let mut head = vec![0; 1 << 17];
+    file.rewind()?;
+    let n = read_block(file, &mut head)?;
+    let superblock = Superblock::read(&head.get(..n).unwrap_or_default(), 0)?;
+    if let Some(Checksum::Bad { computed, .. }) = superblock.map(|superblock| superblock.checksum) {
+        file.write_all_at(&computed.to_le_bytes(), CHECKSUM)?;
+    }
+    file.flush()
+}
+
+/// 128 bits that any change of the content changes.
+fn digest(file: &mut File) -> io::Result<u128> {
+    let mut buffer = vec![0; 1 << 16];
+    let (mut a, mut b) = (0x9E37_79B9_7F4A_7C15_u64, 0xC2B2_AE3D_27D4_EB4F_u64);
+    loop {
+        let n = read_block(file, &mut buffer)?;
+        for word in buffer.get(..n).unwrap_or_default().chunks(8) {
+            let mut bytes = [0; 8];
+            bytes
+                .iter_mut()
+                .zip(word)
+                .for_each(|(to, from)| *to = *from);
+            let word = u64::from_le_bytes(bytes);
+            a = (a ^ word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29);
+            b = (b.rotate_left(23) ^ word).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        }
+        if n < buffer.len() {
+            // The multiplications carry upwards only: mix the high bits back down.
+            let (a, b) = (
+                a ^ a >> 32 ^ b.rotate_left(17),
+                b ^ b >> 29 ^ a.rotate_left(41),
+            );
+            return Ok(u128::from(a) << 64 | u128::from(b));
+        }
+    }
+}
+
+/// Fills the buffer, but for the end of the file.
+fn read_block(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled = filled.saturating_add(n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

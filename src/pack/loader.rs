@@ -1,0 +1,332 @@
+//! The loader: its spec, and the kernel modules that go with it, as entries.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use super::spec::{self, Body, Content, Entry};
+use crate::cpio::normalized;
+use crate::error::{Context, Error, Result};
+use crate::modules::{self, Index};
+use crate::plan::Module;
+
+/// The standard loader's spec.
+pub const STANDARD: &str = include_str!("../../initramfs-spec/loader");
+
+/// The variable that the standard loader's spec names its `/init` by.
+const VARIABLE: &str = "LAYERINIT_INIT";
+
+/// The most that a spec or a module index may have, in bytes: a bound, not a size to expect.
+const TEXT_MAX: u64 = 256 << 20;
+
+/// Which kernel modules go into the loader.
+#[derive(Clone, Debug)]
+pub struct Modules {
+    /// Where lib/modules is, or the directory itself.
+    pub root: PathBuf,
+    /// The kernel's release, as `uname -r` has it; may be missing where there is only one.
+    pub kernel: Option<String>,
+    /// Modules besides those that `/init` itself may need.
+    pub names: Vec<String>,
+}
+
+/// The entries of spec files, one file after the other; of the standard loader's where there are
+/// none. `init` is what `${LAYERINIT_INIT}` stands for.
+pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
+    // Only a spec that asks for it needs an init to be there.
+    let missing = Cell::new(false);
+    let environment = |name: &[u8]| {
+        if name != VARIABLE.as_bytes() {
+            return env::var_os(OsStr::from_bytes(name)).map(OsStringExt::into_vec);
+        }
+        let chosen = init
+            .map(|path| path.as_os_str().to_owned())
+            .or_else(|| env::var_os(VARIABLE));
+        let path = chosen.or_else(|| beside_the_tool().map(PathBuf::into_os_string));
+        missing.set(missing.get() || path.is_none());
+        path.map(OsStringExt::into_vec)
+    };
+    let mut entries = Vec::new();
+    for path in specs {
+        let text = read(path)?;
+        entries.extend(spec::parse(
+            &text,
+            &path.display().to_string(),
+            &environment,
+        )?);
+    }
+    if specs.is_empty() {
+        entries = spec::parse(STANDARD.as_bytes(), "standard loader", &environment)?;
+    }
+    if missing.get() {
+        let what = "not beside this program; build it with `cargo build --release --bin init`, or say --init PATH";
+        return Err(Error::new("find", "init", what));
+    }
+    Ok(entries)
+}
+
+/// The `init` that was installed or built together with this program.
+fn beside_the_tool() -> Option<PathBuf> {
+    let init = env::current_exe().ok()?.with_file_name("init");
+    init.is_file().then_some(init)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let context = || path.display();
+    let file = File::open(path).during("open", context())?;
+    let mut text = Vec::new();
+    let n = file
+        .take(TEXT_MAX)
+        .read_to_end(&mut text)
+        .during("read", context())?;
+    match n as u64 == TEXT_MAX {
+        true => Err(Error::new(
+            "read",
+            context(),
+            "this cannot be a text: it does not end",
+        )),
+        false => Ok(text),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|_| Error::new("read", path.display(), "not UTF-8"))
+}
+
+/// The entries that put kernel modules into a loader: what `/init` may need and what else is named,
+/// with everything that these depend on and nothing more. `loader` is what is there already.
+pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
+    let (directory, kernel) = find(wanted)?;
+    let dep_path = directory.join("modules.dep");
+    let dep = read_text(&dep_path)?;
+    let builtin_path = directory.join("modules.builtin");
+    let builtin = match builtin_path.exists() {
+        true => read_text(&builtin_path)?,
+        false => String::new(),
+    };
+    let index = Index::new(&dep, &builtin);
+    let ours = [Module::Erofs, Module::Overlay, Module::Loop];
+    let mut files = BTreeSet::new();
+    let mut builtins = BTreeSet::new();
+    for name in ours
+        .iter()
+        .map(|module| module.name())
+        .chain(wanted.names.iter().map(String::as_str))
+    {
+        match index.files(name) {
+            Ok(needed) => files.extend(needed),
+            Err(_) if index.is_builtin(name) => {
+                builtins.insert(plain(name));
+            }
+            Err(_) => {
+                let what = format!(
+                    "neither a module of kernel {kernel} nor built into it ({})",
+                    dep_path.display()
+                );
+                return Err(Error::new("find module", name, what));
+            }
+        }
+    }
+    let dep: String = lines(&dep, |line| {
+        line.split_once(':')
+            .is_some_and(|(path, _)| files.contains(path.trim()))
+    });
+    let builtin: String = lines(&builtin, |line| {
+        builtins.contains(&plain(modules::name(line)))
+    });
+
+    let prefix = format!("{}/modules/{kernel}", library(loader)?);
+    let mut tree = Tree::new(loader);
+    tree.file(
+        &format!("{prefix}/modules.dep"),
+        Content::Bytes(dep.into_bytes()),
+        &dep_path,
+    );
+    if !builtin.is_empty() {
+        let content = Content::Bytes(builtin.into_bytes());
+        tree.file(&format!("{prefix}/modules.builtin"), content, &builtin_path);
+    }
+    for file in files {
+        let inside = Path::new(file)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !inside {
+            let what = format!("{file} is not a path below this directory");
+            return Err(Error::new("read", dep_path.display(), what));
+        }
+        let content = Content::Location(directory.join(file));
+        tree.file(&format!("{prefix}/{file}"), content, &dep_path);
+    }
+    Ok(tree.entries.into_values().collect())
+}
+
+/// The directory with modules.dep in it, and the kernel's release.
+fn find(wanted: &Modules) -> Result<(PathBuf, String)> {
+    let root = &wanted.root;
+    let context = || root.display();
+    let parents = [
+        root.join("lib/modules"),
+        root.join("usr/lib/modules"),
+        root.clone(),
+    ];
+    let kernel = match &wanted.kernel {
+        Some(kernel) => kernel.clone(),
+        None => {
+            let releases: BTreeSet<_> =
+                parents.iter().flat_map(|parent| releases(parent)).collect();
+            let mut names = releases.iter();
+            match (names.next(), names.next()) {
+                (Some(only), None) => only.clone(),
+                (None, _) => {
+                    return Err(Error::new(
+                        "find modules in",
+                        context(),
+                        "no lib/modules/VERSION/modules.dep here",
+                    ));
+                }
+                _ => {
+                    let releases = Vec::from_iter(releases).join(", ");
+                    return Err(Error::new(
+                        "find modules in",
+                        context(),
+                        format!("say --kernel, one of: {releases}"),
+                    ));
+                }
+            }
+        }
+    };
+    if kernel.is_empty() || kernel.contains('/') || kernel.starts_with('.') {
+        return Err(Error::new(
+            "find modules of",
+            format!("{kernel:?}"),
+            "not a kernel's release",
+        ));
+    }
+    let mut directories: Vec<_> = parents.iter().map(|parent| parent.join(&kernel)).collect();
+    // DIR may be lib/modules/VERSION itself.
+    if root.file_name() == Some(OsStr::new(&kernel)) {
+        directories.push(root.clone());
+    }
+    for directory in &directories {
+        if directory.join("modules.dep").exists() {
+            return Ok((directory.clone(), kernel));
+        }
+        if directory.is_dir() && releases_like(directory) {
+            let what = format!(
+                "no modules.dep; run `depmod -b {} {kernel}`",
+                root.display()
+            );
+            return Err(Error::new("find modules in", directory.display(), what));
+        }
+    }
+    let what = format!("no lib/modules/{kernel} here");
+    Err(Error::new("find modules in", context(), what))
+}
+
+/// The kernels that have modules in `parent`.
+fn releases(parent: &Path) -> Vec<String> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let with_index = entries.filter(|entry| entry.path().join("modules.dep").exists());
+    with_index
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+/// Whether this is a directory of modules that lacks its index.
+fn releases_like(directory: &Path) -> bool {
+    directory.join("kernel").is_dir()
+}
+
+/// Lines of `text` that are wanted, each with its end.
+fn lines(text: &str, wanted: impl Fn(&str) -> bool) -> String {
+    text.lines()
+        .filter(|line| wanted(line))
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
+/// Module names compare with `-` and `_` equal.
+fn plain(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Where a loader's libraries are: `lib`, or where its symbolic link `lib` leads.
+fn library(loader: &[Entry]) -> Result<String> {
+    let Some(lib) = loader
+        .iter()
+        .rev()
+        .find(|entry| normalized(&entry.name) == b"lib")
+    else {
+        return Ok("lib".into());
+    };
+    match &lib.body {
+        Body::Nothing if is_directory(lib) => Ok("lib".into()),
+        Body::Link(target) if normalized(target) == b"usr/lib" => Ok("usr/lib".into()),
+        _ => {
+            let what = "/lib is neither a directory nor a link to usr/lib: modules cannot go there";
+            Err(Error::new("read", &lib.origin, what))
+        }
+    }
+}
+
+fn is_directory(entry: &Entry) -> bool {
+    entry.mode & libc::S_IFMT == libc::S_IFDIR
+}
+
+/// Entries by name, so that a directory comes before what is in it, each once.
+struct Tree {
+    there: BTreeSet<Vec<u8>>,
+    entries: BTreeMap<Vec<u8>, Entry>,
+}
+
+impl Tree {
+    fn new(loader: &[Entry]) -> Self {
+        let directories = loader.iter().filter(|entry| is_directory(entry));
+        Self {
+            there: directories.map(|entry| normalized(&entry.name)).collect(),
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a file, and the directories that it is in.
+    fn file(&mut self, name: &str, content: Content, origin: &Path) {
+        for (slash, _) in name.match_indices('/') {
+            let Some(parent) = name.get(..slash) else {
+                continue;
+            };
+            if !self.there.contains(parent.as_bytes()) {
+                self.add(parent, 0o40755, Body::Nothing, origin);
+            }
+        }
+        self.add(name, 0o100644, Body::File(content, Vec::new()), origin);
+    }
+
+    fn add(&mut self, name: &str, mode: u32, body: Body, origin: &Path) {
+        let entry = Entry {
+            name: name.into(),
+            mode,
+            uid: 0,
+            gid: 0,
+            body,
+            origin: origin.display().to_string(),
+        };
+        self.entries.insert(name.into(), entry);
+    }
+}
+
+/// Bytes that the files of `entries` hold, for a progress bar: what cannot be read counts nothing.
+pub fn size(entries: &[Entry]) -> u64 {
+    let sizes = entries.iter().map(|entry| match &entry.body {
+        Body::File(Content::Location(path), _) => {
+            fs::metadata(path).map_or(0, |metadata| metadata.len())
+        }
+        Body::File(Content::Bytes(bytes), _) => bytes.len() as u64,
+        _ => 0,
+    });
+    sizes.fold(0, u64::saturating_add)
+}
