@@ -183,7 +183,7 @@ impl Walker<'_> {
         let first = first.get_mut(..n).unwrap_or_default();
         self.image
             .read_exact_at(first, start)
-            .during("read", format_args!("initrd at {start:#x}"))?;
+            .during("read at", format_args!("{start:#x}"))?;
 
         if first.starts_with(b"0707") {
             return self.plain(start);
@@ -213,7 +213,7 @@ impl Walker<'_> {
             let at = reader.position();
             let ahead = reader
                 .fill_buf()
-                .during("read", format_args!("initrd at {at:#x}"))?;
+                .during("read at", format_args!("{at:#x}"))?;
             if let Some(zeros) = ahead.iter().position(|byte| *byte != 0) {
                 return Ok(at.saturating_add(zeros as u64));
             }
@@ -265,9 +265,7 @@ impl Walker<'_> {
         let mut near = [0; 2 * SUPER_OFFSET as usize];
         let mut filled = 0;
         while let Some(rest) = near.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match io::Read::read(&mut reader, rest)
-                .during("read", format_args!("initrd at {start:#x}"))?
-            {
+            match io::Read::read(&mut reader, rest).during("read at", format_args!("{start:#x}"))? {
                 0 => break,
                 n => filled = filled.saturating_add(n),
             }
@@ -317,7 +315,7 @@ impl Walker<'_> {
         let mut contents = self.contents(Some(codec));
         let whole = Part::new(self.image, 0, self.end);
         let decoder = Decoder::new(codec, Reader::new(&whole, start))
-            .during("read", format_args!("initrd at {start:#x}"))?;
+            .during("read at", format_args!("{start:#x}"))?;
         let mut archive = Archive::new(io::BufReader::new(decoder));
         loop {
             match archive.next().map_err(|error| self.inside(start, error))? {
@@ -375,13 +373,13 @@ impl Walker<'_> {
     }
 
     fn trouble(&self, offset: u64, what: impl Into<String>) -> Error {
-        Error::new("read", format_args!("initrd at {offset:#x}"), what)
+        Error::new("read at", format_args!("{offset:#x}"), what)
     }
 
     fn inside(&self, start: u64, error: Error) -> Error {
         Error::with(
-            "read",
-            format_args!("initrd at {start:#x}"),
+            "read at",
+            format_args!("{start:#x}"),
             crate::error::Cause::Each(vec![error]),
         )
     }

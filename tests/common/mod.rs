@@ -1,0 +1,97 @@
+//! Images for the tests, byte by byte.
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use layerinit::cpio::{Header, padding};
+
+/// A member of a literal archive.
+pub struct Entry<'a> {
+    pub name: &'a [u8],
+    pub header: Header,
+    pub body: &'a [u8],
+}
+
+/// A member as tools write it: `mode` with the file type, owned by root.
+pub fn entry<'a>(name: &'a str, mode: u32, body: &'a [u8]) -> Entry<'a> {
+    Entry {
+        name: name.as_bytes(),
+        header: Header {
+            mode,
+            nlink: 1,
+            ..Header::default()
+        },
+        body,
+    }
+}
+
+pub fn dir(name: &str) -> Entry<'_> {
+    entry(name, 0o040755, b"")
+}
+
+pub fn file<'a>(name: &'a str, body: &'a [u8]) -> Entry<'a> {
+    entry(name, 0o100644, body)
+}
+
+pub fn program(name: &str) -> Entry<'_> {
+    entry(name, 0o100755, b"\x7fELF")
+}
+
+/// The archive of these members, with its trailer.
+pub fn cpio(entries: &[Entry]) -> Vec<u8> {
+    let mut archive = cpio_without_trailer(entries);
+    member(&mut archive, &entry("TRAILER!!!", 0, b""));
+    archive
+}
+
+pub fn cpio_without_trailer(entries: &[Entry]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for entry in entries {
+        member(&mut archive, entry);
+    }
+    archive
+}
+
+fn member(archive: &mut Vec<u8>, entry: &Entry) {
+    let header = Header {
+        filesize: entry.body.len() as u32,
+        namesize: entry.name.len() as u32 + 1,
+        ..entry.header
+    };
+    archive.extend_from_slice(header.encode().as_bytes());
+    archive.extend_from_slice(entry.name);
+    archive.push(0);
+    pad(archive, 4);
+    archive.extend_from_slice(entry.body);
+    pad(archive, 4);
+}
+
+/// Zeros up to a multiple of `align`.
+pub fn pad(bytes: &mut Vec<u8>, align: usize) {
+    bytes.resize(bytes.len().next_multiple_of(align), 0);
+}
+
+/// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
+pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
+    let mut image = vec![0; 4096 * blocks as usize];
+    image[1024..1028].copy_from_slice(&layerinit::erofs::MAGIC);
+    image[1036] = 12;
+    image[1060..1064].copy_from_slice(&blocks.to_le_bytes());
+    image[1088..1088 + label.len()].copy_from_slice(label.as_bytes());
+    image
+}
+
+/// The pieces one after another.
+pub fn join(pieces: &[&[u8]]) -> Vec<u8> {
+    pieces.concat()
+}
+
+/// The bootconfig trailer of Documentation/admin-guide/bootconfig.rst.
+pub fn bootconfig(text: &[u8]) -> Vec<u8> {
+    let mut trailer = text.to_vec();
+    trailer.resize(text.len() + padding(text.len() as u64) as usize, 0);
+    let sum: u32 = trailer.iter().map(|byte| u32::from(*byte)).sum();
+    let length = trailer.len() as u32;
+    trailer.extend_from_slice(&length.to_le_bytes());
+    trailer.extend_from_slice(&sum.to_le_bytes());
+    trailer.extend_from_slice(b"#BOOTCONFIG\n");
+    trailer
+}

@@ -1,0 +1,227 @@
+//! Segments and options to the plan: its exact print.
+
+mod common;
+
+use common::*;
+use layerinit::cmdline::Options;
+use layerinit::plan::{Found, Place, plan};
+use layerinit::segment::walk;
+
+/// The plan for these sources, printed; or the error.
+fn planned(sources: &[(Place, Vec<u8>)], cmdline: &str) -> String {
+    let options = Options::parse(cmdline);
+    let found: Vec<_> = sources
+        .iter()
+        .map(|(place, image)| Found {
+            place: place.clone(),
+            walk: walk(&&image[..], options.rdinit.as_bytes()),
+        })
+        .collect();
+    match plan(&found, &options) {
+        Ok(plan) => plan.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn initrd(image: Vec<u8>) -> Vec<(Place, Vec<u8>)> {
+    vec![(Place::Initrd, image)]
+}
+
+fn layer_file(name: &str, image: Vec<u8>) -> (Place, Vec<u8>) {
+    (Place::File(name.into()), image)
+}
+
+fn loader() -> Vec<u8> {
+    cpio(&[program("init")])
+}
+
+const INIT: &str = "init: /sbin/init, /etc/init, /bin/init, /bin/sh\n";
+
+#[test]
+fn appended_layers_are_stacked_in_their_order() {
+    let etc = cpio(&[dir("."), file("etc", b"x")]);
+    let image = join(&[&loader(), &erofs(2, "base"), &erofs(1, ""), &etc]);
+    assert_eq!(
+        planned(&initrd(image), "quiet"),
+        format!(
+            "layer 0 (initrd+0xf4): 8192 bytes, erofs \"base\" by memback, loop\n\
+             layer 1 (initrd+0x20f4): 4096 bytes, erofs by memback, loop\n\
+             layer 2 (initrd+0x30f4): 356 bytes, cpio into a tmpfs of 4096 bytes\n\
+             root: overlay, writes to a tmpfs\n\
+             modules: erofs, overlay\n{INIT}"
+        )
+    );
+}
+
+#[test]
+fn microcode_loader_and_padding_are_no_layers() {
+    let microcode = cpio(&[file("kernel/x86/microcode/AuthenticAMD.bin", b"x")]);
+    let image = join(&[&microcode, &[0; 512], &loader(), &[0; 512], &erofs(1, "")]);
+    let plan = planned(&initrd(image), "rd.overlay.readonly rd.layers.backend=loop");
+    assert_eq!(
+        plan,
+        format!(
+            "layer 0 (initrd+0x608): 4096 bytes, erofs by loop\n\
+             root: the layer itself, read-only\n\
+             modules: erofs, loop\n{INIT}"
+        )
+    );
+}
+
+#[test]
+fn without_a_loader_in_the_initrd_everything_is_a_layer() {
+    let image = join(&[&erofs(1, "a"), &erofs(1, "b")]);
+    assert!(
+        planned(&initrd(image), "").starts_with("layer 0 (initrd+0x0): 4096 bytes, erofs \"a\"")
+    );
+}
+
+#[test]
+fn the_loader_ends_with_the_last_archive_that_the_kernel_took_init_from() {
+    // A system's own /init in a layer behind the first image is not the running one.
+    let image = join(&[
+        &loader(),
+        &loader(),
+        &erofs(1, ""),
+        &cpio(&[dir("."), program("init")]),
+    ]);
+    let plan = planned(&initrd(image), "");
+    assert!(plan.starts_with("layer 0 (initrd+0x1e8)"), "{plan}");
+    assert!(
+        plan.contains("layer 1 (initrd+0x11e8): 356 bytes, cpio"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn rdinit_says_which_archive_is_the_loader() {
+    let image = join(&[&cpio(&[program("other/name")]), &erofs(1, "")]);
+    assert!(
+        planned(&initrd(image.clone()), "rdinit=/other/name").starts_with("layer 0 (initrd+0xfc)")
+    );
+    assert!(planned(&initrd(image), "").starts_with("layer 0 (initrd+0x0): 252 bytes, cpio"));
+}
+
+#[test]
+fn layer_files_lie_below_appended_layers_and_need_no_loop_driver_yet() {
+    let sources = vec![
+        layer_file("10-base.erofs", erofs(1, "")),
+        layer_file("20-etc.cpio", cpio(&[file("etc", b"x")])),
+        (Place::Initrd, join(&[&loader(), &erofs(1, "")])),
+    ];
+    assert_eq!(
+        planned(
+            &sources,
+            "rd.overlay=tmpfs:size=10%,nr_inodes=1k init=/bin/app"
+        ),
+        "layer 0 (10-base.erofs): 4096 bytes, erofs by file, loop\n\
+         layer 1 (20-etc.cpio): 244 bytes, cpio into a tmpfs of 4096 bytes\n\
+         layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+         root: overlay, writes to a tmpfs with size=10%,nr_inodes=1k\n\
+         modules: erofs, overlay\n\
+         init: /bin/app\n"
+    );
+}
+
+#[test]
+fn an_archive_of_layer_files_is_not_a_layer_besides() {
+    let carrier = cpio(&[dir("layers"), file("layers/base.erofs", &erofs(1, ""))]);
+    let image = join(&[&loader(), &carrier, &erofs(1, "top")]);
+    let plan = planned(
+        &[
+            layer_file("base.erofs", erofs(1, "")),
+            (Place::Initrd, image),
+        ],
+        "",
+    );
+    assert_eq!(plan.matches("layer ").count(), 2, "{plan}");
+}
+
+#[test]
+fn the_kernels_copy_of_the_initrd_is_mounted_as_a_file_where_blocks_allow() {
+    let image = join(&[&loader(), &erofs(1, ""), &[0; 0xf0c], &erofs(1, "")]);
+    let plan = planned(&[(Place::InitrdImage, image)], "");
+    assert_eq!(
+        plan,
+        format!(
+            "layer 0 (initrd.image+0xf4): 4096 bytes, erofs by loop\n\
+             layer 1 (initrd.image+0x2000): 4096 bytes, erofs by file, loop\n\
+             root: overlay, writes to a tmpfs\n\
+             modules: erofs, overlay, loop\n{INIT}"
+        )
+    );
+}
+
+#[test]
+fn nothing_to_stack_leaves_the_initramfs_as_the_system() {
+    let plan = format!("root: the initramfs itself, nothing to stack\nmodules: none\n{INIT}");
+    assert_eq!(planned(&[], ""), plan);
+    assert_eq!(planned(&initrd(loader()), ""), plan);
+}
+
+#[test]
+fn layers_are_chosen_by_number_name_stem_and_label() {
+    let sources = || {
+        vec![
+            layer_file("10-base.erofs", erofs(1, "base")),
+            layer_file("20-app.erofs", erofs(1, "app")),
+            layer_file("30-etc.erofs", erofs(1, "etc")),
+        ]
+    };
+    let numbers = |cmdline: &str| -> Vec<String> {
+        let plan = planned(&sources(), cmdline);
+        let layer = |line: &str| Some(line.strip_prefix("layer ")?.split(' ').next()?.to_string());
+        plan.lines().filter_map(layer).collect()
+    };
+    assert_eq!(numbers("rd.layers.skip=1"), ["0", "2"]);
+    assert_eq!(numbers("rd.layers.only=10-base.erofs,30-etc"), ["0", "2"]);
+    assert_eq!(numbers("rd.layers.only=app"), ["1"]);
+    assert_eq!(numbers("rd.layers.only=0,1 rd.layers.skip=base"), ["1"]);
+    assert_eq!(
+        planned(&sources(), "rd.layers.only=40"),
+        "plan rd.layers.only= and rd.layers.skip=: none of the 3 layers is left to boot from"
+    );
+    assert!(
+        planned(&sources(), "rd.layers.skip=40")
+            .starts_with("warning: rd.layers.skip=40: there is no such layer\n")
+    );
+}
+
+#[test]
+fn trouble_in_the_initrd_is_loud_and_with_strict_fatal() {
+    let image = || initrd(join(&[&loader(), &erofs(1, ""), b"junkjunk"]));
+    assert!(planned(&image(), "").starts_with(
+        "warning: initrd: read at 0x10f4: neither cpio nor EROFS: \
+         6a 75 6e 6b 6a 75 6e 6b \"junkjunk\": what follows is not used\nlayer 0"
+    ));
+    assert_eq!(
+        planned(&image(), "rd.layers.strict"),
+        "plan initrd: read at 0x10f4: neither cpio nor EROFS: \
+         6a 75 6e 6b 6a 75 6e 6b \"junkjunk\" (rd.layers.strict)"
+    );
+}
+
+#[test]
+fn more_layers_than_overlayfs_stacks_are_refused() {
+    let many = |n: usize| initrd(join(&[&loader(), &erofs(1, "").repeat(n)]));
+    assert_eq!(planned(&many(500), "").matches("\nlayer ").count(), 499);
+    assert_eq!(
+        planned(&many(501), ""),
+        "plan initrd: more than the 500 layers that overlayfs can stack"
+    );
+}
+
+#[test]
+fn features_that_are_too_new_and_missing_devices_are_told() {
+    let mut image = erofs(1, "");
+    image[1104..1108].copy_from_slice(&0x8000_0000u32.to_le_bytes());
+    image[1110] = 2;
+    let plan = planned(&initrd(join(&[&loader(), &image])), "");
+    assert!(
+        plan.starts_with(
+            "warning: layer 0 (initrd+0xf4): features 0x80000000 are newer than this program knows\n\
+             warning: layer 0 (initrd+0xf4): needs 2 more devices; only images of one piece can be mounted\n"
+        ),
+        "{plan}"
+    );
+}
