@@ -9,6 +9,7 @@ use layerinit::error::{Context, Result};
 use layerinit::pack::archive::Settings;
 use layerinit::pack::build::{self, Build};
 use layerinit::pack::layer::Erofs;
+use layerinit::pack::list::{self, Detail};
 use layerinit::pack::loader::Modules;
 
 /// Builds, lists and checks initrds whose filesystems are mounted where they lie
@@ -29,7 +30,8 @@ struct Tool {
 
 #[derive(Subcommand)]
 enum Command {
-    Build(BuildArgs),
+    Build(Box<BuildArgs>),
+    List(ListArgs),
 }
 
 /// Build an image: the loader, then layers in order
@@ -100,6 +102,40 @@ struct BuildArgs {
     cpio_align: u32,
 }
 
+/// List what an image is made of: archives, EROFS images, padding
+#[derive(Args)]
+#[command(after_help = "\
+JSON fields:
+  image, size, trouble (null, or why the listing ends before the image does), segments: a list of
+  offset, length, kind and, by kind,
+    cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
+                unpacker gets there), holds_init, early (CPU microcode, ACPI tables)
+    erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
+                checksum (good, bad, none, truncated)
+    bootconfig  intact
+    padding     nothing more
+  and with --files files: a list of path, type, mode (octal), links, uid, gid, size, mtime (seconds
+  since 1970), and where there is one major, minor, target, link_to (an earlier name of the file).
+Bytes that are not UTF-8 and control characters in names are written \\xNN.
+
+Exit status 1 if there is something that is neither cpio nor EROFS.
+
+Examples:
+  layerinit list initrd.img
+  layerinit list --files initrd.img
+  layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'")]
+struct ListArgs {
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// List the files in archives and images, too
+    #[arg(long)]
+    files: bool,
+    /// Write one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     match text.parse() {
         Ok(number) if number % 4 == 0 => Ok(number),
@@ -166,6 +202,9 @@ fn main() -> ExitCode {
     let mut out = Out(BufWriter::new(io::stdout().lock()));
     let done = match Tool::parse().command {
         Command::Build(args) => args.run(&mut out),
+        Command::List(ListArgs { image, files, json }) => {
+            list::list(&image, Detail { files, json }, &mut out)
+        }
     };
     // What was found before an error is worth seeing, and comes first.
     let flushed = out.flush().during("write", "standard output");

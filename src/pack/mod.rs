@@ -5,7 +5,9 @@
 
 pub mod archive;
 pub mod build;
+pub mod files;
 pub mod layer;
+pub mod list;
 pub mod loader;
 pub mod output;
 pub mod spec;

@@ -33,7 +33,11 @@ impl Scratch {
             .file_name()
             .ok_or_else(|| Error::new("write", context(), "not a file name"))?;
         if fs::metadata(image).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(Error::new("write", context(), "it exists, and is not a regular file"));
+            return Err(Error::new(
+                "write",
+                context(),
+                "it exists, and is not a regular file",
+            ));
         }
         let parent = match image.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
