@@ -25,6 +25,8 @@ const MODULE_MAX: u64 = 256 << 20;
 pub struct Loader {
     release: String,
     blacklist: Vec<String>,
+    /// What the kernel is known to have.
+    there: Vec<Module>,
     /// The files that were loaded, in order.
     pub loaded: Vec<String>,
 }
@@ -36,6 +38,7 @@ impl Loader {
         Self {
             release,
             blacklist,
+            there: Vec::new(),
             loaded: Vec::new(),
         }
     }
@@ -51,18 +54,23 @@ impl Loader {
 
     /// Sees to it that the kernel can do what `module` is for.
     pub fn need(&mut self, module: Module) -> Result<()> {
-        if present(module) {
-            debug!("{}: the kernel has it", module.name());
+        if self.there.contains(&module) {
             return Ok(());
         }
-        self.load(module.name()).map_err(|error| {
-            let object = format_args!(
-                "module {}, without which {}",
-                module.name(),
-                module.purpose()
-            );
-            Error::with("load", object, Cause::Each(vec![error]))
-        })
+        if present(module) {
+            debug!("{}: the kernel has it", module.name());
+        } else {
+            self.load(module.name()).map_err(|error| {
+                let object = format_args!(
+                    "module {}, without which {}",
+                    module.name(),
+                    module.purpose()
+                );
+                Error::with("load", object, Cause::Each(vec![error]))
+            })?;
+        }
+        self.there.push(module);
+        Ok(())
     }
 
     /// Loads a module and those that it depends on.

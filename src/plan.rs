@@ -149,26 +149,33 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     let mut warnings = options.problems.clone();
     let mut layers = Vec::new();
     for (index, found) in sources.iter().enumerate() {
-        if let Some(trouble) = &found.walk.trouble {
-            if options.strict {
-                return Err(Error::new(
-                    "plan",
-                    found.place.to_string(),
-                    format!("{trouble} (rd.layers.strict)"),
-                ));
-            }
-            warnings.push(format!(
-                "{}: {trouble}: what follows is not used",
-                found.place
-            ));
-        }
         for segment in layer_segments(found) {
             if layers.len() == MAX_LAYERS {
                 let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
-                return Err(Error::new("plan", found.place.to_string(), what));
+                return Err(Error::new("plan", &found.place, what));
             }
             layers.push(layer(layers.len(), index, &found.place, segment, options));
         }
+    }
+    for found in sources {
+        let Some(trouble) = &found.walk.trouble else {
+            continue;
+        };
+        if options.strict {
+            return Err(Error::new(
+                "plan",
+                &found.place,
+                format!("{trouble} (rd.layers.strict)"),
+            ));
+        }
+        // Somebody meant there to be layers: starting the initramfs instead would hide it.
+        if layers.is_empty() {
+            return Err(Error::new("plan", &found.place, trouble.to_string()));
+        }
+        warnings.push(format!(
+            "{}: {trouble}: what follows is not used",
+            found.place
+        ));
     }
     select(&mut layers, options, &mut warnings)?;
     for layer in &layers {

@@ -1,0 +1,732 @@
+//! `/init` as PID 1 of a new PID namespace, on this machine's own kernel: a tmpfs or ramfs as
+//! rootfs, real EROFS images, real loop devices and overlays. Needs root.
+//!
+//! Console and kernel log are files; the real init is a busybox script in a layer.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use common::*;
+
+/// A directory of its own for each test, removed at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests mount filesystems: run them as root"
+        );
+        let name = format!(
+            "layerinit-boot-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn join(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("this test needs {:?}: {error}", command.get_program()));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+}
+
+fn busybox() -> PathBuf {
+    ["/bin/busybox", "/usr/bin/busybox"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .expect("this test needs busybox-static")
+}
+
+/// A tree with busybox and an init that runs `script`.
+fn system(directory: &Path, script: &str) {
+    for name in ["bin", "sbin", "dev", "proc", "sys", "run", "etc"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    fs::copy(busybox(), directory.join("bin/busybox")).unwrap();
+    for applet in [
+        "sh", "cat", "ls", "readlink", "stat", "grep", "id", "touch", "sort", "find", "mkdir",
+    ] {
+        symlink("busybox", directory.join("bin").join(applet)).unwrap();
+    }
+    let init = directory.join("sbin/init");
+    fs::write(&init, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The EROFS image of a directory.
+fn mkfs(directory: &Path) -> Vec<u8> {
+    let image = directory.with_extension("erofs");
+    run(Command::new("mkfs.erofs")
+        .arg("-T0")
+        .arg(&image)
+        .arg(directory));
+    fs::read(image).unwrap()
+}
+
+/// One boot.
+struct Guest {
+    scratch: Scratch,
+    /// Type of the rootfs.
+    rootfs: &'static str,
+    cmdline: &'static str,
+    arguments: &'static str,
+    /// What a user types on the console.
+    typed: &'static str,
+}
+
+struct Outcome {
+    console: String,
+    log: String,
+    status: ExitStatus,
+}
+
+impl Guest {
+    /// A rootfs with nothing but /init and an empty /dev; `files` go into it.
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let scratch = Scratch::new();
+        let root = scratch.join("rootfs");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_init"), root.join("init")).unwrap();
+        for (name, content) in files {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        Self {
+            scratch,
+            rootfs: "tmpfs",
+            cmdline: "",
+            arguments: "",
+            typed: "",
+        }
+    }
+
+    fn boot(&self) -> Outcome {
+        let path = |name: &str| self.scratch.join(name);
+        for (name, content) in [
+            ("console", self.typed),
+            ("kmsg", ""),
+            ("cmdline", self.cmdline),
+        ] {
+            fs::write(path(name), content).unwrap();
+        }
+        fs::create_dir_all(path("mnt")).unwrap();
+        // A shell as PID 1 that becomes /init; busybox goes with it until its last command, and
+        // stands outside of the rootfs.
+        let script = r#"
+            set -e
+            # What this test was started with open is not the kernel's doing.
+            for fd in $(ls /proc/self/fd); do
+                if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+            done
+            cd "$1"
+            mount --make-rprivate /
+            mount -t "$2" rootfs mnt
+            cp -a rootfs/. mnt
+            mkdir -p mnt/dev mnt/proc mnt/.old
+            mount -t tmpfs dev mnt/dev
+            for node in null:1:3 loop-control:10:237; do
+                IFS=: read name major minor <<END
+$node
+END
+                mknod mnt/dev/$name c $major $minor
+            done
+            touch mnt/dev/console mnt/dev/kmsg
+            mount --bind console mnt/dev/console
+            mount --bind kmsg mnt/dev/kmsg
+            mount -t proc proc mnt/proc
+            mount --bind cmdline mnt/proc/cmdline
+            tool=$3 arguments=$4
+            cp "$tool" mnt/busybox-outside
+            cd mnt
+            pivot_root . .old
+            exec /busybox-outside sh -c '/busybox-outside umount -l /.old; /busybox-outside rmdir /.old; /busybox-outside rm /busybox-outside; exec /init '"$arguments"
+        "#;
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(&self.scratch.0)
+            .arg(self.rootfs)
+            .arg(busybox())
+            .arg(self.arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/")
+            .env("TERM", "linux")
+            .env("canary", "alive and well")
+            .stdin(Stdio::null());
+        let output = command
+            .output()
+            .expect("this test needs unshare of util-linux");
+        let read =
+            |name: &str| String::from_utf8_lossy(&fs::read(path(name)).unwrap()).into_owned();
+        Outcome {
+            console: read("console") + &String::from_utf8_lossy(&output.stderr),
+            log: read("kmsg").replace("layerinit: ", "\n"),
+            status: output.status,
+        }
+    }
+}
+
+impl Outcome {
+    /// The console, after a boot that reached the end of the real init.
+    fn reached(&self) -> &str {
+        assert!(
+            self.status.success(),
+            "{}\nconsole:\n{}\nlog:\n{}",
+            self.status,
+            self.console,
+            self.log
+        );
+        &self.console
+    }
+
+    fn says(&self, text: &str) -> &Self {
+        assert!(
+            self.log.contains(text),
+            "no {text:?} in\n{}\n{}",
+            self.log,
+            self.console
+        );
+        self
+    }
+}
+
+/// Base and application as layers; the script is the base's init.
+fn two_layers(scratch: &Scratch, script: &str) -> [Vec<u8>; 2] {
+    let (base, app) = (scratch.join("base"), scratch.join("app"));
+    system(&base, script);
+    fs::write(base.join("etc/which"), "base\n").unwrap();
+    fs::create_dir_all(app.join("etc")).unwrap();
+    fs::write(app.join("etc/which"), "app\n").unwrap();
+    [mkfs(&base), mkfs(&app)]
+}
+
+#[test]
+fn layer_files_on_a_tmpfs_boot_through_loop_devices() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which; stat -c %F /run/initramfs/layers/0/sbin /run/initramfs/layers/1/etc; \
+                  cat /run/initramfs/layers/0/etc/which; touch /written && echo writable";
+    let [base, app] = two_layers(&scratch, script);
+    let outcome = Guest::new(&[
+        ("layers/10-base.erofs", &base),
+        ("layers/20-app.erofs", &app),
+    ])
+    .boot();
+    assert_eq!(
+        outcome.reached(),
+        "app\ndirectory\ndirectory\nbase\nwritable\n"
+    );
+    outcome
+        .says("layer 0 (10-base.erofs): mounted by loop")
+        .says("layer 1 (20-app.erofs): mounted by loop");
+}
+
+#[test]
+fn layer_files_on_a_ramfs_need_no_block_device() {
+    let scratch = Scratch::new();
+    let [base, app] = two_layers(&scratch, "cat /etc/which; grep -c loop /proc/mounts");
+    let mut guest = Guest::new(&[("layers/a", &base), ("layers/b", &app)]);
+    guest.rootfs = "ramfs";
+    let outcome = guest.boot();
+    // grep finds none, and its status is the script's.
+    assert_eq!(outcome.console, "app\n0\n", "{}", outcome.log);
+    outcome
+        .says("layer 0 (a): mounted by file")
+        .says("layer 1 (b): mounted by file");
+
+    guest.cmdline = "rd.layers.backend=loop";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "app\n2\n");
+}
+
+#[test]
+fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which /etc/top; grep -o 'initrd.image[^ ]*' /run/initramfs/layerinit.json | sort -u";
+    let [base, app] = two_layers(&scratch, script);
+    let top = cpio(&[dir("etc"), file("etc/top", b"top\n")]);
+    let mut image = cpio(&[program("init"), file("ballast", &vec![7; 3 << 20])]);
+    pad(&mut image, 4096);
+    image.extend([&base[..], &app, &top].concat());
+    for (rootfs, backend) in [("tmpfs", "loop"), ("ramfs", "file")] {
+        let mut guest = Guest::new(&[("initrd.image", &image)]);
+        guest.rootfs = rootfs;
+        let outcome = guest.boot();
+        assert!(
+            outcome.reached().starts_with("app\ntop\n"),
+            "{}",
+            outcome.console
+        );
+        outcome
+            .says(&format!("mounted by {backend}"))
+            .says("unpacked, 2 members, 0 not created");
+        if rootfs == "tmpfs" {
+            // Loader and padding, in whole pages; the images stay, and the archive shares its page
+            // with nothing but is smaller than one.
+            outcome.says("/initrd.image: 3149824 of 5144576 bytes given back");
+        }
+    }
+}
+
+#[test]
+fn an_image_at_an_odd_offset_boots_through_a_loop_device() {
+    let scratch = Scratch::new();
+    let [base, app] = two_layers(&scratch, "cat /etc/which");
+    let image = [&cpio(&[program("init")])[..], &[0; 4], &base, &[0; 8], &app].concat();
+    let mut guest = Guest::new(&[("initrd.image", &image)]);
+    guest.rootfs = "ramfs";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "app\n");
+    outcome.says("layer 0 (initrd.image+0xf8): mounted by loop");
+}
+
+#[test]
+fn arguments_environment_and_streams_are_handed_on() {
+    let scratch = Scratch::new();
+    let script = "echo \"$$ $0 [$1] [$2] $# $canary $HOME $TERM\"; \
+                  for n in 0 1 2; do readlink /proc/self/fd/$n; done; \
+                  readlink /proc/1/cwd; readlink /proc/1/root; umask";
+    let [base, _] = two_layers(&scratch, script);
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    guest.arguments = "one 'two words'";
+    assert_eq!(
+        guest.boot().reached(),
+        "1 /sbin/init [one] [two words] 2 alive and well / linux\n\
+         /dev/console\n/dev/console\n/dev/console\n/\n/\n0022\n"
+    );
+}
+
+#[test]
+fn signals_and_descriptors_are_those_of_a_fresh_process() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "true");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    // No shell in between, which would change them.
+    guest.cmdline = "init=/bin/cat";
+    guest.arguments = "/proc/self/status";
+    let outcome = guest.boot();
+    for line in [
+        "SigBlk:\t0000000000000000",
+        "SigIgn:\t0000000000000000",
+        "SigCgt:\t0000000000000000",
+    ] {
+        assert!(
+            outcome.reached().contains(line),
+            "no {line:?} in\n{}",
+            outcome.console
+        );
+    }
+    guest.cmdline = "init=/bin/ls";
+    guest.arguments = "/proc/self/fd";
+    // The fourth is the directory that ls reads.
+    assert_eq!(guest.boot().reached(), "0\n1\n2\n3\n");
+}
+
+#[test]
+fn the_kernels_filesystems_are_mounted_as_they_should_be() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(
+        &scratch,
+        "cat /proc/mounts; stat -c '%a %n' /run /dev/shm; readlink /dev/fd",
+    );
+    let outcome = Guest::new(&[("layers/base", &base)]).boot();
+    let console = outcome.reached();
+    for expected in [
+        "sysfs /sys sysfs rw,nosuid,nodev,noexec,relatime 0 0\n",
+        "devpts /dev/pts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666 0 0\n",
+        "tmpfs /dev/shm tmpfs rw,nosuid,nodev,relatime 0 0\n",
+        "tmpfs /run tmpfs rw,nosuid,nodev,relatime,mode=755 0 0\n",
+        " /run/initramfs/layers/0 erofs ro,relatime",
+        "755 /run\n1777 /dev/shm\n/proc/self/fd\n",
+    ] {
+        assert!(
+            console.replace(",inode64", "").contains(expected),
+            "no {expected:?} in\n{console}"
+        );
+    }
+    // The old rootfs is gone, and what was made on the way there with it.
+    assert!(!console.contains("rootfs"), "{console}");
+}
+
+#[test]
+fn a_read_only_root_is_the_layer_itself_or_an_overlay_without_upper() {
+    let scratch = Scratch::new();
+    let script = "grep ' / ' /proc/mounts; touch /x || echo read-only";
+    let [base, app] = two_layers(&scratch, script);
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    guest.cmdline = "rd.overlay.readonly";
+    let one = guest.boot();
+    let console = one.reached();
+    assert!(
+        console.contains(" / erofs ro") && console.ends_with("read-only\n"),
+        "{console}"
+    );
+
+    let mut guest = Guest::new(&[("layers/a", &base), ("layers/b", &app)]);
+    guest.cmdline = "rd.overlay.readonly";
+    let two = guest.boot();
+    let console = two.reached();
+    assert!(
+        console.contains("overlay / overlay ro") && !console.contains("upperdir"),
+        "{console}"
+    );
+}
+
+#[test]
+fn the_root_looks_like_the_lowest_layer_that_says_how() {
+    let scratch = Scratch::new();
+    let [_, app] = two_layers(&scratch, "true");
+    let base = scratch.join("odd");
+    system(&base, "stat -c '%a %u %g' /");
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o1751)).unwrap();
+    std::os::unix::fs::chown(&base, Some(12), Some(34)).unwrap();
+    let odd = mkfs(&base);
+    // An archive without a member for its root says nothing.
+    let lowest = cpio(&[file("etc", b"")]);
+    let files = [
+        ("layers/0.cpio", &lowest[..]),
+        ("layers/1", &odd),
+        ("layers/2", &app),
+    ];
+    let outcome = Guest::new(&files).boot();
+    assert_eq!(outcome.reached(), "1751 12 34\n");
+    // One with a member does.
+    let lowest = cpio(&[entry(".", 0o040700, b"")]);
+    let files = [
+        ("layers/0.cpio", &lowest[..]),
+        ("layers/1", &odd),
+        ("layers/2", &app),
+    ];
+    assert_eq!(Guest::new(&files).boot().reached(), "700 0 0\n");
+}
+
+#[test]
+fn the_upper_takes_its_options_and_refuses_wrong_ones_in_the_kernels_words() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "grep upper /proc/mounts");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    guest.cmdline = "rd.overlay=tmpfs:size=4m,nr_inodes=99";
+    let outcome = guest.boot();
+    assert!(
+        outcome.reached().contains("size=4096k,nr_inodes=99"),
+        "{}",
+        outcome.console
+    );
+
+    guest.cmdline = "rd.overlay=tmpfs:sice=4m rd.shell=0 panic=-1";
+    let outcome = guest.boot();
+    assert_eq!(outcome.status.signal(), Some(1), "{}", outcome.log);
+    outcome.says(
+        "boot failed: make the tmpfs for writes (rd.overlay=): mount tmpfs: EINVAL: Invalid argument \
+         (kernel: tmpfs: Unknown parameter 'sice')",
+    );
+}
+
+#[test]
+fn whiteouts_in_a_layer_hide_what_lies_below() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "ls /etc; cat /etc/which");
+    let whiteout = cpio(&[dir("etc"), entry("etc/which", 0o020000, b"")]);
+    let outcome = Guest::new(&[("layers/0", &base), ("layers/1.cpio", &whiteout)]).boot();
+    assert!(
+        outcome.console.contains("can't open '/etc/which'"),
+        "{}",
+        outcome.console
+    );
+}
+
+#[test]
+fn without_layers_the_initramfs_is_the_system() {
+    let scratch = Scratch::new();
+    system(&scratch.join("system"), "echo $$ here; ls -d /layers");
+    let guest = Guest::new(&[]);
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(scratch.join("system/."))
+        .arg(guest.scratch.join("rootfs")));
+    let outcome = guest.boot();
+    assert!(
+        outcome.console.starts_with("1 here\n"),
+        "{}",
+        outcome.console
+    );
+    outcome.says("no layers: the initramfs itself is the system");
+}
+
+/// The message of a boot that fails.
+fn failure(guest: &mut Guest, cmdline: &'static str) -> Outcome {
+    guest.cmdline = cmdline;
+    let outcome = guest.boot();
+    // The kernel ends a PID namespace with SIGHUP on restart and SIGINT on power-off.
+    assert!(
+        matches!(outcome.status.signal(), Some(1 | 2)),
+        "{}\n{}",
+        outcome.status,
+        outcome.log
+    );
+    outcome
+}
+
+#[test]
+fn a_damaged_layer_is_named_with_what_is_wrong_with_it() {
+    let scratch = Scratch::new();
+    let [base, mut app] = two_layers(&scratch, "true");
+    app[1100] ^= 1;
+    let mut guest = Guest::new(&[("layers/base", &base), ("layers/app", &app)]);
+    let outcome = failure(&mut guest, "panic=-1");
+    outcome
+        .says("boot failed: mount layer 0 (app): read the image: its superblock is damaged: checksum bad (stored 0x")
+        .says("by loop: mount erofs: EBADMSG");
+}
+
+#[test]
+fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "true");
+    symlink("/sbin/gone", base.join("dangling")).unwrap();
+    fs::write(base.join("plain"), "#!/bin/sh\n").unwrap();
+    fs::write(base.join("text"), "hello\n").unwrap();
+    fs::write(base.join("script"), "#!/bin/perl\n").unwrap();
+    for name in ["text", "script"] {
+        fs::set_permissions(base.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut guest = Guest::new(&[("layers/base", &mkfs(&base))]);
+    for (cmdline, expected) in [
+        ("init=/none panic=-1", "find /none: ENOENT"),
+        ("init=/dangling panic=-1", "find /dangling: ENOENT"),
+        (
+            "init=/plain panic=-1",
+            "check /plain: not executable (mode 0644)",
+        ),
+        (
+            "init=/text panic=-1",
+            "check /text: neither an ELF program nor a #! script: it starts with \"hello\\n\"",
+        ),
+        (
+            "init=/script panic=-1",
+            "check /script: find its interpreter: find /bin/perl: ENOENT",
+        ),
+        ("init=/etc panic=-1", "check /etc: not a regular file"),
+    ] {
+        failure(&mut guest, cmdline).says(&format!(
+            "boot failed: find init in the new root: {expected}"
+        ));
+    }
+}
+
+#[test]
+fn init_is_found_through_links_that_mean_the_new_root() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "echo found");
+    fs::rename(base.join("sbin/init"), base.join("bin/real")).unwrap();
+    symlink("/bin/real", base.join("sbin/init")).unwrap();
+    assert_eq!(
+        Guest::new(&[("layers/base", &mkfs(&base))])
+            .boot()
+            .reached(),
+        "found\n"
+    );
+}
+
+#[test]
+fn a_failure_does_what_the_command_line_says() {
+    let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
+    let outcome = failure(&mut guest, "rd.emergency=poweroff");
+    assert_eq!(outcome.status.signal(), Some(2));
+    outcome
+        .says("boot failed: plan broken: read at 0x0: neither cpio nor EROFS")
+        .says("switching off");
+    assert_eq!(
+        failure(&mut guest, "rd.emergency=reboot").status.signal(),
+        Some(1)
+    );
+    failure(&mut guest, "panic=1").says("restarting in 1 seconds (panic=)");
+    failure(&mut guest, "panic=-1").says("restarting");
+}
+
+#[test]
+fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
+    let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
+    system(&guest.scratch.join("rootfs/other"), "echo by hand");
+    rescue_shell(&guest);
+    guest.typed = "busybox mkdir -p /sysroot; busybox mount -t tmpfs hand /sysroot; \
+                   busybox cp -a /other/. /sysroot; exit\n";
+    let outcome = guest.boot();
+    assert!(
+        outcome.reached().ends_with("by hand\n"),
+        "{}",
+        outcome.console
+    );
+    outcome.says("starting a shell. Mount a root at /sysroot and exit to go on with it");
+}
+
+/// Gives the initramfs a shell.
+fn rescue_shell(guest: &Guest) {
+    let bin = guest.scratch.join("rootfs/bin");
+    fs::copy(busybox(), bin.join("busybox")).unwrap();
+    symlink("busybox", bin.join("sh")).unwrap();
+}
+
+#[test]
+fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "echo went on");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    rescue_shell(&guest);
+    guest.cmdline = "rd.break=plan,mount,switch";
+    let outcome = guest.boot();
+    assert!(
+        outcome.reached().ends_with("went on\n"),
+        "{}",
+        outcome.console
+    );
+    for point in ["plan", "mount", "switch"] {
+        outcome.says(&format!("rd.break={point}: exit the shell to go on"));
+    }
+}
+
+#[test]
+fn a_new_root_without_mount_points_still_boots_where_they_can_be_made_or_done_without() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "ls -d /proc /dev /sys /run; echo done");
+    for name in ["proc", "dev", "sys", "run"] {
+        fs::remove_dir(base.join(name)).unwrap();
+    }
+    let image = mkfs(&base);
+    let mut guest = Guest::new(&[("layers/base", &image)]);
+    assert_eq!(guest.boot().reached(), "/dev\n/proc\n/run\n/sys\ndone\n");
+    guest.cmdline = "rd.overlay.readonly";
+    let outcome = guest.boot();
+    assert!(outcome.reached().ends_with("done\n"), "{}", outcome.console);
+    outcome.says("the new root has to do without /run");
+}
+
+#[test]
+fn sixty_four_layers_are_stacked_in_order() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(
+        &scratch,
+        "cat /etc/top; ls /run/initramfs/layers | grep -c .",
+    );
+    let mut files = vec![("layers/000".to_string(), base)];
+    for i in 1..64 {
+        let directory = scratch.join(&format!("l{i}"));
+        fs::create_dir_all(directory.join("etc")).unwrap();
+        fs::write(directory.join("etc/top"), format!("{i}\n")).unwrap();
+        files.push((format!("layers/{i:03}"), mkfs(&directory)));
+    }
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, data)| (name.as_str(), &data[..]))
+        .collect();
+    assert_eq!(Guest::new(&files).boot().reached(), "63\n64\n");
+}
+
+#[test]
+fn the_report_tells_what_was_done() {
+    let scratch = Scratch::new();
+    let [base, app] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");
+    let mut guest = Guest::new(&[("layers/a.erofs", &base), ("layers/b.erofs", &app)]);
+    guest.cmdline = "rd.layers.only=0 rd.overlay=tmpfs:size=1m";
+    let report = guest.boot();
+    let report = report.reached();
+    let length = base.len();
+    for expected in [
+        format!(
+            "\"layers\":[{{\"number\":0,\"name\":\"a.erofs\",\"mount\":\"/run/initramfs/layers/0\",\"offset\":0,\
+             \"length\":{length},\"type\":\"erofs\",\"backend\":\"loop\"}}],\"root\":\"overlay\",\"upper\":\"tmpfs:size=1m\""
+        ),
+        "\"modules\":[],\"warnings\":[],\"init\":\"/sbin/init\",\"freed_bytes\":".into(),
+        "\"steps_us\":{\"setup\":".into(),
+    ] {
+        assert!(report.contains(&expected), "no {expected} in\n{report}");
+    }
+}
+
+#[test]
+fn started_by_hand_it_says_what_it_is_and_touches_nothing() {
+    let init = env!("CARGO_BIN_EXE_init");
+    let output = Command::new(init).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.starts_with("layerinit 0.1.0: the /init of an initramfs."),
+        "{text}"
+    );
+    assert!(text.contains("README.md"), "{text}");
+    let output = Command::new(init).arg("--version").output().unwrap();
+    assert_eq!(
+        (output.status.code(), &output.stdout[..]),
+        (Some(0), &b"layerinit 0.1.0\n"[..])
+    );
+}
+
+#[test]
+fn the_program_is_static_and_needs_no_interpreter() {
+    let mut program = Vec::new();
+    File::open(env!("CARGO_BIN_EXE_init"))
+        .unwrap()
+        .read_to_end(&mut program)
+        .unwrap();
+    // 64-bit program headers of type PT_INTERP (3) and the dynamic section's DT_NEEDED (1).
+    let field = |at: usize, n: usize| {
+        program[at..at + n]
+            .iter()
+            .rev()
+            .fold(0u64, |v, b| v << 8 | u64::from(*b)) as usize
+    };
+    let (phoff, phentsize, phnum) = (field(32, 8), field(54, 2), field(56, 2));
+    for header in (0..phnum).map(|i| phoff + i * phentsize) {
+        let (kind, offset, size) = (
+            field(header, 4),
+            field(header + 8, 8),
+            field(header + 32, 8),
+        );
+        assert_ne!(kind, 3, "it names an interpreter");
+        if kind == 2 {
+            for entry in (offset..offset + size).step_by(16) {
+                assert_ne!(field(entry, 8), 1, "it needs a shared library");
+            }
+        }
+    }
+    assert_eq!(field(16, 2), 3, "it is a position-independent executable");
+    assert!(fs::metadata(env!("CARGO_BIN_EXE_init")).unwrap().mode() & 0o111 != 0);
+}
