@@ -174,10 +174,10 @@ END
                 "--pid",
                 "--fork",
                 "--kill-child",
-                "sh",
+                "bash",
                 "-c",
                 script,
-                "sh",
+                "bash",
             ])
             .arg(&self.scratch.0)
             .arg(self.rootfs)

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use layerinit::error::{Context, Result};
 use layerinit::pack::archive::Settings;
+use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
+use layerinit::pack::check::{self, Circumstances};
 use layerinit::pack::layer::Erofs;
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::loader::Modules;
@@ -32,6 +34,8 @@ struct Tool {
 enum Command {
     Build(Box<BuildArgs>),
     List(ListArgs),
+    Check(CheckArgs),
+    Plan(PlanArgs),
 }
 
 /// Build an image: the loader, then layers in order
@@ -136,6 +140,58 @@ struct ListArgs {
     json: bool,
 }
 
+/// Check what would go wrong if this image were booted
+#[derive(Args)]
+#[command(after_help = "\
+One line for each finding: `error:` for what goes wrong, `warning:` for what works but is odd or
+costs something. The last line sums up, and names what the image needs: kernel options (built in, or
+as modules in the loader) and words on the kernel command line.
+
+Found are: no /init, or one that cannot be executed; files that the kernel drops without a word, as
+where their directory is missing; broken and truncated archives and images; wrong checksums; EROFS
+features that no kernel knows; files of /layers that are no layers; more layers than can be stacked;
+layers that are not aligned; a command line that makes no sense.
+
+Exit status 1 if there is an error. Warnings do not count.
+
+Examples:
+  layerinit check initrd.img
+  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'")]
+struct CheckArgs {
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The kernel command line
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
+    /// The kernel has the loader built in (CONFIG_INITRAMFS_SOURCE): the image needs none
+    #[arg(long)]
+    loader_built_in: bool,
+}
+
+/// Print the plan that /init would follow with this image
+#[derive(Args)]
+#[command(after_help = "\
+The plan is made by the code that /init makes it with. The image plays /sys/firmware/initrd; files
+of /layers come from the archives that the kernel unpacks.
+
+Examples:
+  layerinit plan initrd.img
+  layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'")]
+struct PlanArgs {
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The kernel command line
+    #[arg(
+        long,
+        value_name = "STRING",
+        default_value = "",
+        hide_default_value = true
+    )]
+    cmdline: String,
+}
+
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     match text.parse() {
         Ok(number) if number % 4 == 0 => Ok(number),
@@ -205,6 +261,18 @@ fn main() -> ExitCode {
         Command::List(ListArgs { image, files, json }) => {
             list::list(&image, Detail { files, json }, &mut out)
         }
+        Command::Check(CheckArgs {
+            image,
+            cmdline,
+            loader_built_in,
+        }) => {
+            let circumstances = Circumstances {
+                cmdline,
+                loader_built_in,
+            };
+            check::check(&image, &circumstances, &mut out)
+        }
+        Command::Plan(PlanArgs { image, cmdline }) => boot::plan(&image, &cmdline, &mut out),
     };
     // What was found before an error is worth seeing, and comes first.
     let flushed = out.flush().during("write", "standard output");

@@ -4,11 +4,14 @@
 //! plan) stands above this module and is used as it is.
 
 pub mod archive;
+pub mod boot;
 pub mod build;
+pub mod check;
 pub mod files;
 pub mod layer;
 pub mod list;
 pub mod loader;
 pub mod output;
+pub mod rootfs;
 pub mod spec;
 pub mod text;
