@@ -151,7 +151,7 @@ pub fn cpio(
         .during("read", context())?;
     let mut links = HashMap::new();
     loop {
-        match archive.next()? {
+        match archive.next_member()? {
             Next::Member(member) => {
                 let mut file = file(&member);
                 if file.mode & libc::S_IFMT == libc::S_IFLNK {

@@ -1,0 +1,197 @@
+//! What `/init` would find if a kernel booted an image: the rootfs, the sources of layers, the plan.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use super::rootfs::{Bytes, Report, Rootfs, Severity};
+use crate::bytes::{Part, ReadAt, Skip};
+use crate::cmdline::Options;
+use crate::error::{Context, Error, Result};
+use crate::plan::{self, Found, Place, Plan};
+use crate::segment::{self, Kind, Segment, Walk};
+use crate::source::Opened;
+
+/// An image as a kernel would boot it.
+#[derive(Debug)]
+pub struct Boot {
+    /// What the kernel's unpacker leaves in the rootfs.
+    pub rootfs: Rootfs,
+    /// The sources of layers as `/init` would find them: files of /layers, then the image, which
+    /// plays /sys/firmware/initrd.
+    pub sources: Vec<Found>,
+    /// The command line.
+    pub options: Options,
+}
+
+impl Boot {
+    /// Boots `image` as far as bytes go. What the kernel does not unpack as it stands in the archive
+    /// is reported, wherever in the image the archive is.
+    pub fn new(image: &Opened, cmdline: &str, report: Report) -> Result<Self> {
+        let options = Options::parse(cmdline);
+        let mut walk = segment::walk(image, options.rdinit.as_bytes());
+        let mut rootfs = Rootfs::of_the_kernel();
+        for segment in &walk.segments {
+            let Kind::Cpio(cpio) = &segment.kind else {
+                continue;
+            };
+            // An archive behind the first image is a layer, which /init unpacks by itself.
+            let mut alone = Rootfs::empty();
+            let into = if cpio.by_kernel {
+                &mut rootfs
+            } else {
+                &mut alone
+            };
+            if let Err(error) = into.unpack(image, segment, cpio, report) {
+                report(
+                    Severity::Error,
+                    format!("{:#010x}", segment.offset),
+                    error.to_string(),
+                );
+            }
+        }
+        // The running /init knows its file by what the kernel followed rdinit= to.
+        if let Some((path, _)) = rootfs.find(options.rdinit.as_bytes()) {
+            let again = segment::walk(image, &path);
+            if !holds_init(&walk) && holds_init(&again) {
+                walk = again;
+            }
+        }
+        let mut boot = Self {
+            rootfs,
+            sources: Vec::new(),
+            options,
+        };
+        boot.layer_files(image, &walk, report);
+        boot.sources.push(Found {
+            place: Place::Initrd,
+            walk,
+        });
+        Ok(boot)
+    }
+
+    /// The plan that `/init` would make.
+    pub fn plan(&self) -> Result<Plan> {
+        plan::plan(&self.sources, &self.options)
+    }
+
+    /// The walk over the image itself.
+    pub fn image(&self) -> Option<&Walk> {
+        self.sources.last().map(|found| &found.walk)
+    }
+
+    fn layer_files(&mut self, image: &Opened, walk: &Walk, report: Report) {
+        let Some((directory, _)) = self.rootfs.find(b"layers") else {
+            return;
+        };
+        for name in self.rootfs.directory(&directory) {
+            let path = [directory.as_slice(), b"/", name].concat();
+            let text = super::text::shown(name);
+            let Some((_, node)) = self.rootfs.find(&path) else {
+                report(
+                    Severity::Warning,
+                    format!("layers/{text}"),
+                    "a link that leads nowhere; not used".into(),
+                );
+                continue;
+            };
+            if node.mode & libc::S_IFMT != libc::S_IFREG {
+                report(
+                    Severity::Warning,
+                    format!("layers/{text}"),
+                    "not a file; not used".into(),
+                );
+                continue;
+            }
+            if node.body.is_some_and(|bytes| is_compressed(walk, bytes)) {
+                let what = "in a compressed archive: it is decompressed at every boot, and again \
+                            when it is read";
+                report(Severity::Warning, format!("layers/{text}"), what.into());
+            }
+            let opened = match node.body {
+                Some(bytes) => open(image, walk, bytes),
+                None => Ok(Box::new(Part::new(image, 0, 0)) as Box<dyn ReadAt>),
+            };
+            match opened {
+                Ok(file) => {
+                    let mut walk = segment::walk(&*file, b"");
+                    forgive_tail(&mut walk);
+                    self.sources.push(Found {
+                        place: Place::File(String::from_utf8_lossy(name).into_owned()),
+                        walk,
+                    });
+                }
+                Err(error) => report(Severity::Error, format!("layers/{text}"), error.to_string()),
+            }
+        }
+    }
+}
+
+/// Prints the plan for an image.
+pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+    let image = Opened::open(path)?;
+    // What is wrong with single files is what `check` is for.
+    let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
+    write!(out, "{}", boot.plan()?).during("write", "the plan")?;
+    Ok(true)
+}
+
+fn holds_init(walk: &Walk) -> bool {
+    let mut segments = walk.segments.iter();
+    segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
+}
+
+fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
+    let mut segments = walk.segments.iter();
+    let segment = segments.find(|segment| segment.offset == bytes.segment);
+    segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_some()))
+}
+
+/// What stands behind an EROFS image in a file of its own is somebody else's, as in
+/// [`crate::source`].
+fn forgive_tail(walk: &mut Walk) {
+    let image = |segment: &Segment| matches!(segment.kind, Kind::Erofs(_));
+    if walk.segments.first().is_some_and(image) {
+        walk.segments.truncate(1);
+        walk.trouble = None;
+    }
+}
+
+/// The bytes of a file in an archive. Those in a compressed one go to a nameless temporary file.
+pub fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Bytes) -> Result<Box<dyn ReadAt + 'a>> {
+    let context = || format!("archive at {:#x}", bytes.segment);
+    let segment = walk
+        .segments
+        .iter()
+        .find(|segment| segment.offset == bytes.segment);
+    let Some((segment, Kind::Cpio(cpio))) = segment.map(|segment| (segment, &segment.kind)) else {
+        return Err(Error::new("read", context(), "it is not there any more"));
+    };
+    if cpio.codec.is_none() {
+        let offset = segment.offset.saturating_add(bytes.offset);
+        return Ok(Box::new(Part::new(image, offset, bytes.length)));
+    }
+    let archive = segment::open_archive(image, segment.offset, segment.length, cpio.codec)
+        .during("read", context())?;
+    let mut input = archive.into_input();
+    input.skip(bytes.offset).during("read", context())?;
+    let (mut file, path) = nameless()?;
+    io::copy(&mut input.take(bytes.length), &mut file).during("write", "a temporary file")?;
+    Ok(Box::new(Opened::open(&path)?))
+}
+
+/// A file without a name, and a path to it while it is open.
+fn nameless() -> Result<(File, PathBuf)> {
+    let name = format!("layerinit-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .during("create", path.display())?;
+    fs::remove_file(&path).during("remove", path.display())?;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok((file, path.into()))
+}

@@ -1,0 +1,346 @@
+//! Everything that would go wrong at boot, one line each.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+use super::boot::{self, Boot};
+use super::files::kind;
+use super::rootfs::{Report, Severity};
+use super::text::shown;
+use crate::compress::Codec;
+use crate::erofs::{Checksum, Superblock};
+use crate::error::{Context, Result};
+use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::segment::{Kind, Walk};
+use crate::source::Opened;
+
+/// What the image is going to be booted with.
+#[derive(Clone, Debug, Default)]
+pub struct Circumstances {
+    /// The kernel command line, if it is known.
+    pub cmdline: Option<String>,
+    /// The kernel has the loader built in: the image needs none.
+    pub loader_built_in: bool,
+}
+
+/// More findings than anybody reads.
+const FINDINGS_MAX: usize = 1000;
+
+/// Checks an image. Whether nothing would go wrong.
+pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
+    let image = Opened::open(path)?;
+    let mut findings = Vec::new();
+    let (mut errors, mut warnings) = (0usize, 0usize);
+    let mut report = |severity, place: String, what: String| {
+        let (count, word) = match severity {
+            Severity::Error => (&mut errors, "error"),
+            Severity::Warning => (&mut warnings, "warning"),
+        };
+        *count = count.saturating_add(1);
+        if findings.len() < FINDINGS_MAX {
+            findings.push(format!("{word}: {place}: {what}"));
+        }
+    };
+    let boot = Boot::new(
+        &image,
+        circumstances.cmdline.as_deref().unwrap_or_default(),
+        &mut report,
+    )?;
+    for source in &boot.sources {
+        segments(source, &mut report);
+    }
+    if !circumstances.loader_built_in {
+        init(&boot, &image, &mut report);
+    }
+    let plan = match boot.plan() {
+        Ok(plan) => Some(plan),
+        Err(error) => {
+            // Where nothing is left to boot from because the walk ended early, that has been said.
+            let mut troubles = boot
+                .sources
+                .iter()
+                .filter_map(|source| source.walk.trouble.as_ref());
+            let text = error.to_string();
+            if !troubles.any(|trouble| text.contains(&trouble.to_string())) {
+                report(Severity::Error, "plan".into(), text);
+            }
+            None
+        }
+    };
+    if let Some(plan) = &plan {
+        planned(&boot, plan, circumstances, &mut report);
+    }
+
+    let mut line = |text: String| writeln!(out, "{text}").during("write", "the findings");
+    let shown_findings = findings.len();
+    for finding in findings {
+        line(finding)?;
+    }
+    let more = errors
+        .saturating_add(warnings)
+        .saturating_sub(shown_findings);
+    if more > 0 {
+        line(format!("... and {more} more"))?;
+    }
+    let verdict = match (errors, warnings) {
+        (0, 0) => "good".to_string(),
+        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
+    };
+    let planned = plan.map_or_else(String::new, |plan| {
+        let layers = count(plan.layers.len(), "layer");
+        let needs = Vec::from_iter(needs(&boot, &plan)).join(" ");
+        format!("; {layers}; needs {needs}")
+    });
+    let name = shown(path.as_os_str().as_encoded_bytes());
+    line(format!("{name}: {verdict}{planned}"))?;
+    Ok(errors == 0)
+}
+
+fn count(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+/// Where a segment of a source is, for a message.
+fn place(source: &Found, offset: u64) -> String {
+    match &source.place {
+        Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
+        _ => format!("{offset:#010x}"),
+    }
+}
+
+/// What the segments of a source say by themselves.
+fn segments(source: &Found, report: Report) {
+    let file = matches!(source.place, Place::File(_));
+    for segment in &source.walk.segments {
+        let at = || place(source, segment.offset);
+        match &segment.kind {
+            Kind::Erofs(superblock) => erofs(superblock, segment.offset, &at(), report),
+            Kind::Bootconfig { intact: false } => {
+                report(
+                    Severity::Error,
+                    at(),
+                    "the bootconfig's checksum is wrong: the kernel ignores it".into(),
+                );
+            }
+            Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}
+        }
+    }
+    match &source.walk.trouble {
+        Some(trouble) if file => report(Severity::Error, place(source, 0), trouble.to_string()),
+        Some(trouble) => report(Severity::Error, "image".into(), trouble.to_string()),
+        None if file && !source.walk.segments.iter().any(is_layer) => {
+            report(
+                Severity::Error,
+                place(source, 0),
+                "neither an EROFS image nor a cpio archive".into(),
+            );
+        }
+        None => {}
+    }
+}
+
+fn is_layer(segment: &crate::segment::Segment) -> bool {
+    match &segment.kind {
+        Kind::Erofs(_) => true,
+        Kind::Cpio(cpio) => cpio.members > 0,
+        Kind::Padding | Kind::Bootconfig { .. } => false,
+    }
+}
+
+/// What is wrong with an EROFS image.
+fn erofs(superblock: &Superblock, offset: u64, at: &str, report: Report) {
+    /// The page size of most machines; a kernel refuses blocks larger than its pages.
+    const PAGE: u64 = 4096;
+    let mut say = |severity, what: String| report(severity, at.to_string(), what);
+    match superblock.checksum {
+        Checksum::Bad { .. } => {
+            let what = format!(
+                "EROFS superblock checksum {}: the kernel refuses the image",
+                superblock.checksum
+            );
+            say(Severity::Error, what);
+        }
+        Checksum::Truncated => say(
+            Severity::Error,
+            "EROFS image without its first block".into(),
+        ),
+        Checksum::Good | Checksum::None => {}
+    }
+    let unknown = superblock.unknown_incompat();
+    if unknown != 0 {
+        let what = format!(
+            "EROFS features {unknown:#x} that no kernel up to 7.2 knows: it refuses the image"
+        );
+        say(Severity::Error, what);
+    }
+    if superblock.extra_devices != 0 {
+        let devices = count(superblock.extra_devices.into(), "more device");
+        say(
+            Severity::Error,
+            format!("EROFS image that needs {devices}: only images of one piece can be mounted"),
+        );
+    }
+    let block = superblock.block_size();
+    if !offset.is_multiple_of(block) {
+        let what = format!(
+            "EROFS image not aligned to its blocks of {block} bytes: it can only be mounted through a loop device, \
+             and every read is one of two pages"
+        );
+        say(Severity::Warning, what);
+    }
+    if block > PAGE {
+        let what = format!(
+            "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
+        );
+        say(Severity::Warning, what);
+    }
+}
+
+/// Whether the kernel can start what `rdinit=` says.
+fn init(boot: &Boot, image: &Opened, report: Report) {
+    let rdinit = &boot.options.rdinit;
+    let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
+    let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
+        let archives = boot.image().into_iter().flat_map(|walk| &walk.segments);
+        let late = archives.clone().find(|segment| {
+            matches!(&segment.kind, Kind::Cpio(cpio) if !cpio.by_kernel && cpio.holds_init)
+        });
+        return say(match late {
+            Some(late) => format!(
+                "it is in the archive at {:#x}, where the kernel has stopped unpacking: the loader must come first",
+                late.offset
+            ),
+            None => "no archive that the kernel unpacks has it (a kernel with the loader built in needs none: \
+                     --loader-built-in)"
+                .into(),
+        });
+    };
+    if node.mode & libc::S_IFMT != libc::S_IFREG {
+        return say(format!("a {}, not a file", kind(node.mode)));
+    }
+    if node.mode & 0o111 == 0 {
+        return say(format!("not executable (mode {:04o})", node.mode & 0o7777));
+    }
+    let Some(bytes) = node.body.filter(|bytes| bytes.length > 0) else {
+        return say("it is empty".into());
+    };
+    let nothing = Walk::default();
+    let file = match boot::open(image, boot.image().unwrap_or(&nothing), bytes) {
+        Ok(file) => file,
+        Err(error) => return say(error.to_string()),
+    };
+    let mut first = [0; 4];
+    let n = file.read_at(&mut first, 0).unwrap_or(0);
+    match first.get(..n).unwrap_or_default() {
+        b"\x7fELF" | [b'#', b'!', ..] => {}
+        other => say(format!(
+            "neither an ELF program nor a #! script: it starts with \"{}\"",
+            other.escape_ascii()
+        )),
+    }
+}
+
+/// What the plan says about this command line.
+fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Report) {
+    // The others are about segments, which have been looked at one by one.
+    let ours =
+        |warning: &&String| warning.starts_with("rd.") || boot.options.problems.contains(warning);
+    for warning in plan.warnings.iter().filter(ours) {
+        report(Severity::Warning, "command line".into(), warning.clone());
+    }
+    if let Some(cmdline) = &circumstances.cmdline
+        && in_the_initrd(boot, plan)
+        && !cmdline
+            .split_ascii_whitespace()
+            .any(|word| word == "retain_initrd")
+    {
+        let what = "without retain_initrd the layers behind the loader are lost, unless the kernel has \
+                    CONFIG_BLK_DEV_RAM=y";
+        report(Severity::Warning, "command line".into(), what.into());
+    }
+}
+
+/// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
+fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
+    let mut sources = plan
+        .layers
+        .iter()
+        .map(|layer| boot.sources.get(layer.source));
+    sources.any(|source| source.is_some_and(|source| source.place == Place::Initrd))
+}
+
+/// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
+fn needs(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
+    let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
+    let by_kernel = boot.image().into_iter().flat_map(|walk| &walk.segments);
+    for segment in by_kernel {
+        if let Kind::Cpio(cpio) = &segment.kind
+            && cpio.by_kernel
+        {
+            needs.extend(cpio.codec.map(unpacker));
+        }
+    }
+    for layer in &plan.layers {
+        match &layer.content {
+            Content::Cpio { .. } => {
+                needs.insert("CONFIG_TMPFS");
+            }
+            Content::Erofs {
+                superblock,
+                backends,
+            } => {
+                needs.insert("CONFIG_EROFS_FS");
+                needs.extend(decompressors(superblock));
+                if backends.last() == Some(&crate::cmdline::Backend::Loop) {
+                    needs.insert("CONFIG_BLK_DEV_LOOP");
+                }
+            }
+        }
+    }
+    if let Root::Overlay(upper) = &plan.root {
+        needs.insert("CONFIG_OVERLAY_FS");
+        if *upper != crate::cmdline::Upper::None {
+            needs.insert("CONFIG_TMPFS");
+        }
+    }
+    if in_the_initrd(boot, plan) {
+        needs.insert("retain_initrd");
+    }
+    needs
+}
+
+/// The option for unpacking such an archive.
+fn unpacker(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Bzip2 => "CONFIG_RD_BZIP2",
+        Codec::Gzip => "CONFIG_RD_GZIP",
+        Codec::Lz4 => "CONFIG_RD_LZ4",
+        Codec::Lzma => "CONFIG_RD_LZMA",
+        Codec::Lzo => "CONFIG_RD_LZO",
+        Codec::Xz => "CONFIG_RD_XZ",
+        Codec::Zstd => "CONFIG_RD_ZSTD",
+    }
+}
+
+/// The options for reading a compressed image. One of before the compr_cfgs feature does not say
+/// whether it is compressed; with 0padding it could be, by lz4.
+fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
+    const INCOMPAT_0PADDING: u32 = 1;
+    let mut needs = Vec::new();
+    for algorithm in superblock.algorithms() {
+        needs.extend(match algorithm.as_str() {
+            "lzma" => Some("CONFIG_EROFS_FS_ZIP_LZMA"),
+            "deflate" => Some("CONFIG_EROFS_FS_ZIP_DEFLATE"),
+            "zstd" => Some("CONFIG_EROFS_FS_ZIP_ZSTD"),
+            _ => None,
+        });
+    }
+    if superblock.feature_incompat & INCOMPAT_0PADDING != 0 {
+        needs.push("CONFIG_EROFS_FS_ZIP");
+    }
+    needs
+}
