@@ -183,7 +183,7 @@ pub fn normalized(name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// What [`Archive::next`] found.
+/// What [`Archive::next_member`] found.
 #[derive(Debug)]
 pub enum Next {
     /// A member; its body can be read from the archive before the next call.
@@ -221,7 +221,7 @@ impl<I: Skip> Archive<I> {
     }
 
     /// Passes over what is left of the body, and reads the next header and name.
-    pub fn next(&mut self) -> Result<Next> {
+    pub fn next_member(&mut self) -> Result<Next> {
         let start = self.position;
         self.finish_body()
             .map_err(|error| self.broken(start, "the archive ends inside a member", error))?;
@@ -232,7 +232,7 @@ impl<I: Skip> Archive<I> {
             return Ok(Next::End);
         }
         let offset = self.position;
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return Err(malformed(
                 offset,
                 "a member does not start at a multiple of 4",
@@ -328,7 +328,7 @@ impl<I: Skip> Archive<I> {
     }
 }
 
-/// The body of the member that [`Archive::next`] returned last.
+/// The body of the member that [`Archive::next_member`] returned last.
 impl<I: Skip> Read for Archive<I> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = usize::try_from(self.body_left)

@@ -103,7 +103,7 @@ impl Log for Kmsg {
             Level::Debug | Level::Trace => 7,
         };
         let text = record.args().to_string();
-        for line in text.lines().flat_map(|line| Chunks(line)) {
+        for line in text.lines().flat_map(Chunks) {
             let mut out = String::with_capacity(line.len().saturating_add(20));
             // One write a record. Nobody is left to be told when the kernel log refuses it.
             let _ = match self.file.get() {

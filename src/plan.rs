@@ -91,6 +91,8 @@ pub enum Content {
 pub enum Root {
     /// The initramfs itself: there is nothing to mount over it.
     Initramfs,
+    /// What the kernel has assembled before it started this program.
+    Assembled,
     /// The one layer that there is, read-only.
     Layer,
     /// An overlay of all layers.
@@ -204,6 +206,18 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     })
 }
 
+/// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
+/// memback series): what is left is to start the real init.
+pub fn assembled(options: &Options) -> Plan {
+    Plan {
+        layers: Vec::new(),
+        root: Root::Assembled,
+        modules: Vec::new(),
+        inits: options.inits(),
+        warnings: options.problems.clone(),
+    }
+}
+
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
 fn layer_segments(found: &Found) -> impl Iterator<Item = &Segment> {
@@ -282,7 +296,7 @@ fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock
         Backend::Memback => *place == Place::Initrd,
         // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
         // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset % superblock.block_size() == 0,
+        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
     }
 }
 
@@ -424,6 +438,7 @@ impl fmt::Display for Plan {
         }
         match &self.root {
             Root::Initramfs => writeln!(f, "root: the initramfs itself, nothing to stack")?,
+            Root::Assembled => writeln!(f, "root: as the kernel has assembled it")?,
             Root::Layer => writeln!(f, "root: the layer itself, read-only")?,
             Root::Overlay(Upper::None) => writeln!(f, "root: overlay, read-only")?,
             Root::Overlay(Upper::Tmpfs(options)) => {

@@ -36,11 +36,11 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
             }
         }
     }
-    Err(Error::with(
-        "find init in",
-        "the new root",
-        Cause::Each(refusals),
-    ))
+    let place = match root {
+        "/" => "the initramfs",
+        _ => "the new root",
+    };
+    Err(Error::with("find init in", place, Cause::Each(refusals)))
 }
 
 /// Checks one file, and what it needs in turn.

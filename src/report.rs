@@ -142,6 +142,7 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
 fn root(report: &mut Object<'_>, root: &Root) {
     let (kind, upper) = match root {
         Root::Initramfs => ("initramfs", None),
+        Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
         Root::Overlay(Upper::None) => ("overlay", None),
         Root::Overlay(Upper::Tmpfs(options)) => ("overlay", Some(options)),

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, read};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
@@ -70,8 +72,8 @@ fn policy() -> std::sync::MutexGuard<'static, Policy> {
 /// at /sysroot in the rescue shell and left it: the boot can go on with that.
 pub fn fail(failure: &Error) {
     say(&format!("boot failed: {failure}"));
-    for hint in hints() {
-        say(&hint);
+    if let Some(hint) = hints() {
+        say(hint);
     }
     after_failure()
 }
@@ -134,25 +136,52 @@ fn after_failure() {
     end()
 }
 
-/// What is likely to be the reason when layers that should be there are not.
-fn hints() -> Vec<String> {
-    let mut hints = Vec::new();
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let there = Path::new("/sys/firmware/initrd").exists() || Path::new("/initrd.image").exists();
-    if !there && !Path::new("/layers").exists() {
-        let retain = cmdline
-            .split_ascii_whitespace()
-            .any(|word| word == "retain_initrd");
-        hints.push(match retain {
-            false => "hint: no layers were found. If they were appended to the initrd, the kernel has thrown them \
-                      away: add retain_initrd to the command line (Linux 6.8 or newer)"
-                .into(),
-            true => "hint: no layers were found, though retain_initrd is on the command line: /sys/firmware/initrd \
-                     needs Linux 6.8 or newer; put the images into /layers of the initramfs instead"
-                .into(),
-        });
+/// What is likely to be the reason where no layers were found at all.
+fn hints() -> Option<&'static str> {
+    let sources = ["/sys/firmware/initrd", "/initrd.image", "/layers"];
+    if sources.iter().any(|source| Path::new(source).exists()) {
+        return None;
     }
-    hints
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let retain = cmdline
+        .split_ascii_whitespace()
+        .any(|word| word == "retain_initrd");
+    Some(match (thrown_away(), retain) {
+        (true, false) => {
+            "hint: the initrd held more than cpio archives, and the kernel has thrown that away: add \
+             retain_initrd to the command line (Linux 6.8 or newer), or put the layers into /layers of the initramfs"
+        }
+        (true, true) => {
+            "hint: the initrd held more than cpio archives, and this kernel does not keep it: retain_initrd gives \
+             /sys/firmware/initrd from Linux 6.8 on; put the layers into /layers of the initramfs instead"
+        }
+        (false, _) => {
+            "hint: there are no layers: no /layers in the initramfs, and nothing but cpio archives in the initrd"
+        }
+    })
+}
+
+/// Whether the kernel's log says that it did not understand all of the initrd.
+fn thrown_away() -> bool {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(kmsg) = open("/dev/kmsg", flags, Mode::empty()) else {
+        return false;
+    };
+    let mut record = [0; 8192];
+    loop {
+        match read(&kmsg, &mut record) {
+            Ok(n) if n > 0 => {
+                let text = String::from_utf8_lossy(record.get(..n).unwrap_or_default());
+                if text.contains("Initramfs unpacking failed") {
+                    return true;
+                }
+            }
+            // Overwritten while being read: the next one is there.
+            Err(Errno::PIPE) => {}
+            // EAGAIN: the end.
+            Ok(_) | Err(_) => return false,
+        }
+    }
 }
 
 /// Restarts, switches off or stops the machine. Returns where the kernel cannot.

@@ -281,7 +281,7 @@ impl Walker<'_> {
     }
 
     fn plain(&mut self, start: u64) -> Result<()> {
-        if start % 4 != 0 {
+        if !start.is_multiple_of(4) {
             self.by_kernel = false;
             let what =
                 "a cpio archive that does not start at a multiple of 4: the kernel refuses it too";
@@ -292,7 +292,10 @@ impl Walker<'_> {
         // Without a trailer the archive ends after its last member, not after the zeros behind.
         let mut end = 0;
         loop {
-            match archive.next().map_err(|error| self.inside(start, error))? {
+            match archive
+                .next_member()
+                .map_err(|error| self.inside(start, error))?
+            {
                 Next::Member(member) => {
                     end = member.body.saturating_add(member.header.filesize.into());
                     end = end.saturating_add(member.header.body_padding());
@@ -318,7 +321,10 @@ impl Walker<'_> {
             .during("read at", format_args!("{start:#x}"))?;
         let mut archive = Archive::new(io::BufReader::new(decoder));
         loop {
-            match archive.next().map_err(|error| self.inside(start, error))? {
+            match archive
+                .next_member()
+                .map_err(|error| self.inside(start, error))?
+            {
                 Next::Member(member) => contents.add(&member, &self.rdinit),
                 Next::Trailer => {}
                 Next::End => break,

@@ -107,10 +107,10 @@ pub fn filesystems() -> Result<()> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        if let Err(error) = symlink(target, link) {
-            if error.kind() != std::io::ErrorKind::AlreadyExists {
-                debug!("link {link}: {error}");
-            }
+        if let Err(error) = symlink(target, link)
+            && error.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            debug!("link {link}: {error}");
         }
     }
     Ok(())
@@ -205,6 +205,14 @@ fn above_streams(path: &str, flags: OFlags) -> Result<OwnedFd> {
     )
     .during("open", path)?;
     fcntl_dupfd_cloexec(file, 3).during("duplicate", path)
+}
+
+/// Whether `/` is an overlay: the kernel has assembled the root before it started this program.
+pub fn root_is_overlay() -> Result<bool> {
+    /// include/uapi/linux/magic.h.
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    let filesystem = rustix::fs::statfs("/").during("stat filesystem of", "/")?;
+    Ok(filesystem.f_type as u64 == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// The kernel command line.

@@ -115,15 +115,14 @@ fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
         let mut segments = walk.segments.iter();
         segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
     };
-    if !holds_init(&walk) {
-        if let Some(program) = fs::read_link("/proc/self/exe")
+    if !holds_init(&walk)
+        && let Some(program) = fs::read_link("/proc/self/exe")
             .ok()
             .filter(|path| path != Path::new(rdinit))
-        {
-            let again = segment::walk(file, program.as_os_str().as_encoded_bytes());
-            if holds_init(&again) {
-                return again;
-            }
+    {
+        let again = segment::walk(file, program.as_os_str().as_encoded_bytes());
+        if holds_init(&again) {
+            return again;
         }
     }
     walk
@@ -165,7 +164,7 @@ fn layer_files() -> Result<Vec<PathBuf>> {
 /// sysfs, else everything outside of the mounted images. Returns the bytes given back. Only a tmpfs
 /// can; on a ramfs the file stays as it is until it goes with the old root.
 pub fn release_image(plan: &Plan) -> u64 {
-    if plan.root == Root::Initramfs {
+    if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return 0;
     }
     let path = Place::InitrdImage.path();
@@ -189,11 +188,11 @@ pub fn release_image(plan: &Plan) -> u64 {
     {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let hole = offset.saturating_sub(from);
-        if hole > 0 {
-            if let Err(errno) = fallocate(&file, flags, from, hole) {
-                debug!("{path}: its unused parts stay: {}", error::name(errno));
-                break;
-            }
+        if hole > 0
+            && let Err(errno) = fallocate(&file, flags, from, hole)
+        {
+            debug!("{path}: its unused parts stay: {}", error::name(errno));
+            break;
         }
         from = offset.saturating_add(length);
     }

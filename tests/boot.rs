@@ -146,8 +146,13 @@ impl Guest {
             done
             cd "$1"
             mount --make-rprivate /
-            mount -t "$2" rootfs mnt
-            cp -a rootfs/. mnt
+            if [ "$2" = overlay ]; then
+                mkdir -p upper work
+                mount -t overlay rootfs -o lowerdir=rootfs,upperdir=upper,workdir=work mnt
+            else
+                mount -t "$2" rootfs mnt
+                cp -a rootfs/. mnt
+            fi
             mkdir -p mnt/dev mnt/proc mnt/.old
             mount -t tmpfs dev mnt/dev
             for node in null:1:3 loop-control:10:237; do
@@ -486,6 +491,19 @@ fn without_layers_the_initramfs_is_the_system() {
         outcome.console
     );
     outcome.says("no layers: the initramfs itself is the system");
+}
+
+#[test]
+fn a_root_that_the_kernel_has_stacked_is_gone_on_with() {
+    let mut guest = Guest::new(&[("initrd_layers/0/which", b"of the kernel\n")]);
+    system(
+        &guest.scratch.join("rootfs"),
+        "cat /run/initramfs/layers/0/which; grep -c ' / overlay ' /proc/mounts",
+    );
+    guest.rootfs = "overlay";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "of the kernel\n1\n");
+    outcome.says("the kernel has stacked the layers already: going on with the root it made");
 }
 
 /// The message of a boot that fails.

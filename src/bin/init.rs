@@ -59,10 +59,17 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
     no_console.iter().for_each(|error| warn!("{error}"));
     report.ended("setup");
 
-    let (sources, found) = source::find(&options.rdinit)?;
+    let assembled = setup::root_is_overlay()?;
+    let (sources, found) = match assembled {
+        true => Default::default(),
+        false => source::find(&options.rdinit)?,
+    };
     report.ended("discover");
 
-    let plan = plan::plan(&found, &options)?;
+    let plan = match assembled {
+        true => plan::assembled(&options),
+        false => plan::plan(&found, &options)?,
+    };
     plan.warnings.iter().for_each(|warning| warn!("{warning}"));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);

@@ -18,7 +18,7 @@ use rustix::mount::{
 use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::erofs::Checksum;
-use crate::error::{Cause, Context as _, Error, Result};
+use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
 use crate::plan::{Content, Layer, Plan, Root};
 use crate::segment;
@@ -61,9 +61,17 @@ pub fn layers(plan: &Plan, sources: &[Source], loader: &mut Loader) -> Result<Ve
 /// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
 /// initramfs itself is the system.
 pub fn root(plan: &Plan) -> Result<&'static str> {
-    if plan.root == Root::Initramfs {
-        info!("no layers: the initramfs itself is the system");
-        return Ok("/");
+    match plan.root {
+        Root::Initramfs => {
+            info!("no layers: the initramfs itself is the system");
+            return Ok("/");
+        }
+        Root::Assembled => {
+            info!("the kernel has stacked the layers already: going on with the root it made");
+            show_assembled_layers();
+            return Ok("/");
+        }
+        Root::Layer | Root::Overlay(_) => {}
     }
     match fs::create_dir(SYSROOT) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -103,6 +111,30 @@ pub fn root(plan: &Plan) -> Result<&'static str> {
     Ok(SYSROOT)
 }
 
+/// Shows the kernel's own layers where ours would be.
+fn show_assembled_layers() {
+    const KERNEL_LAYERS: &str = "/initrd_layers";
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let shown = open_tree(CWD, KERNEL_LAYERS, flags).and_then(|tree| {
+        move_mount(
+            &tree,
+            "",
+            CWD,
+            LAYERS,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    });
+    // Nobody needs them to boot.
+    if let Err(errno) = shown {
+        debug!(
+            "{KERNEL_LAYERS}: not shown in {LAYERS}: {}",
+            error::name(errno)
+        );
+    }
+}
+
 fn layer_directory(number: usize) -> String {
     format!("{LAYERS}/{number}")
 }
@@ -114,7 +146,7 @@ fn mount_layer(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Me
         Content::Cpio {
             codec, unpacked, ..
         } => {
-            debug!("{layer}: unpacking {unpacked} bytes");
+            enough_memory(layer, *unpacked)?;
             unpack_layer(layer, source, *codec, &target)?;
             Ok(Means::Unpacked)
         }
@@ -170,6 +202,24 @@ fn by_first_that_works(
         refusals.push(Error::new("choose", "a backend", what));
     }
     Err(refusals)
+}
+
+/// Refuses to unpack what does not fit: with nothing else running, the kernel would end in a panic
+/// for want of a process to kill.
+fn enough_memory(layer: &Layer, needed: u64) -> Result<()> {
+    let meminfo = fs::read_to_string("/proc/meminfo").during("read", "/proc/meminfo")?;
+    let kib = meminfo.lines().find_map(|line| {
+        let value = line.strip_prefix("MemAvailable:")?;
+        value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    match kib.map(|kib| kib.saturating_mul(1024)) {
+        Some(available) if available < needed => {
+            let what =
+                format!("it takes {needed} bytes of memory, of which {available} are available");
+            Err(Error::new("unpack", layer, what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Unpacks a cpio layer into a tmpfs of its own, and seals it.

@@ -41,7 +41,7 @@ pub fn unpack<I: Skip>(mut archive: Archive<I>) -> Result<Unpacked> {
         done: Unpacked::default(),
     };
     let result = loop {
-        match archive.next() {
+        match archive.next_member() {
             Ok(Next::Member(member)) => {
                 if let Err(error) = unpacker.member(&member, &mut archive) {
                     break Err(error);
