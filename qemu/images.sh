@@ -149,6 +149,7 @@ pad() {
 }
 
 image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+image_base() { build --layer "$(tree base)"; }
 image_one() { build --layer "$(tree lean)"; }
 
 # An early archive with microcode in front, as distributions have it.
