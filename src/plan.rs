@@ -378,16 +378,6 @@ impl Layer {
     }
 }
 
-impl Plan {
-    /// Whether a mounted layer reads from a file of the rootfs: it then lives on after its name.
-    pub fn holds_rootfs(&self) -> bool {
-        let erofs = |layer: &Layer| matches!(layer.content, Content::Erofs { .. });
-        self.layers
-            .iter()
-            .any(|layer| layer.place != Place::Initrd && erofs(layer))
-    }
-}
-
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

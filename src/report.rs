@@ -10,6 +10,7 @@ use crate::json::{Array, Object};
 use crate::mount::{self, Means};
 use crate::plan::{Found, Plan, Root};
 use crate::segment::Kind;
+use crate::setup::is_mount_point;
 
 /// Where the report is.
 pub const PATH: &str = "/run/initramfs/layerinit.json";
@@ -95,8 +96,11 @@ impl Report {
         text
     }
 
-    /// Writes the report.
+    /// Writes the report, where there is a /run to write it to.
     pub fn write(&self, facts: &Facts<'_>) -> Result<()> {
+        if !is_mount_point("/run".as_ref()) {
+            return Ok(());
+        }
         fs::create_dir_all(mount::LAYERS).during("create", mount::LAYERS)?;
         fs::write(PATH, self.json(facts)).during("write", PATH)
     }

@@ -127,7 +127,7 @@ fn after_failure() {
         }
         (None, seconds) => {
             if let Ok(seconds) = u64::try_from(seconds) {
-                say(&format!("restarting in {seconds} seconds (panic=)"));
+                say(&format!("restarting in {seconds} s (panic=)"));
                 std::thread::sleep(Duration::from_secs(seconds));
             }
             act(Emergency::Reboot);

@@ -27,9 +27,9 @@ const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
-/// the old root, if that is the kernel's rootfs. `held`: something still uses files of the old root
-/// (a loop device on a layer file), so that unmounting it would free nothing. Returns bytes freed.
-pub fn root(root: &str, held: bool) -> Result<u64> {
+/// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
+/// names. Returns bytes freed.
+pub fn root(root: &str) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
     let new = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
@@ -44,8 +44,8 @@ pub fn root(root: &str, held: bool) -> Result<u64> {
             "it is not a mounted filesystem of its own",
         ));
     }
-    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?;
-    let disposable = matches!(filesystem.f_type as u64, RAMFS_MAGIC | TMPFS_MAGIC);
+    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?.f_type as u64;
+    let disposable = matches!(filesystem, RAMFS_MAGIC | TMPFS_MAGIC);
 
     for name in MOVED {
         if let Err(error) = carry(name, &new) {
@@ -66,21 +66,18 @@ pub fn root(root: &str, held: bool) -> Result<u64> {
             chroot(".").during("change root to", root)?;
         }
     }
-    // Committed. From here on, clean up.
+    // Committed. From here on, clean up. Unmounting alone frees nothing: Linux 7.2 keeps the rootfs
+    // mounted out of sight, and a loop device on a layer file would keep it anyway.
     let mut freed = 0;
-    if !disposable {
-        debug!("the old root is neither ramfs nor tmpfs: left as it is");
-    } else if left.is_err() || held {
-        freed = remove_contents(&old, old_device);
-    } else {
-        freed = filesystem
-            .f_blocks
-            .saturating_sub(filesystem.f_bfree)
-            .saturating_mul(filesystem.f_bsize.unsigned_abs());
+    match disposable {
+        true => freed = remove_contents(&old, old_device),
+        false => debug!("the old root is neither ramfs nor tmpfs: left as it is"),
     }
     if left.is_ok() {
         // The old root lies over the new one now.
-        unmount(".", UnmountFlags::DETACH).during("unmount", "the old root")?;
+        if let Err(errno) = unmount(".", UnmountFlags::DETACH) {
+            warn!("unmount the old root: {}", error::name(errno));
+        }
     }
     chdir("/").during("enter", "/")?;
     Ok(freed)

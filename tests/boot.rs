@@ -595,7 +595,7 @@ fn a_failure_does_what_the_command_line_says() {
         failure(&mut guest, "rd.emergency=reboot").status.signal(),
         Some(1)
     );
-    failure(&mut guest, "panic=1").says("restarting in 1 seconds (panic=)");
+    failure(&mut guest, "panic=1").says("restarting in 1 s (panic=)");
     failure(&mut guest, "panic=-1").says("restarting");
 }
 

@@ -95,7 +95,7 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
     rescue::pause(Break::Switch, &options);
 
     if new_root != "/" {
-        freed = freed.saturating_add(switch::root(new_root, plan.holds_rootfs())?);
+        freed = freed.saturating_add(switch::root(new_root)?);
         info!("switched to the new root, {freed} bytes freed");
     }
     report.ended("switch");
@@ -120,6 +120,6 @@ fn by_hand(arguments: &[CString]) -> Result<Infallible> {
     let options = Options::parse(&setup::cmdline()?);
     let inits = options.inits();
     let init = proof::init(SYSROOT, &inits)?;
-    switch::root(SYSROOT, true)?;
+    switch::root(SYSROOT)?;
     Err(switch::exec(init, arguments))
 }

@@ -104,7 +104,7 @@ pub fn root(plan: &Plan) -> Result<&'static str> {
             };
             let root_of = plan.layers.iter().find(has_root).map(|layer| layer.number);
             overlay::stack(&numbers, upper, root_of, SYSROOT)?;
-            info!("stacked {} layers", numbers.len());
+            info!("layers stacked: {}", numbers.len());
         }
         _ => return Err(Error::new("mount", "root", "there is nothing to mount")),
     }
