@@ -148,7 +148,7 @@ fn components(path: &str) -> Vec<String> {
 
 /// The program that the kernel starts in place of this one: after `#!`, or an ELF file's PT_INTERP.
 /// `None`: it needs none. The error is a sentence.
-fn interpreter(program: &dyn ReadAt) -> std::result::Result<Option<String>, String> {
+pub fn interpreter(program: &dyn ReadAt) -> std::result::Result<Option<String>, String> {
     // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
     let mut head = [0; 256];
     let n = program

@@ -89,8 +89,7 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
             .to_string_lossy()
             .into_owned();
         let file = Opened::open(&path)?;
-        let mut walk = segment::walk(&file, b"");
-        forgive_tail(&mut walk);
+        let walk = segment::walk_layer_file(&file);
         add(Place::File(name), file, walk);
     }
     for place in [Place::Initrd, Place::InitrdImage] {
@@ -126,18 +125,6 @@ fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
         }
     }
     walk
-}
-
-/// What stands behind an EROFS image in a file of its own (hash trees of dm-verity, signatures) is
-/// somebody else's.
-fn forgive_tail(walk: &mut Walk) {
-    let image = |segment: &segment::Segment| matches!(segment.kind, Kind::Erofs(_));
-    if walk.segments.first().is_some_and(image) {
-        walk.segments.truncate(1);
-        if let Some(tail) = walk.trouble.take() {
-            debug!("behind the image: {tail}");
-        }
-    }
 }
 
 /// The files of /layers, in order of their names' bytes.
