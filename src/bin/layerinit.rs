@@ -119,10 +119,11 @@ JSON fields:
     bootconfig  intact
     padding     nothing more
   and with --files files: a list of path, type, mode (octal), links, uid, gid, size, mtime (seconds
-  since 1970), and where there is one major, minor, target, link_to (an earlier name of the file).
+  since 1970), and where there is one major, minor, target, link_to (an earlier name of the file);
+  files_trouble, where the list ends early.
 Bytes that are not UTF-8 and control characters in names are written \\xNN.
 
-Exit status 1 if there is something that is neither cpio nor EROFS.
+Exit status 1 if something is neither cpio nor EROFS, or cannot be listed.
 
 Examples:
   layerinit list initrd.img

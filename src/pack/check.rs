@@ -12,6 +12,7 @@ use crate::compress::Codec;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::proof::interpreter;
 use crate::segment::{Kind, Walk};
 use crate::source::Opened;
 
@@ -233,13 +234,14 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
         Ok(file) => file,
         Err(error) => return say(error.to_string()),
     };
-    let mut first = [0; 4];
-    let n = file.read_at(&mut first, 0).unwrap_or(0);
-    match first.get(..n).unwrap_or_default() {
-        b"\x7fELF" | [b'#', b'!', ..] => {}
-        other => say(format!(
-            "neither an ELF program nor a #! script: it starts with \"{}\"",
-            other.escape_ascii()
+    // What the real init must stand up to as well.
+    match interpreter(&*file) {
+        Err(what) => say(what),
+        Ok(None) => {}
+        Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}
+        Ok(Some(needed)) => say(format!(
+            "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
+            shown(needed.as_bytes())
         )),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::io::Read;
 
 use super::text::{shown, utc};
@@ -12,8 +13,36 @@ use crate::error::{Context, Result};
 use crate::json::Object;
 use crate::segment::{self, Segment};
 
-/// Names of inodes with several links that are remembered; a bound for hostile archives only.
-const LINKS_MAX: usize = 1 << 20;
+/// Earlier names of files with several names. No more are remembered than a bound of 64 MiB
+/// allows, which only a hostile image reaches.
+#[derive(Debug)]
+pub struct Links<K> {
+    names: HashMap<K, Vec<u8>>,
+    left: usize,
+}
+
+impl<K> Default for Links<K> {
+    fn default() -> Self {
+        Self {
+            names: HashMap::new(),
+            left: 64 << 20,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Links<K> {
+    /// The first name of a file; remembers this one if it is.
+    pub fn first(&mut self, inode: K, name: &[u8]) -> Option<Vec<u8>> {
+        if let Some(first) = self.names.get(&inode) {
+            return Some(first.clone());
+        }
+        if let Some(left) = self.left.checked_sub(name.len().saturating_add(64)) {
+            self.left = left;
+            self.names.insert(inode, name.to_vec());
+        }
+        None
+    }
+}
 
 /// One name and what it stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,7 +178,7 @@ pub fn cpio(
     let context = || format!("archive at {:#x}", segment.offset);
     let mut archive = segment::open_archive(image, segment.offset, segment.length, codec)
         .during("read", context())?;
-    let mut links = HashMap::new();
+    let mut links = Links::default();
     loop {
         match archive.next_member()? {
             Next::Member(member) => {
@@ -161,7 +190,7 @@ pub fn cpio(
                 take(file)?;
             }
             // Archives without anything between them are one segment where they are compressed.
-            Next::Trailer => links.clear(),
+            Next::Trailer => links = Links::default(),
             Next::End => return Ok(()),
         }
     }
@@ -203,17 +232,12 @@ fn target<I: Skip>(archive: &mut Archive<I>) -> std::io::Result<Vec<u8>> {
 }
 
 /// The first name of a file that this member is a further name of.
-fn link(links: &mut HashMap<(u32, u32, u32), Vec<u8>>, member: &Member) -> Option<Vec<u8>> {
+fn link(links: &mut Links<(u32, u32, u32)>, member: &Member) -> Option<Vec<u8>> {
     let header = &member.header;
     if header.nlink < 2 || header.file_type() == libc::S_IFDIR {
         return None;
     }
-    let inode = (header.maj, header.min, header.ino);
-    let first = links.get(&inode).cloned();
-    if first.is_none() && links.len() < LINKS_MAX {
-        links.insert(inode, member.name.clone());
-    }
-    first
+    links.first((header.maj, header.min, header.ino), &member.name)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::erofs_tree::Tree;
 use super::files::{self, File};
 use super::text::shown;
-use crate::bytes::ReadAt;
+use crate::bytes::{Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::json::{Array, Object};
@@ -25,19 +26,20 @@ pub struct Detail {
 pub fn list(path: &Path, detail: Detail, out: &mut dyn Write) -> Result<bool> {
     let image = Opened::open(path)?;
     let walk = segment::walk(&image, b"/init");
-    match detail.json {
+    let good = match detail.json {
         true => json(path, &image, &walk, detail.files, out)?,
         false => text(&image, &walk, detail.files, out)?,
-    }
+    };
     match walk.trouble {
         // The JSON object says so itself.
         Some(_) if detail.json => Ok(false),
         Some(trouble) => Err(trouble),
-        None => Ok(true),
+        None => Ok(good),
     }
 }
 
-fn text(image: &dyn ReadAt, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<()> {
+fn text(image: &dyn ReadAt, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+    let mut good = true;
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the listing");
     line(format!("{:<10} {:>11} what", "offset", "length"))?;
     for segment in &walk.segments {
@@ -46,10 +48,14 @@ fn text(image: &dyn ReadAt, walk: &Walk, files: bool, out: &mut dyn Write) -> Re
             line(format!("{:>23}{}", "", more(superblock)))?;
         }
         if files {
-            each_file(image, segment, |file| line(format!("    {file}")))?;
+            let listed = each_file(image, segment, |file| line(format!("    {file}")));
+            if let Err(error) = listed {
+                line(format!("    error: {error}"))?;
+                good = false;
+            }
         }
     }
-    Ok(())
+    Ok(good)
 }
 
 /// What a segment's own line does not say of a superblock.
@@ -79,7 +85,11 @@ fn each_file(
 ) -> Result<()> {
     match &segment.kind {
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
-        Kind::Erofs(_) | Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
+        Kind::Erofs(superblock) => {
+            let alone = Part::new(image, segment.offset, segment.length);
+            Tree::new(&alone, superblock)?.walk(take)
+        }
+        Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }
 }
 
@@ -89,7 +99,8 @@ fn json(
     walk: &Walk,
     files: bool,
     out: &mut dyn Write,
-) -> Result<()> {
+) -> Result<bool> {
+    let mut good = true;
     let mut text = String::new();
     {
         let mut object = Object::new(&mut text);
@@ -108,11 +119,16 @@ fn json(
                 .number("length", segment.length);
             fields(&segment.kind, &mut object);
             if files && matches!(segment.kind, Kind::Cpio(_) | Kind::Erofs(_)) {
-                json_files(image, segment, object.array("files"))?;
+                let listed = json_files(image, segment, object.array("files"));
+                if let Err(error) = listed {
+                    object.text("files_trouble", &error.to_string());
+                    good = false;
+                }
             }
         }
     }
-    writeln!(out, "{text}").during("write", "the listing")
+    writeln!(out, "{text}").during("write", "the listing")?;
+    Ok(good)
 }
 
 fn fields(kind: &Kind, object: &mut Object) {

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod boot;
 pub mod build;
 pub mod check;
+pub mod erofs_tree;
 pub mod files;
 pub mod layer;
 pub mod list;

@@ -1,0 +1,387 @@
+//! The files in an EROFS image, read without mounting it.
+//!
+//! Source: fs/erofs/erofs_fs.h, inode.c, dir.c and data.c of Linux 7.2, whose names are kept. Names,
+//! attributes and symbolic links are read; the content of files is the kernel's business. What is
+//! not understood is refused, and what a hostile image can cost is bounded by its size.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::files::{File, Links};
+use crate::bytes::{Cursor, ReadAt};
+use crate::cpio::PATH_MAX;
+use crate::erofs::{SUPER_OFFSET, Superblock};
+use crate::error::{Error, Result};
+
+/// The inode is stored compressed, with others, in the metabox inode.
+const NID_METABOX: u64 = 1 << 63;
+
+/// An inode with an identity of its own lies at a multiple of this many bytes.
+const ISLOTBITS: u32 = 5;
+
+/// EROFS_NAME_LEN.
+const NAME_MAX: usize = 255;
+
+/// The longest path that is followed. The kernel has no limit, but programs have PATH_MAX.
+const DEPTH_MAX: usize = 16 * PATH_MAX as usize;
+
+const INCOMPAT_48BIT: u32 = 1 << 7;
+
+/// An image, open for reading its tree.
+pub struct Tree<'a> {
+    image: &'a dyn ReadAt,
+    blkszbits: u8,
+    meta_blkaddr: u32,
+    root_nid: u64,
+    epoch: u64,
+}
+
+/// How a file's bytes are stored, as far as they are read here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    FlatPlain,
+    FlatInline,
+    /// Compressed, or in chunks.
+    Other,
+}
+
+/// What is read of an inode.
+#[derive(Clone, Debug)]
+pub struct Inode {
+    /// Where it is: a number of slots from the start of the metadata area.
+    pub nid: u64,
+    /// The attributes; without a path.
+    pub file: File,
+    layout: Layout,
+    startblk: u64,
+    /// Where inline data would be, in bytes from the start of the image.
+    inline: u64,
+}
+
+impl Inode {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.file.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dirent {
+    /// What it stands for.
+    pub nid: u64,
+    /// The name, which is neither `.` nor `..`.
+    pub name: Vec<u8>,
+}
+
+impl<'a> Tree<'a> {
+    /// The tree of the image that is all of `image`.
+    pub fn new(image: &'a dyn ReadAt, superblock: &Superblock) -> Result<Self> {
+        let mut bytes = [0; 128];
+        let fields = image
+            .read_exact_at(&mut bytes, SUPER_OFFSET)
+            .ok()
+            .and_then(|()| {
+                let mut cursor = Cursor::new(&bytes);
+                cursor.take(14)?;
+                let rootnid_2b = cursor.le16()?;
+                cursor.take(8)?;
+                let epoch = cursor.le64()?;
+                cursor.take(8)?;
+                let meta_blkaddr = cursor.le32()?;
+                cursor.take(46)?;
+                let dirblkbits = cursor.u8()?;
+                cursor.take(21)?;
+                Some((rootnid_2b, epoch, meta_blkaddr, dirblkbits, cursor.le64()?))
+            });
+        let broken = |what: String| Error::new("read", "EROFS superblock", what);
+        let (rootnid_2b, epoch, meta_blkaddr, dirblkbits, rootnid_8b) =
+            fields.ok_or_else(|| broken("truncated".into()))?;
+        if superblock.unknown_incompat() != 0 {
+            return Err(broken(format!(
+                "unknown features {:#x}",
+                superblock.unknown_incompat()
+            )));
+        }
+        if dirblkbits != 0 {
+            return Err(broken(format!(
+                "dirblkbits {dirblkbits}, which no kernel supports"
+            )));
+        }
+        let wide = superblock.feature_incompat & INCOMPAT_48BIT != 0 && rootnid_8b != 0;
+        Ok(Self {
+            image,
+            blkszbits: superblock.blkszbits,
+            meta_blkaddr,
+            root_nid: if wide { rootnid_8b } else { rootnid_2b.into() },
+            epoch,
+        })
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Result<Inode> {
+        let root = self.inode(self.root_nid)?;
+        match root.is_directory() {
+            true => Ok(root),
+            false => Err(broken(root.nid, "the root is no directory")),
+        }
+    }
+
+    /// Reads an inode (erofs_read_inode).
+    pub fn inode(&self, nid: u64) -> Result<Inode> {
+        if nid & NID_METABOX != 0 {
+            return Err(broken(nid, "it is in a metabox, which is not read here"));
+        }
+        let iloc = u64::from(self.meta_blkaddr)
+            .checked_shl(self.blkszbits.into())
+            .and_then(|meta| meta.checked_add(nid.checked_mul(1 << ISLOTBITS)?))
+            .ok_or_else(|| broken(nid, "its address is beyond any image"))?;
+        let mut compact = [0; 32];
+        self.read(nid, &mut compact, iloc)?;
+        let mut extended = [0; 64];
+        let is_extended = compact.first().is_some_and(|format| format & 1 != 0);
+        if is_extended {
+            self.read(nid, &mut extended, iloc)?;
+        }
+        let bytes = if is_extended { &extended[..] } else { &compact };
+        self.decode(nid, iloc, bytes, is_extended)
+            .ok_or_else(|| broken(nid, "its inode makes no sense"))?
+    }
+
+    fn decode(&self, nid: u64, iloc: u64, bytes: &[u8], extended: bool) -> Option<Result<Inode>> {
+        const I_ALL: u16 = (1 << 5) - 1;
+        /// EROFS_I_NLINK_1_BIT, or EROFS_I_DOT_OMITTED_BIT in directories.
+        const BIT4: u16 = 1 << 4;
+        let mut cursor = Cursor::new(bytes);
+        let i_format = cursor.le16()?;
+        let i_xattr_icount = cursor.le16()?;
+        let mode = u32::from(cursor.le16()?);
+        let mut i_nb = cursor.le16()?;
+        let mut file = File {
+            mode,
+            ..File::default()
+        };
+        let i_u;
+        if extended {
+            file.size = cursor.le64()?;
+            i_u = cursor.le32()?;
+            let _i_ino = cursor.le32()?;
+            file.uid = cursor.le32()?;
+            file.gid = cursor.le32()?;
+            file.mtime = u64::try_from(cursor.le64()?.cast_signed()).unwrap_or(0);
+            let _i_mtime_nsec = cursor.le32()?;
+            file.nlink = cursor.le32()?;
+        } else {
+            file.size = cursor.le32()?.into();
+            let mtime = cursor.le32()?;
+            i_u = cursor.le32()?;
+            let _i_ino = cursor.le32()?;
+            file.uid = cursor.le16()?.into();
+            file.gid = cursor.le16()?.into();
+            file.mtime = self.epoch.saturating_add(mtime.into());
+            if mode & libc::S_IFMT != libc::S_IFDIR && i_format & BIT4 != 0 {
+                file.nlink = 1;
+            } else {
+                file.nlink = i_nb.into();
+                i_nb = 0;
+            }
+        }
+        if i_format & !I_ALL != 0 {
+            return Some(Err(broken(
+                nid,
+                &format!("unknown inode format {i_format:#x}"),
+            )));
+        }
+        let layout = match i_format >> 1 & 7 {
+            0 => Layout::FlatPlain,
+            2 => Layout::FlatInline,
+            1 | 3 | 4 => Layout::Other,
+            other => return Some(Err(broken(nid, &format!("unknown data layout {other}")))),
+        };
+        match mode & libc::S_IFMT {
+            libc::S_IFCHR | libc::S_IFBLK => {
+                // new_decode_dev in include/linux/kdev_t.h.
+                let minor = (i_u & 0xff) | (i_u >> 12 & 0xf_ff00);
+                file.device = Some((i_u >> 8 & 0xfff, minor));
+            }
+            libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK => {}
+            _ => {
+                return Some(Err(broken(
+                    nid,
+                    &format!("mode {mode:o} is no type of file"),
+                )));
+            }
+        }
+        let xattr_isize = match u64::from(i_xattr_icount) {
+            0 => 0,
+            // A header of 12 bytes, and 4 bytes for each but the first.
+            n => n.saturating_mul(4).saturating_add(8),
+        };
+        let inode_isize = if extended { 64 } else { 32 };
+        Some(Ok(Inode {
+            nid,
+            file,
+            layout,
+            startblk: u64::from(i_u) | u64::from(i_nb) << 32,
+            inline: iloc.checked_add(inode_isize)?.checked_add(xattr_isize)?,
+        }))
+    }
+
+    /// The names in a directory, in their order, which is that of their bytes (erofs_readdir).
+    pub fn directory(&self, directory: &Inode) -> Result<Vec<Dirent>> {
+        let block = 1u64 << self.blkszbits;
+        let mut dirents = Vec::new();
+        let mut at = 0;
+        while at < directory.file.size {
+            let n = directory.file.size.saturating_sub(at).min(block);
+            let mut bytes = vec![0; usize::try_from(n).unwrap_or(0)];
+            self.data(directory, at, &mut bytes)?;
+            let block = block_dirents(&bytes, &mut dirents);
+            block.ok_or_else(|| {
+                broken(
+                    directory.nid,
+                    &format!("its names at {at:#x} make no sense"),
+                )
+            })?;
+            at = at.saturating_add(n);
+        }
+        Ok(dirents)
+    }
+
+    /// What a symbolic link leads to. `None` where it is stored in a way that is not read here.
+    pub fn target(&self, link: &Inode) -> Result<Option<Vec<u8>>> {
+        if link.layout == Layout::Other {
+            return Ok(None);
+        }
+        if link.file.size > u64::from(PATH_MAX) {
+            return Err(broken(link.nid, "the target is longer than a path can be"));
+        }
+        let mut target = vec![0; usize::try_from(link.file.size).unwrap_or(0)];
+        self.data(link, 0, &mut target)?;
+        Ok(Some(target))
+    }
+
+    /// Reads the bytes of a flat file at `at` (erofs_map_blocks).
+    fn data(&self, inode: &Inode, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let block = 1u64 << self.blkszbits;
+        let tail = match inode.layout {
+            Layout::FlatPlain => inode.file.size,
+            // The last block, whole or not, is behind the inode.
+            Layout::FlatInline => inode.file.size.saturating_sub(1) & !(block - 1),
+            Layout::Other => return Err(broken(inode.nid, "it is compressed or in chunks")),
+        };
+        let in_blocks = usize::try_from(tail.saturating_sub(at)).unwrap_or(usize::MAX);
+        let (blocks, inline) = bytes.split_at_mut(in_blocks.min(bytes.len()));
+        if !blocks.is_empty() {
+            // All ones is a hole, and beyond any image: no directory and no link has one.
+            let start = inode.startblk.checked_mul(block);
+            let start = start.and_then(|start| start.checked_add(at));
+            self.read(inode.nid, blocks, start.unwrap_or(u64::MAX))?;
+        }
+        if !inline.is_empty() {
+            let start = inode.inline.checked_add(at.saturating_sub(tail));
+            self.read(inode.nid, inline, start.unwrap_or(u64::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, nid: u64, bytes: &mut [u8], at: u64) -> Result<()> {
+        self.image
+            .read_exact_at(bytes, at)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    broken(nid, &format!("{at:#x} is beyond the end of the image"))
+                }
+                _ => broken(nid, &error.to_string()),
+            })
+    }
+
+    /// Hands over every file, a directory before what is in it.
+    pub fn walk(&self, mut take: impl FnMut(File) -> Result<()>) -> Result<()> {
+        /// The bytes that a name takes in a directory at least: a dirent and a letter.
+        const NAME_MIN: u64 = 13;
+        // An honest image stores every name once. One in which directories share their blocks
+        // could go on for a long time.
+        let mut left = self.image.size() / NAME_MIN;
+        let mut seen = HashSet::new();
+        let mut links = Links::default();
+        // Of the entry last taken. The directory that an entry is in is always a part of it.
+        let mut path: Vec<u8> = Vec::new();
+        let mut todo = vec![(0, Vec::new(), self.root()?.nid)];
+        while let Some((directory, name, nid)) = todo.pop() {
+            path.truncate(directory);
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            if path.len() > DEPTH_MAX {
+                return Err(broken(
+                    nid,
+                    "directories nested deeper than any path can be",
+                ));
+            }
+            let inode = self.inode(nid)?;
+            let mut file = inode.file.clone();
+            file.path.clone_from(&path);
+            if file.mode & libc::S_IFMT == libc::S_IFLNK {
+                file.target = Some(self.target(&inode)?.unwrap_or_else(|| b"?".to_vec()));
+            }
+            if !inode.is_directory() && file.nlink > 1 {
+                file.link = links.first(nid, &path);
+            }
+            take(file)?;
+            if !inode.is_directory() {
+                continue;
+            }
+            if !seen.insert(nid) {
+                return Err(broken(nid, "a directory that is in the tree twice"));
+            }
+            let dirents = self.directory(&inode)?;
+            left = left
+                .checked_sub(dirents.len() as u64)
+                .ok_or_else(|| broken(nid, "more names than the image has room for"))?;
+            let below = dirents.into_iter().rev();
+            todo.extend(below.map(|dirent| (path.len(), dirent.name, dirent.nid)));
+        }
+        Ok(())
+    }
+}
+
+/// Adds the names of one directory block, but for `.` and `..` (erofs_fill_dentries).
+fn block_dirents(block: &[u8], dirents: &mut Vec<Dirent>) -> Option<()> {
+    const DIRENT: usize = 12;
+    let nameoff = |mut cursor: Cursor| {
+        cursor.take(8)?;
+        cursor.le16().map(usize::from)
+    };
+    let first = nameoff(Cursor::new(block))?;
+    if first == 0 || first % DIRENT != 0 {
+        return None;
+    }
+    let mut cursor = Cursor::new(block.get(..first)?);
+    while !cursor.rest().is_empty() {
+        let start = nameoff(cursor)?;
+        let nid = cursor.le64()?;
+        cursor.take(4)?;
+        let name = match cursor.rest() {
+            // The last name ends with the block, or with a NUL.
+            [] => block.get(start..)?.split(|byte| *byte == 0).next()?,
+            _ => block.get(start..nameoff(cursor)?)?,
+        };
+        if name.is_empty()
+            || name.len() > NAME_MAX
+            || name.iter().any(|byte| matches!(byte, 0 | b'/'))
+        {
+            return None;
+        }
+        if name != b"." && name != b".." {
+            let name = name.to_vec();
+            dirents.push(Dirent { nid, name });
+        }
+    }
+    Some(())
+}
+
+fn broken(nid: u64, what: &str) -> Error {
+    Error::new("read", format_args!("EROFS inode {nid}"), what)
+}
