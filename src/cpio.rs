@@ -120,6 +120,17 @@ impl Header {
         self.mode & libc::S_IFMT
     }
 
+    /// Whether the kernel's unpacker looks at the name at all (do_header in init/initramfs.c): no
+    /// name of length 0 or over [`PATH_MAX`], no target over that, a body only in files and links.
+    pub fn counts(&self) -> bool {
+        match self.file_type() {
+            _ if self.namesize == 0 || self.namesize > PATH_MAX => false,
+            libc::S_IFREG => true,
+            libc::S_IFLNK => self.filesize <= PATH_MAX,
+            _ => self.filesize == 0,
+        }
+    }
+
     /// Zero bytes after the name, so that the body starts 4-byte aligned.
     pub fn name_padding(&self) -> u64 {
         padding(HEADER_LEN as u64 + u64::from(self.namesize))
@@ -145,8 +156,8 @@ pub struct Member {
     pub body: u64,
     /// The header.
     pub header: Header,
-    /// The name up to its NUL. Empty where the kernel passes the member over for the length of
-    /// its name (0, or more than [`PATH_MAX`]).
+    /// The name up to its NUL; `.` where that is nothing, for so the kernel takes it. Empty where
+    /// it was not read because of its length (0, or more than [`PATH_MAX`]).
     pub name: Vec<u8>,
 }
 
@@ -157,15 +168,9 @@ impl Member {
         normalized(&self.name)
     }
 
-    /// Whether the kernel's unpacker makes anything of this member (do_header in
-    /// init/initramfs.c): no over-long names or targets, and a body only in files and links.
+    /// Whether the kernel's unpacker makes anything of this member: see [`Header::counts`].
     pub fn counts(&self) -> bool {
-        match self.header.file_type() {
-            _ if self.name.is_empty() => false,
-            libc::S_IFREG => true,
-            libc::S_IFLNK => self.header.filesize <= PATH_MAX,
-            _ => self.header.filesize == 0,
-        }
+        self.header.counts()
     }
 }
 
@@ -255,17 +260,21 @@ impl<I: Skip> Archive<I> {
         } else {
             name.resize(header.namesize as usize, 0);
             self.exact(&mut name)?;
-            if name.pop() != Some(0) {
+            if name.last() != Some(&0) && header.counts() {
                 return Ok(Err(malformed(offset, "a name does not end with NUL")));
             }
             // Padding in the name field (gen_init_cpio -a) is not part of the name.
             let end = name.iter().position(|byte| *byte == 0);
             name.truncate(end.unwrap_or(name.len()));
+            if name.is_empty() {
+                name.push(b'.');
+            }
         }
         self.pass(header.name_padding())?;
         self.body_left = u64::from(header.filesize);
         self.padding = header.body_padding();
-        if name == TRAILER {
+        // A link may have this name (do_symlink does not compare it).
+        if name == TRAILER && header.counts() && header.file_type() != libc::S_IFLNK {
             self.finish_body()?;
             return Ok(Ok(Next::Trailer));
         }

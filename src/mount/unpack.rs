@@ -9,9 +9,9 @@ use std::io::Read;
 
 use log::{debug, warn};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmod, chown, chownat,
-    fchmod, fchown, ftruncate, futimens, link, lstat, makedev, mkdir, mknodat, open, rmdir,
-    symlink, unlink, utimensat,
+    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmod, chown,
+    chownat, fchmod, fchown, ftruncate, futimens, link, lstat, makedev, mkdir, mknodat, open,
+    rmdir, stat, symlink, unlink, utimensat,
 };
 use rustix::io::{Errno, write};
 
@@ -74,6 +74,8 @@ impl Unpacker {
             return Ok(());
         }
         let (name, header) = (&member.name, &member.header);
+        // As the kernel does, owner, mode and time are set on whatever stands there now, made for
+        // this member or not: a directory that is not empty stays.
         let done = match header.file_type() {
             libc::S_IFREG => return self.file(member, archive),
             libc::S_IFLNK => {
@@ -83,47 +85,38 @@ impl Unpacker {
                 let end = target.iter().position(|byte| *byte == 0);
                 target.truncate(end.unwrap_or(target.len()));
                 clean(name, None);
-                symlink(&*target, &**name).and_then(|()| {
-                    let (uid, gid) = owner(header);
-                    chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-                    set_times(name, header.mtime)
-                })
+                let created = symlink(&*target, &**name);
+                let (uid, gid) = owner(header);
+                let owned = chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+                created.and(owned).and(set_times(name, header.mtime))
             }
             libc::S_IFDIR => {
                 clean(name, Some(libc::S_IFDIR));
-                match mkdir(&**name, mode(header)) {
-                    Ok(()) | Err(Errno::EXIST) => {
-                        self.directories.push((name.clone(), header.mtime));
-                        attributes(name, header)
-                    }
-                    Err(errno) => Err(errno),
-                }
+                let created = mkdir(&**name, mode(header));
+                let attributes = attributes(name, header);
+                self.directories.push((name.clone(), header.mtime));
+                unless_there(created, name, libc::S_IFDIR).and(attributes)
             }
             kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
                 clean(name, Some(kind));
                 match self.linked(member) {
                     Some(linked) => linked,
                     None => {
-                        let device = makedev(header.rmaj, header.rmin);
-                        let kind = FileType::from_raw_mode(kind);
-                        match mknodat(CWD, &**name, kind, mode(header), device) {
-                            Ok(()) | Err(Errno::EXIST) => attributes(name, header)
-                                .and_then(|()| set_times(name, header.mtime)),
-                            Err(errno) => Err(errno),
-                        }
+                        let node = FileType::from_raw_mode(kind);
+                        let created = mknodat(CWD, &**name, node, mode(header), device(header));
+                        let attributes = attributes(name, header);
+                        let timed = set_times(name, header.mtime);
+                        unless_there(created, name, kind).and(attributes).and(timed)
                     }
                 }
             }
-            _ => Err(Errno::INVAL),
-        };
-        match done {
-            Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => Err(errno).during("create", shown(name)),
-            Err(errno) => {
-                self.drop(member, &error::name(errno).to_string());
-                Ok(())
+            // Not a type; still, what had this name before is gone.
+            other => {
+                clean(name, Some(other));
+                Err(Errno::INVAL)
             }
-            Ok(()) => Ok(()),
-        }
+        };
+        done.or_else(|errno| self.refused(member, errno))
     }
 
     /// The regular file's part of do_name, and do_copy.
@@ -133,22 +126,15 @@ impl Unpacker {
         let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         match self.linked(member) {
             // The data may have come with an earlier link, or comes with this one.
-            Some(Ok(())) => {}
-            Some(Err(errno)) => {
-                self.drop(member, &error::name(errno).to_string());
-                return Ok(());
-            }
+            Some(Ok(())) if opens(name) => {}
+            // The kernel would write to the device, or wait for somebody to read from the pipe.
+            Some(Ok(())) => return self.refused(member, Errno::NXIO),
+            Some(Err(errno)) => return self.refused(member, errno),
             None => flags |= OFlags::TRUNC,
         }
         let file = match open(&**name, flags, mode(header)) {
             Ok(file) => file,
-            Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => {
-                return Err(errno).during("create", shown(name));
-            }
-            Err(errno) => {
-                self.drop(member, &error::name(errno).to_string());
-                return Ok(());
-            }
+            Err(errno) => return self.refused(member, errno),
         };
         let (uid, gid) = owner(header);
         let failed = |errno| Error::with("write", shown(name), Cause::Os(errno));
@@ -206,6 +192,15 @@ impl Unpacker {
         }
     }
 
+    /// What the kernel takes for nothing is counted; running out of memory is an error.
+    fn refused(&mut self, member: &Member, errno: Errno) -> Result<()> {
+        if matches!(errno, Errno::NOSPC | Errno::NOMEM) {
+            return Err(errno).during("create", shown(&member.name));
+        }
+        self.drop(member, &error::name(errno).to_string());
+        Ok(())
+    }
+
     fn drop(&mut self, member: &Member, why: &str) {
         warn!("{}: not created: {why}", shown(&member.name));
         self.done.dropped = self.done.dropped.saturating_add(1);
@@ -236,11 +231,38 @@ fn clean(name: &[u8], keep: Option<u32>) {
     };
 }
 
+/// Whether opening `name` for writing opens a file, or makes one. What an earlier member of the
+/// same inode was called may have become something else since, and this is a link to that.
+fn opens(name: &[u8]) -> bool {
+    match stat(name) {
+        Ok(stat) => stat.st_mode & libc::S_IFMT == libc::S_IFREG,
+        Err(_) => true,
+    }
+}
+
+/// That something of the same type was there already is no failure.
+fn unless_there(
+    created: std::result::Result<(), Errno>,
+    name: &[u8],
+    kind: u32,
+) -> std::result::Result<(), Errno> {
+    match (created, lstat(name)) {
+        (Err(Errno::EXIST), Ok(stat)) if stat.st_mode & libc::S_IFMT == kind => Ok(()),
+        (created, _) => created,
+    }
+}
+
 /// Owner, then mode: chown takes set-user-ID bits away.
 fn attributes(name: &[u8], header: &Header) -> std::result::Result<(), Errno> {
     let (uid, gid) = owner(header);
-    chown(name, uid, gid)?;
-    chmod(name, mode(header))
+    let owned = chown(name, uid, gid);
+    owned.and(chmod(name, mode(header)))
+}
+
+/// MKDEV of the kernel: 12 bits of major above 20 of minor, what is too large for them included.
+fn device(header: &Header) -> Dev {
+    let device = header.rmaj << 20 | header.rmin;
+    makedev(device >> 20, device & 0xf_ffff)
 }
 
 fn mode(header: &Header) -> Mode {
