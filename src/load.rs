@@ -4,11 +4,14 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
+use crate::cmdline::Options;
 use crate::compress::{Codec, Decoder};
 use crate::error::{Cause, Context, Error, Result};
 use crate::modules::{self, Index};
@@ -20,61 +23,126 @@ const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 /// No module is larger than this when decompressed; a bound for what a damaged one can ask for.
 const MODULE_MAX: u64 = 256 << 20;
 
-/// The modules of the running kernel, as far as the initramfs holds them.
+/// Loads modules of the running kernel out of the initramfs, each on a thread of its own: most of the
+/// time goes into waits of the kernel's that do not need each other.
 #[derive(Debug)]
 pub struct Loader {
-    release: String,
-    blacklist: Vec<String>,
+    modules: Arc<Modules>,
+    /// What is on its way.
+    loading: Vec<(Module, JoinHandle<Result<()>>)>,
     /// What the kernel is known to have.
     there: Vec<Module>,
-    /// The files that were loaded, in order.
-    pub loaded: Vec<String>,
+}
+
+/// The modules that there are, and what was done with them.
+#[derive(Debug)]
+struct Modules {
+    release: String,
+    blacklist: Vec<String>,
+    /// Files that were loaded, in order.
+    loaded: Mutex<Vec<String>>,
 }
 
 impl Loader {
-    /// A loader for the kernel `release` (as in /lib/modules) that leaves out the modules of
-    /// `blacklist`. Reads nothing yet.
-    pub fn new(release: String, blacklist: Vec<String>) -> Self {
+    /// A loader for the kernel `release` (as in /lib/modules) that keeps to `rd.driver.blacklist=`,
+    /// and has loaded what `rd.driver.pre=` names: that one of those is missing is no reason to stop.
+    pub fn new(release: &str, options: &Options) -> Self {
+        let modules = Modules {
+            release: release.into(),
+            blacklist: options.driver_blacklist.clone(),
+            loaded: Mutex::new(Vec::new()),
+        };
+        for module in &options.driver_pre {
+            if let Err(error) = modules.load(module) {
+                warn!("rd.driver.pre={module}: {error}");
+            }
+        }
         Self {
-            release,
-            blacklist,
+            modules: Arc::new(modules),
+            loading: Vec::new(),
             there: Vec::new(),
-            loaded: Vec::new(),
         }
     }
 
-    /// Loads what `rd.driver.pre=` names. That one of them is missing is no reason to stop.
-    pub fn before_others(&mut self, modules: &[String]) {
-        for module in modules {
-            if let Err(error) = self.load(module) {
-                warn!("rd.driver.pre={module}: {error}");
+    /// Begins to load those of `wanted` that the kernel lacks. What goes wrong is told to who
+    /// [needs](Self::need) it.
+    pub fn begin(&mut self, wanted: &[Module]) {
+        let filesystems = match wanted {
+            [] => return,
+            _ => fs::read_to_string("/proc/filesystems").unwrap_or_default(),
+        };
+        for module in wanted.iter().copied() {
+            if self.there.contains(&module)
+                || self.loading.iter().any(|(other, _)| *other == module)
+            {
+                continue;
+            }
+            // "nodev\toverlay", "\terofs"; "  7 loop".
+            let present = match module {
+                Module::Erofs | Module::Overlay => lists(&filesystems, module.name()),
+                Module::Loop => lists(
+                    &fs::read_to_string("/proc/devices").unwrap_or_default(),
+                    "loop",
+                ),
+            };
+            if present {
+                debug!("{}: the kernel has it", module.name());
+                self.there.push(module);
+                continue;
+            }
+            let modules = Arc::clone(&self.modules);
+            let load = move || modules.load(module.name());
+            match std::thread::Builder::new().spawn(load) {
+                Ok(thread) => self.loading.push((module, thread)),
+                Err(error) => warn!("load {} later: {error}", module.name()),
             }
         }
     }
 
-    /// Sees to it that the kernel can do what `module` is for.
+    /// Sees to it that the kernel can do what `module` is for, and waits until it can.
     pub fn need(&mut self, module: Module) -> Result<()> {
+        self.begin(&[module]);
         if self.there.contains(&module) {
             return Ok(());
         }
-        if present(module) {
-            debug!("{}: the kernel has it", module.name());
-        } else {
-            self.load(module.name()).map_err(|error| {
-                let object = format_args!(
-                    "module {}, without which {}",
-                    module.name(),
-                    module.purpose()
-                );
-                Error::with("load", object, Cause::Each(vec![error]))
-            })?;
-        }
+        let loaded = match self.loading.iter().position(|(other, _)| *other == module) {
+            // A panic has ended the boot in its hook already.
+            Some(index) => self.loading.swap_remove(index).1.join().unwrap_or(Ok(())),
+            None => self.modules.load(module.name()),
+        };
+        loaded.map_err(|error| {
+            let object = format_args!(
+                "module {}, without which {}",
+                module.name(),
+                module.purpose()
+            );
+            Error::with("load", object, Cause::Each(vec![error]))
+        })?;
         self.there.push(module);
         Ok(())
     }
 
+    /// Waits for whatever still is on its way; the files that were loaded, in order.
+    pub fn finish(self) -> Vec<String> {
+        for (module, thread) in self.loading {
+            if let Ok(Err(error)) = thread.join() {
+                debug!("{}, which nothing needed: {error}", module.name());
+            }
+        }
+        let loaded = self.modules.loaded.lock();
+        loaded.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whether a list of /proc has `name` at the end of a line.
+fn lists(text: &str, name: &str) -> bool {
+    text.lines()
+        .any(|line| line.split_ascii_whitespace().next_back() == Some(name))
+}
+
+impl Modules {
     /// Loads a module and those that it depends on.
-    fn load(&mut self, name: &str) -> Result<()> {
+    fn load(&self, name: &str) -> Result<()> {
         let directory = self.directory()?;
         let read = |file: &str| fs::read_to_string(directory.join(file));
         let dep = read("modules.dep").during("read", directory.join("modules.dep").display())?;
@@ -97,12 +165,15 @@ impl Loader {
                     "rd.driver.blacklist= forbids it",
                 ));
             }
+            // One that another thread is loading is there, too: the kernel waits for it where it
+            // resolves symbols (resolve_symbol_wait in kernel/module/main.c).
             if Path::new("/sys/module").join(&module).exists() {
                 continue;
             }
             insert(&directory.join(file))?;
             info!("loaded module {module}");
-            self.loaded.push(file.to_string());
+            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            loaded.push(file.to_string());
         }
         Ok(())
     }
@@ -131,19 +202,6 @@ impl Loader {
         };
         Err(Error::new("find modules of", &self.release, what))
     }
-}
-
-/// Whether the kernel has it now, built in or loaded.
-fn present(module: Module) -> bool {
-    let (list, name) = match module {
-        // "nodev\toverlay", "\terofs"; "  7 loop".
-        Module::Erofs | Module::Overlay => ("/proc/filesystems", module.name()),
-        Module::Loop => ("/proc/devices", "loop"),
-    };
-    fs::read_to_string(list)
-        .unwrap_or_default()
-        .lines()
-        .any(|line| line.split_ascii_whitespace().next_back() == Some(name))
 }
 
 /// Gives a module file to the kernel, which decompresses it if it can.

@@ -75,17 +75,12 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
     rescue::pause(Break::Plan, &options);
     report.ended("plan");
 
-    let mut loader = Loader::new(kernel.clone(), options.driver_blacklist.clone());
-    loader.before_others(&options.driver_pre);
-    plan.modules
-        .iter()
-        .try_for_each(|module| loader.need(*module))?;
-    report.ended("modules");
-
+    let mut loader = Loader::new(&kernel, &options);
+    loader.begin(&plan.modules);
     let means = mount::layers(&plan, &sources, &mut loader)?;
     report.ended("layers");
 
-    let new_root = mount::root(&plan)?;
+    let new_root = mount::root(&plan, &mut loader)?;
     let mut freed = source::release_image(&plan);
     report.ended("root");
     rescue::pause(Break::Mount, &options);
@@ -104,7 +99,7 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
         sources: &found,
         plan: &plan,
         means: &means,
-        modules: &loader.loaded,
+        modules: &loader.finish(),
         init,
         freed,
     };

@@ -20,7 +20,7 @@ use crate::compress::Codec;
 use crate::erofs::Checksum;
 use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
-use crate::plan::{Content, Layer, Plan, Root};
+use crate::plan::{Content, Layer, Module, Plan, Root};
 use crate::segment;
 use crate::source::Source;
 use crate::sys::process::confined;
@@ -47,20 +47,21 @@ pub enum Means {
 /// Mounts every layer of the plan. Returns how each was mounted, in their order.
 pub fn layers(plan: &Plan, sources: &[Source], loader: &mut Loader) -> Result<Vec<Means>> {
     fs::create_dir_all(LAYERS).during("create", LAYERS)?;
+    let mut without_memback = false;
     plan.layers
         .iter()
         .map(|layer| {
             let source = sources
                 .get(layer.source)
                 .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
-            mount_layer(layer, source, loader)
+            mount_layer(layer, source, loader, &mut without_memback)
         })
         .collect()
 }
 
 /// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
 /// initramfs itself is the system.
-pub fn root(plan: &Plan) -> Result<&'static str> {
+pub fn root(plan: &Plan, loader: &mut Loader) -> Result<&'static str> {
     match plan.root {
         Root::Initramfs => {
             info!("no layers: the initramfs itself is the system");
@@ -103,6 +104,7 @@ pub fn root(plan: &Plan) -> Result<&'static str> {
                 )
             };
             let root_of = plan.layers.iter().find(has_root).map(|layer| layer.number);
+            loader.need(Module::Overlay)?;
             overlay::stack(&numbers, upper, root_of, SYSROOT)?;
             info!("layers stacked: {}", numbers.len());
         }
@@ -139,7 +141,12 @@ fn layer_directory(number: usize) -> String {
     format!("{LAYERS}/{number}")
 }
 
-fn mount_layer(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Means> {
+fn mount_layer(
+    layer: &Layer,
+    source: &Source,
+    loader: &mut Loader,
+    without_memback: &mut bool,
+) -> Result<Means> {
     let target = layer_directory(layer.number);
     fs::create_dir(&target).during("create", &target)?;
     match &layer.content {
@@ -154,7 +161,10 @@ fn mount_layer(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Me
             superblock,
             backends,
         } => {
-            by_first_that_works(layer, backends, source, loader, &target).map_err(|mut refusals| {
+            loader.need(Module::Erofs)?;
+            let tried =
+                by_first_that_works(layer, backends, source, loader, without_memback, &target);
+            tried.map_err(|mut refusals| {
                 if let Checksum::Bad { .. } = superblock.checksum {
                     let what = format!(
                         "its superblock is damaged: checksum {}",
@@ -174,12 +184,13 @@ fn by_first_that_works(
     backends: &[Backend],
     source: &Source,
     loader: &mut Loader,
+    without_memback: &mut bool,
     target: &str,
 ) -> std::result::Result<Means, Vec<Error>> {
     let mut refusals = Vec::new();
     for backend in backends {
         let mounted = match backend {
-            Backend::Memback => memback::mount(layer),
+            Backend::Memback => memback::mount(layer, without_memback),
             Backend::File => file::mount(layer, source),
             Backend::Loop => loopback::mount(layer, source, loader),
         };
