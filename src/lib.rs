@@ -23,7 +23,9 @@ pub mod compress;
 pub mod cpio;
 pub mod erofs;
 pub mod modules;
+pub mod rootspec;
 
+pub mod probe;
 pub mod segment;
 
 pub mod cmdline;
