@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{self, Pid};
 
 use crate::error::{Context, Error, Result};
+
+/// How long a killed child is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A directory beside the image for what is not complete. It goes when dropped, and when the
 /// program is interrupted.
@@ -70,9 +74,14 @@ impl Scratch {
             let Ok(signal) = signals.wait() else { return };
             // Waits where the image is just being given its name.
             let _alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(child) = Pid::from_raw(child.load(Ordering::Relaxed)) {
+            if let Some(pid) = Pid::from_raw(child.load(Ordering::Relaxed)) {
                 // It may have ended by itself: nothing is left to be done then.
-                process::kill_process(child, process::Signal::KILL).unwrap_or(());
+                process::kill_process(pid, process::Signal::KILL).unwrap_or(());
+            }
+            // Until it is gone it could still put a file into the directory.
+            let patience = Instant::now() + PATIENCE;
+            while child.load(Ordering::Relaxed) != 0 && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(1));
             }
             remove(&path);
             std::process::exit((signal as i32).saturating_add(128));
