@@ -50,7 +50,7 @@ const MOUNTS: [Mount; 5] = [
         target: "/dev/pts",
         fstype: "devpts",
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
-        data: "gid=5,mode=620,ptmxmode=0666",
+        data: "gid=5,mode=620",
     },
     Mount {
         target: "/dev/shm",

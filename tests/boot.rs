@@ -373,7 +373,7 @@ fn the_kernels_filesystems_are_mounted_as_they_should_be() {
     let console = outcome.reached();
     for expected in [
         "sysfs /sys sysfs rw,nosuid,nodev,noexec,relatime 0 0\n",
-        "devpts /dev/pts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666 0 0\n",
+        "devpts /dev/pts devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=000 0 0\n",
         "tmpfs /dev/shm tmpfs rw,nosuid,nodev,relatime 0 0\n",
         "tmpfs /run tmpfs rw,nosuid,nodev,relatime,mode=755 0 0\n",
         " /run/initramfs/layers/0 erofs ro,relatime",
