@@ -24,6 +24,7 @@ pub mod cpio;
 pub mod erofs;
 pub mod modules;
 pub mod rootspec;
+pub mod uevent;
 
 pub mod probe;
 pub mod segment;
@@ -35,6 +36,7 @@ pub mod plan;
 pub mod kmsg;
 pub mod setup;
 
+pub mod device;
 pub mod load;
 pub mod source;
 

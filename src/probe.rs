@@ -158,13 +158,16 @@ impl fmt::Display for Volume {
     }
 }
 
+/// Looks for one kind of superblock, or a family of them.
+type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
+
 /// Every superblock on `device`, in the order in which to believe them. An encrypted volume, or a
 /// part of a RAID or of LVM, comes alone. Several are the remains of an earlier use, which blkid
 /// refuses to tell apart (it prints nothing then).
 ///
 /// Reads a few KiB. A device that ends early holds less; a read that fails is the error.
 pub fn volumes(device: &dyn ReadAt) -> io::Result<Vec<Volume>> {
-    const READERS: [fn(&dyn ReadAt) -> io::Result<Option<Volume>>; 13] = [
+    const READERS: [Reader; 13] = [
         member::raid,
         member::lvm,
         member::luks,

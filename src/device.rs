@@ -1,0 +1,224 @@
+//! The block devices of the running kernel, and the wait for the one that `root=` names.
+//!
+//! Devices come from sysfs (Documentation/ABI/stable/sysfs-block), their nodes from devtmpfs, or
+//! from here where it makes none. What is on them comes from [`crate::probe`].
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
+
+use crate::bytes::ReadAt;
+use crate::error::{Context, Error, Result};
+
+mod contents;
+mod search;
+
+pub use contents::Contents;
+pub use search::{DEFAULT_WAIT, Found, Patience, Search};
+
+const CLASS: &str = "/sys/class/block";
+
+/// sysfs counts in these, whatever the device's own blocks are.
+const SECTOR: u64 = 512;
+
+/// A block device. Displayed as the path of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name in sysfs, such as `sda1` or `cciss!c0d0`.
+    pub name: String,
+    /// Where its node belongs, below /dev: the name with slashes, or what the driver chose.
+    pub node: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Length in bytes; 0 for a drive without a medium and a loop device without a file.
+    pub size: u64,
+    /// Where it lies on its disk, for a partition.
+    pub partition: Option<Slice>,
+    /// PARTUUID, where the kernel tells it (from Linux 7.0 or so; else it stands in the table).
+    pub part_uuid: Option<String>,
+    /// PARTLABEL in the kernel's spelling: other characters than those of ASCII are mangled.
+    pub part_name: Option<String>,
+    /// Counts each medium of each disk, from Linux 5.14; else 0.
+    disk_sequence: u64,
+}
+
+/// A partition's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The partition's number.
+    pub number: u32,
+    /// The disk's name in sysfs.
+    pub disk: String,
+    /// Where the partition starts, in bytes.
+    pub start: u64,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/dev/{}", self.node)
+    }
+}
+
+/// Every block device that has a number, by number. One that goes away meanwhile is left out.
+pub fn enumerate() -> Result<Vec<Device>> {
+    let entries = match fs::read_dir(CLASS) {
+        // A kernel whose block drivers are all modules; they are coming.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.during("read", CLASS)?,
+    };
+    let mut devices: Vec<_> = entries
+        .filter_map(|entry| Device::by_name(entry.ok()?.file_name().to_str()?))
+        .collect();
+    devices.sort_unstable_by_key(|device| (device.major, device.minor));
+    Ok(devices)
+}
+
+impl Device {
+    /// The device that sysfs has under `name`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        let directory = Path::new(CLASS).join(name);
+        let text = |file: &str| fs::read_to_string(directory.join(file)).ok();
+        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+        let mut device = Self {
+            name: name.into(),
+            node: name.replace('!', "/"),
+            major: 0,
+            minor: 0,
+            size: number("size")?.saturating_mul(SECTOR),
+            partition: None,
+            part_uuid: None,
+            part_name: None,
+            disk_sequence: 0,
+        };
+        let mut partition = None;
+        let mut numbers = (None, None);
+        for line in text("uevent")?.lines() {
+            let (key, value) = line.split_once('=')?;
+            match key {
+                "MAJOR" => numbers.0 = value.parse().ok(),
+                "MINOR" => numbers.1 = value.parse().ok(),
+                "DEVNAME" => device.node = value.into(),
+                "PARTN" => partition = value.parse().ok(),
+                "PARTNAME" => device.part_name = Some(value.into()),
+                "PARTUUID" => device.part_uuid = Some(value.into()),
+                "DISKSEQ" => device.disk_sequence = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        // A path of multipath NVMe is hidden, and has no number.
+        (device.major, device.minor) = (numbers.0?, numbers.1?);
+        if let Some(number_in_table) = partition {
+            // The link leads to .../sda/sda1.
+            let link = fs::read_link(&directory).ok()?;
+            device.partition = Some(Slice {
+                number: number_in_table,
+                disk: link.parent()?.file_name()?.to_str()?.into(),
+                start: number("start")?.saturating_mul(SECTOR),
+            });
+        }
+        Some(device)
+    }
+
+    /// The device with this number.
+    pub fn by_number(major: u32, minor: u32) -> Option<Self> {
+        let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+        Self::by_name(link.file_name()?.to_str()?)
+    }
+
+    /// The name that the device mapper gives it below /dev/mapper.
+    pub(crate) fn mapped_name(&self) -> Option<String> {
+        let file = self.directory().join("dm/name");
+        Some(fs::read_to_string(file).ok()?.trim_end().into())
+    }
+
+    /// Whether another device is made of this one: a RAID, a mapping.
+    pub(crate) fn is_held(&self) -> bool {
+        fs::read_dir(self.directory().join("holders"))
+            .is_ok_and(|mut holders| holders.next().is_some())
+    }
+
+    /// Bytes of a logical block.
+    pub(crate) fn sector_size(&self) -> u64 {
+        fs::read_to_string(self.directory().join("queue/logical_block_size"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(SECTOR)
+    }
+
+    fn directory(&self) -> PathBuf {
+        Path::new(CLASS).join(&self.name)
+    }
+
+    /// The path of its node, which is made if it is not there.
+    pub fn node(&self) -> Result<PathBuf> {
+        let path = Path::new("/dev").join(&self.node);
+        let device = makedev(self.major, self.minor);
+        match fs::metadata(&path) {
+            Ok(there) if there.file_type().is_block_device() && there.rdev() == device => {
+                return Ok(path);
+            }
+            Ok(_) => {
+                return Err(Error::new(
+                    "use",
+                    path.display(),
+                    "something else stands where the device's node belongs",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).during("stat", path.display()),
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).during("create", parent.display())?;
+        }
+        mknodat(
+            CWD,
+            &path,
+            FileType::BlockDevice,
+            Mode::RUSR | Mode::WUSR,
+            device,
+        )
+        .during("create", path.display())?;
+        Ok(path)
+    }
+
+    /// Opens it for reading.
+    pub fn open(&self) -> Result<Opened> {
+        let path = self.node()?;
+        // Without NONBLOCK a CD drive would pull its tray in and wait for the disc.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file: OwnedFd = open(&path, flags, Mode::empty()).during("open", path.display())?;
+        Ok(Opened {
+            file: file.into(),
+            size: self.size,
+        })
+    }
+}
+
+/// A device open for reading.
+#[derive(Debug)]
+pub struct Opened {
+    file: File,
+    size: u64,
+}
+
+impl ReadAt for Opened {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}

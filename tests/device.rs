@@ -1,0 +1,444 @@
+//! Block devices of this machine: loop devices as disks, and the wait for them.
+//!
+//! Needs root, loop devices, and util-linux, fdisk, e2fsprogs, btrfs-progs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use layerinit::cmdline::Options;
+use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search};
+use layerinit::error::Result;
+use layerinit::probe::Kind;
+use layerinit::rootspec::Spec;
+use layerinit::uevent::Event;
+
+/// Runs a program of a Debian package, and returns what it prints.
+fn run(package: &str, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{program}: {error}; this test needs the Debian package {package}")
+        });
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
+/// A file with an image in it, gone at the end.
+struct Image(PathBuf);
+
+impl Image {
+    fn new(size: u64) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("layerinit-device-{}-{number}", std::process::id()));
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        Self(path)
+    }
+
+    fn ext4(uuid: &str, label: &str) -> Self {
+        let image = Self::new(4 << 20);
+        let path = image.path();
+        run(
+            "e2fsprogs",
+            "mkfs.ext4",
+            &["-q", "-F", "-U", uuid, "-L", label, path],
+        );
+        image
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A loop device on an image, released at the end.
+struct Loop(String);
+
+impl Loop {
+    fn attach(image: &Image) -> Self {
+        Self(run("mount", "losetup", &["--find", "--show", image.path()]))
+    }
+
+    /// Such as `loop7`.
+    fn name(&self) -> &str {
+        self.0.strip_prefix("/dev/").unwrap()
+    }
+
+    /// Tells the kernel of the partitions in its table: this also works on a kernel that reads no
+    /// tables.
+    fn partitions(self) -> Self {
+        run("util-linux", "partx", &["--add", &self.0]);
+        self
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("partx").args(["--delete", &self.0]).output();
+        let _ = Command::new("losetup").args(["--detach", &self.0]).output();
+    }
+}
+
+/// A UUID that no other test and no device of this machine has.
+fn fresh_uuid() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+    text.trim().to_string()
+}
+
+fn within(seconds: u64) -> Patience {
+    Patience {
+        delay: Duration::ZERO,
+        limit: Some(Duration::from_secs(seconds)),
+    }
+}
+
+fn find(text: &str, patience: Patience) -> Result<Found> {
+    Search::new().find(&Spec::parse(text).unwrap(), patience, &mut |_| {})
+}
+
+fn found(text: &str) -> Found {
+    find(text, within(0)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn a_filesystem_is_found_by_every_name_it_has() {
+    let uuid = fresh_uuid();
+    let label = &uuid[..8];
+    let image = Image::ext4(&uuid, label);
+    let device = Loop::attach(&image);
+    let numbers = run("util-linux", "lsblk", &["-dno", "MAJ:MIN", &device.0]);
+    let (major, minor) = numbers.split_once(':').unwrap();
+    let hex = format!(
+        "{:02x}{:02x}",
+        major.parse::<u32>().unwrap(),
+        minor.parse::<u32>().unwrap()
+    );
+    for root in [
+        device.0.clone(),
+        numbers.clone(),
+        hex,
+        format!("UUID={uuid}"),
+        format!("UUID={}", uuid.to_uppercase()),
+        format!("/dev/disk/by-uuid/{uuid}"),
+        format!("LABEL={label}"),
+        format!("LABEL=\"{label}\""),
+    ] {
+        let found = found(&root);
+        assert_eq!(found.path, Path::new(&device.0), "{root}");
+        assert_eq!(found.device.size, 4 << 20);
+        assert_eq!(found.device.partition, None);
+        let volume = found.volume().unwrap();
+        assert_eq!(volume.kind, Kind::Ext4);
+        assert_eq!(volume.uuid.as_deref(), Some(&*uuid));
+        assert_eq!(volume.label.as_deref(), Some(label));
+        found.mountable().unwrap();
+        assert_eq!(Device::by_name(device.name()).unwrap(), found.device);
+    }
+}
+
+/// A disk with a GPT (two partitions, the second an ext4) or an MBR.
+fn partitioned(script: &str, filesystem: &Image, at: u64) -> Image {
+    use std::os::unix::fs::FileExt;
+    let disk = Image::new(16 << 20);
+    let table = Image::new(0);
+    fs::write(&table.0, script).unwrap();
+    let command = format!("sfdisk --quiet {} < {}", disk.path(), table.path());
+    run("fdisk", "sh", &["-c", &command]);
+    let content = fs::read(&filesystem.0).unwrap();
+    let file = fs::File::options().write(true).open(&disk.0).unwrap();
+    file.write_all_at(&content, at).unwrap();
+    disk
+}
+
+#[test]
+fn a_partition_of_a_gpt_is_found_by_its_table_too() {
+    let (uuid, one, two) = (fresh_uuid(), fresh_uuid(), fresh_uuid());
+    let name = format!("räum {}", &two[..8]);
+    let script = format!(
+        "label: gpt\nstart=2048, size=2048, uuid={one}\nstart=8192, size=8192, uuid={two}, name=\"{name}\"\n"
+    );
+    let image = partitioned(&script, &Image::ext4(&uuid, ""), 4 << 20);
+    let disk = Loop::attach(&image).partitions();
+    for root in [
+        format!("PARTUUID={two}"),
+        format!("PARTUUID={}", two.to_uppercase()),
+        format!("PARTUUID={one}/PARTNROFF=1"),
+        format!("PARTLABEL={name}"),
+        format!("UUID={uuid}"),
+        format!("/dev/{}p2", disk.name()),
+    ] {
+        let found = found(&root);
+        assert_eq!(found.device.name, format!("{}p2", disk.name()), "{root}");
+        let slice = found.device.partition.as_ref().unwrap();
+        assert_eq!((slice.number, slice.start), (2, 4 << 20));
+        assert_eq!(slice.disk, disk.name());
+        assert_eq!(found.volume().unwrap().kind, Kind::Ext4);
+    }
+    let found = found(&format!("PARTUUID={two}/PARTNROFF=-1"));
+    assert_eq!(found.device.name, format!("{}p1", disk.name()));
+    assert_eq!(found.volumes, []);
+    let error = find(&format!("PARTUUID={two}/PARTNROFF=1"), within(0)).unwrap_err();
+    assert!(error.to_string().contains("no such device"), "{error}");
+}
+
+#[test]
+fn a_logical_partition_of_an_mbr_is_found() {
+    let uuid = fresh_uuid();
+    let signature = &uuid[..8];
+    let script = format!(
+        "label: dos\nlabel-id: 0x{signature}\nstart=2048, size=2048, type=83\n\
+         start=4096, type=5\nstart=8192, size=8192, type=83\n"
+    );
+    let image = partitioned(&script, &Image::ext4(&uuid, ""), 4 << 20);
+    let disk = Loop::attach(&image).partitions();
+    for root in [format!("PARTUUID={signature}-05"), format!("UUID={uuid}")] {
+        assert_eq!(found(&root).device.name, format!("{}p5", disk.name()));
+    }
+}
+
+#[test]
+fn a_device_that_comes_later_wakes_the_wait() {
+    let uuid = fresh_uuid();
+    let image = Image::ext4(&uuid, "");
+    let delay = Duration::from_millis(700);
+    let started = Instant::now();
+    let (found, took) = thread::scope(|scope| {
+        let attach = scope.spawn(|| {
+            thread::sleep(delay);
+            Loop::attach(&image)
+        });
+        let found = find(&format!("UUID={uuid}"), within(30));
+        let took = started.elapsed();
+        let device = attach.join().unwrap();
+        let found = found.unwrap();
+        assert_eq!(found.path, Path::new(&device.0));
+        (found, took)
+    });
+    assert_eq!(found.volume().unwrap().uuid.as_deref(), Some(&*uuid));
+    // Before the report after five seconds, which looks as well: an event did it.
+    assert!(took >= delay && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_wait_ends_with_a_list_of_what_is_there() {
+    let uuid = fresh_uuid();
+    let image = Image::ext4(&uuid, "here");
+    let device = Loop::attach(&image);
+    let started = Instant::now();
+    let error = find("UUID=not-there", within(1)).unwrap_err().to_string();
+    let took = started.elapsed();
+    assert!(
+        took >= Duration::from_secs(1) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+    assert!(
+        error.starts_with("find root=UUID=not-there: no such device after 1 s; there are: "),
+        "{error}"
+    );
+    let entry = format!("{} 4.0 MiB, ext4 LABEL=\"here\" UUID={uuid}", device.name());
+    assert!(error.contains(&entry), "{error}");
+}
+
+#[test]
+fn rootdelay_comes_before_the_first_look() {
+    let uuid = fresh_uuid();
+    let image = Image::ext4(&uuid, "");
+    let _device = Loop::attach(&image);
+    let patience = Patience {
+        delay: Duration::from_secs(1),
+        limit: Some(Duration::ZERO),
+    };
+    let started = Instant::now();
+    find(&format!("UUID={uuid}"), patience).unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn two_devices_with_one_uuid_are_refused_and_both_named() {
+    let uuid = fresh_uuid();
+    let label = &uuid[..12];
+    let image = Image::ext4(&uuid, label);
+    let copy = Image::new(0);
+    fs::copy(&image.0, &copy.0).unwrap();
+    let (one, two) = (Loop::attach(&image), Loop::attach(&copy));
+    for root in [format!("UUID={uuid}"), format!("LABEL={label}")] {
+        let error = find(&root, within(30)).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("find root={root}: 2 devices fit (")),
+            "{error}"
+        );
+        assert!(error.contains(&one.0) && error.contains(&two.0), "{error}");
+    }
+    assert_eq!(found(&two.0).path, Path::new(&two.0));
+}
+
+#[test]
+fn a_disk_that_shows_the_same_as_its_partition_is_not_a_second_one() {
+    let uuid = fresh_uuid();
+    let image = Image::ext4(&uuid, "");
+    let device = Loop::attach(&image);
+    let sectors = ((4 << 20) / 512).to_string();
+    run("util-linux", "addpart", &[&device.0, "1", "0", &sectors]);
+    let found = found(&format!("UUID={uuid}"));
+    assert_eq!(found.device.name, format!("{}p1", device.name()));
+}
+
+#[test]
+fn a_btrfs_of_two_devices_is_found_when_both_are_there() {
+    let uuid = fresh_uuid();
+    let (one, two) = (Image::new(128 << 20), Image::new(128 << 20));
+    // mkfs.btrfs takes files, but makes several devices of block devices only as a rule.
+    let (first, second) = (Loop::attach(&one), Loop::attach(&two));
+    let arguments = [
+        "-q", "-U", &uuid, "-d", "raid1", "-m", "raid1", &first.0, &second.0,
+    ];
+    run("btrfs-progs", "mkfs.btrfs", &arguments);
+    let root = format!("UUID={uuid}");
+    let both = found(&root);
+    let mut paths = both.companions.clone();
+    paths.push(both.path.clone());
+    paths.sort();
+    let mut expected = vec![PathBuf::from(&first.0), PathBuf::from(&second.0)];
+    expected.sort();
+    assert_eq!(paths, expected);
+    let by_path = found(&second.0);
+    assert_eq!(by_path.path, Path::new(&second.0));
+    assert_eq!(by_path.companions, [PathBuf::from(&first.0)]);
+    drop(second);
+    let error = find(&root, within(0)).unwrap_err().to_string();
+    assert!(
+        error.contains("1 of the 2 devices of its filesystem"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_filesystem_is_refused_with_its_name() {
+    let uuid = fresh_uuid();
+    let image = Image::new(4 << 20);
+    run("util-linux", "mkswap", &["-q", "-U", &uuid, image.path()]);
+    let device = Loop::attach(&image);
+    let error = found(&format!("UUID={uuid}")).mountable().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("mount {}: it is swap space", device.0)
+    );
+}
+
+#[test]
+fn a_missing_node_is_made_and_a_wrong_one_is_not_used() {
+    let image = Image::new(1 << 20);
+    let device = Loop::attach(&image);
+    let mut sysfs = Device::by_name(device.name()).unwrap();
+    let directory = format!("layerinit-test-{}", std::process::id());
+    sysfs.node = format!("{directory}/a/node");
+    let path = sysfs.node().unwrap();
+    assert_eq!(path, Path::new("/dev").join(&sysfs.node));
+    let number = run(
+        "coreutils",
+        "stat",
+        &["-c", "%t:%T %F", path.to_str().unwrap()],
+    );
+    let expected = format!("{:x}:{:x} block special file", sysfs.major, sysfs.minor);
+    assert_eq!(number, expected);
+    assert_eq!(sysfs.node().unwrap(), path);
+    sysfs.minor += 1;
+    let error = sysfs.node().unwrap_err().to_string();
+    assert!(error.contains("something else stands where"), "{error}");
+    fs::remove_dir_all(Path::new("/dev").join(directory)).unwrap();
+}
+
+#[test]
+fn enumeration_agrees_with_proc_partitions() {
+    // Loop devices come and go while other tests run.
+    let stable = |name: &str| !name.starts_with("loop");
+    let mut devices: Vec<_> = device::enumerate()
+        .unwrap()
+        .into_iter()
+        .filter(|device| stable(&device.name) && device.size > 0)
+        .map(|device| (device.major, device.minor, device.size / 1024, device.name))
+        .collect();
+    devices.sort();
+    let text = fs::read_to_string("/proc/partitions").unwrap();
+    let mut expected: Vec<_> = text
+        .lines()
+        .skip(2)
+        .map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let number = |at: usize| words[at].parse::<u64>().unwrap();
+            (
+                number(0) as u32,
+                number(1) as u32,
+                number(2),
+                words[3].to_string(),
+            )
+        })
+        .filter(|(.., name)| stable(name))
+        .collect();
+    expected.sort();
+    assert_eq!(devices, expected);
+}
+
+#[test]
+fn patience_follows_the_command_line() {
+    let seconds = |n| Some(Duration::from_secs(n));
+    for (cmdline, delay, limit) in [
+        ("", 0, Some(DEFAULT_WAIT)),
+        ("rootwait", 0, None),
+        ("rootwait=3", 0, seconds(3)),
+        ("rootwait=0", 0, seconds(0)),
+        ("rd.timeout=7", 0, seconds(7)),
+        ("rootwait rd.timeout=7", 0, seconds(7)),
+        ("rootwait=3 rd.timeout=7 rootdelay=2", 2, seconds(3)),
+    ] {
+        let expected = Patience {
+            delay: Duration::from_secs(delay),
+            limit,
+        };
+        assert_eq!(
+            Patience::of(&Options::parse(cmdline)),
+            expected,
+            "{cmdline}"
+        );
+    }
+}
+
+#[test]
+fn events_are_read_and_other_messages_are_not() {
+    let message = b"add@/devices/x/block/vda\0ACTION=add\0DEVPATH=/devices/x/block/vda\0\
+        SUBSYSTEM=block\0MAJOR=254\0DEVNAME=vda\0SEQNUM=1\0";
+    let event = Event {
+        action: "add".into(),
+        devpath: "/devices/x/block/vda".into(),
+        subsystem: "block".into(),
+        devname: Some("vda".into()),
+        modalias: None,
+    };
+    assert_eq!(Event::parse(message), Some(event));
+    let message = b"add@/devices/pci0\0SUBSYSTEM=pci\0MODALIAS=pci:v00001AF4d=1\0NOVALUE\0";
+    let event = Event::parse(message).unwrap();
+    assert_eq!(event.modalias.as_deref(), Some("pci:v00001AF4d=1"));
+    assert_eq!(Event::parse(b"libudev\0\xfe\xed\xca\xfe"), None);
+    assert_eq!(Event::parse(b""), None);
+    for end in 0..message.len() {
+        let _ = Event::parse(&message[..end]);
+    }
+}
