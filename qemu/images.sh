@@ -160,8 +160,26 @@ image_microcode() {
 	{ pack "$dir"; cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"
 }
 
-# By hand, as the README says.
-image_cat() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
+image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
+
+# By hand, word for word as the README says.
+image_by_hand() {
+	local dir=$work/trees/by-hand
+	mkdir "$dir"
+	cp "$(loader)" "$dir/loader.cpio"
+	cp -a "$(tree base)" "$dir/base"
+	cp -a "$(tree app)" "$dir/app"
+	cp -a "$(tree etc)" "$dir/etc"
+	(
+		cd "$dir"
+		truncate -s %4096 loader.cpio
+		mkfs.erofs -zlz4hc base.erofs base/
+		mkfs.erofs -zlz4hc app.erofs app/
+		(cd etc && find . | cpio -o -H newc) > etc.cpio
+		cat loader.cpio base.erofs app.erofs etc.cpio > initrd.img
+	)
+	mv "$dir/initrd.img" "$out"
+}
 
 # A layer that begins at a multiple of 4, and of nothing more.
 image_offset4() {
