@@ -319,6 +319,47 @@ fn init() -> common::Entry<'static> {
     entry("init", 0o100_755, b"#!/init\n")
 }
 
+/// An EROFS image of one block, with /sbin/init in it.
+fn layer(label: &str) -> Vec<u8> {
+    const FIRST: u64 = 1152 / 32;
+    let inode = |mode: u16, data: &[u8]| {
+        let words = [2 << 1, 0, mode, 1].map(u16::to_le_bytes).concat();
+        let rest = [data.len() as u32, 0, 0, 0, 0, 0]
+            .map(u32::to_le_bytes)
+            .concat();
+        join(&[&words, &rest, data])
+    };
+    let names = |names: &[(&str, u64)]| {
+        let mut nameoff = names.len() as u16 * 12;
+        let mut dirents = Vec::new();
+        for (name, inode) in names {
+            let nid = (FIRST + 4 * inode).to_le_bytes();
+            dirents = join(&[&dirents, &nid, &nameoff.to_le_bytes(), &[0, 0]]);
+            nameoff += name.len() as u16;
+        }
+        let text: String = names.iter().map(|(name, _)| *name).collect();
+        join(&[&dirents, text.as_bytes()])
+    };
+    let mut image = erofs(1, label);
+    image[1038] = FIRST as u8;
+    let tree = [
+        inode(0o040_755, &names(&[(".", 0), ("..", 0), ("sbin", 1)])),
+        inode(0o040_755, &names(&[(".", 1), ("..", 0), ("init", 2)])),
+        inode(0o100_755, b""),
+    ];
+    for (n, inode) in tree.iter().enumerate() {
+        let at = 1152 + n * 4 * 32;
+        image[at..at + inode.len()].copy_from_slice(inode);
+    }
+    image
+}
+
+/// The archive of these members and an init that is not the loader.
+fn system(mut entries: Vec<common::Entry>) -> Vec<u8> {
+    entries.extend([dir("sbin"), program("sbin/init")]);
+    cpio(&entries)
+}
+
 fn aligned(mut image: Vec<u8>, layer: &[u8]) -> Vec<u8> {
     pad(&mut image, 4096);
     join(&[&image, layer])
@@ -326,27 +367,26 @@ fn aligned(mut image: Vec<u8>, layer: &[u8]) -> Vec<u8> {
 
 #[test]
 fn check_has_one_line_for_a_good_image() {
-    let image = aligned(cpio(&[init()]), &erofs(1, ""));
+    let image = aligned(system(vec![init()]), &layer(""));
     let good = format!("image: good; 1 layer; {NEEDS} retain_initrd\n");
     assert_eq!(check("good", &image, &[]), (good.clone(), 0));
     assert_eq!(
         check("good", &image, &["--cmdline", "quiet retain_initrd"]),
         (good, 0)
     );
-    let image = cpio(&[
-        init(),
-        dir("layers"),
-        file("layers/10.erofs", &erofs(1, "")),
-    ]);
+    let image = cpio(&[init(), dir("layers"), file("layers/10.erofs", &layer(""))]);
     assert_eq!(
         check("file", &image, &[]),
         (format!("image: good; 1 layer; {NEEDS}\n"), 0)
     );
     let nothing = "image: good; 0 layers; needs CONFIG_BLK_DEV_INITRD\n";
-    assert_eq!(check("nothing", &cpio(&[init()]), &[]), (nothing.into(), 0));
+    assert_eq!(
+        check("nothing", &system(vec![init()]), &[]),
+        (nothing.into(), 0)
+    );
     let built_in = format!("image: good; 1 layer; {NEEDS} retain_initrd\n");
     assert_eq!(
-        check("built-in", &erofs(1, ""), &["--loader-built-in"]),
+        check("built-in", &layer(""), &["--loader-built-in"]),
         (built_in, 0)
     );
 }
@@ -365,64 +405,64 @@ fn check_finds_what_goes_wrong() {
     };
     let long_name = "n".repeat(4096);
     let long_target = [b't'; 4097];
-    let mut unknown = erofs(1, "");
+    let mut unknown = layer("");
     unknown[1104..1108].copy_from_slice(&0x8000_0000u32.to_le_bytes());
-    let mut devices = erofs(1, "");
+    let mut devices = layer("");
     devices[1110] = 2;
-    let mut checksum = erofs(1, "");
+    let mut checksum = layer("");
     checksum[1032] = 1;
     let mut broken_bootconfig = bootconfig(b"a = b\n");
     let sum = broken_bootconfig.len() - 16;
     broken_bootconfig[sum] ^= 1;
-    let image = |entries| aligned(cpio(entries), b"");
+    let image = |entries| aligned(system(entries), b"");
 
     for (name, image, expected) in [
         (
             "no init",
-            image(&[dir("x")]),
+            image(vec![dir("x")]),
             vec![
                 "error: /init: no archive that the kernel unpacks has it (a kernel with the loader built in needs none: --loader-built-in)",
             ],
         ),
         (
             "late init",
-            join(&[&erofs(1, ""), &cpio(&[init()])]),
+            join(&[&layer(""), &system(vec![init()])]),
             vec![
                 "error: /init: it is in the archive at 0x1000, where the kernel has stopped unpacking: the loader must come first",
             ],
         ),
         (
             "init is a directory",
-            image(&[dir("init")]),
+            image(vec![dir("init")]),
             vec!["error: /init: a directory, not a file"],
         ),
         (
             "init has no x",
-            image(&[file("init", b"#!/x")]),
+            image(vec![file("init", b"#!/x")]),
             vec!["error: /init: not executable (mode 0644)"],
         ),
         (
             "init is empty",
-            image(&[entry("init", 0o100_755, b"")]),
+            image(vec![entry("init", 0o100_755, b"")]),
             vec!["error: /init: it is empty"],
         ),
         (
             "init is a text",
-            image(&[entry("init", 0o100_755, b"hello, world")]),
+            image(vec![entry("init", 0o100_755, b"hello, world")]),
             vec![
                 "error: /init: neither an ELF program nor a #! script: it starts with \"hello, w\"",
             ],
         ),
         (
             "init has no interpreter",
-            image(&[entry("init", 0o100_755, b"#!/bin/sh\n")]),
+            image(vec![entry("init", 0o100_755, b"#!/bin/sh\n")]),
             vec![
                 "error: /init: it needs /bin/sh, which no archive that the kernel unpacks has (a static /init needs nothing)",
             ],
         ),
         (
             "init is a link",
-            image(&[
+            image(vec![
                 dir("bin"),
                 entry("bin/i", 0o100_755, b"#!/bin/i"),
                 entry("init", 0o120_777, b"bin/i"),
@@ -431,26 +471,26 @@ fn check_finds_what_goes_wrong() {
         ),
         (
             "init is a link that loops",
-            image(&[entry("init", 0o120_777, b"init")]),
+            image(vec![entry("init", 0o120_777, b"init")]),
             vec![
                 "error: /init: no archive that the kernel unpacks has it (a kernel with the loader built in needs none: --loader-built-in)",
             ],
         ),
         (
             "no parent",
-            image(&[init(), file("etc/passwd", b"")]),
+            image(vec![init(), file("etc/passwd", b"")]),
             vec![
                 "error: 0x0000007c etc/passwd: there is no directory etc: the kernel drops the file without a word",
             ],
         ),
         (
             "parent of the kernel's own",
-            image(&[init(), entry("dev/null", 0o020_666, b"")]),
+            image(vec![init(), entry("dev/null", 0o020_666, b"")]),
             vec![],
         ),
         (
             "parent through a link",
-            image(&[
+            image(vec![
                 init(),
                 dir("usr"),
                 entry("lib", 0o120_777, b"/usr"),
@@ -460,58 +500,64 @@ fn check_finds_what_goes_wrong() {
         ),
         (
             "long name",
-            image(&[init(), file(&long_name, b"")]),
+            image(vec![init(), file(&long_name, b"")]),
             vec!["error: 0x0000007c (no name): a name of 4097 bytes: the kernel passes it over"],
         ),
         (
             "long target",
-            image(&[init(), entry("l", 0o120_777, &long_target)]),
+            image(vec![init(), entry("l", 0o120_777, &long_target)]),
             vec![
                 "error: 0x0000007c l: a target of more than 4096 bytes: the kernel passes it over",
             ],
         ),
         (
             "a directory with a body",
-            image(&[init(), entry("d", 0o040_755, b"x")]),
+            image(vec![init(), entry("d", 0o040_755, b"x")]),
             vec!["error: 0x0000007c d: a directory with a body: the kernel passes it over"],
         ),
         (
             "no type",
-            image(&[init(), entry("d", 0o755, b"")]),
+            image(vec![init(), entry("d", 0o755, b"")]),
             vec!["error: 0x0000007c d: mode 755 is no type of file: the kernel passes it over"],
         ),
         (
             "bad sum",
-            image(&[init(), bad_sum]),
+            image(vec![init(), bad_sum]),
             vec![
                 "error: 0x0000007c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
             ],
         ),
         (
             "climbs",
-            image(&[init(), file("../../etc", b"")]),
+            image(vec![init(), file("../../etc", b"")]),
             vec!["error: 0x0000007c ../../etc: its name leads out of the archive"],
         ),
         (
             "dots",
-            image(&[init(), dir("a"), file("a/../b", b"")]),
+            image(vec![init(), dir("a"), file("a/../b", b"")]),
             vec!["warning: 0x000000ec a/../b: its name has `..` in it"],
         ),
         (
             "another type",
-            image(&[init(), dir("a"), file("a", b"")]),
+            image(vec![init(), dir("a"), file("a", b"")]),
             vec!["warning: 0x000000ec a: a file in place of an earlier directory"],
         ),
         (
             "a full directory",
-            image(&[init(), link, dir("a"), file("a/b", b""), file("a", b"")]),
+            image(vec![
+                init(),
+                link,
+                dir("a"),
+                file("a/b", b""),
+                file("a", b""),
+            ]),
             vec![
                 "error: 0x000001d4 a: a file in place of a directory that is not empty: the kernel drops it",
             ],
         ),
         (
             "layer files",
-            image(&[
+            image(vec![
                 init(),
                 dir("layers"),
                 file("layers/a", b"text"),
@@ -525,49 +571,91 @@ fn check_finds_what_goes_wrong() {
             ],
         ),
         (
+            "no init in the layers",
+            aligned(
+                cpio(&[init()]),
+                &cpio(&[
+                    dir("bin"),
+                    file("bin/init", b""),
+                    entry("bin/sh", 0o120_777, b"/bin/no"),
+                ]),
+            ),
+            vec![
+                "error: no init in the new root: /sbin/init: not there; /etc/init: not there; /bin/init: not executable \
+                 (mode 0644); /bin/sh: not there",
+            ],
+        ),
+        (
+            "init of a lower layer is covered",
+            aligned(
+                cpio(&[init()]),
+                &join(&[&layer(""), &cpio(&[dir("sbin"), dir("sbin/init")])]),
+            ),
+            vec![
+                "error: no init in the new root: /sbin/init: a directory, not a file; /etc/init: not there; /bin/init: \
+                 not there; /bin/sh: not there",
+            ],
+        ),
+        (
+            "init through links from layer to layer",
+            aligned(
+                cpio(&[init()]),
+                &join(&[
+                    &layer(""),
+                    &cpio(&[dir("bin"), entry("bin/sh", 0o120_777, b"../sbin/./init")]),
+                ]),
+            ),
+            vec![],
+        ),
+        (
+            "an image without a root",
+            aligned(cpio(&[init()]), &erofs(1, "")),
+            vec!["error: layer 0 (initrd+0x1000): read EROFS inode 0: mode 0 is no type of file"],
+        ),
+        (
             "unknown features",
-            aligned(cpio(&[init()]), &unknown),
+            aligned(system(vec![init()]), &unknown),
             vec![
                 "error: 0x00001000: EROFS features 0x80000000 that no kernel up to 7.2 knows: it refuses the image",
             ],
         ),
         (
             "devices",
-            aligned(cpio(&[init()]), &devices),
+            aligned(system(vec![init()]), &devices),
             vec![
                 "error: 0x00001000: EROFS image that needs 2 more devices: only images of one piece can be mounted",
             ],
         ),
         (
             "checksum",
-            aligned(cpio(&[init()]), &checksum),
+            aligned(system(vec![init()]), &checksum),
             vec![
-                "error: 0x00001000: EROFS superblock checksum bad (stored 0x00000000, computed 0xa7b3bad2): the kernel refuses the image",
+                "error: 0x00001000: EROFS superblock checksum bad (stored 0x00000000, computed 0xb9394e7f): the kernel refuses the image",
             ],
         ),
         (
             "unaligned",
-            join(&[&cpio(&[init()]), &erofs(1, "")]),
+            join(&[&system(vec![init()]), &layer("")]),
             vec![
-                "warning: 0x000000f8: EROFS image not aligned to its blocks of 4096 bytes: it can only be mounted through a loop device, and every read is one of two pages",
+                "warning: 0x000001e8: EROFS image not aligned to its blocks of 4096 bytes: they reach over page boundaries, and it cannot be mounted as a file",
             ],
         ),
         (
             "bootconfig",
-            join(&[&cpio(&[init()]), &broken_bootconfig]),
-            vec!["error: 0x000000f8: the bootconfig's checksum is wrong: the kernel ignores it"],
+            join(&[&system(vec![init()]), &broken_bootconfig]),
+            vec!["error: 0x000001e8: the bootconfig's checksum is wrong: the kernel ignores it"],
         ),
         (
             "truncated image",
-            aligned(cpio(&[init()]), &erofs(2, "")[..5000]),
+            aligned(system(vec![init()]), &erofs(2, "")[..5000]),
             vec![
                 "error: image: read at 0x1000: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here",
             ],
         ),
         (
             "junk",
-            join(&[&cpio(&[init()]), b"junk"]),
-            vec!["error: image: read at 0xf8: neither cpio nor EROFS: 6a 75 6e 6b \"junk\""],
+            join(&[&system(vec![init()]), b"junk"]),
+            vec!["error: image: read at 0x1e8: neither cpio nor EROFS: 6a 75 6e 6b \"junk\""],
         ),
     ] {
         let (stdout, status) = check(&name.replace(' ', "-"), &image, &[]);
@@ -585,7 +673,7 @@ fn check_finds_what_goes_wrong() {
 
 #[test]
 fn check_reads_the_command_line() {
-    let image = aligned(cpio(&[init()]), &erofs(1, ""));
+    let image = aligned(system(vec![init()]), &layer(""));
     let (stdout, status) = check(
         "cmdline",
         &image,
@@ -604,6 +692,15 @@ fn check_reads_the_command_line() {
             0
         )
     );
+    let alone = cpio(&[init()]);
+    let (stdout, status) = check("alone", &alone, &[]);
+    let warning = "warning: image: there are no layers, and no init but the loader: it boots with root= only\n";
+    assert!(stdout.starts_with(warning), "{stdout}");
+    assert_eq!(status, 0);
+    let (stdout, status) = check("alone", &alone, &["--cmdline", "init=/bin/x"]);
+    let error = "error: command line: there are no layers, and the initramfs has no other init: /bin/x: not there\n";
+    assert!(stdout.starts_with(error), "{stdout}");
+    assert_eq!(status, 1);
     let (stdout, status) = check(
         "rdinit",
         &image,
@@ -618,7 +715,7 @@ fn check_reads_the_command_line() {
 
 #[test]
 fn check_counts_layers() {
-    let image = |layers: usize| aligned(cpio(&[init()]), &erofs(1, "").repeat(layers));
+    let image = |layers: usize| aligned(system(vec![init()]), &layer("").repeat(layers));
     let (stdout, status) = check("500", &image(500), &[]);
     assert_eq!(
         (stdout, status),
@@ -642,8 +739,8 @@ fn check_counts_layers() {
 fn every_truncation_and_flipped_byte_is_survived() {
     let directory = scratch("tool-hostile");
     let mut image = aligned(
-        cpio(&[init(), dir("layers"), file("layers/a", &erofs(1, ""))]),
-        &erofs(1, "x"),
+        cpio(&[init(), dir("layers"), file("layers/a", &layer(""))]),
+        &layer("x"),
     );
     image.extend_from_slice(&cpio_without_trailer(&[file("late", b"1")]));
     // Everything but the insides of the images, which are zeros.

@@ -5,7 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{Bytes, Report, Rootfs, Severity};
+use super::rootfs::{Bytes, Rootfs};
+use super::unpack::{Report, Severity};
 use crate::bytes::{Part, ReadAt, Skip};
 use crate::cmdline::Options;
 use crate::error::{Context, Error, Result};
@@ -23,6 +24,8 @@ pub struct Boot {
     pub sources: Vec<Found>,
     /// The command line.
     pub options: Options,
+    /// Where the bytes of each source are; `None`: the image itself, or nothing.
+    bytes: Vec<Option<Bytes>>,
 }
 
 impl Boot {
@@ -62,6 +65,7 @@ impl Boot {
             rootfs,
             sources: Vec::new(),
             options,
+            bytes: Vec::new(),
         };
         boot.layer_files(image, &walk, report);
         boot.sources.push(Found {
@@ -74,6 +78,21 @@ impl Boot {
     /// The plan that `/init` would make.
     pub fn plan(&self) -> Result<Plan> {
         plan::plan(&self.sources, &self.options)
+    }
+
+    /// Opens all sources, in their order.
+    pub fn open<'a>(&self, image: &'a Opened) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
+        let nothing = Walk::default();
+        let walk = self.image().unwrap_or(&nothing);
+        let files = self.sources.iter().enumerate().map(|(index, source)| {
+            let bytes = self.bytes.get(index).copied().flatten();
+            match (&source.place, bytes) {
+                (Place::File(_), Some(bytes)) => open(image, walk, bytes),
+                (Place::File(_), None) => Ok(Box::new(Part::new(image, 0, 0)) as Box<dyn ReadAt>),
+                _ => Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt>),
+            }
+        });
+        files.collect()
     }
 
     /// The walk over the image itself.
@@ -117,6 +136,7 @@ impl Boot {
                 Ok(file) => {
                     let mut walk = segment::walk(&*file, b"");
                     forgive_tail(&mut walk);
+                    self.bytes.push(node.body);
                     self.sources.push(Found {
                         place: Place::File(String::from_utf8_lossy(name).into_owned()),
                         walk,

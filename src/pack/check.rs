@@ -6,12 +6,15 @@ use std::path::Path;
 
 use super::boot::{self, Boot};
 use super::files::kind;
-use super::rootfs::{Report, Severity};
+use super::newroot;
+
 use super::text::shown;
+use super::unpack::{Report, Severity};
+use crate::cmdline::{Backend, Upper};
 use crate::compress::Codec;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
-use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::plan::{Content, Found, Layer, Place, Plan, Root};
 use crate::proof::interpreter;
 use crate::segment::{Kind, Walk};
 use crate::source::Opened;
@@ -71,6 +74,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     };
     if let Some(plan) = &plan {
         planned(&boot, plan, circumstances, &mut report);
+        real_init(&boot, &image, plan, circumstances, &mut report);
     }
 
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the findings");
@@ -188,8 +192,8 @@ fn erofs(superblock: &Superblock, offset: u64, at: &str, report: Report) {
     let block = superblock.block_size();
     if !offset.is_multiple_of(block) {
         let what = format!(
-            "EROFS image not aligned to its blocks of {block} bytes: it can only be mounted through a loop device, \
-             and every read is one of two pages"
+            "EROFS image not aligned to its blocks of {block} bytes: they reach over page boundaries, and it cannot be \
+             mounted as a file"
         );
         say(Severity::Warning, what);
     }
@@ -246,6 +250,33 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
     }
 }
 
+/// Whether the layers can be read, and hold a program to start.
+fn real_init(
+    boot: &Boot,
+    image: &Opened,
+    plan: &Plan,
+    circumstances: &Circumstances,
+    report: Report,
+) {
+    let mut unreadable = |layer: &Layer, what| report(Severity::Error, layer.to_string(), what);
+    let refusal = newroot::init(boot, image, plan, &mut unreadable);
+    let refusal = refusal.unwrap_or_else(|error| Some(error.to_string()));
+    let Some(what) = refusal else { return };
+    let layers = !plan.layers.is_empty();
+    match (layers, &circumstances.cmdline) {
+        (true, _) => report(Severity::Error, "no init in the new root".into(), what),
+        (false, Some(_)) => {
+            let what = format!("there are no layers, and the initramfs has no other init: {what}");
+            report(Severity::Error, "command line".into(), what);
+        }
+        // Without knowing the command line this is all that can be said.
+        (false, None) => {
+            let what = "there are no layers, and no init but the loader: it boots with root= only";
+            report(Severity::Warning, "image".into(), what.into());
+        }
+    }
+}
+
 /// What the plan says about this command line.
 fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Report) {
     // The others are about segments, which have been looked at one by one.
@@ -287,25 +318,24 @@ fn needs(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
         }
     }
     for layer in &plan.layers {
-        match &layer.content {
-            Content::Cpio { .. } => {
-                needs.insert("CONFIG_TMPFS");
-            }
-            Content::Erofs {
-                superblock,
-                backends,
-            } => {
-                needs.insert("CONFIG_EROFS_FS");
-                needs.extend(decompressors(superblock));
-                if backends.last() == Some(&crate::cmdline::Backend::Loop) {
-                    needs.insert("CONFIG_BLK_DEV_LOOP");
-                }
+        if let Content::Cpio { .. } = &layer.content {
+            needs.insert("CONFIG_TMPFS");
+        }
+        if let Content::Erofs {
+            superblock,
+            backends,
+        } = &layer.content
+        {
+            needs.insert("CONFIG_EROFS_FS");
+            needs.extend(decompressors(superblock));
+            if backends.last() == Some(&Backend::Loop) {
+                needs.insert("CONFIG_BLK_DEV_LOOP");
             }
         }
     }
     if let Root::Overlay(upper) = &plan.root {
         needs.insert("CONFIG_OVERLAY_FS");
-        if *upper != crate::cmdline::Upper::None {
+        if *upper != Upper::None {
             needs.insert("CONFIG_TMPFS");
         }
     }

@@ -385,3 +385,156 @@ fn block_dirents(block: &[u8], dirents: &mut Vec<Dirent>) -> Option<()> {
 fn broken(nid: u64, what: &str) -> Error {
     Error::new("read", format_args!("EROFS inode {nid}"), what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::erofs::MAGIC;
+
+    /// Where the first inode is; the others follow, `SLOTS` slots apart.
+    const FIRST: u64 = 1152 / 32;
+    const SLOTS: u64 = 6;
+
+    /// One block of 4096 bytes with these inodes in it.
+    fn image(inodes: &[Vec<u8>]) -> Vec<u8> {
+        let mut image = vec![0; 4096];
+        image[1024..1028].copy_from_slice(&MAGIC);
+        image[1036] = 12;
+        image[1038] = FIRST as u8;
+        image[1048] = 100;
+        image[1060] = 1;
+        for (n, inode) in inodes.iter().enumerate() {
+            let at = (FIRST as usize + n * SLOTS as usize) * 32;
+            image[at..at + inode.len()].copy_from_slice(inode);
+        }
+        image
+    }
+
+    /// A compact inode of uid 1 and gid 2, with its data behind it.
+    fn inode(mode: u16, nlink: u16, i_u: u32, data: &[u8]) -> Vec<u8> {
+        let mut inode = Vec::new();
+        for field in [2 << 1, 0, mode, nlink] {
+            inode.extend_from_slice(&u16::to_le_bytes(field));
+        }
+        for field in [data.len() as u32, 5, i_u, 0] {
+            inode.extend_from_slice(&field.to_le_bytes());
+        }
+        inode.extend_from_slice(&[1, 0, 2, 0, 0, 0, 0, 0]);
+        inode.extend_from_slice(data);
+        inode
+    }
+
+    /// A directory's data: names, and which of the inodes they are.
+    fn names(names: &[(&str, u64)]) -> Vec<u8> {
+        let mut dirents = Vec::new();
+        let mut nameoff = names.len() as u16 * 12;
+        for (name, inode) in names {
+            dirents.extend_from_slice(&(FIRST + inode * SLOTS).to_le_bytes());
+            dirents.extend_from_slice(&nameoff.to_le_bytes());
+            dirents.extend_from_slice(&[0, 0]);
+            nameoff += name.len() as u16;
+        }
+        for (name, _) in names {
+            dirents.extend_from_slice(name.as_bytes());
+        }
+        dirents
+    }
+
+    fn list(image: &[u8]) -> std::result::Result<Vec<String>, String> {
+        let superblock = Superblock::read(&image, 0)
+            .unwrap()
+            .ok_or("no superblock")?;
+        let mut lines = Vec::new();
+        let tree = Tree::new(&image, &superblock).map_err(|error| error.to_string())?;
+        let walked = tree.walk(|file| {
+            lines.push(file.to_string());
+            Ok(())
+        });
+        walked.map(|()| lines).map_err(|error| error.to_string())
+    }
+
+    fn sound() -> Vec<Vec<u8>> {
+        vec![
+            inode(
+                0o040_755,
+                2,
+                0,
+                &names(&[(".", 0), ("..", 0), ("dev", 1), ("link", 3), ("tty", 2)]),
+            ),
+            inode(0o040_700, 2, 0, &names(&[(".", 1), ("..", 0), ("tty", 2)])),
+            inode(0o020_620, 2, 0x0010_0440, b""),
+            inode(0o120_777, 1, 0, b"dev/tty"),
+        ]
+    }
+
+    #[test]
+    fn a_small_tree() {
+        assert_eq!(
+            list(&image(&sound())).unwrap(),
+            [
+                "drwxr-xr-x   2     1     2         73 1970-01-01 00:01:45 .",
+                "drwx------   2     1     2         42 1970-01-01 00:01:45 dev",
+                "crw--w----   2     1     2     4, 320 1970-01-01 00:01:45 dev/tty",
+                "lrwxrwxrwx   1     1     2          7 1970-01-01 00:01:45 link -> dev/tty",
+                "crw--w----   2     1     2     4, 320 1970-01-01 00:01:45 tty link to dev/tty",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_would_go_on_for_ever_ends() {
+        let mut circle = sound();
+        circle[1] = inode(0o040_700, 2, 0, &names(&[("up", 0)]));
+        assert_eq!(
+            list(&image(&circle)).unwrap_err(),
+            "read EROFS inode 36: a directory that is in the tree twice"
+        );
+        // Three directories that share one block of three hundred names.
+        let mut block = names(&[("a", 2); 300]);
+        block.resize(4096, 0);
+        let mut shared = inode(0o040_700, 2, 1, b"");
+        (shared[0], shared[8], shared[9]) = (0, 0x00, 0x10);
+        let mut whole = image(&[inode(
+            0o040_755,
+            2,
+            0,
+            &names(&[("a", 1), ("b", 3), ("c", 5)]),
+        )]);
+        for n in [1, 3, 5, 2] {
+            let at = (FIRST + n * SLOTS) as usize * 32;
+            let inode = if n == 2 { &sound()[2] } else { &shared };
+            whole[at..at + 32].copy_from_slice(&inode[..32]);
+        }
+        whole.extend_from_slice(&block);
+        let error = list(&whole).unwrap_err();
+        assert_eq!(
+            error,
+            "read EROFS inode 66: more names than the image has room for"
+        );
+    }
+
+    #[test]
+    fn names_that_make_no_sense_are_refused() {
+        for bad in ["a/b", "/", "a\0b", ""] {
+            let mut tree = sound();
+            tree[0] = inode(0o040_755, 2, 0, &names(&[(bad, 2), ("x", 2)]));
+            let expected = "read EROFS inode 36: its names at 0x0 make no sense";
+            assert_eq!(list(&image(&tree)).unwrap_err(), expected, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_byte_can_make_it_panic() {
+        let sound = image(&sound());
+        for at in 1024..2048 {
+            for value in [0, 1, 0x24, 0x7f, 0x80, 0xff] {
+                let mut hostile = sound.clone();
+                hostile[at] = value;
+                let _ = list(&hostile);
+            }
+        }
+        for length in 1024..sound.len() {
+            let _ = list(&sound[..length]);
+        }
+    }
+}

@@ -6,6 +6,9 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
 
 use super::output::Scratch;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
@@ -139,7 +142,11 @@ fn run(command: &mut Command, directory: &Path, scratch: &Scratch) -> Result<()>
         _ => Error::new("run", object(), error.to_string()),
     })?;
     scratch.watch(child.id());
+    // A sign of life, on a terminal only.
+    let spinner = ProgressBar::new_spinner().with_message(object());
+    spinner.enable_steady_tick(Duration::from_millis(120));
     let output = child.wait_with_output().during("run", object());
+    spinner.finish_and_clear();
     scratch.watch(0);
     let output = output?;
     if output.status.success() {

@@ -1,0 +1,229 @@
+//! The root that the layers make, looked at without mounting anything: whether the real init is in
+//! it. Layers are stacked as overlayfs stacks them, but for opaque directories.
+
+use super::boot::Boot;
+use super::erofs_tree::{Inode, Tree};
+use super::files::kind;
+use super::rootfs::Rootfs;
+use crate::bytes::{Part, ReadAt};
+use crate::erofs::Superblock;
+use crate::error::Result;
+use crate::plan::{Content, Plan, Root};
+use crate::segment::Kind;
+use crate::source::Opened;
+
+/// The inodes are stored in a way that is not read here.
+const INCOMPAT_METABOX: u32 = 1 << 8;
+
+/// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
+const LINKS_MAX: usize = 40;
+
+/// What was found in a layer, or in all of them.
+pub type Report<'a> = &'a mut dyn FnMut(&crate::plan::Layer, String);
+
+/// Reads every layer of the plan from one end to the other, reports what cannot be read, and says
+/// why none of the plan's inits can be started. `Ok(None)`: one can, or that cannot be told.
+pub fn init(boot: &Boot, image: &Opened, plan: &Plan, report: Report) -> Result<Option<String>> {
+    if plan.root == Root::Initramfs {
+        return Ok(refusals(plan, |path| {
+            Ok(boot.rootfs.find(path).map(|(_, node)| node.mode))
+        }));
+    }
+    let sources = boot.open(image)?;
+    let mut whole = true;
+    let mut parts = Vec::new();
+    for layer in &plan.layers {
+        if let Some(source) = sources.get(layer.source) {
+            parts.push((layer, Part::new(&**source, layer.offset, layer.length)));
+        }
+    }
+    let mut stack = Vec::new();
+    for (layer, part) in &parts {
+        match &layer.content {
+            Content::Erofs { superblock, .. } if is_readable(superblock) => {
+                let tree = Tree::new(part, superblock);
+                match tree.and_then(|tree| tree.walk(|_| Ok(())).map(|()| tree)) {
+                    Ok(tree) => stack.push(Stacked::Erofs(tree)),
+                    Err(error) => {
+                        report(layer, error.to_string());
+                        whole = false;
+                    }
+                }
+            }
+            Content::Cpio { .. } => stack.push(Stacked::Cpio(unpacked(boot, layer, part))),
+            // What is on a device, or stored in ways that are not read here, may have it.
+            _ => whole = false,
+        }
+    }
+    if !whole || stack.is_empty() {
+        return Ok(None);
+    }
+    // The uppermost first, as names are looked up.
+    stack.reverse();
+    Ok(refusals(plan, |path| find(&stack, path)))
+}
+
+fn is_readable(superblock: &Superblock) -> bool {
+    superblock.feature_incompat & INCOMPAT_METABOX == 0 && superblock.unknown_incompat() == 0
+}
+
+/// The files of a cpio layer. What is wrong with it has been said.
+fn unpacked(boot: &Boot, layer: &crate::plan::Layer, part: &dyn ReadAt) -> Rootfs {
+    let mut rootfs = Rootfs::empty();
+    let source = boot.sources.get(layer.source);
+    let segments = source.into_iter().flat_map(|source| &source.walk.segments);
+    for segment in segments.filter(|segment| segment.offset == layer.offset) {
+        if let Kind::Cpio(cpio) = &segment.kind {
+            let mut alone = segment.clone();
+            alone.offset = 0;
+            let _ = rootfs.unpack(part, &alone, cpio, &mut |_, _, _| {});
+        }
+    }
+    rootfs
+}
+
+/// Why none of the inits can be started, if that is so.
+fn refusals(plan: &Plan, mode: impl Fn(&[u8]) -> Result<Option<u32>>) -> Option<String> {
+    let mut refusals = Vec::new();
+    for init in &plan.inits {
+        refusals.push(match mode(init.as_bytes()) {
+            Ok(None) => format!("{init}: not there"),
+            Ok(Some(mode)) if mode & libc::S_IFMT != libc::S_IFREG => {
+                format!("{init}: a {}, not a file", kind(mode))
+            }
+            Ok(Some(mode)) if mode & 0o111 == 0 => {
+                format!("{init}: not executable (mode {:04o})", mode & 0o7777)
+            }
+            Ok(Some(_)) => return None,
+            Err(error) => format!("{init}: {error}"),
+        });
+    }
+    Some(refusals.join("; "))
+}
+
+/// The files of one layer.
+enum Stacked<'a> {
+    Erofs(Tree<'a>),
+    Cpio(Rootfs),
+}
+
+/// A file of one layer.
+#[derive(Clone)]
+enum Place {
+    Erofs(Box<Inode>),
+    Cpio(Vec<u8>),
+}
+
+struct File {
+    place: Place,
+    mode: u32,
+    target: Vec<u8>,
+    whiteout: bool,
+}
+
+/// A directory: where it is in each layer that has it, by index.
+type Merged = Vec<(usize, Place)>;
+
+impl Stacked<'_> {
+    fn root(&self) -> Result<Place> {
+        Ok(match self {
+            Self::Erofs(tree) => Place::Erofs(Box::new(tree.root()?)),
+            Self::Cpio(_) => Place::Cpio(Vec::new()),
+        })
+    }
+
+    fn lookup(&self, directory: &Place, name: &[u8]) -> Result<Option<File>> {
+        match (self, directory) {
+            (Self::Erofs(tree), Place::Erofs(directory)) => {
+                let dirents = tree.directory(directory)?;
+                let Some(dirent) = dirents.iter().find(|dirent| dirent.name == name) else {
+                    return Ok(None);
+                };
+                let inode = tree.inode(dirent.nid)?;
+                let mode = inode.file.mode;
+                let target = match mode & libc::S_IFMT {
+                    libc::S_IFLNK => tree.target(&inode)?.unwrap_or_default(),
+                    _ => Vec::new(),
+                };
+                Ok(Some(File {
+                    whiteout: inode.file.device == Some((0, 0)),
+                    place: Place::Erofs(Box::new(inode)),
+                    mode,
+                    target,
+                }))
+            }
+            (Self::Cpio(rootfs), Place::Cpio(directory)) => {
+                let path = match directory.as_slice() {
+                    b"" => name.to_vec(),
+                    directory => [directory, b"/", name].concat(),
+                };
+                Ok(rootfs.here(&path).map(|node| File {
+                    place: Place::Cpio(path),
+                    mode: node.mode,
+                    target: node.target.clone(),
+                    whiteout: false,
+                }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The mode of a file, links followed.
+fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<u32>> {
+    let mut root: Merged = Vec::new();
+    for (index, layer) in stack.iter().enumerate() {
+        root.push((index, layer.root()?));
+    }
+    let components = |path: &[u8]| {
+        let names = path.split(|byte| *byte == b'/').rev();
+        let names = names.filter(|name| !name.is_empty() && *name != b".");
+        names.map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let mut todo = components(path);
+    let mut trail = vec![root.clone()];
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        if name == b".." {
+            if trail.len() > 1 {
+                trail.pop();
+            }
+            continue;
+        }
+        let here = trail.last().cloned().unwrap_or_default();
+        let mut merged = Merged::new();
+        let mut found = None;
+        for (index, place) in here {
+            let Some(layer) = stack.get(index) else {
+                continue;
+            };
+            let Some(file) = layer.lookup(&place, &name)? else {
+                continue;
+            };
+            if file.mode & libc::S_IFMT != libc::S_IFDIR || file.whiteout {
+                // Under a directory of an upper layer it cannot be seen.
+                if merged.is_empty() && !file.whiteout {
+                    found = Some(file);
+                }
+                break;
+            }
+            merged.push((index, file.place));
+        }
+        match found {
+            None if merged.is_empty() => return Ok(None),
+            None => trail.push(merged),
+            Some(file) if file.mode & libc::S_IFMT == libc::S_IFLNK => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Ok(None);
+                }
+                if file.target.starts_with(b"/") {
+                    trail = vec![root.clone()];
+                }
+                todo.extend(components(&file.target));
+            }
+            Some(file) => return Ok(Some(file.mode).filter(|_| todo.is_empty())),
+        }
+    }
+    Ok(Some(libc::S_IFDIR))
+}
