@@ -122,6 +122,16 @@ impl Loader {
         Ok(())
     }
 
+    /// Loads the module of a filesystem that the kernel lacks. Modules are named after filesystems, or
+    /// carry them as an alias, which modprobe would know.
+    pub fn need_filesystem(&mut self, fstype: &str) -> Result<()> {
+        let there = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        match lists(&there, fstype) {
+            true => Ok(()),
+            false => self.modules.load(fstype),
+        }
+    }
+
     /// Waits for whatever still is on its way; the files that were loaded, in order.
     pub fn finish(self) -> Vec<String> {
         for (module, thread) in self.loading {

@@ -9,6 +9,7 @@ use crate::cmdline::{Backend, Options, Upper};
 use crate::compress::Codec;
 use crate::erofs::Superblock;
 use crate::error::{Error, Result};
+use crate::rootspec::Spec;
 use crate::segment::{Cpio, Kind, Segment, Walk};
 
 /// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
@@ -86,16 +87,31 @@ pub enum Content {
     },
 }
 
+/// The root device: what `root=` and its companions say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Which device.
+    pub spec: Spec,
+    /// `rootfstype=`: types to try, in order; empty: whatever is on it.
+    pub types: Vec<String>,
+    /// `rootflags=`: mount options.
+    pub flags: Vec<String>,
+    /// Whether it is mounted for writing: `rw`, and it is the root itself rather than a layer.
+    pub writable: bool,
+}
+
 /// What becomes `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
     /// The initramfs itself: there is nothing to mount over it.
     Initramfs,
+    /// The root device itself.
+    Device,
     /// What the kernel has assembled before it started this program.
     Assembled,
     /// The one layer that there is, read-only.
     Layer,
-    /// An overlay of all layers.
+    /// An overlay of all layers, the root device below them if there is one.
     Overlay(Upper),
 }
 
@@ -133,7 +149,9 @@ impl Module {
 /// Everything that is going to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The layers, lowest first.
+    /// The root device. Where it is not the root itself, it is the lowest layer, number 0.
+    pub device: Option<Device>,
+    /// The layers of the initrd, lowest first.
     pub layers: Vec<Layer>,
     /// What they become.
     pub root: Root,
@@ -150,13 +168,17 @@ pub struct Plan {
 pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     let mut warnings = options.problems.clone();
     let mut layers = Vec::new();
+    let device = root_device(options, &mut warnings);
+    // The root device is number 0.
+    let first = usize::from(matches!(device, Ok(Some(_))));
     for (index, found) in sources.iter().enumerate() {
         for segment in layer_segments(found) {
-            if layers.len() == MAX_LAYERS {
+            let number = layers.len().saturating_add(first);
+            if number == MAX_LAYERS {
                 let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
                 return Err(Error::new("plan", &found.place, what));
             }
-            layers.push(layer(layers.len(), index, &found.place, segment, options));
+            layers.push(layer(number, index, &found.place, segment, options));
         }
     }
     for found in sources {
@@ -171,7 +193,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
             ));
         }
         // Somebody meant there to be layers: starting the initramfs instead would hide it.
-        if layers.is_empty() {
+        if layers.is_empty() && options.root.is_none() {
             return Err(Error::new("plan", &found.place, trouble.to_string()));
         }
         warnings.push(format!(
@@ -183,22 +205,26 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     for layer in &layers {
         doubts(layer, &mut warnings);
     }
+    let mut device = match device {
+        Err(error) if !layers.is_empty() => {
+            warnings.push(format!("{error}; not used"));
+            None
+        }
+        device => device?,
+    };
+    let over_device = options.overlay_root && options.upper != Upper::None;
     let root = match (layers.as_slice(), &options.upper) {
-        ([], _) => Root::Initramfs,
-        ([_], Upper::None) => Root::Layer,
+        ([], _) if device.is_none() => Root::Initramfs,
+        ([], _) if !over_device => Root::Device,
+        ([_], Upper::None) if device.is_none() => Root::Layer,
         (_, upper) => Root::Overlay(upper.clone()),
     };
-    if let (Root::Initramfs, Some(device)) = (&root, &options.root) {
-        let what = "there are no layers, and mounting a root device is not supported yet";
-        return Err(Error::new("plan", format_args!("root={device}"), what));
-    }
-    if let Some(device) = &options.root {
-        warnings.push(format!(
-            "root={device}: a root device below the layers is not supported yet; not used"
-        ));
+    if let Some(device) = &mut device {
+        device.writable &= root == Root::Device && options.upper != Upper::None;
     }
     Ok(Plan {
         modules: modules(&layers, &root),
+        device,
         layers,
         root,
         inits: options.inits(),
@@ -206,10 +232,39 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     })
 }
 
+/// What `root=` asks for.
+fn root_device(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
+    let Some(text) = &options.root else {
+        return Ok(None);
+    };
+    let list = |list: &Option<String>| -> Vec<String> {
+        let items = list.iter().flat_map(|list| list.split(','));
+        items
+            .filter(|item| !item.is_empty())
+            .map(Into::into)
+            .collect()
+    };
+    let spec = Spec::parse(text)?;
+    if spec.is_ramdisk() {
+        // The way in which boot loaders have named the initrd since before there was an initramfs.
+        warnings.push(format!(
+            "root={text}: the initrd is not copied into a ramdisk; its layers are used"
+        ));
+        return Ok(None);
+    }
+    Ok(Some(Device {
+        spec,
+        types: list(&options.rootfstype),
+        flags: list(&options.rootflags),
+        writable: options.root_writable,
+    }))
+}
+
 /// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
 /// memback series): what is left is to start the real init.
 pub fn assembled(options: &Options) -> Plan {
     Plan {
+        device: None,
         layers: Vec::new(),
         root: Root::Assembled,
         modules: Vec::new(),
@@ -394,10 +449,28 @@ impl fmt::Display for Layer {
     }
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.writable { "rw" } else { "ro" };
+        write!(f, "root device {}: {access}", self.spec)?;
+        for flag in &self.flags {
+            write!(f, ",{flag}")?;
+        }
+        f.write_str(", as ")?;
+        match self.types.as_slice() {
+            [] => f.write_str("whatever is on it"),
+            types => list(f, types),
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
+        }
+        if let Some(device) = &self.device {
+            writeln!(f, "{device}")?;
         }
         for layer in &self.layers {
             write!(f, "{layer}: {} bytes, ", layer.length)?;
@@ -428,6 +501,7 @@ impl fmt::Display for Plan {
         }
         match &self.root {
             Root::Initramfs => writeln!(f, "root: the initramfs itself, nothing to stack")?,
+            Root::Device => writeln!(f, "root: the root device itself")?,
             Root::Assembled => writeln!(f, "root: as the kernel has assembled it")?,
             Root::Layer => writeln!(f, "root: the layer itself, read-only")?,
             Root::Overlay(Upper::None) => writeln!(f, "root: overlay, read-only")?,

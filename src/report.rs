@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cmdline::Upper;
 use crate::error::{Context, Result};
 use crate::json::{Array, Object};
-use crate::mount::{self, Means};
+use crate::mount::{self, Means, Mounted};
 use crate::plan::{Found, Plan, Root};
 use crate::segment::Kind;
 use crate::setup::is_mount_point;
@@ -31,8 +31,8 @@ pub struct Facts<'a> {
     pub sources: &'a [Found],
     /// The plan that was followed.
     pub plan: &'a Plan,
-    /// How each of its layers was mounted, in their order.
-    pub means: &'a [Means],
+    /// How its root device and layers were mounted.
+    pub mounted: &'a Mounted,
     /// Kernel modules that were loaded, in order.
     pub modules: &'a [String],
     /// The real init.
@@ -75,6 +75,11 @@ impl Report {
         report.text("version", env!("CARGO_PKG_VERSION"));
         report.text("kernel", facts.kernel);
         sources(report.array("sources"), facts.sources);
+        if let (Some(device), Some(how)) = (&facts.plan.device, &facts.mounted.device) {
+            let mut object = report.object("device");
+            object.text("root", &device.spec.to_string());
+            object.text("node", &how.node).text("type", &how.fstype);
+        }
         layers(report.array("layers"), facts);
         root(&mut report, &facts.plan.root);
         strings(report.array("modules"), facts.modules);
@@ -129,7 +134,7 @@ fn sources(mut array: Array<'_>, sources: &[Found]) {
 }
 
 fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
-    for (layer, means) in facts.plan.layers.iter().zip(facts.means) {
+    for (layer, means) in facts.plan.layers.iter().zip(&facts.mounted.layers) {
         let mut object = array.object();
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
@@ -146,6 +151,7 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
 fn root(report: &mut Object<'_>, root: &Root) {
     let (kind, upper) = match root {
         Root::Initramfs => ("initramfs", None),
+        Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
         Root::Overlay(Upper::None) => ("overlay", None),

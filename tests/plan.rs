@@ -225,3 +225,63 @@ fn features_that_are_too_new_and_missing_devices_are_told() {
         "{plan}"
     );
 }
+
+#[test]
+fn a_root_device_is_the_root_or_the_lowest_layer() {
+    let modules = format!("modules: none\n{INIT}");
+    assert_eq!(
+        planned(&initrd(loader()), "root=/dev/vda1"),
+        format!(
+            "root device /dev/vda1: ro, as whatever is on it\nroot: the root device itself\n{modules}"
+        )
+    );
+    assert_eq!(
+        planned(
+            &[],
+            "root=UUID=1-2 rw rootfstype=ext4,btrfs rootflags=noatime,subvol=x"
+        ),
+        format!(
+            "root device UUID=1-2: rw,noatime,subvol=x, as ext4, btrfs\nroot: the root device itself\n{modules}"
+        )
+    );
+    // Read-only altogether; or under an overlay, where nothing is written to it.
+    assert!(
+        planned(&[], "root=/dev/vda1 rw rd.overlay.readonly")
+            .starts_with("root device /dev/vda1: ro")
+    );
+    for overlay in [
+        "rd.overlay=tmpfs:size=1g",
+        "systemd.volatile=overlay",
+        "rd.overlay",
+    ] {
+        let plan = planned(&[], &format!("root=/dev/vda1 rw {overlay}"));
+        assert!(plan.starts_with("root device /dev/vda1: ro, "), "{plan}");
+        assert!(plan.contains("root: overlay, writes to a tmpfs"), "{plan}");
+        assert!(plan.contains("modules: overlay\n"), "{plan}");
+    }
+    let image = join(&[&loader(), &erofs(1, "")]);
+    assert_eq!(
+        planned(&initrd(image), "root=LABEL=data"),
+        format!(
+            "root device LABEL=data: ro, as whatever is on it\n\
+             layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+             root: overlay, writes to a tmpfs\nmodules: erofs, overlay\n{INIT}"
+        )
+    );
+}
+
+#[test]
+fn a_root_that_names_no_device_is_left_where_there_are_layers() {
+    let image = || join(&[&loader(), &erofs(1, "")]);
+    let ramdisk = planned(&initrd(image()), "root=/dev/ram0");
+    assert!(
+        ramdisk.starts_with("warning: root=/dev/ram0: the initrd is not copied into a ramdisk; its layers are used\nlayer 0"),
+        "{ramdisk}"
+    );
+    let odd = planned(&initrd(image()), "root=live:http");
+    assert!(
+        odd.starts_with("warning: read root=live:http: ") && odd.contains("; not used\nlayer 0"),
+        "{odd}"
+    );
+    assert!(planned(&[], "root=live:http").starts_with("read root=live:http: "));
+}

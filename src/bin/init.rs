@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 
 use layerinit::cmdline::{Break, Options};
+use layerinit::device::Patience;
 use layerinit::error::Result;
 use layerinit::load::Loader;
 use layerinit::mount::{self, SYSROOT};
@@ -77,7 +78,7 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
 
     let mut loader = Loader::new(&kernel, &options);
     loader.begin(&plan.modules);
-    let means = mount::layers(&plan, &sources, &mut loader)?;
+    let mounted = mount::layers(&plan, &sources, Patience::of(&options), &mut loader)?;
     report.ended("layers");
 
     let new_root = mount::root(&plan, &mut loader)?;
@@ -98,7 +99,7 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
         kernel: &kernel,
         sources: &found,
         plan: &plan,
-        means: &means,
+        mounted: &mounted,
         modules: &loader.finish(),
         init,
         freed,

@@ -16,20 +16,21 @@ use crate::error::{Cause, Context as _, Error, Result};
 /// A filesystem that is being configured.
 pub struct Context {
     fd: OwnedFd,
-    fstype: &'static str,
+    fstype: String,
 }
 
 /// A filesystem that is mounted, but nowhere yet.
 #[derive(Debug)]
 pub struct Mount {
     fd: OwnedFd,
-    fstype: &'static str,
+    fstype: String,
 }
 
 impl Context {
     /// Opens a context of a filesystem type; ENODEV where the kernel does not have it.
-    pub fn new(fstype: &'static str) -> Result<Self> {
+    pub fn new(fstype: &str) -> Result<Self> {
         let fd = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).during("mount", fstype)?;
+        let fstype = fstype.into();
         Ok(Self { fd, fstype })
     }
 
@@ -76,7 +77,7 @@ impl Context {
                 said if said.is_empty() => Cause::Os(errno),
                 said => Cause::Kernel(errno, said),
             };
-            Error::with("mount", self.fstype, cause)
+            Error::with("mount", &self.fstype, cause)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The plan to a mounted root: each layer by the first backend that works, then the overlay.
 
 mod context;
+pub mod device;
 mod file;
 mod loopback;
 mod memback;
@@ -17,6 +18,7 @@ use rustix::mount::{
 
 use crate::cmdline::Backend;
 use crate::compress::Codec;
+use crate::device::Patience;
 use crate::erofs::Checksum;
 use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
@@ -44,19 +46,51 @@ pub enum Means {
     Unpacked,
 }
 
-/// Mounts every layer of the plan. Returns how each was mounted, in their order.
-pub fn layers(plan: &Plan, sources: &[Source], loader: &mut Loader) -> Result<Vec<Means>> {
+/// How everything came to be mounted.
+#[derive(Debug, Default)]
+pub struct Mounted {
+    /// The root device.
+    pub device: Option<device::Mounted>,
+    /// The layers of the plan, in their order.
+    pub layers: Vec<Means>,
+}
+
+/// Mounts the plan's root device, where it is the root itself at [`SYSROOT`], and every layer.
+pub fn layers(
+    plan: &Plan,
+    sources: &[Source],
+    patience: Patience,
+    loader: &mut Loader,
+) -> Result<Mounted> {
     fs::create_dir_all(LAYERS).during("create", LAYERS)?;
+    let mut mounted = Mounted::default();
+    if let Some(device) = &plan.device {
+        let target = match plan.root {
+            Root::Device => SYSROOT.into(),
+            _ => layer_directory(0),
+        };
+        make_directory(&target)?;
+        let (how, mount) = device::mount(device, patience, loader)?;
+        mount.attach(&target)?;
+        mounted.device = Some(how);
+    }
     let mut without_memback = false;
-    plan.layers
-        .iter()
-        .map(|layer| {
-            let source = sources
-                .get(layer.source)
-                .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
-            mount_layer(layer, source, loader, &mut without_memback)
-        })
-        .collect()
+    for layer in &plan.layers {
+        let source = sources
+            .get(layer.source)
+            .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
+        mounted
+            .layers
+            .push(mount_layer(layer, source, loader, &mut without_memback)?);
+    }
+    Ok(mounted)
+}
+
+fn make_directory(path: &str) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        done => done.during("create", path),
+    }
 }
 
 /// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
@@ -72,13 +106,15 @@ pub fn root(plan: &Plan, loader: &mut Loader) -> Result<&'static str> {
             show_assembled_layers();
             return Ok("/");
         }
+        // It has been mounted there.
+        Root::Device => return Ok(SYSROOT),
         Root::Layer | Root::Overlay(_) => {}
     }
-    match fs::create_dir(SYSROOT) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        done => done.during("create", SYSROOT)?,
-    }
-    let numbers: Vec<_> = plan.layers.iter().map(|layer| layer.number).collect();
+    make_directory(SYSROOT)?;
+    let device = plan.device.iter().map(|_| 0);
+    let numbers: Vec<_> = device
+        .chain(plan.layers.iter().map(|layer| layer.number))
+        .collect();
     match (&plan.root, numbers.first()) {
         (Root::Layer, Some(number)) => {
             let from = layer_directory(*number);
@@ -103,7 +139,10 @@ pub fn root(plan: &Plan, loader: &mut Loader) -> Result<&'static str> {
                     }
                 )
             };
-            let root_of = plan.layers.iter().find(has_root).map(|layer| layer.number);
+            let root_of = match &plan.device {
+                Some(_) => Some(0),
+                None => plan.layers.iter().find(has_root).map(|layer| layer.number),
+            };
             loader.need(Module::Overlay)?;
             overlay::stack(&numbers, upper, root_of, SYSROOT)?;
             info!("layers stacked: {}", numbers.len());
@@ -148,7 +187,7 @@ fn mount_layer(
     without_memback: &mut bool,
 ) -> Result<Means> {
     let target = layer_directory(layer.number);
-    fs::create_dir(&target).during("create", &target)?;
+    make_directory(&target)?;
     match &layer.content {
         Content::Cpio {
             codec, unpacked, ..
