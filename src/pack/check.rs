@@ -123,7 +123,7 @@ fn segments(source: &Found, report: Report) {
     for segment in &source.walk.segments {
         let at = || place(source, segment.offset);
         match &segment.kind {
-            Kind::Erofs(superblock) => erofs(superblock, segment.offset, &at(), report),
+            Kind::Erofs(superblock) => erofs(superblock, &at(), report),
             Kind::Bootconfig { intact: false } => {
                 report(
                     Severity::Error,
@@ -134,6 +134,7 @@ fn segments(source: &Found, report: Report) {
             Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}
         }
     }
+    alignment(source, report);
     match &source.walk.trouble {
         Some(trouble) if file => report(Severity::Error, place(source, 0), trouble.to_string()),
         Some(trouble) => report(Severity::Error, "image".into(), trouble.to_string()),
@@ -148,6 +149,33 @@ fn segments(source: &Found, report: Report) {
     }
 }
 
+/// Images that do not lie at a multiple of their block size: one warning for all of them, as they
+/// mostly have one cause.
+fn alignment(source: &Found, report: Report) {
+    let mut unaligned = source
+        .walk
+        .segments
+        .iter()
+        .filter_map(|segment| match &segment.kind {
+            Kind::Erofs(sb) if !segment.offset.is_multiple_of(sb.block_size()) => {
+                Some((segment.offset, sb.block_size()))
+            }
+            _ => None,
+        });
+    let Some((offset, block)) = unaligned.next() else {
+        return;
+    };
+    let others = match unaligned.count() {
+        0 => String::new(),
+        n => format!(" (and {n} more like it)"),
+    };
+    let what = format!(
+        "EROFS image not aligned to its blocks of {block} bytes: they reach over page boundaries, and it cannot be \
+         mounted as a file{others}"
+    );
+    report(Severity::Warning, place(source, offset), what);
+}
+
 fn is_layer(segment: &crate::segment::Segment) -> bool {
     match &segment.kind {
         Kind::Erofs(_) => true,
@@ -157,7 +185,7 @@ fn is_layer(segment: &crate::segment::Segment) -> bool {
 }
 
 /// What is wrong with an EROFS image.
-fn erofs(superblock: &Superblock, offset: u64, at: &str, report: Report) {
+fn erofs(superblock: &Superblock, at: &str, report: Report) {
     /// The page size of most machines; a kernel refuses blocks larger than its pages.
     const PAGE: u64 = 4096;
     let mut say = |severity, what: String| report(severity, at.to_string(), what);
@@ -190,13 +218,6 @@ fn erofs(superblock: &Superblock, offset: u64, at: &str, report: Report) {
         );
     }
     let block = superblock.block_size();
-    if !offset.is_multiple_of(block) {
-        let what = format!(
-            "EROFS image not aligned to its blocks of {block} bytes: they reach over page boundaries, and it cannot be \
-             mounted as a file"
-        );
-        say(Severity::Warning, what);
-    }
     if block > PAGE {
         let what = format!(
             "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
