@@ -26,6 +26,7 @@ pub mod modules;
 pub mod rootspec;
 pub mod uevent;
 
+pub mod alias;
 pub mod probe;
 pub mod segment;
 
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod kmsg;
 pub mod setup;
 
+pub mod coldplug;
 pub mod device;
 pub mod load;
 pub mod source;
