@@ -15,7 +15,6 @@ use crate::compress::Codec;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Content, Found, Layer, Place, Plan, Root};
-use crate::proof::interpreter;
 use crate::segment::{Kind, Walk};
 use crate::source::Opened;
 
@@ -260,7 +259,7 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
         Err(error) => return say(error.to_string()),
     };
     // What the real init must stand up to as well.
-    match interpreter(&*file) {
+    match newroot::needed(&*file) {
         Err(what) => say(what),
         Ok(None) => {}
         Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}

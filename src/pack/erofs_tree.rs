@@ -261,6 +261,11 @@ impl<'a> Tree<'a> {
         Ok(Some(target))
     }
 
+    /// The bytes of a regular file. `None` where they are compressed or in chunks.
+    pub fn content(&self, file: Inode) -> Option<Content<'_>> {
+        (file.layout != Layout::Other).then_some(Content { tree: self, file })
+    }
+
     /// Reads the bytes of a flat file at `at` (erofs_map_blocks).
     fn data(&self, inode: &Inode, at: u64, bytes: &mut [u8]) -> Result<()> {
         let block = 1u64 << self.blkszbits;
@@ -344,6 +349,28 @@ impl<'a> Tree<'a> {
             todo.extend(below.map(|dirent| (path.len(), dirent.name, dirent.nid)));
         }
         Ok(())
+    }
+}
+
+/// The bytes of a file that is stored as it is.
+pub struct Content<'a> {
+    tree: &'a Tree<'a>,
+    file: Inode,
+}
+
+impl ReadAt for Content<'_> {
+    fn size(&self) -> u64 {
+        self.file.file.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = self.size().saturating_sub(offset);
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        let buf = buf.get_mut(..n).unwrap_or_default();
+        match self.tree.data(&self.file, offset, buf) {
+            Ok(()) => Ok(n),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use super::boot::Boot;
 use super::erofs_tree::{Inode, Tree};
 use super::files::kind;
 use super::rootfs::Rootfs;
+use super::text::shown;
 use crate::bytes::{Part, ReadAt};
 use crate::erofs::Superblock;
 use crate::error::Result;
 use crate::plan::{Content, Plan, Root};
+use crate::proof::interpreter;
 use crate::segment::Kind;
 use crate::source::Opened;
 
@@ -18,6 +20,9 @@ const INCOMPAT_METABOX: u32 = 1 << 8;
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
 const LINKS_MAX: usize = 40;
 
+/// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
+const DEPTH: usize = 5;
+
 /// What was found in a layer, or in all of them.
 pub type Report<'a> = &'a mut dyn FnMut(&crate::plan::Layer, String);
 
@@ -26,7 +31,10 @@ pub type Report<'a> = &'a mut dyn FnMut(&crate::plan::Layer, String);
 pub fn init(boot: &Boot, image: &Opened, plan: &Plan, report: Report) -> Result<Option<String>> {
     if plan.root == Root::Initramfs {
         return Ok(refusals(plan, |path| {
-            Ok(boot.rootfs.find(path).map(|(_, node)| node.mode))
+            match boot.rootfs.find(path.as_bytes()) {
+                None => Err("not there".into()),
+                Some((_, node)) => program(node.mode),
+            }
         }));
     }
     let sources = boot.open(image)?;
@@ -50,7 +58,10 @@ pub fn init(boot: &Boot, image: &Opened, plan: &Plan, report: Report) -> Result<
                     }
                 }
             }
-            Content::Cpio { .. } => stack.push(Stacked::Cpio(unpacked(boot, layer, part))),
+            Content::Cpio { codec, .. } => {
+                let bytes = codec.is_none().then_some(part);
+                stack.push(Stacked::Cpio(unpacked(boot, layer, part), bytes));
+            }
             // What is on a device, or stored in ways that are not read here, may have it.
             _ => whole = false,
         }
@@ -60,7 +71,7 @@ pub fn init(boot: &Boot, image: &Opened, plan: &Plan, report: Report) -> Result<
     }
     // The uppermost first, as names are looked up.
     stack.reverse();
-    Ok(refusals(plan, |path| find(&stack, path)))
+    Ok(refusals(plan, |path| start(&stack, path, DEPTH)))
 }
 
 fn is_readable(superblock: &Superblock) -> bool {
@@ -83,28 +94,76 @@ fn unpacked(boot: &Boot, layer: &crate::plan::Layer, part: &dyn ReadAt) -> Rootf
 }
 
 /// Why none of the inits can be started, if that is so.
-fn refusals(plan: &Plan, mode: impl Fn(&[u8]) -> Result<Option<u32>>) -> Option<String> {
+fn refusals(
+    plan: &Plan,
+    check: impl Fn(&str) -> std::result::Result<(), String>,
+) -> Option<String> {
     let mut refusals = Vec::new();
     for init in &plan.inits {
-        refusals.push(match mode(init.as_bytes()) {
-            Ok(None) => format!("{init}: not there"),
-            Ok(Some(mode)) if mode & libc::S_IFMT != libc::S_IFREG => {
-                format!("{init}: a {}, not a file", kind(mode))
-            }
-            Ok(Some(mode)) if mode & 0o111 == 0 => {
-                format!("{init}: not executable (mode {:04o})", mode & 0o7777)
-            }
-            Ok(Some(_)) => return None,
-            Err(error) => format!("{init}: {error}"),
-        });
+        match check(init) {
+            Ok(()) => return None,
+            Err(what) => refusals.push(format!("{init}: {what}")),
+        }
     }
     Some(refusals.join("; "))
+}
+
+/// Whether a file of this mode can be a program.
+fn program(mode: u32) -> std::result::Result<(), String> {
+    match mode {
+        _ if mode & libc::S_IFMT != libc::S_IFREG => Err(format!("a {}, not a file", kind(mode))),
+        _ if mode & 0o111 == 0 => Err(format!("not executable (mode {:04o})", mode & 0o7777)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the kernel can start a program, and those that it starts in its place. What cannot be
+/// read here is taken to be good.
+fn start(stack: &[Stacked], path: &str, depth: usize) -> std::result::Result<(), String> {
+    let found = find(stack, path.as_bytes()).map_err(|error| error.to_string())?;
+    let Some((index, file)) = found else {
+        return Err("not there".into());
+    };
+    program(file.mode)?;
+    let content: Option<Box<dyn ReadAt>> = match (stack.get(index), file.place) {
+        (Some(Stacked::Erofs(tree)), Place::Erofs(inode)) => tree
+            .content(*inode)
+            .map(|content| Box::new(content) as Box<dyn ReadAt>),
+        (Some(Stacked::Cpio(rootfs, Some(part))), Place::Cpio(path)) => rootfs
+            .here(&path)
+            .and_then(|node| node.body)
+            .map(|body| Box::new(Part::new(*part, body.offset, body.length)) as Box<dyn ReadAt>),
+        _ => None,
+    };
+    let Some(content) = content else {
+        return Ok(());
+    };
+    match needed(&*content)? {
+        None => Ok(()),
+        Some(_) if depth == 0 => Err("too many interpreters of interpreters".into()),
+        Some(needed) => start(stack, &needed, depth.saturating_sub(1))
+            .map_err(|what| format!("it needs {}: {what}", shown(needed.as_bytes()))),
+    }
+}
+
+/// The program that the kernel starts in place of this one, as the proof at boot has it. Images may
+/// be looked at on another machine than they are for: that is no error here.
+pub fn needed(program: &dyn ReadAt) -> std::result::Result<Option<String>, String> {
+    const ELSEWHERE: [&str; 2] = [
+        "an ELF program for another machine",
+        "an ELF program of the other byte order",
+    ];
+    match interpreter(program) {
+        Err(what) if ELSEWHERE.iter().any(|start| what.starts_with(start)) => Ok(None),
+        other => other,
+    }
 }
 
 /// The files of one layer.
 enum Stacked<'a> {
     Erofs(Tree<'a>),
-    Cpio(Rootfs),
+    /// And the archive, where it is not compressed.
+    Cpio(Rootfs, Option<&'a Part<&'a dyn ReadAt>>),
 }
 
 /// A file of one layer.
@@ -128,7 +187,7 @@ impl Stacked<'_> {
     fn root(&self) -> Result<Place> {
         Ok(match self {
             Self::Erofs(tree) => Place::Erofs(Box::new(tree.root()?)),
-            Self::Cpio(_) => Place::Cpio(Vec::new()),
+            Self::Cpio(..) => Place::Cpio(Vec::new()),
         })
     }
 
@@ -152,7 +211,7 @@ impl Stacked<'_> {
                     target,
                 }))
             }
-            (Self::Cpio(rootfs), Place::Cpio(directory)) => {
+            (Self::Cpio(rootfs, _), Place::Cpio(directory)) => {
                 let path = match directory.as_slice() {
                     b"" => name.to_vec(),
                     directory => [directory, b"/", name].concat(),
@@ -169,8 +228,8 @@ impl Stacked<'_> {
     }
 }
 
-/// The mode of a file, links followed.
-fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<u32>> {
+/// A file and the layer that it is in, links followed.
+fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<(usize, File)>> {
     let mut root: Merged = Vec::new();
     for (index, layer) in stack.iter().enumerate() {
         root.push((index, layer.root()?));
@@ -203,7 +262,7 @@ fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<u32>> {
             if file.mode & libc::S_IFMT != libc::S_IFDIR || file.whiteout {
                 // Under a directory of an upper layer it cannot be seen.
                 if merged.is_empty() && !file.whiteout {
-                    found = Some(file);
+                    found = Some((index, file));
                 }
                 break;
             }
@@ -212,7 +271,7 @@ fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<u32>> {
         match found {
             None if merged.is_empty() => return Ok(None),
             None => trail.push(merged),
-            Some(file) if file.mode & libc::S_IFMT == libc::S_IFLNK => {
+            Some((_, file)) if file.mode & libc::S_IFMT == libc::S_IFLNK => {
                 links += 1;
                 if links > LINKS_MAX {
                     return Ok(None);
@@ -222,8 +281,14 @@ fn find(stack: &[Stacked], path: &[u8]) -> Result<Option<u32>> {
                 }
                 todo.extend(components(&file.target));
             }
-            Some(file) => return Ok(Some(file.mode).filter(|_| todo.is_empty())),
+            Some(found) => return Ok(Some(found).filter(|_| todo.is_empty())),
         }
     }
-    Ok(Some(libc::S_IFDIR))
+    let directory = File {
+        place: Place::Cpio(Vec::new()),
+        mode: libc::S_IFDIR,
+        target: Vec::new(),
+        whiteout: false,
+    };
+    Ok(Some((0, directory)))
 }
