@@ -93,7 +93,10 @@ fn specs() -> BTreeMap<&'static str, Vec<u8>> {
     let long = |n: usize| "d/".repeat(n / 2 - 1) + &"n".repeat(2 + n % 2);
     let mut specs = BTreeMap::new();
     // What this project itself ships, for CONFIG_INITRAMFS_SOURCE as well.
-    for (name, file) in [("initramfs-spec/loader", "loader"), ("initramfs-spec/shell", "shell")] {
+    for (name, file) in [
+        ("initramfs-spec/loader", "loader"),
+        ("initramfs-spec/shell", "shell"),
+    ] {
         let path = Path::new(REPOSITORY).join("initramfs-spec").join(file);
         specs.insert(name, fs::read(path).unwrap());
     }
@@ -212,7 +215,7 @@ fn compare(name: &str, program: &Path, options: &[(&[&str], &[&str])]) {
         ("FIVE", "5"),
         ("NESTED", "${ONE}${UNSET}"),
         ("LAYERINIT_INIT", "f4097"),
-        ("BUSYBOX", "f70001"),,
+        ("BUSYBOX", "f70001"),
     ];
     for (subject, spec) in specs() {
         fs::write(directory.join("spec"), spec).unwrap();
