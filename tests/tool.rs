@@ -1097,6 +1097,26 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
 }
 
 #[test]
+fn a_link_to_an_image_stays_a_link() {
+    let directory = workshop("tool-build-link");
+    fs::create_dir(directory.join("elsewhere")).unwrap();
+    fs::write(directory.join("elsewhere/real"), "old").unwrap();
+    symlink("elsewhere/real", directory.join("image")).unwrap();
+    good(&directory, &["build", "--init", "init", "-o", "image"]);
+    assert!(directory.join("image").is_symlink());
+    assert_eq!(
+        fs::metadata(directory.join("elsewhere/real"))
+            .unwrap()
+            .len(),
+        1536
+    );
+    assert_eq!(
+        names(&directory.join("elsewhere")),
+        BTreeSet::from(["real".to_string()])
+    );
+}
+
+#[test]
 fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
     let directory = workshop("tool-build-mkfs");
     fs::create_dir(directory.join("bin")).unwrap();

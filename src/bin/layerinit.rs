@@ -148,10 +148,11 @@ One line for each finding: `error:` for what goes wrong, `warning:` for what wor
 costs something. The last line sums up, and names what the image needs: kernel options (built in, or
 as modules in the loader) and words on the kernel command line.
 
-Found are: no /init, or one that cannot be executed; files that the kernel drops without a word, as
-where their directory is missing; broken and truncated archives and images; wrong checksums; EROFS
-features that no kernel knows; files of /layers that are no layers; more layers than can be stacked;
-layers that are not aligned; a command line that makes no sense.
+Found are: no /init, or one that cannot be executed; no init in the layers that it could start;
+files that the kernel drops without a word, as where their directory is missing; broken and
+truncated archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers
+that are no layers; more layers than can be stacked; layers that are not aligned; a command line that
+makes no sense. Without --cmdline, init= and root= are taken not to be there.
 
 Exit status 1 if there is an error. Warnings do not count.
 

@@ -1,5 +1,6 @@
 //! Builds an image: the loader, then the layers in order, each aligned.
 
+use std::fs;
 use std::io::{self, Read, Seek};
 use std::path::PathBuf;
 
@@ -56,7 +57,12 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
         let modules = loader::modules(modules, &entries)?;
         entries.extend(modules);
     }
-    let scratch = Scratch::new(&build.output)?;
+    // A symbolic link stays; what it leads to is written anew, where it is.
+    let mut target = build.output.clone();
+    if target.is_symlink() {
+        target = fs::canonicalize(&target).unwrap_or(target);
+    }
+    let scratch = Scratch::new(&target)?;
     let mut layers = Vec::new();
     for (number, path) in build.layers.iter().enumerate() {
         layers.push(layer::prepare(path, number, &build.erofs, &scratch)?);
@@ -64,7 +70,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let lengths = layers.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
 
-    let mut output = Output::new(&build.output, scratch, expected)?;
+    let mut output = Output::new(&target, scratch, expected)?;
     let written = archive::write(&entries, build.settings, &mut output)?;
     for layer in &mut layers {
         output.align(build.align)?;

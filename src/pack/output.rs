@@ -148,8 +148,7 @@ impl Output {
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 20, file),
             scratch,
-            // A symbolic link stays; what it leads to is written anew.
-            image: fs::canonicalize(image).unwrap_or_else(|_| image.into()),
+            image: image.into(),
             progress,
             length: 0,
         })
