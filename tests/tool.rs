@@ -1097,6 +1097,46 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
 }
 
 #[test]
+fn without_init_the_one_beside_the_tool_is_taken() {
+    let directory = workshop("tool-build-beside");
+    fs::create_dir(directory.join("bin")).unwrap();
+    fs::copy(
+        env!("CARGO_BIN_EXE_layerinit"),
+        directory.join("bin/layerinit"),
+    )
+    .unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(directory.join("bin/layerinit"));
+        command
+            .current_dir(&directory)
+            .env_remove("LAYERINIT_INIT")
+            .env_remove("SOURCE_DATE_EPOCH");
+        said(
+            &command
+                .args(["build", "-o", "image"])
+                .args(words)
+                .output()
+                .unwrap(),
+        )
+    };
+    let missing = "layerinit: find init: not beside this program; build it with `cargo build --release --bin init`, \
+                   or say --init PATH\n";
+    assert_eq!(run(&[]), (String::new(), missing.into(), 1));
+    // A spec that does not ask for it does not need it.
+    fs::write(directory.join("spec"), "dir /a 0755 0 0\n").unwrap();
+    assert_eq!(run(&["--spec", "spec"]).2, 0);
+    fs::copy(directory.join("init"), directory.join("bin/init")).unwrap();
+    assert_eq!(
+        run(&[]),
+        (
+            "image: 1536 bytes, loader 1536 bytes, 0 layers\n".into(),
+            String::new(),
+            0
+        )
+    );
+}
+
+#[test]
 fn a_link_to_an_image_stays_a_link() {
     let directory = workshop("tool-build-link");
     fs::create_dir(directory.join("elsewhere")).unwrap();
@@ -1194,9 +1234,8 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
             before,
             "the image is not begun beside the target"
         );
-        let kill = Command::new("kill")
-            .args([format!("-{signal}"), build.id().to_string()])
-            .status();
+        let kill = format!("kill -{signal} {}", build.id());
+        let kill = Command::new("sh").args(["-c", &kill]).status();
         assert!(kill.unwrap().success());
         assert_eq!(build.wait().unwrap().code(), Some(status), "SIG{signal}");
         let pid = fs::read_to_string(directory.join("pid")).unwrap();

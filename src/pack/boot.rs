@@ -10,7 +10,7 @@ use super::unpack::{Report, Severity};
 use crate::bytes::{Part, ReadAt, Skip};
 use crate::cmdline::Options;
 use crate::error::{Context, Error, Result};
-use crate::plan::{self, Found, Place, Plan};
+use crate::plan::{self, Found, MAX_LAYERS, Place, Plan};
 use crate::segment::{self, Kind, Segment, Walk};
 use crate::source::Opened;
 
@@ -55,9 +55,11 @@ impl Boot {
             }
         }
         // The running /init knows its file by what the kernel followed rdinit= to.
-        if let Some((path, _)) = rootfs.find(options.rdinit.as_bytes()) {
+        if !holds_init(&walk)
+            && let Some((path, _)) = rootfs.find(options.rdinit.as_bytes())
+        {
             let again = segment::walk(image, &path);
-            if !holds_init(&walk) && holds_init(&again) {
+            if holds_init(&again) {
                 walk = again;
             }
         }
@@ -104,7 +106,9 @@ impl Boot {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
         };
-        for name in self.rootfs.directory(&directory) {
+        // One more than can be stacked is enough to know.
+        let names = self.rootfs.directory(&directory);
+        for name in names.take(MAX_LAYERS.saturating_add(1)) {
             let path = [directory.as_slice(), b"/", name].concat();
             let text = super::text::shown(name);
             let Some((_, node)) = self.rootfs.find(&path) else {
