@@ -12,7 +12,7 @@ const PAGE_SIZES: [u64; 5] = [4096, 8192, 16384, 32768, 65536];
 /// `union swap_header` of include/linux/swap.h: the magic ends the first page. A suspended system
 /// (kernel/power/swap.c, and the userspace tools' own) replaces the magic.
 pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
-    const SWS_UUID: u64 = 1024 + 12;
+    const INFO: u64 = 1024;
 
     for page in PAGE_SIZES {
         let Some(magic) = block::<10>(device, page.saturating_sub(10))? else {
@@ -25,12 +25,21 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             b"S1SUSPEND\0" | b"S2SUSPEND\0" | b"ULSUSPEND\0" | b"LINHIB0001" => Kind::Suspended,
             _ => continue,
         };
-        let Some(names) = block::<32>(device, SWS_UUID)? else {
+        let Some(info) = block::<44>(device, INFO)? else {
             break;
         };
-        let mut cursor = field(&names, 0);
+        let mut cursor = field(&info, 0);
+        let version = cursor.le32().unwrap_or(0);
+        let last_page = cursor.le32().unwrap_or(0);
+        let _nr_badpages = cursor.le32();
         let uuid = cursor.array().and_then(uuid);
-        return Ok(Some(Volume::new(kind, uuid, label(cursor.rest()))));
+        let label = label(cursor.rest());
+        // In the byte order of the machine, which may have been another.
+        let one = version == 1 || version.swap_bytes() == 1;
+        if kind == Kind::Swap && (!one || last_page == 0) {
+            continue;
+        }
+        return Ok(Some(Volume::new(kind, uuid, label)));
     }
     Ok(None)
 }
@@ -138,6 +147,8 @@ fn raid1(device: &dyn ReadAt, at: u64) -> io::Result<Option<Volume>> {
 /// Version 0.90, in the last whole 64 KiB but one, in the byte order of who made it.
 fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     const RESERVED: u64 = 64 << 10;
+    /// KiB of the device that the RAID uses; they come before the superblock.
+    const SIZE: usize = 8 * 4;
     /// Words: the first quarter of the set's UUID, and the others.
     const SET_UUID0: usize = 5 * 4;
     const SET_UUID1: usize = 13 * 4;
@@ -154,6 +165,15 @@ fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     };
     let swapped = magic == MD_SB_MAGIC.to_be_bytes();
     if !(swapped || magic == MD_SB_MAGIC.to_le_bytes()) || major != [0; 4] {
+        return Ok(None);
+    }
+    let used = field(&superblock, SIZE)
+        .array()
+        .map_or(0, |size| match swapped {
+            true => u32::from_be_bytes(size),
+            false => u32::from_le_bytes(size),
+        });
+    if u64::from(used).saturating_mul(1024) > at {
         return Ok(None);
     }
     let first = field(&superblock, SET_UUID0).array::<4>();
