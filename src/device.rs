@@ -41,7 +41,7 @@ pub struct Device {
     pub size: u64,
     /// Where it lies on its disk, for a partition.
     pub partition: Option<Slice>,
-    /// PARTUUID, where the kernel tells it (from Linux 7.0 or so; else it stands in the table).
+    /// PARTUUID, where the kernel tells it (7.2 does, 6.12 does not); else it stands in the table.
     pub part_uuid: Option<String>,
     /// PARTLABEL in the kernel's spelling: other characters than those of ASCII are mangled.
     pub part_name: Option<String>,

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -255,6 +256,71 @@ fn a_wait_ends_with_a_list_of_what_is_there() {
     );
     let entry = format!("{} 4.0 MiB, ext4 LABEL=\"here\" UUID={uuid}", device.name());
     assert!(error.contains(&entry), "{error}");
+}
+
+/// What the library logs, for the test that looks at it.
+struct Log(Mutex<Vec<String>>);
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_long_wait_says_what_it_waits_for() {
+    static LOG: Log = Log(Mutex::new(Vec::new()));
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let uuid = fresh_uuid();
+    let error = find(&format!("UUID={uuid}"), within(6)).unwrap_err();
+    assert!(
+        error.to_string().contains("no such device after 6 s"),
+        "{error}"
+    );
+    let start = format!("waiting for root=UUID={uuid}: no such device after ");
+    let log = LOG.0.lock().unwrap();
+    let lines: Vec<_> = log.iter().filter(|line| line.starts_with(&start)).collect();
+    let [line] = lines.as_slice() else {
+        panic!("{log:?}");
+    };
+    assert!(
+        line[start.len()..].starts_with("5 s; there are: "),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_device_that_wants_a_driver_is_announced() {
+    // Asks the kernel to announce a device again.
+    let device = fs::read_dir("/sys/bus/platform/devices")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|device| device.join("modalias").exists())
+        .expect("a platform device with a modalias");
+    let modalias = fs::read_to_string(device.join("modalias")).unwrap();
+    let mut search = Search::new();
+    fs::write(device.join("uevent"), "add").unwrap();
+    let mut heard = Vec::new();
+    search
+        .find(
+            &Spec::parse("UUID=not-there").unwrap(),
+            within(1),
+            &mut |new| {
+                heard.extend(new.to_vec());
+            },
+        )
+        .unwrap_err();
+    assert!(
+        heard.iter().any(|new| new == modalias.trim_end()),
+        "{heard:?}"
+    );
 }
 
 #[test]

@@ -285,7 +285,7 @@ impl Search {
                 uuid: device.part_uuid.clone(),
                 label: device.part_name.clone(),
             };
-            // Before Linux 7 the kernel tells the name of a GPT partition, and no identifier.
+            // Linux 6.12 tells the name of a GPT partition, and no identifier.
             if entry.uuid.is_none() && is_worth_reading(device) {
                 match self.contents.entry(device) {
                     Ok(Some(read)) => {
