@@ -11,7 +11,7 @@ use crate::bytes::{Part, ReadAt, Skip};
 use crate::cmdline::Options;
 use crate::error::{Context, Error, Result};
 use crate::plan::{self, Found, MAX_LAYERS, Place, Plan};
-use crate::segment::{self, Kind, Segment, Walk};
+use crate::segment::{self, Kind, Walk};
 use crate::source::Opened;
 
 /// An image as a kernel would boot it.
@@ -138,8 +138,7 @@ impl Boot {
             };
             match opened {
                 Ok(file) => {
-                    let mut walk = segment::walk(&*file, b"");
-                    forgive_tail(&mut walk);
+                    let walk = segment::walk_layer_file(&*file);
                     self.bytes.push(node.body);
                     self.sources.push(Found {
                         place: Place::File(String::from_utf8_lossy(name).into_owned()),
@@ -170,16 +169,6 @@ fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
     let mut segments = walk.segments.iter();
     let segment = segments.find(|segment| segment.offset == bytes.segment);
     segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_some()))
-}
-
-/// What stands behind an EROFS image in a file of its own is somebody else's, as in
-/// [`crate::source`].
-fn forgive_tail(walk: &mut Walk) {
-    let image = |segment: &Segment| matches!(segment.kind, Kind::Erofs(_));
-    if walk.segments.first().is_some_and(image) {
-        walk.segments.truncate(1);
-        walk.trouble = None;
-    }
 }
 
 /// The bytes of a file in an archive. Those in a compressed one go to a nameless temporary file.
