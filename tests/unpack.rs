@@ -54,9 +54,11 @@ impl Tree {
 
     fn unpack(&self, archive: &[u8]) -> Result<Unpacked, String> {
         let work = || unpack(Archive::new(Reader::new(&archive, 0)));
-        confined(self.root.to_str().unwrap(), work)
-            .unwrap()
-            .map_err(|error| error.to_string())
+        let done = confined(self.root.to_str().unwrap(), work).unwrap();
+        if done.is_ok() {
+            keep(archive);
+        }
+        done.map_err(|error| error.to_string())
     }
 
     fn lines(&self) -> Vec<String> {
@@ -131,6 +133,22 @@ impl Drop for Tree {
         let _ = unmount(&self.root, UnmountFlags::DETACH);
         // Only directories of this test: whatever else came here made it fail.
         let _ = fs::remove_dir_all(&self.outside);
+    }
+}
+
+/// Into the directory LAYERINIT_ARCHIVES, where qemu/differential looks for archives to try on the
+/// kernel: it must make the same trees of them.
+fn keep(archive: &[u8]) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if let Some(directory) = std::env::var_os("LAYERINIT_ARCHIVES") {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default().replace("::", "-");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        fs::write(
+            Path::new(&directory).join(format!("{test}-{number}")),
+            archive,
+        )
+        .unwrap();
     }
 }
 

@@ -1,0 +1,277 @@
+//! Archives for the two sides.
+
+use layerinit::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
+
+use crate::common::{Entry, cpio, dir, entry, file, join, pad};
+
+/// The archive with this program as /init, in a directory that is not listed. Everything that the
+/// archive inside of the kernel has made gets a known time.
+pub fn loader(program: &[u8]) -> Vec<u8> {
+    let at = |mut entry: Entry<'static>| {
+        entry.header.mtime = 1;
+        entry
+    };
+    let console = Header {
+        mode: 0o020600,
+        nlink: 1,
+        mtime: 1,
+        rmaj: 5,
+        rmin: 1,
+        ..Header::default()
+    };
+    let mut archive = cpio(&[
+        at(dir(".")),
+        at(dir("dev")),
+        Entry {
+            name: b"dev/console",
+            header: console,
+            body: b"",
+        },
+        at(entry("root", 0o040700, b"")),
+        at(dir(".differential")),
+        entry(".differential/init", 0o100755, program),
+    ]);
+    pad(&mut archive, 512);
+    archive
+}
+
+/// The same archive with all its names below a directory `case-NAME`, as far as names go that way.
+pub fn prefix(name: &str, archive: &[u8]) -> Vec<u8> {
+    let mut case = dir("");
+    let name = format!("case-{name}");
+    case.name = name.as_bytes();
+    case.header.mtime = 1;
+    let first = cpio(&[case]);
+    // Without its trailer, which would end the hard links of nothing.
+    let mut out = first[..first.len() - 124].to_vec();
+    let mut rest = archive;
+    while !rest.is_empty() {
+        if rest[0] == 0 {
+            out.push(0);
+            rest = &rest[1..];
+            continue;
+        }
+        let header: &[u8; HEADER_LEN] = rest.first_chunk().expect("a header");
+        let header = Header::decode(header).expect("a header");
+        let name_end = HEADER_LEN + header.namesize as usize;
+        let body =
+            (HEADER_LEN as u64 + u64::from(header.namesize) + header.name_padding()) as usize;
+        let end = body + header.filesize as usize;
+        let next = (end as u64 + padding(end as u64)) as usize;
+        let old = &rest[HEADER_LEN..name_end];
+        let is_trailer = old.strip_suffix(&[0]) == Some(TRAILER) && header.file_type() != 0o120000;
+        let mut new = old.to_vec();
+        if !is_trailer && header.namesize > 0 {
+            new = [name.as_bytes(), b"/", old].concat();
+            // As long as the kernel takes where it was that before.
+            if header.namesize <= PATH_MAX && new.len() > PATH_MAX as usize {
+                new.drain(
+                    name.len() + old.len() - (new.len() - PATH_MAX as usize)
+                        ..name.len() + old.len(),
+                );
+            }
+        }
+        let header = Header {
+            namesize: new.len() as u32,
+            ..header
+        };
+        out.extend_from_slice(header.encode().as_bytes());
+        out.extend_from_slice(&new);
+        pad(&mut out, 4);
+        out.extend_from_slice(&rest[body..end.min(rest.len())]);
+        pad(&mut out, 4);
+        rest = rest.get(next..).unwrap_or_default();
+    }
+    pad(&mut out, 4);
+    out
+}
+
+/// Names that only mean what they mean where nothing stands before them.
+pub fn roots() -> Vec<u8> {
+    let mut root = entry("", 0o040711, b"");
+    (root.header.uid, root.header.gid, root.header.mtime) = (5, 6, 77);
+    let mut with_body = entry("TRAILER!!!", 0o040755, b"body");
+    with_body.header.nlink = 2;
+    join(&[
+        &cpio(&[
+            root,
+            entry("TRAILER!!!", 0o120777, b"target"),
+            with_body,
+            file("/../../up", b"x"),
+            entry("/", 0o120777, b"not a link"),
+            entry("..", 0o020600, b""),
+            file(".", b"not a file"),
+        ]),
+        &cpio(&[entry("/./", 0o040751, b"")]),
+    ])
+}
+
+/// Ends the kernel's unpacking, and ours, with an error: nothing after `last` may come.
+pub fn bad_sum() -> Vec<u8> {
+    let mut wrong = file("case-bad-sum/last", b"AB");
+    (wrong.header.crc, wrong.header.chksum) = (true, 1);
+    cpio(&[dir("case-bad-sum"), wrong, file("case-bad-sum/never", b"")])
+}
+
+/// The same with a name that does not end.
+pub fn no_nul() -> Vec<u8> {
+    let mut archive = cpio(&[dir("case-no-nul"), file("case-no-nul/kept", b"x")]);
+    let header = Header {
+        mode: 0o100644,
+        nlink: 1,
+        namesize: 6,
+        ..Header::default()
+    };
+    archive.extend_from_slice(header.encode().as_bytes());
+    archive.extend_from_slice(b"no-nul");
+    pad(&mut archive, 4);
+    join(&[&archive, &cpio(&[file("case-no-nul/never", b"")])])
+}
+
+/// xorshift64: the same numbers for a seed, everywhere.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 11
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// An archive of members that collide, link, replace and miss each other, below `case-random-SEED`.
+///
+/// One thing it never asks for, because the kernel hangs or writes to the device: to open a pipe or
+/// a device through a hard link whose first name has become one. So these have names of their own
+/// (d), and nothing that a hard-linked file (h) may become points there.
+pub fn random(seed: u64) -> Vec<u8> {
+    let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    for _ in 0..8 {
+        numbers.next();
+    }
+    let top = format!("case-random-{seed}");
+    let mut archive = Vec::new();
+    let mut add = |name: &str, header: Header, body: &[u8]| {
+        let entry = Entry {
+            name: name.as_bytes(),
+            header,
+            body,
+        };
+        let one = cpio(&[entry]);
+        archive.extend_from_slice(&one[..one.len() - 124]);
+    };
+    let at = |mode| Header {
+        mode,
+        nlink: 1,
+        mtime: 1,
+        ..Header::default()
+    };
+    add(&top, at(0o040755), b"");
+    if numbers.below(2) == 0 {
+        for name in ["a", "b", "a/b"] {
+            add(&format!("{top}/{name}"), at(0o040755), b"");
+        }
+    }
+    for _ in 0..60 + numbers.below(60) {
+        let mut path = top.clone();
+        for _ in 0..numbers.below(3) {
+            path += "/";
+            path += numbers.one(&["a", "b", "s", "a", "b", ".", "..", "", "none"]);
+        }
+        // Out of the case, but never out of the tree of cases.
+        if path.matches("..").count() > 1 {
+            continue;
+        }
+        let devices = ["d0", "d1", "d2"];
+        let links = ["h0", "h1", "h2"];
+        let names = ["a", "b", "s", "f", "g"];
+        let mut header = Header {
+            ino: numbers.below(3) as u32,
+            uid: numbers.below(4) as u32 * 1000,
+            gid: numbers.below(4) as u32 * 100,
+            nlink: 1,
+            mtime: numbers.below(1 << 31) as u32,
+            min: numbers.below(2) as u32,
+            ..Header::default()
+        };
+        let permissions = numbers.below(0o10000) as u32;
+        let mut body: Vec<u8> = match numbers.below(3) {
+            0 => Vec::new(),
+            _ => (0..numbers.below(20)).map(|n| b'a' + n as u8).collect(),
+        };
+        let name;
+        match numbers.below(20) {
+            0..4 => {
+                name = numbers.one(&names);
+                header.mode = 0o100000;
+            }
+            4..8 => {
+                name = numbers.one(&links);
+                header.mode = 0o100000;
+                header.nlink = 2 + numbers.below(2) as u32;
+            }
+            8..13 => {
+                name = numbers.one(&[&names[..], &links, &devices].concat());
+                header.mode = 0o040000;
+                header.nlink = 2;
+                body.clear();
+            }
+            13..16 => {
+                name = numbers.one(&[&names[..], &links, &devices].concat());
+                header.mode = 0o120000;
+                let target = match name {
+                    "h0" | "h1" | "h2" => numbers.one(&["h0", "h1", "h2", "missing", "../h0"]),
+                    _ => numbers.one(&[
+                        "a", "b", "../a", "../b", ".", "..", "d0", "h0", "f", "missing",
+                    ]),
+                };
+                body = match numbers.below(4) {
+                    0 => format!("/{top}/{target}").into_bytes(),
+                    _ => target.into(),
+                };
+            }
+            16..19 => {
+                name = numbers.one(&devices);
+                header.mode = *[0o010000, 0o020000, 0o060000, 0o140000]
+                    .get(numbers.below(4) as usize)
+                    .unwrap_or(&0);
+                header.nlink = 1 + numbers.below(2) as u32;
+                header.rmaj = numbers.below(300) as u32;
+                header.rmin = numbers.below(70_000) as u32;
+                // Now and then a body, which makes the kernel pass it over.
+                body.truncate(if numbers.below(6) == 0 { 3 } else { 0 });
+            }
+            _ => {
+                name = numbers.one(&names);
+                header.mode = [0, 0o030000, 0o110000, 0o170000][numbers.below(4) as usize];
+                body.clear();
+            }
+        }
+        header.mode |= permissions;
+        // What opens through links in such a directory is up to fs.protected_symlinks and its kin.
+        if header.mode & 0o022 != 0 {
+            header.mode &= !0o1000;
+        }
+        if header.file_type() == 0o100000 && numbers.below(4) == 0 {
+            header.crc = true;
+            header.chksum = body.iter().map(|byte| u32::from(*byte)).sum();
+        }
+        let slash = if numbers.below(12) == 0 { "/" } else { "" };
+        let lead = numbers.one(&["", "", "", "/", "./", "//"]);
+        add(&format!("{lead}{path}/{name}{slash}"), header, &body);
+    }
+    let end = cpio(&[]);
+    archive.extend_from_slice(&end);
+    // Every second one is padded as cpio does it.
+    pad(&mut archive, if seed.is_multiple_of(2) { 512 } else { 4 });
+    archive
+}
