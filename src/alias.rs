@@ -26,14 +26,13 @@ pub struct Database {
 
 impl Database {
     /// A database of the texts of `modules.dep`, `modules.alias` and `modules.softdep` (each empty
-    /// where there is none). What modprobe.d says is added to `config`.
-    pub fn new(dep: &str, aliases: String, softdep: &str) -> Self {
+    /// where there is none), and of what modprobe.d says.
+    pub fn new(dep: &str, aliases: String, softdep: &str, mut config: Config) -> Self {
         let mut modules: Vec<_> = dep
             .lines()
             .filter_map(|line| Some(plain(crate::modules::name(line.split_once(':')?.0))))
             .collect();
         modules.sort_unstable();
-        let mut config = Config::default();
         config.read(softdep, "modules.softdep");
         Self {
             modules,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use log::debug;
 
-use crate::alias::Database;
+use crate::alias::{Config, Database};
 use crate::error::{Context, Result};
 
 /// Devices that are looked at on one bus: a bound for the time, far beyond any machine.
@@ -57,17 +57,29 @@ pub fn modaliases() -> Vec<String> {
     modaliases
 }
 
-/// Reads what depmod and the administrator say about the modules in `directory`
-/// (/lib/modules/RELEASE), and what the kernel command line says.
-pub fn database(directory: &Path, cmdline: &str) -> Result<Database> {
-    let read = |file: &str| optional(&directory.join(file));
-    let dep = read("modules.dep")?;
-    let mut database = Database::new(&dep, read("modules.alias")?, &read("modules.softdep")?);
+/// Reads what the administrator says about modules in modprobe.d, and what the kernel command line
+/// says.
+pub fn config(cmdline: &str) -> Result<Config> {
+    let mut config = Config::default();
     for file in modprobe_d() {
         let text = optional(&file)?;
-        database.config.read(&text, &file.display().to_string());
+        config.read(&text, &file.display().to_string());
     }
-    database.config.read_cmdline(cmdline);
+    config.read_cmdline(cmdline);
+    Ok(config)
+}
+
+/// Reads what depmod says about the modules in `directory` (/lib/modules/RELEASE), where `config`
+/// has the last word.
+pub fn database(directory: &Path, config: Config) -> Result<Database> {
+    let read = |file: &str| optional(&directory.join(file));
+    let dep = read("modules.dep")?;
+    let database = Database::new(
+        &dep,
+        read("modules.alias")?,
+        &read("modules.softdep")?,
+        config,
+    );
     debug!("{}: module aliases read", directory.display());
     Ok(database)
 }

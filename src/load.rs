@@ -1,17 +1,19 @@
 //! Loads kernel modules that the kernel turns out not to have built in.
 
-use std::ffi::CStr;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
+use crate::alias::{self, Config, Database};
 use crate::cmdline::Options;
+use crate::coldplug;
 use crate::compress::{Codec, Decoder};
 use crate::error::{Cause, Context, Error, Result};
 use crate::modules::{self, Index};
@@ -38,7 +40,12 @@ pub struct Loader {
 #[derive(Debug)]
 struct Modules {
     release: String,
+    /// `rd.driver.blacklist=`.
     blacklist: Vec<String>,
+    /// Parameters, and more that must not be loaded: read when the first module is.
+    config: OnceLock<Config>,
+    /// Which modules devices ask for: read when the first device does.
+    database: OnceLock<Option<Database>>,
     /// Files that were loaded, in order.
     loaded: Mutex<Vec<String>>,
 }
@@ -50,6 +57,8 @@ impl Loader {
         let modules = Modules {
             release: release.into(),
             blacklist: options.driver_blacklist.clone(),
+            config: OnceLock::new(),
+            database: OnceLock::new(),
             loaded: Mutex::new(Vec::new()),
         };
         for module in &options.driver_pre {
@@ -122,13 +131,26 @@ impl Loader {
         Ok(())
     }
 
-    /// Loads the module of a filesystem that the kernel lacks. Modules are named after filesystems, or
-    /// carry them as an alias, which modprobe would know.
-    pub fn need_filesystem(&mut self, fstype: &str) -> Result<()> {
+    /// Loads what a filesystem that the kernel lacks needs.
+    pub fn need_filesystem(&mut self, fstype: &str) {
         let there = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        match lists(&there, fstype) {
-            true => Ok(()),
-            false => self.modules.load(fstype),
+        if !lists(&there, fstype) {
+            self.follow(&[format!("fs-{fstype}"), fstype.to_string()]);
+        }
+        let helpers: Vec<_> = alias::helpers(fstype)
+            .iter()
+            .map(|name| name.to_string())
+            .collect();
+        self.follow(&helpers);
+    }
+
+    /// Loads the modules that devices (by their MODALIAS) or others ask for. What does not load is
+    /// told, and no reason to stop: a machine has devices that its root does not need.
+    pub fn follow(&mut self, names: &[String]) {
+        for module in self.modules.wanted(names) {
+            if let Err(error) = self.modules.load(&module) {
+                warn!("{error}");
+            }
         }
     }
 
@@ -180,12 +202,51 @@ impl Modules {
             if Path::new("/sys/module").join(&module).exists() {
                 continue;
             }
-            insert(&directory.join(file))?;
+            if self.config().is_disabled(&module) {
+                return Err(Error::new(
+                    "load module",
+                    module,
+                    "modprobe.d or the command line forbids it",
+                ));
+            }
+            insert(&directory.join(file), &self.config().parameters(&module))?;
             info!("loaded module {module}");
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             loaded.push(file.to_string());
         }
         Ok(())
+    }
+
+    /// The modules that `names` ask for, in order. None where the initramfs holds none.
+    fn wanted(&self, names: &[String]) -> Vec<String> {
+        let read = || {
+            let directory = self.directory().ok()?;
+            let database = coldplug::database(&directory, self.config().clone());
+            database.inspect_err(|error| warn!("{error}")).ok()
+        };
+        match names {
+            [] => Vec::new(),
+            names => self
+                .database
+                .get_or_init(read)
+                .as_ref()
+                .map_or(Vec::new(), |database| database.wanted(names)),
+        }
+    }
+
+    fn config(&self) -> &Config {
+        self.config.get_or_init(|| {
+            let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+            let config = coldplug::config(&cmdline).unwrap_or_else(|error| {
+                warn!("{error}");
+                Config::default()
+            });
+            config
+                .problems
+                .iter()
+                .for_each(|problem| warn!("{problem}"));
+            config
+        })
     }
 
     fn directory(&self) -> Result<PathBuf> {
@@ -214,22 +275,22 @@ impl Modules {
     }
 }
 
-/// Gives a module file to the kernel, which decompresses it if it can.
-fn insert(path: &Path) -> Result<()> {
-    const NO_PARAMETERS: &CStr = c"";
+/// Gives a module file with its parameters to the kernel, which decompresses it if it can.
+fn insert(path: &Path, parameters: &str) -> Result<()> {
+    let parameters = CString::new(parameters).unwrap_or_default();
     let during = |errno: Errno| Error::with("load", path.display(), Cause::Os(errno));
     let mut file = File::open(path).during("open", path.display())?;
     let mut first = [0; 8];
     let n = file.read(&mut first).during("read", path.display())?;
     let codec = Codec::detect(first.get(..n).unwrap_or_default());
     let flags = codec.map_or(0, |_| MODULE_INIT_COMPRESSED_FILE);
-    match (finit_module(&file, NO_PARAMETERS, flags), codec) {
+    match (finit_module(&file, &parameters, flags), codec) {
         // Somebody else was faster.
         (Ok(()) | Err(Errno::EXIST), _) => Ok(()),
         // Not this kernel (before 5.17, or without MODULE_DECOMPRESS), or not this format.
         (Err(Errno::INVAL | Errno::OPNOTSUPP), Some(codec)) => {
             let image = decompress(path, codec)?;
-            match init_module(&image, NO_PARAMETERS) {
+            match init_module(&image, &parameters) {
                 Ok(()) | Err(Errno::EXIST) => Ok(()),
                 Err(errno) => Err(during(errno)),
             }

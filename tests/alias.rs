@@ -40,7 +40,7 @@ const SOFTDEP: &str = "# Soft dependencies extracted from modules themselves.\n\
     softdep b post: a\n";
 
 fn database() -> Database {
-    Database::new(DEP, ALIAS.into(), SOFTDEP)
+    Database::new(DEP, ALIAS.into(), SOFTDEP, Config::default())
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn hostile_databases_come_to_an_end() {
             n
         );
     }
-    let database = Database::new(&dep, String::new(), &softdep);
+    let database = Database::new(&dep, String::new(), &softdep, Config::default());
     let order = database.wanted(&["m0"]);
     assert!(!order.is_empty() && order.len() <= 100);
     for text in [
@@ -169,7 +169,7 @@ fn hostile_databases_come_to_an_end() {
         "alias \\ b",
         "alias * ",
     ] {
-        let _ = Database::new(text, text.into(), text).wanted(&["x", "", "["]);
+        let _ = Database::new(text, text.into(), text, Config::default()).wanted(&["x", "", "["]);
     }
 }
 
@@ -210,7 +210,7 @@ fn a_distribution_and_a_large_machine_take_no_time() {
             ),
         })
         .collect();
-    let database = Database::new(&dep, aliases, "");
+    let database = Database::new(&dep, aliases, "", Config::default());
     let started = Instant::now();
     let wanted = database.wanted(&devices);
     let took = started.elapsed();
@@ -233,7 +233,11 @@ fn this_machine_has_devices() {
 #[test]
 fn a_directory_without_files_is_an_empty_database() {
     let directory = std::env::temp_dir();
-    let database = coldplug::database(&directory, "modprobe.blacklist=x").unwrap();
+    let database = coldplug::database(
+        &directory,
+        coldplug::config("modprobe.blacklist=x").unwrap(),
+    )
+    .unwrap();
     assert!(!database.has("loop") && database.config.is_blacklisted("x"));
     assert_eq!(database.wanted(&["loop"]), [""; 0]);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Modules from the top down; those on one line do not import each other.
-const ORDER: [&[&str]; 14] = [
+const ORDER: [&[&str]; 15] = [
     &["sys"],
     &["error"],
     &["bytes", "json"],
@@ -13,7 +13,8 @@ const ORDER: [&[&str]; 14] = [
     &["cmdline"],
     &["plan"],
     &["kmsg", "setup"],
-    &["coldplug", "device", "load", "source"],
+    &["coldplug", "device", "source"],
+    &["load"],
     &["mount"],
     &["proof"],
     &["switch"],

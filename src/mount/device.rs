@@ -1,9 +1,10 @@
 //! The root device: found, recognised, mounted.
 
-use log::{debug, info};
+use log::info;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
+use crate::coldplug;
 use crate::device::{Found, Patience, Search};
 use crate::error::{Cause, Error, Result};
 use crate::load::Loader;
@@ -37,7 +38,12 @@ pub struct Mounted {
 
 /// Waits for the root device and mounts it.
 pub fn mount(device: &Device, patience: Patience, loader: &mut Loader) -> Result<(Mounted, Mount)> {
-    let found = Search::new().find(&device.spec, patience, &mut |_| {})?;
+    // Listening comes first: drivers find devices as they are loaded, and those want drivers in turn.
+    let mut search = Search::new();
+    loader.follow(&coldplug::modaliases());
+    let found = search.find(&device.spec, patience, &mut |modaliases| {
+        loader.follow(modaliases)
+    })?;
     let node = found.path.to_string_lossy().into_owned();
     let types = match device.types.as_slice() {
         [] => vec![recognised(&found)?],
@@ -45,11 +51,7 @@ pub fn mount(device: &Device, patience: Patience, loader: &mut Loader) -> Result
     };
     let mut refusals = Vec::new();
     for fstype in types {
-        // That its module is missing counts only if the mount fails, too.
-        if let Err(error) = loader.need_filesystem(&fstype) {
-            debug!("{error}");
-            refusals.push(error);
-        }
+        loader.need_filesystem(&fstype);
         match try_one(device, &found, &node, &fstype) {
             Ok(mount) => {
                 info!("root device {} ({node}): mounted as {fstype}", device.spec);
