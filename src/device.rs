@@ -16,10 +16,12 @@ use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 
 mod contents;
+mod matching;
 mod search;
 
 pub use contents::Contents;
-pub use search::{DEFAULT_WAIT, Found, Patience, Search};
+pub use matching::Found;
+pub use search::{DEFAULT_WAIT, Patience, Search};
 
 const CLASS: &str = "/sys/class/block";
 
@@ -84,37 +86,36 @@ impl Device {
     /// The device that sysfs has under `name`.
     pub fn by_name(name: &str) -> Option<Self> {
         let directory = Path::new(CLASS).join(name);
-        let text = |file: &str| fs::read_to_string(directory.join(file)).ok();
-        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+        let number = |file: &str| {
+            let text = fs::read_to_string(directory.join(file)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        // A name in an old partition table can be of any bytes.
+        let uevent = fs::read(directory.join("uevent")).ok()?;
+        let uevent = String::from_utf8_lossy(&uevent);
+        // The first of two counts: such a name can hold lines, too, and comes last.
+        let text = |key: &str| {
+            let mut values = uevent
+                .lines()
+                .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            values.next()
+        };
         let mut device = Self {
             name: name.into(),
-            node: name.replace('!', "/"),
-            major: 0,
-            minor: 0,
+            node: match text("DEVNAME") {
+                Some(node) => node.into(),
+                None => name.replace('!', "/"),
+            },
+            // A path of multipath NVMe is hidden, and has no number.
+            major: text("MAJOR")?.parse().ok()?,
+            minor: text("MINOR")?.parse().ok()?,
             size: number("size")?.saturating_mul(SECTOR),
             partition: None,
-            part_uuid: None,
-            part_name: None,
-            disk_sequence: 0,
+            part_uuid: text("PARTUUID").map(Into::into),
+            part_name: text("PARTNAME").map(Into::into),
+            disk_sequence: text("DISKSEQ").and_then(|n| n.parse().ok()).unwrap_or(0),
         };
-        let mut partition = None;
-        let mut numbers = (None, None);
-        for line in text("uevent")?.lines() {
-            let (key, value) = line.split_once('=')?;
-            match key {
-                "MAJOR" => numbers.0 = value.parse().ok(),
-                "MINOR" => numbers.1 = value.parse().ok(),
-                "DEVNAME" => device.node = value.into(),
-                "PARTN" => partition = value.parse().ok(),
-                "PARTNAME" => device.part_name = Some(value.into()),
-                "PARTUUID" => device.part_uuid = Some(value.into()),
-                "DISKSEQ" => device.disk_sequence = value.parse().unwrap_or(0),
-                _ => {}
-            }
-        }
-        // A path of multipath NVMe is hidden, and has no number.
-        (device.major, device.minor) = (numbers.0?, numbers.1?);
-        if let Some(number_in_table) = partition {
+        if let Some(number_in_table) = text("PARTN").and_then(|n| n.parse().ok()) {
             // The link leads to .../sda/sda1.
             let link = fs::read_link(&directory).ok()?;
             device.partition = Some(Slice {
