@@ -1,6 +1,7 @@
 # Shared by the scripts of this directory. Sourced, never run.
 # shellcheck shell=bash
 set -euo pipefail
+shopt -s inherit_errexit
 export LC_ALL=C
 
 repo=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
