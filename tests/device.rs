@@ -91,10 +91,30 @@ impl Loop {
     }
 }
 
+/// The other tests look into every device that is there, so that it can be busy for a moment; and
+/// partitions that stay would be there for who gets the device next.
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("partx").args(["--delete", &self.0]).output();
-        let _ = Command::new("losetup").args(["--detach", &self.0]).output();
+        let directory = Path::new("/sys/class/block").join(self.name());
+        let clear = || {
+            let partition = |entry: fs::DirEntry| entry.path().join("partition").exists();
+            let mut entries = fs::read_dir(&directory).unwrap();
+            !entries.any(|entry| entry.is_ok_and(partition))
+        };
+        let free = || !directory.join("loop/backing_file").exists();
+        let program = |program: &str, option: &str| {
+            let _ = Command::new(program).args([option, &self.0]).output();
+        };
+        for _ in 0..100 {
+            if !clear() {
+                program("partx", "--delete");
+            } else if !free() {
+                program("losetup", "--detach");
+            } else {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
