@@ -151,6 +151,29 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         let content = Content::Bytes(builtin.into_bytes());
         tree.file(&format!("{prefix}/modules.builtin"), content, &builtin_path);
     }
+    // What devices and filesystems ask for by alias, as far as these modules answer to it:
+    // "alias PATTERN MODULE" and "softdep MODULE pre: ...".
+    let kept: BTreeSet<String> = files
+        .iter()
+        .map(|file| plain(modules::name(file)))
+        .collect();
+    for (name, column) in [("modules.alias", 2), ("modules.softdep", 1)] {
+        let path = directory.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let text = lines(&read_text(&path)?, |line| {
+            let module = line.split_ascii_whitespace().nth(column);
+            module.is_some_and(|module| kept.contains(&plain(module)))
+        });
+        if !text.is_empty() {
+            tree.file(
+                &format!("{prefix}/{name}"),
+                Content::Bytes(text.into_bytes()),
+                &path,
+            );
+        }
+    }
     for file in files {
         let inside = Path::new(file)
             .components()
