@@ -48,7 +48,7 @@ pub struct Device {
     /// PARTLABEL in the kernel's spelling: other characters than those of ASCII are mangled.
     pub part_name: Option<String>,
     /// Counts each medium of each disk, from Linux 5.14; else 0.
-    disk_sequence: u64,
+    pub disk_sequence: u64,
 }
 
 /// A partition's place.
@@ -174,6 +174,11 @@ impl Device {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).during("stat", path.display()),
+        }
+        // devtmpfs takes the node away with the device. One made after that would stay, and be in the
+        // way of the next device of that name.
+        if Self::by_number(self.major, self.minor).is_none_or(|now| now.name != self.name) {
+            return Err(Error::new("use", path.display(), "the device is gone"));
         }
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).during("create", parent.display())?;

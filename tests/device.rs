@@ -446,6 +446,16 @@ fn a_missing_node_is_made_and_a_wrong_one_is_not_used() {
     let expected = format!("{:x}:{:x} block special file", sysfs.major, sysfs.minor);
     assert_eq!(number, expected);
     assert_eq!(sysfs.node().unwrap(), path);
+    let gone = Device {
+        name: "gone".into(),
+        node: format!("{directory}/gone"),
+        ..sysfs.clone()
+    };
+    let error = gone.node().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!("use /dev/{directory}/gone: the device is gone")
+    );
     sysfs.minor += 1;
     let error = sysfs.node().unwrap_err().to_string();
     assert!(error.contains("something else stands where"), "{error}");

@@ -206,9 +206,14 @@ impl Contents {
 }
 
 fn there(device: &Device, volumes: Vec<Volume>, companions: Vec<PathBuf>) -> Result<Look> {
+    let path = match device.node() {
+        // Gone between the look at sysfs and now; it may come back.
+        Err(_) if Device::by_name(&device.name).is_none() => return Ok(Look::NotYet),
+        done => done?,
+    };
     Ok(Look::There(Box::new(Found {
         device: device.clone(),
-        path: device.node()?,
+        path,
         volumes,
         companions,
     })))
