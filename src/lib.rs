@@ -10,6 +10,10 @@
 //! frees the old one ([`switch`]), leaves a [`report`] and starts it. Whatever fails before that goes
 //! to [`rescue`].
 //!
+//! With `root=` ([`rootspec`]) there is a device to find, too: [`device`] looks for it and waits
+//! ([`uevent`]), by what [`probe`] reads of partition tables and superblocks, while the drivers that
+//! the machine's devices ask for are loaded ([`coldplug`], [`alias`]).
+//!
 //! Data goes one way, and a file imports only what stands above it in this list.
 
 pub mod sys;
