@@ -54,12 +54,14 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
+/// A static busybox: $BUSYBOX, else the system's.
 fn busybox() -> PathBuf {
     ["/bin/busybox", "/usr/bin/busybox"]
-        .iter()
+        .into_iter()
         .map(PathBuf::from)
-        .find(|path| path.exists())
-        .expect("this test needs busybox-static")
+        .chain(std::env::var_os("BUSYBOX").map(PathBuf::from))
+        .rfind(|path| path.exists())
+        .expect("this test needs a static busybox, in $BUSYBOX or from the package busybox-static")
 }
 
 /// A tree with busybox and an init that runs `script`.
