@@ -276,3 +276,35 @@ image_no_node() {
 	[[ -x $dir/init && ! -e $dir/dev/console ]] || return
 	{ pack "$dir"; cat "$(layer base)" "$(layer app -zlz4hc)"; } >"$out"
 }
+
+# ---- disks --------------------------------------------------------------------------
+
+# disk NAME: prints the path of a disk with a GPT, and in its one partition, or, for the
+# name "whole", on all of it, an ext4 with the tree "base". Two disks differ in nothing
+# but their names.
+disk() {
+	local file=$work/disks/$1 offset=$((1 << 20))
+	if [[ ! -e $file ]]; then
+		mkdir -p "$work/disks"
+		truncate -s 64M "$file"
+		if [[ $1 == whole ]]; then
+			offset=0
+		else
+			sfdisk --quiet "$file" <<-END
+				label: gpt
+				start=2048, size=120000, name=system, uuid=5EC0DE00-1111-4222-8333-444455556666
+			END
+		fi
+		mkfs.ext4 -q -F -L root -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$offset,root_owner=0:0" \
+			-d "$(tree base)" "$file" 56M
+	fi
+	echo "$file"
+}
+
+# Nothing but the loader: the root is somewhere else.
+image_loader() {
+	local module=()
+	[[ ! $kernel_dir ]] || module=(--module virtio_blk)
+	build "${module[@]}"
+}
+image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$out"; }
