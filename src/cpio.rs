@@ -289,12 +289,18 @@ impl<I: Skip> Archive<I> {
     fn finish_body(&mut self) -> io::Result<()> {
         let body = std::mem::take(&mut self.body_left);
         self.pass(body)?;
-        // The last body of a stream may go without its padding.
-        let padding = std::mem::take(&mut self.padding);
-        match self.pass(padding) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            done => done,
+        // The last body of a stream may go without its padding, or with some of it.
+        let mut padding = std::mem::take(&mut self.padding);
+        while padding > 0 {
+            let have = self.input.fill_buf()?.len() as u64;
+            if have == 0 {
+                break;
+            }
+            let step = have.min(padding);
+            self.pass(step)?;
+            padding = padding.saturating_sub(step);
         }
+        Ok(())
     }
 
     /// Moves to the first byte that is not zero; whether it can be a header.
