@@ -327,6 +327,13 @@ impl Walker<'_> {
     }
 
     fn compressed(&mut self, start: u64, codec: Codec) -> Result<()> {
+        // Behind a plain archive the kernel's unpacker wants what follows the zeros aligned, too
+        // ("broken padding", do_reset in init/initramfs.c).
+        let plain =
+            |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_none());
+        if self.segments.last().is_some_and(plain) && !start.is_multiple_of(4) {
+            self.by_kernel = false;
+        }
         let mut contents = self.contents(Some(codec));
         let whole = Part::new(self.image, 0, self.end);
         let decoder = Decoder::new(codec, Reader::new(&whole, start))
@@ -358,6 +365,13 @@ impl Walker<'_> {
         let end = start.saturating_add(rest.into_inner().consumed());
         self.push(start, Kind::Padding);
         self.push(end, Kind::Cpio(contents.done()));
+        // Its LZ4 decoder takes the next four bytes for a length, unless they are zero, and fails
+        // with what it has unpacked in place (lib/decompress_unlz4.c).
+        let mut next = [0; 4];
+        if codec == Codec::Lz4 && self.image.read_exact_at(&mut next, end).is_ok() && next != [0; 4]
+        {
+            self.by_kernel = false;
+        }
         Ok(())
     }
 
