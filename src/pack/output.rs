@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{self, Pid};
 
@@ -137,7 +137,10 @@ impl Output {
         let file = File::create_new(&path).during("create", path.display())?;
         // Hidden by itself where stderr is not a terminal.
         let progress = match expected {
-            LONG.. => ProgressBar::new(expected),
+            LONG.. => {
+                let stderr = ProgressDrawTarget::stderr_with_hz(4);
+                ProgressBar::with_draw_target(Some(expected), stderr)
+            }
             _ => ProgressBar::hidden(),
         };
         if let Ok(style) =
