@@ -3,7 +3,12 @@
 //! The only place that slices untrusted bytes. Everything that parses takes its fields from a
 //! [`Cursor`] or a [`Reader`], and neither can be made to look beyond what it was given.
 
+use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
 
 /// Takes fields off the front of a byte slice.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +99,46 @@ impl ReadAt for [u8] {
             to.copy_from_slice(from);
         }
         Ok(n)
+    }
+}
+
+/// An open file, or block device, and its length.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    size: u64,
+}
+
+impl Opened {
+    /// Opens a regular file for reading. A file of sysfs counts: it knows its size.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).during("open", path.display())?;
+        let metadata = file.metadata().during("stat", path.display())?;
+        if !metadata.is_file() {
+            return Err(Error::new("open", path.display(), "not a regular file"));
+        }
+        Ok(Self::new(file, metadata.len()))
+    }
+
+    /// A file that is `size` bytes long.
+    pub fn new(file: File, size: u64) -> Self {
+        Self { file, size }
+    }
+}
+
+impl ReadAt for Opened {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
     }
 }
 

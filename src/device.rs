@@ -4,15 +4,15 @@
 //! from here where it makes none. What is on them comes from [`crate::probe`].
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
 
-use crate::bytes::ReadAt;
+use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 
 mod contents;
@@ -200,31 +200,6 @@ impl Device {
         // Without NONBLOCK a CD drive would pull its tray in and wait for the disc.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file: OwnedFd = open(&path, flags, Mode::empty()).during("open", path.display())?;
-        Ok(Opened {
-            file: file.into(),
-            size: self.size,
-        })
-    }
-}
-
-/// A device open for reading.
-#[derive(Debug)]
-pub struct Opened {
-    file: File,
-    size: u64,
-}
-
-impl ReadAt for Opened {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        loop {
-            match self.file.read_at(buf, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
+        Ok(Opened::new(file.into(), self.size))
     }
 }

@@ -12,9 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::bytes::{Cursor, ReadAt};
+use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
-use crate::source::Opened;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
 const DEPTH: usize = 5;

@@ -5,14 +5,18 @@
 //! (unpack_to_rootfs in init/initramfs.c) and goes on where that stops, at the first byte that is
 //! neither cpio nor zero. Pure: bytes come through [`ReadAt`], nothing is changed.
 
-use std::fmt;
+mod bootconfig;
+mod contents;
+mod print;
+
 use std::io::{self, BufRead};
 
-use crate::bytes::{Cursor, Part, ReadAt, Reader, Skip};
+use crate::bytes::{Part, ReadAt, Reader, Skip};
 use crate::compress::{Codec, Decoder};
-use crate::cpio::{self, Archive, Member, Next};
+use crate::cpio::{self, Archive, Next};
 use crate::erofs::{self, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
+use contents::Contents;
 
 /// More segments than any real image has; a bound on what a hostile one can make us remember.
 const MAX_SEGMENTS: usize = 8192;
@@ -75,52 +79,6 @@ pub struct Walk {
     pub trouble: Option<Error>,
 }
 
-impl fmt::Display for Segment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#010x} {:>11} {}", self.offset, self.length, self.kind)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Padding => f.write_str("padding"),
-            Self::Cpio(cpio) => cpio.fmt(f),
-            Self::Erofs(sb) => {
-                write!(f, "erofs {} blocks of {}", sb.blocks, sb.block_size())?;
-                let label = sb.label();
-                if !label.is_empty() {
-                    write!(f, ", label {label:?}")?;
-                }
-                write!(f, ", checksum {}", sb.checksum)
-            }
-            Self::Bootconfig { intact: true } => f.write_str("bootconfig"),
-            Self::Bootconfig { intact: false } => f.write_str("bootconfig, checksum bad"),
-        }
-    }
-}
-
-impl fmt::Display for Cpio {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cpio")?;
-        if let Some(codec) = self.codec {
-            write!(f, ".{codec}")?;
-        }
-        write!(
-            f,
-            " {} members, {} bytes unpacked",
-            self.members, self.unpacked
-        )?;
-        if self.only_early {
-            f.write_str(", early (microcode, ACPI)")?;
-        }
-        if self.holds_init {
-            f.write_str(", holds init")?;
-        }
-        Ok(())
-    }
-}
-
 /// Walks `image` from its start to its end. `rdinit` is the path of the file that the kernel
 /// starts, `/init` unless the command line says otherwise.
 pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
@@ -165,7 +123,7 @@ struct Walker<'a> {
 
 impl Walker<'_> {
     fn run(&mut self) -> Result<()> {
-        let trailer = bootconfig(self.image).during("read", "the end of the initrd")?;
+        let trailer = bootconfig::find(self.image).during("read", "the end of the initrd")?;
         if let Some(trailer) = &trailer {
             self.end = trailer.offset;
         }
@@ -299,7 +257,7 @@ impl Walker<'_> {
                 "a cpio archive that does not start at a multiple of 4: the kernel refuses it too";
             return Err(self.trouble(start, what));
         }
-        let mut contents = self.contents(None);
+        let mut contents = Contents::new(None, self.by_kernel);
         let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
         // Without a trailer the archive ends after its last member, not after the zeros behind.
         let mut end = 0;
@@ -334,7 +292,7 @@ impl Walker<'_> {
         if self.segments.last().is_some_and(plain) && !start.is_multiple_of(4) {
             self.by_kernel = false;
         }
-        let mut contents = self.contents(Some(codec));
+        let mut contents = Contents::new(Some(codec), self.by_kernel);
         let whole = Part::new(self.image, 0, self.end);
         let decoder = Decoder::new(codec, Reader::new(&whole, start))
             .during("read at", format_args!("{start:#x}"))?;
@@ -375,22 +333,6 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn contents(&self, codec: Option<Codec>) -> Contents {
-        Contents {
-            cpio: Cpio {
-                codec,
-                members: 0,
-                unpacked: 0,
-                by_kernel: self.by_kernel,
-                holds_init: false,
-                has_root: false,
-                only_early: codec.is_none(),
-                only_layer_files: true,
-            },
-            files: false,
-        }
-    }
-
     /// Ends a segment at `end`; one of no length is no segment.
     fn push(&mut self, end: u64, kind: Kind) {
         let length = end.saturating_sub(self.position);
@@ -415,100 +357,6 @@ impl Walker<'_> {
             crate::error::Cause::Each(vec![error]),
         )
     }
-}
-
-/// Adds up an archive's members.
-struct Contents {
-    cpio: Cpio,
-    /// Whether there was anything but directories.
-    files: bool,
-}
-
-impl Contents {
-    fn add(&mut self, member: &Member, rdinit: &[u8]) {
-        const PAGE: u64 = 4096;
-        let cpio = &mut self.cpio;
-        cpio.members = cpio.members.saturating_add(1);
-        if !member.counts() {
-            return;
-        }
-        let path = member.path();
-        let directory = member.header.file_type() == libc::S_IFDIR;
-        if member.header.file_type() == libc::S_IFREG {
-            let pages = u64::from(member.header.filesize).div_ceil(PAGE);
-            cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
-        }
-        self.files |= !directory;
-        cpio.holds_init |= !directory && path == rdinit;
-        cpio.has_root |= directory && path.is_empty();
-        let above = |whole: &[u8]| directory && (path.is_empty() || under(whole, &path));
-        cpio.only_early &= path == b"early_cpio"
-            || [&b"kernel/x86/microcode"[..], b"kernel/firmware/acpi"]
-                .iter()
-                .any(|place| under(&path, place) || above(place));
-        cpio.only_layer_files &= under(&path, b"layers") || above(b"layers");
-    }
-
-    fn done(self) -> Cpio {
-        Cpio {
-            only_early: self.cpio.only_early && self.files,
-            only_layer_files: self.cpio.only_layer_files && self.files,
-            ..self.cpio
-        }
-    }
-}
-
-/// Whether `path` is `place` or lies below it.
-fn under(path: &[u8], place: &[u8]) -> bool {
-    match path.strip_prefix(place) {
-        Some(rest) => rest.first().is_none_or(|byte| *byte == b'/'),
-        None => false,
-    }
-}
-
-/// Finds a bootconfig trailer: its text, size and checksum (both little endian), and a magic word
-/// at the very end, or up to 3 bytes before it (get_boot_config_from_initrd in init/main.c).
-fn bootconfig(image: &dyn ReadAt) -> io::Result<Option<Segment>> {
-    const MAGIC: &[u8] = b"#BOOTCONFIG\n";
-    let size = image.size();
-    for padding in 0..4 {
-        let Some(header) = size.checked_sub(8 + MAGIC.len() as u64 + padding) else {
-            break;
-        };
-        let mut bytes = [0; 20];
-        image.read_exact_at(&mut bytes, header)?;
-        let mut cursor = Cursor::new(&bytes);
-        let (Some(length), Some(stored)) = (cursor.le32(), cursor.le32()) else {
-            break;
-        };
-        if cursor.rest() != MAGIC {
-            continue;
-        }
-        let Some(offset) = header.checked_sub(length.into()) else {
-            break;
-        };
-        let mut reader = Reader::bounded(image, offset, header);
-        let mut sum = 0u32;
-        loop {
-            let ahead = reader.fill_buf()?;
-            if ahead.is_empty() {
-                break;
-            }
-            sum = ahead
-                .iter()
-                .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
-            let n = ahead.len();
-            reader.consume(n);
-        }
-        return Ok(Some(Segment {
-            offset,
-            length: size.saturating_sub(offset),
-            kind: Kind::Bootconfig {
-                intact: sum == stored,
-            },
-        }));
-    }
-    Ok(None)
 }
 
 /// A few bytes as hexadecimal and text, for a message.

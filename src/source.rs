@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::bytes::ReadAt;
-use crate::error::{self, Context, Error, Result};
+use crate::bytes::{Opened, ReadAt};
+use crate::error::{self, Context, Result};
 use crate::plan::{Content, Found, Place, Plan, Root};
 use crate::segment::{self, Kind, Walk};
 
@@ -24,44 +24,6 @@ pub struct Source {
     pub file: Opened,
 }
 
-/// An open file and its length.
-#[derive(Debug)]
-pub struct Opened {
-    /// The file.
-    pub file: File,
-    size: u64,
-}
-
-impl Opened {
-    /// Opens a regular file for reading. A file of sysfs counts: it knows its size.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).during("open", path.display())?;
-        let metadata = file.metadata().during("stat", path.display())?;
-        if !metadata.is_file() {
-            return Err(Error::new("open", path.display(), "not a regular file"));
-        }
-        Ok(Self {
-            file,
-            size: metadata.len(),
-        })
-    }
-}
-
-impl ReadAt for Opened {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        loop {
-            match self.file.read_at(buf, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
-    }
-}
-
 /// Finds every source, in the order of layers: the files of /layers by name, then the initrd,
 /// once, wherever the kernel offers it. `rdinit` is the path of the program that the kernel
 /// started.
@@ -74,7 +36,7 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
             "{}: {} segments in {} bytes",
             path.display(),
             walk.segments.len(),
-            file.size
+            file.size()
         );
         for segment in &walk.segments {
             debug!("{segment}");

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::rootfs::{Bytes, Rootfs};
 use super::unpack::{Report, Severity};
-use crate::bytes::{Part, ReadAt, Skip};
+use crate::bytes::{Opened, Part, ReadAt, Skip};
 use crate::cmdline::Options;
 use crate::error::{Context, Error, Result};
 use crate::plan::{self, Found, MAX_LAYERS, Place, Plan};
 use crate::segment::{self, Kind, Walk};
-use crate::source::Opened;
 
 /// An image as a kernel would boot it.
 #[derive(Debug)]

@@ -10,13 +10,13 @@ use super::newroot;
 
 use super::text::shown;
 use super::unpack::{Report, Severity};
+use crate::bytes::Opened;
 use crate::cmdline::{Backend, Upper};
 use crate::compress::Codec;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Content, Found, Layer, Place, Plan, Root};
 use crate::segment::{Kind, Walk};
-use crate::source::Opened;
 
 /// What the image is going to be booted with.
 #[derive(Clone, Debug, Default)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::output::Scratch;
+use crate::bytes::Opened;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::segment::{self, Kind};
-use crate::source::Opened;
 
 /// How a directory becomes an EROFS image.
 #[derive(Clone, Debug)]

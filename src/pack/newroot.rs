@@ -6,13 +6,12 @@ use super::erofs_tree::{Inode, Tree};
 use super::files::kind;
 use super::rootfs::Rootfs;
 use super::text::shown;
-use crate::bytes::{Part, ReadAt};
+use crate::bytes::{Opened, Part, ReadAt};
 use crate::erofs::Superblock;
 use crate::error::Result;
 use crate::plan::{Content, Plan, Root};
 use crate::proof::interpreter;
 use crate::segment::Kind;
-use crate::source::Opened;
 
 /// The inodes are stored in a way that is not read here.
 const INCOMPAT_METABOX: u32 = 1 << 8;
