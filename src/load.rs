@@ -42,6 +42,9 @@ struct Modules {
     release: String,
     /// `rd.driver.blacklist=`.
     blacklist: Vec<String>,
+    /// Where the modules are, and the texts of modules.dep and modules.builtin: read when the first
+    /// module is loaded.
+    index: OnceLock<(PathBuf, String, String)>,
     /// Parameters, and more that must not be loaded: read when the first module is.
     config: OnceLock<Config>,
     /// Which modules devices ask for: read when the first device does.
@@ -57,6 +60,7 @@ impl Loader {
         let modules = Modules {
             release: release.into(),
             blacklist: options.driver_blacklist.clone(),
+            index: OnceLock::new(),
             config: OnceLock::new(),
             database: OnceLock::new(),
             loaded: Mutex::new(Vec::new()),
@@ -76,16 +80,19 @@ impl Loader {
     /// Begins to load those of `wanted` that the kernel lacks. What goes wrong is told to who
     /// [needs](Self::need) it.
     pub fn begin(&mut self, wanted: &[Module]) {
-        let filesystems = match wanted {
-            [] => return,
-            _ => fs::read_to_string("/proc/filesystems").unwrap_or_default(),
+        let known = |module: &Module| {
+            self.there.contains(module) || self.loading.iter().any(|(other, _)| other == module)
         };
-        for module in wanted.iter().copied() {
-            if self.there.contains(&module)
-                || self.loading.iter().any(|(other, _)| *other == module)
-            {
-                continue;
-            }
+        let wanted: Vec<_> = wanted
+            .iter()
+            .copied()
+            .filter(|module| !known(module))
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        for module in wanted {
             // "nodev\toverlay", "\terofs"; "  7 loop".
             let present = match module {
                 Module::Erofs | Module::Overlay => lists(&filesystems, module.name()),
@@ -175,12 +182,8 @@ fn lists(text: &str, name: &str) -> bool {
 impl Modules {
     /// Loads a module and those that it depends on.
     fn load(&self, name: &str) -> Result<()> {
-        let directory = self.directory()?;
-        let read = |file: &str| fs::read_to_string(directory.join(file));
-        let dep = read("modules.dep").during("read", directory.join("modules.dep").display())?;
-        // Where there is none, whatever is built in has been found to be missing already.
-        let builtin = read("modules.builtin").unwrap_or_default();
-        let index = Index::new(&dep, &builtin);
+        let (directory, dep, builtin) = self.index()?;
+        let index = Index::new(dep, builtin);
         if index.is_builtin(name) {
             return Ok(());
         }
@@ -215,6 +218,19 @@ impl Modules {
             loaded.push(file.to_string());
         }
         Ok(())
+    }
+
+    /// See the field. Two threads may read it at the same time; one of the two is kept.
+    fn index(&self) -> Result<&(PathBuf, String, String)> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let directory = self.directory()?;
+        let read = |file: &str| fs::read_to_string(directory.join(file));
+        let dep = read("modules.dep").during("read", directory.join("modules.dep").display())?;
+        // Where there is none, whatever is built in has been found to be missing already.
+        let builtin = read("modules.builtin").unwrap_or_default();
+        Ok(self.index.get_or_init(|| (directory, dep, builtin)))
     }
 
     /// The modules that `names` ask for, in order. None where the initramfs holds none.

@@ -178,7 +178,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
                 let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
                 return Err(Error::new("plan", &found.place, what));
             }
-            layers.push(layer(number, index, &found.place, segment, options));
+            layers.extend(layer(number, index, &found.place, segment, options));
         }
     }
     for found in sources {
@@ -301,13 +301,14 @@ fn layer_segments(found: &Found) -> impl Iterator<Item = &Segment> {
         })
 }
 
+/// The layer that a segment is; padding and trailers are none.
 fn layer(
     number: usize,
     source: usize,
     place: &Place,
     segment: &Segment,
     options: &Options,
-) -> Layer {
+) -> Option<Layer> {
     let content = match &segment.kind {
         Kind::Erofs(superblock) => Content::Erofs {
             superblock: superblock.clone(),
@@ -323,17 +324,13 @@ fn layer(
             unpacked: cpio.unpacked,
             has_root: cpio.has_root,
         },
-        Kind::Padding | Kind::Bootconfig { .. } => Content::Cpio {
-            codec: None,
-            unpacked: 0,
-            has_root: false,
-        },
+        Kind::Padding | Kind::Bootconfig { .. } => return None,
     };
     let name = match (place, segment.offset) {
         (Place::File(name), 0) => name.clone(),
         (place, offset) => format!("{place}+{offset:#x}"),
     };
-    Layer {
+    Some(Layer {
         number,
         name,
         place: place.clone(),
@@ -341,7 +338,7 @@ fn layer(
         offset: segment.offset,
         length: segment.length,
         content,
-    }
+    })
 }
 
 /// Whether a backend can mount an image that lies there at all.
