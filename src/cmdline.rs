@@ -120,6 +120,8 @@ pub struct Options {
     pub timeout: Option<u64>,
     /// `panic=`: seconds before a failed boot restarts; negative: at once; 0 or absent: never.
     pub panic: i64,
+    /// `rd.timestamps=`: whether systemd is told when the initramfs began.
+    pub timestamps: bool,
     /// `debug`, `loglevel=`, `rd.debug`.
     pub verbosity: Verbosity,
     /// `rd.driver.pre=`: modules to load before any other.
@@ -152,6 +154,7 @@ impl Default for Options {
             emergency: None,
             timeout: None,
             panic: 0,
+            timestamps: true,
             verbosity: Verbosity::Normal,
             driver_pre: Vec::new(),
             driver_blacklist: Vec::new(),
@@ -191,6 +194,7 @@ impl Options {
                 ("rd.emergency", Some(action)) => options.emergency(action),
                 ("rd.timeout", Some(s)) => options.number(name, s, |o, n| o.timeout = Some(n)),
                 ("panic", Some(s)) => options.number(name, s, |o, n| o.panic = n),
+                ("rd.timestamps", value) => options.flag(name, value, |o, on| o.timestamps = on),
                 ("debug", None) => options.verbose(Verbosity::Debug),
                 ("loglevel", Some(s)) => options.number(name, s, |o, n: u8| {
                     if n >= 8 {
@@ -453,7 +457,7 @@ mod tests {
         let options = Options::parse(
             "rd.overlay=tmpfs:size=50%,nr_inodes=1k rd.layers.backend=loop,file rd.layers.only=0,app.erofs \
              rd.layers.skip=2 rd.break=plan,switch rd.emergency=poweroff rd.timeout=9 panic=-1 rd.debug \
-             debug rootwait=3 rootdelay=2 rdinit=/sbin/early loglevel=3",
+             debug rootwait=3 rootdelay=2 rdinit=/sbin/early loglevel=3 rd.timestamps=0",
         );
         let expected = Options {
             rdinit: "/sbin/early".into(),
@@ -466,6 +470,7 @@ mod tests {
             emergency: Some(Emergency::Poweroff),
             timeout: Some(9),
             panic: -1,
+            timestamps: false,
             verbosity: Verbosity::Shown,
             rootwait: Wait::Seconds(3),
             rootdelay: 2,

@@ -7,7 +7,8 @@
 //!
 //! Then it acts: kernel modules ([`load`], by what [`modules`] says), layers and overlay
 //! ([`mount`]). It proves that the real init can be executed there ([`proof`]), makes that root `/`,
-//! frees the old one ([`switch`]), leaves a [`report`] and starts it. Whatever fails before that goes
+//! frees the old one ([`switch`]), leaves a [`report`] and starts it, with a word to [`systemd`] if that
+//! is what it is. Whatever fails before that goes
 //! to [`rescue`].
 //!
 //! With `root=` ([`rootspec`]) there is a device to find, too: [`device`] looks for it and waits
@@ -49,6 +50,7 @@ pub mod source;
 pub mod mount;
 
 pub mod proof;
+pub mod systemd;
 
 pub mod switch;
 

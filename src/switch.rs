@@ -160,14 +160,15 @@ fn remove(directory: &OwnedFd, name: &CStr, device: u64) -> std::result::Result<
     Ok(freed)
 }
 
-/// Starts the real init in place of this program, with `arguments` after its own name and the
-/// environment as it is. Returns only in failure.
-pub fn exec(init: &str, arguments: &[CString]) -> Error {
+/// Starts the real init in place of this program, with `more` arguments after its own name, then the
+/// kernel's `arguments`, and the environment as it is. Returns only in failure.
+pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     let failed = |what: String| Error::new("start", init, what);
     let Ok(path) = CString::new(init) else {
         return failed("its name holds a NUL byte".into());
     };
     let mut argv = vec![path.clone()];
+    argv.extend(more);
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
     default_signals();

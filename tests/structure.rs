@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 15] = [
     &["coldplug", "device", "source"],
     &["load"],
     &["mount"],
-    &["proof"],
+    &["proof", "systemd"],
     &["switch"],
     &["report", "rescue"],
     &["pack"],

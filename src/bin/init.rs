@@ -11,6 +11,7 @@ use layerinit::error::Result;
 use layerinit::load::Loader;
 use layerinit::mount::{self, SYSROOT};
 use layerinit::report::{Facts, Report};
+use layerinit::systemd::{self, Moment};
 use layerinit::{kmsg, plan, proof, rescue, setup, source, switch};
 use log::{debug, info, warn};
 
@@ -19,6 +20,7 @@ layerinit::entry!(start);
 const VERSION: &str = concat!("layerinit ", env!("CARGO_PKG_VERSION"));
 
 fn start(arguments: Vec<CString>) -> i32 {
+    let started = Moment::now();
     let asked = arguments.len() == 2
         && arguments
             .last()
@@ -37,16 +39,16 @@ fn start(arguments: Vec<CString>) -> i32 {
         return 1;
     }
     rescue::catch_panics();
-    let Err(failure) = boot(&arguments);
+    let Err(failure) = boot(&arguments, started);
     // The policy returns only where the user has mounted a root by hand.
     rescue::fail(&failure);
-    let Err(failure) = by_hand(&arguments);
+    let Err(failure) = by_hand(&arguments, started);
     rescue::fail(&failure);
     rescue::end()
 }
 
 /// The boot: streams, options, sources, plan, modules, layers, root, proof, switch, exec.
-fn boot(arguments: &[CString]) -> Result<Infallible> {
+fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let mut report = Report::new();
     let no_console = setup::console();
     kmsg::start();
@@ -108,14 +110,22 @@ fn boot(arguments: &[CString]) -> Result<Infallible> {
         warn!("{error}");
     }
     throttle.restore();
-    Err(switch::exec(init, arguments))
+    let more = match new_root != "/" && options.timestamps {
+        true => systemd::arguments(init, started),
+        false => Vec::new(),
+    };
+    Err(switch::exec(init, more, arguments))
 }
 
 /// Goes on with what the user has mounted in the rescue shell.
-fn by_hand(arguments: &[CString]) -> Result<Infallible> {
+fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let options = Options::parse(&setup::cmdline()?);
     let inits = options.inits();
     let init = proof::init(SYSROOT, &inits)?;
     switch::root(SYSROOT)?;
-    Err(switch::exec(init, arguments))
+    let more = match options.timestamps {
+        true => systemd::arguments(init, started),
+        false => Vec::new(),
+    };
+    Err(switch::exec(init, more, arguments))
 }
