@@ -1,0 +1,172 @@
+/*
+ * The real init of the boots that qemu/bench measures. Its first act is a line in the kernel log,
+ * whose stamp is from the same clock as that of the kernel's own "Run /init as init process".
+ * Then it looks at the memory, reads what it was told to read, and says all in one line:
+ *
+ *   BENCH init=US real=US available=KB settled=KB tenth=US all=US files=N bytes=N
+ *
+ * init and real are times since the start of the kernel's clock, the others are spans. settled is
+ * available a second later. With bench_read=1 on the kernel command line it reads every tenth
+ * file of the list /content.list, then drops the caches, then all of them.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static void fail(const char *what, const char *object)
+{
+	dprintf(1, "BENCH-FAIL %s %s: %s\n", what, object, strerror(errno));
+	for (;;)
+		pause();
+}
+
+static long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
+}
+
+static int opened(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC);
+
+	if (fd < 0)
+		fail("open", path);
+	return fd;
+}
+
+/* The whole of a file of /proc, which may come in parts. */
+static char *text(const char *path)
+{
+	static char buffer[1 << 16];
+	int fd = opened(path, O_RDONLY);
+	size_t have = 0;
+	ssize_t more;
+
+	while ((more = read(fd, buffer + have, sizeof(buffer) - 1 - have)) > 0)
+		have += more;
+	close(fd);
+	buffer[have] = 0;
+	return buffer;
+}
+
+/* Kilobytes: MemAvailable, and the free pages that wait on the lists of single processors. */
+static long available(void)
+{
+	const char *line = strstr(text("/proc/meminfo"), "MemAvailable:");
+	long kilobytes, count;
+
+	if (!line || sscanf(line, "MemAvailable: %ld", &kilobytes) != 1)
+		fail("read", "MemAvailable");
+	for (line = text("/proc/zoneinfo"); (line = strstr(line, " count: ")); line++)
+		if (sscanf(line, " count: %ld", &count) == 1)
+			kilobytes += count * (sysconf(_SC_PAGESIZE) / 1024);
+	return kilobytes;
+}
+
+/* The stamp of the first record with these words. */
+static long long stamp(const char *words)
+{
+	int fd = opened("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	char record[8192], *comma;
+	ssize_t length;
+
+	for (;;) {
+		length = read(fd, record, sizeof(record) - 1);
+		if (length < 0 && errno == EPIPE) /* records were overwritten; this is the next */
+			continue;
+		if (length <= 0)
+			fail("find in the kernel log", words);
+		record[length] = 0;
+		comma = strchr(record, ',');
+		comma = comma ? strchr(comma + 1, ',') : NULL;
+		if (comma && strstr(comma, words)) {
+			close(fd);
+			return atoll(comma + 1);
+		}
+	}
+}
+
+struct reading {
+	long long files, bytes, us;
+};
+
+/* Reads every STEP-th file of the list. */
+static struct reading reading(char *list, int step)
+{
+	static char buffer[1 << 16];
+	struct reading sum = { 0 };
+	long long begun = now();
+	char *path = list, *end;
+	ssize_t length;
+	int fd, number;
+
+	for (number = 0; (end = strchr(path, '\n')); path = end + 1, number++) {
+		if (number % step)
+			continue;
+		*end = 0;
+		fd = opened(path, O_RDONLY);
+		*end = '\n';
+		while ((length = read(fd, buffer, sizeof(buffer))) > 0)
+			sum.bytes += length;
+		if (length < 0)
+			fail("read a file of", "/content.list");
+		close(fd);
+		sum.files++;
+	}
+	sum.us = now() - begun;
+	return sum;
+}
+
+static char *file_list(void)
+{
+	int fd = opened("/content.list", O_RDONLY);
+	struct stat info;
+	ssize_t more;
+	off_t have = 0;
+	char *list;
+
+	fstat(fd, &info);
+	list = calloc(1, info.st_size + 1);
+	while (list && (more = read(fd, list + have, info.st_size - have)) > 0)
+		have += more;
+	close(fd);
+	return list;
+}
+
+int main(void)
+{
+	int kmsg = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+	struct reading tenth = { 0 }, all = { 0 };
+	long before, settled;
+	char *list;
+
+	if (write(kmsg, "<6>bench: real init\n", 20) != 20)
+		fail("write to", "/dev/kmsg");
+	mkdir("/proc", 0755);
+	mount("proc", "/proc", "proc", 0, ""); /* unless it is there */
+	before = available();
+	sleep(1);
+	settled = available();
+	if (getenv("bench_read")) {
+		list = file_list();
+		tenth = reading(list, 10);
+		if (write(opened("/proc/sys/vm/drop_caches", O_WRONLY), "3", 1) != 1)
+			fail("write to", "drop_caches");
+		all = reading(list, 1);
+	}
+	dprintf(1, "BENCH init=%lld real=%lld available=%ld settled=%ld tenth=%lld all=%lld files=%lld bytes=%lld\n",
+		stamp("Run /init as init process"), stamp("bench: real init"), before, settled,
+		tenth.us, all.us, all.files, all.bytes);
+	for (;;)
+		pause();
+}

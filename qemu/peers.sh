@@ -1,0 +1,101 @@
+# What qemu/bench boots: the same content in the ways that there are. Sourced by it, after images.sh.
+# shellcheck shell=bash
+#
+# As in images.sh, image_NAME writes $out for $kernel_dir and $version. What a boot needs on the
+# kernel command line besides is left in $out.words. $size is the content's, in MiB.
+
+# ---- content ------------------------------------------------------------------------
+
+tree_content() {
+	mkdir -p content dev proc sys run
+	"$work/bench-content" content "$size" | sed 's,^,/content/,' >content.list
+}
+
+tree_top() { mkdir -p sbin; cp "$work/bench-init" sbin/init; }
+
+# programs: compiles the programs of the guest, and the one that writes the content.
+programs() {
+	local name
+	for name in bare-init bench-init bench-content; do
+		cc -O2 -Wall -Wextra -static -o "$work/$name" "$repo/qemu/guest/$name.c" ||
+			die "$name.c cannot be compiled (is a static libc installed? libc6-dev)"
+	done
+}
+
+# the_layers: prints the paths of the two images, the lower one first.
+the_layers() { layer content -zlz4hc; layer top -zlz4hc; }
+
+# append: adds both layers to $out, page by page, and tells $out.words where they lie.
+append() {
+	local file ranges=''
+	for file in $(the_layers); do
+		truncate -s %4096 "$out"
+		ranges+=${ranges:+,}$(stat -c %s "$out"):$(stat -c %s "$file")
+		cat "$file" >>"$out"
+	done
+	echo "$* layers=$ranges" >"$out.words"
+}
+
+# ---- ours ---------------------------------------------------------------------------
+
+ours() { cat "$(loader)" >"$out"; append "$@"; }
+image_ours() { ours retain_initrd; }
+
+# ---- the bare C program -------------------------------------------------------------
+
+# plain_modules: prints the paths of the modules of our own loader, decompressed, in an order in
+# which they can be loaded.
+plain_modules() {
+	local dir=$out.parts name file
+	[[ $kernel_dir ]] || return 0
+	mkdir "$dir"
+	(cd "$dir" && cpio --quiet -id --no-absolute-filenames '*.ko*' <"$(loader)")
+	for name in erofs overlay loop; do
+		modprobe -d "$kernel_dir" -S "$version" --show-depends "$name"
+	done | awk '$1 == "insmod" && !seen[$2]++ { sub(".*/", "", $2); sub("[.]ko.*", "", $2); print $2 }' |
+		while read -r name; do
+			file=$(find "$dir" -name "$name.ko*")
+			case $file in
+			*.xz) xz -d "$file" ;;
+			*.zst) zstd -q --rm -d "$file" ;;
+			*.gz) gzip -d "$file" ;;
+			esac
+			find "$dir" -name "$name.ko"
+		done
+}
+
+# spec_of INIT [MODULE...]: a spec with the program as /init, and these files in /.
+spec_of() {
+	local name
+	for name in dev proc sys run; do echo "dir /$name 755 0 0"; done
+	echo 'nod /dev/console 600 0 0 c 5 1'
+	echo "file /init $1 755 0 0"
+	for name in "${@:2}"; do echo "file /${name##*/} $name 644 0 0"; done
+}
+
+bare() {
+	local modules
+	mapfile -t modules < <(plain_modules)
+	spec_of "$work/bare-init" "${modules[@]}" >"$out.spec"
+	"$layerinit" build -o "$out" --spec "$out.spec"
+	modules=("${modules[@]##*/}")
+	append "$@" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
+}
+image_c() { bare retain_initrd source=/sys/firmware/initrd; }
+image_c_memback() { bare source=memback; }
+
+# ---- busybox ------------------------------------------------------------------------
+
+image_script() {
+	local modules
+	mapfile -t modules < <(plain_modules)
+	{ [[ ${#modules[@]} == 0 ]] || printf '/%s\n' "${modules[@]##*/}"; } >"$out.modules"
+	{
+		spec_of "$repo/qemu/guest/script-init" "${modules[@]}"
+		echo 'dir /bin 755 0 0'
+		echo "file /bin/busybox $busybox 755 0 0"
+		echo "file /modules $out.modules 644 0 0"
+	} >"$out.spec"
+	"$layerinit" build -o "$out" --spec "$out.spec"
+	append retain_initrd
+}
