@@ -11,7 +11,7 @@ tree_content() {
 	"$work/bench-content" content "$size" | sed 's,^,/content/,' >content.list
 }
 
-tree_top() { mkdir -p sbin; cp "$work/bench-init" sbin/init; }
+tree_top() { mkdir -p sbin; cp "$work/first-init" sbin/init; cp "$work/bench-init" sbin; }
 
 # programs: compiles the programs of the guest, and the one that writes the content.
 programs() {
@@ -20,6 +20,8 @@ programs() {
 		cc -O2 -Wall -Wextra -static -o "$work/$name" "$repo/qemu/guest/$name.c" ||
 			die "$name.c cannot be compiled (is a static libc installed? libc6-dev)"
 	done
+	cc -Os -Wall -Wextra -static -nostdlib -fno-stack-protector -Wl,-z,noseparate-code -Wl,--build-id=none \
+		-s -o "$work/first-init" "$repo/qemu/guest/first-init.c" || die "first-init.c cannot be compiled"
 }
 
 # the_layers: prints the paths of the two images, the lower one first.
