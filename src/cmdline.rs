@@ -44,15 +44,6 @@ pub enum Emergency {
     Halt,
 }
 
-/// What takes the writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upper {
-    /// A tmpfs with these mount options, each `key=value` or `key`.
-    Tmpfs(Vec<String>),
-    /// Nothing: the root is read-only.
-    None,
-}
-
 /// How long to wait for the root device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -97,8 +88,13 @@ pub struct Options {
     pub rootwait: Wait,
     /// `rootdelay=`, seconds.
     pub rootdelay: u64,
-    /// `rd.overlay=` and `rd.overlay.readonly`.
-    pub upper: Upper,
+    /// `rd.overlay=` as given, where it names more than an overlay: what takes the writes.
+    pub overlay: Option<String>,
+    /// `rd.overlay.fallback=tmpfs[:option,...]`: options of the tmpfs that takes the writes where the
+    /// device of `rd.overlay=` cannot; `None`: the boot fails then.
+    pub overlay_fallback: Option<Vec<String>>,
+    /// `rd.overlay.readonly`: nothing takes the writes.
+    pub overlay_readonly: bool,
     /// An overlay over `root=` even where there are no layers (`rd.overlay`,
     /// `systemd.volatile=overlay`).
     pub overlay_root: bool,
@@ -143,7 +139,9 @@ impl Default for Options {
             root_writable: false,
             rootwait: Wait::Default,
             rootdelay: 0,
-            upper: Upper::Tmpfs(Vec::new()),
+            overlay: None,
+            overlay_fallback: None,
+            overlay_readonly: false,
             overlay_root: false,
             backends: BACKENDS.to_vec(),
             only: Vec::new(),
@@ -167,7 +165,6 @@ impl Options {
     /// Reads a command line.
     pub fn parse(text: &str) -> Self {
         let mut options = Self::default();
-        let mut read_only = false;
         for (name, value) in Words::new(text) {
             // The kernel's own words have no dots, and `-` for `_` in them is rare but allowed.
             match (name.replace('-', "_").as_str(), value) {
@@ -184,7 +181,10 @@ impl Options {
                 }
                 ("rootdelay", Some(s)) => options.number(name, s, |o, n| o.rootdelay = n),
                 ("rd.overlay", value) => options.overlay(value),
-                ("rd.overlay.readonly", value) => options.flag(name, value, |_, on| read_only = on),
+                ("rd.overlay.readonly", value) => {
+                    options.flag(name, value, |o, on| o.overlay_readonly = on)
+                }
+                ("rd.overlay.fallback", Some(kind)) => options.overlay_fallback(kind),
                 ("rd.layers.backend", Some(list)) => options.backends(list),
                 ("rd.layers.only", Some(list)) => options.only = items(list),
                 ("rd.layers.skip", Some(list)) => options.skip = items(list),
@@ -214,9 +214,6 @@ impl Options {
                 }
                 _ => {}
             }
-        }
-        if read_only {
-            options.upper = Upper::None;
         }
         options
     }
@@ -258,20 +255,30 @@ impl Options {
         }
     }
 
+    /// What is no plain yes or no is for the plan to read, as `root=` is.
     fn overlay(&mut self, value: Option<&str>) {
-        let (kind, options) = match value.unwrap_or("tmpfs").split_once(':') {
-            Some((kind, options)) => (kind, items(options)),
-            None => (value.unwrap_or("tmpfs"), Vec::new()),
+        let yes = |options: &mut Self| {
+            (options.overlay, options.overlay_root) = (None, true);
         };
-        match kind {
-            "tmpfs" | "" | "1" => {
-                self.upper = Upper::Tmpfs(options);
-                self.overlay_root = true;
+        match value {
+            None | Some("" | "1" | "y" | "yes" | "on" | "true") => yes(self),
+            Some("0" | "n" | "no" | "off" | "false") => {
+                (self.overlay, self.overlay_root) = (None, false);
             }
+            Some(text) => {
+                yes(self);
+                self.overlay = Some(text.into());
+            }
+        }
+    }
+
+    fn overlay_fallback(&mut self, kind: &str) {
+        match kind.split_once(':').unwrap_or((kind, "")) {
+            ("tmpfs", list) => self.overlay_fallback = Some(items(list)),
             _ => self.problem(
-                "rd.overlay",
-                value,
-                "only tmpfs[:option,...] is known; writes go to a tmpfs",
+                "rd.overlay.fallback",
+                Some(kind),
+                "not tmpfs[:option,...]; ignored",
             ),
         }
     }
@@ -461,7 +468,7 @@ mod tests {
         );
         let expected = Options {
             rdinit: "/sbin/early".into(),
-            upper: Upper::Tmpfs(vec!["size=50%".into(), "nr_inodes=1k".into()]),
+            overlay: Some("tmpfs:size=50%,nr_inodes=1k".into()),
             overlay_root: true,
             backends: vec![Backend::Loop, Backend::File],
             only: vec!["0".into(), "app.erofs".into()],
@@ -477,7 +484,20 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
-        assert_eq!(Options::parse("rd.overlay.readonly").upper, Upper::None);
+        assert!(Options::parse("rd.overlay.readonly").overlay_readonly);
+        let options = Options::parse("rd.overlay=LABEL=a:b rd.overlay.fallback=tmpfs:size=1g");
+        assert_eq!(options.overlay.as_deref(), Some("LABEL=a:b"));
+        assert_eq!(options.overlay_fallback, Some(vec!["size=1g".into()]));
+        for (text, over_root) in [("rd.overlay", true), ("rd.overlay=0", false)] {
+            let expected = Options {
+                overlay_root: over_root,
+                ..Options::default()
+            };
+            assert_eq!(
+                Options::parse(&format!("rd.overlay=LABEL=a {text}")),
+                expected
+            );
+        }
         assert_eq!(Options::parse("rd.break").breaks, [Break::Switch]);
     }
 
@@ -485,7 +505,7 @@ mod tests {
     fn values_that_make_no_sense_are_named_and_the_default_holds() {
         let options = Options::parse(
             "rd.shell=perhaps rd.layers.backend=disk rd.timeout=soon rd.layers.oly=1 rd.break=now rd.emergency=sing \
-             rd.overlay=LABEL=x panic=99999999999999999999",
+             rd.overlay.fallback=LABEL=x panic=99999999999999999999",
         );
         assert_eq!(
             options.problems,
@@ -496,7 +516,7 @@ mod tests {
                 "rd.layers.oly=1: there is no such option, or it wants a value",
                 "rd.break=now: not one of plan, mount, switch; ignored",
                 "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
-                "rd.overlay=LABEL=x: only tmpfs[:option,...] is known; writes go to a tmpfs",
+                "rd.overlay.fallback=LABEL=x: not tmpfs[:option,...]; ignored",
                 "panic=99999999999999999999: not a number of this range; ignored",
             ]
         );

@@ -1,4 +1,4 @@
-//! The block devices of the running kernel, and the wait for the one that `root=` names.
+//! The block devices of the running kernel, and the wait for one that the command line names.
 //!
 //! Devices come from sysfs (Documentation/ABI/stable/sysfs-block), their nodes from devtmpfs, or
 //! from here where it makes none. What is on them comes from [`crate::probe`].
@@ -21,7 +21,7 @@ mod search;
 
 pub use contents::Contents;
 pub use matching::Found;
-pub use search::{DEFAULT_WAIT, Patience, Search};
+pub use search::{DEFAULT_WAIT, Patience, Search, Wanted};
 
 const CLASS: &str = "/sys/class/block";
 

@@ -48,6 +48,14 @@ impl Error {
         }
     }
 
+    /// The same error, told of another object.
+    pub fn of(self, object: impl fmt::Display) -> Self {
+        Self {
+            object: object.to_string(),
+            ..self
+        }
+    }
+
     /// Why the step failed.
     pub fn cause(&self) -> &Cause {
         &self.cause

@@ -7,7 +7,8 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,6 +89,83 @@ pub fn errors_reach_console() -> bool {
             .is_none_or(|console: u8| console > 3)
 }
 
+/// The records of the kernel log, to be read: Documentation/ABI/testing/dev-kmsg.
+#[derive(Debug)]
+pub struct Records {
+    file: Option<File>,
+}
+
+impl Records {
+    /// All that the log still has.
+    pub fn all() -> Self {
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg");
+        Self { file: file.ok() }
+    }
+
+    /// Those from now on.
+    pub fn from_now() -> Self {
+        let mut records = Self::all();
+        if let Some(file) = &mut records.file
+            && file.seek(SeekFrom::End(0)).is_err()
+        {
+            records.file = None;
+        }
+        records
+    }
+}
+
+/// Ends where there are no more at present.
+impl Iterator for Records {
+    type Item = KernelRecord;
+
+    fn next(&mut self) -> Option<KernelRecord> {
+        let file = self.file.as_mut()?;
+        let mut record = [0; 8192];
+        loop {
+            match file.read(&mut record) {
+                Ok(0) => return None,
+                Ok(n) => {
+                    let record = String::from_utf8_lossy(record.get(..n).unwrap_or_default());
+                    if let Some(record) = KernelRecord::parse(&record) {
+                        return Some(record);
+                    }
+                }
+                // Overwritten while being read: the next one is there.
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+                // EAGAIN: the end.
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A record of the kernel log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRecord {
+    /// The level, from 0 (the system is unusable) to 7 (debugging).
+    pub level: u8,
+    /// Whether the kernel itself said it, and not a program.
+    pub by_kernel: bool,
+    /// What is said, without dictionary and continuation lines.
+    pub text: String,
+}
+
+impl KernelRecord {
+    /// `PRIORITY,SEQUENCE,TIME,FLAGS[,...];TEXT`; lines of a dictionary may follow.
+    fn parse(record: &str) -> Option<Self> {
+        let (prefix, text) = record.split_once(';')?;
+        let priority: u32 = prefix.split(',').next()?.parse().ok()?;
+        Some(Self {
+            level: (priority & 7) as u8,
+            by_kernel: priority < 8,
+            text: text.lines().next().unwrap_or_default().trim_end().into(),
+        })
+    }
+}
+
 impl Log for Kmsg {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
@@ -140,6 +218,29 @@ impl<'a> Iterator for Chunks<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_read_and_other_text_is_not() {
+        let record = |level, by_kernel, text: &str| KernelRecord {
+            level,
+            by_kernel,
+            text: text.into(),
+        };
+        for (text, expected) in [
+            (
+                "3,600,7000,-;EXT4-fs (vda1): bad\n SUBSYSTEM=block\n",
+                Some(record(3, true, "EXT4-fs (vda1): bad")),
+            ),
+            (
+                "14,601,7001,-,caller=T1;layerinit: a; b\n",
+                Some(record(6, false, "layerinit: a; b")),
+            ),
+            ("<6>layerinit: a; b", None),
+            ("no record", None),
+        ] {
+            assert_eq!(KernelRecord::parse(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn long_lines_are_cut_between_characters_and_nothing_is_lost() {

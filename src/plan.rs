@@ -3,14 +3,18 @@
 //! Pure. `/init` makes the plan before it changes anything, `layerinit plan` makes the same one on
 //! a host, and both print it with the same `Display`.
 
+mod device;
+mod layers;
 mod print;
+mod upper;
 
-use crate::cmdline::{Backend, Options, Upper};
+use crate::cmdline::{Backend, Options};
 use crate::compress::Codec;
 use crate::erofs::Superblock;
 use crate::error::{Error, Result};
-use crate::rootspec::Spec;
-use crate::segment::{Cpio, Kind, Segment, Walk};
+use crate::segment::Walk;
+pub use device::Device;
+pub use upper::{Store, Upper};
 
 /// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -87,19 +91,6 @@ pub enum Content {
     },
 }
 
-/// The root device: what `root=` and its companions say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Which device.
-    pub spec: Spec,
-    /// `rootfstype=`: types to try, in order; empty: whatever is on it.
-    pub types: Vec<String>,
-    /// `rootflags=`: mount options.
-    pub flags: Vec<String>,
-    /// Whether it is mounted for writing: `rw`, and it is the root itself rather than a layer.
-    pub writable: bool,
-}
-
 /// What becomes `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
@@ -168,17 +159,17 @@ pub struct Plan {
 pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     let mut warnings = options.problems.clone();
     let mut layers = Vec::new();
-    let device = root_device(options, &mut warnings);
+    let device = device::root(options, &mut warnings);
     // The root device is number 0.
     let first = usize::from(matches!(device, Ok(Some(_))));
     for (index, found) in sources.iter().enumerate() {
-        for segment in layer_segments(found) {
+        for segment in layers::segments(found) {
             let number = layers.len().saturating_add(first);
             if number == MAX_LAYERS {
                 let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
                 return Err(Error::new("plan", &found.place, what));
             }
-            layers.extend(layer(number, index, &found.place, segment, options));
+            layers.extend(layers::layer(number, index, &found.place, segment, options));
         }
     }
     for found in sources {
@@ -201,9 +192,9 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
             found.place
         ));
     }
-    select(&mut layers, options, &mut warnings)?;
+    layers::select(&mut layers, options, &mut warnings)?;
     for layer in &layers {
-        doubts(layer, &mut warnings);
+        layers::doubts(layer, &mut warnings);
     }
     let mut device = match device {
         Err(error) if !layers.is_empty() => {
@@ -212,15 +203,20 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         }
         device => device?,
     };
-    let over_device = options.overlay_root && options.upper != Upper::None;
-    let root = match (layers.as_slice(), &options.upper) {
-        ([], _) if device.is_none() => Root::Initramfs,
+    let upper = upper::upper(options, &mut warnings)?;
+    let over_device = options.overlay_root && upper != Upper::None;
+    let root = match (layers.as_slice(), upper) {
+        ([], upper) if device.is_none() => {
+            let why = "there are neither layers nor root= to lay it over";
+            upper.unused(why, &mut warnings)?;
+            Root::Initramfs
+        }
         ([], _) if !over_device => Root::Device,
         ([_], Upper::None) if device.is_none() => Root::Layer,
-        (_, upper) => Root::Overlay(upper.clone()),
+        (_, upper) => Root::Overlay(upper),
     };
     if let Some(device) = &mut device {
-        device.writable &= root == Root::Device && options.upper != Upper::None;
+        device.writable &= root == Root::Device && !options.overlay_readonly;
     }
     Ok(Plan {
         modules: modules(&layers, &root),
@@ -232,167 +228,20 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     })
 }
 
-/// What `root=` asks for.
-fn root_device(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
-    let Some(text) = &options.root else {
-        return Ok(None);
-    };
-    let list = |list: &Option<String>| -> Vec<String> {
-        let items = list.iter().flat_map(|list| list.split(','));
-        items
-            .filter(|item| !item.is_empty())
-            .map(Into::into)
-            .collect()
-    };
-    let spec = Spec::parse(text)?;
-    if spec.is_ramdisk() {
-        // The way in which boot loaders have named the initrd since before there was an initramfs.
-        warnings.push(format!(
-            "root={text}: the initrd is not copied into a ramdisk; its layers are used"
-        ));
-        return Ok(None);
-    }
-    Ok(Some(Device {
-        spec,
-        types: list(&options.rootfstype),
-        flags: list(&options.rootflags),
-        writable: options.root_writable,
-    }))
-}
-
 /// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
 /// memback series): what is left is to start the real init.
-pub fn assembled(options: &Options) -> Plan {
-    Plan {
+pub fn assembled(options: &Options) -> Result<Plan> {
+    let mut warnings = options.problems.clone();
+    let why = "the kernel has stacked the layers already, under a tmpfs";
+    upper::upper(options, &mut warnings)?.unused(why, &mut warnings)?;
+    Ok(Plan {
         device: None,
         layers: Vec::new(),
         root: Root::Assembled,
         modules: Vec::new(),
         inits: options.inits(),
-        warnings: options.problems.clone(),
-    }
-}
-
-/// The segments of a source that hold layers: what is no loader, no padding, and not meant for
-/// the kernel itself.
-fn layer_segments(found: &Found) -> impl Iterator<Item = &Segment> {
-    let segments = &found.walk.segments;
-    // The loader ends with the archive that holds the running /init: where several do, the
-    // kernel's unpacker let the last one win.
-    let loader = match found.place {
-        Place::File(_) => 0,
-        _ => segments
-            .iter()
-            .rposition(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init))
-            .map_or(0, |last| last.saturating_add(1)),
-    };
-    segments
-        .iter()
-        .skip(loader)
-        .filter(|segment| match &segment.kind {
-            Kind::Padding | Kind::Bootconfig { .. } => false,
-            Kind::Erofs(_) => true,
-            Kind::Cpio(Cpio { members: 0, .. }) => false,
-            // Files of /layers that the kernel has unpacked are sources of their own.
-            Kind::Cpio(cpio) => match found.place {
-                Place::File(_) => true,
-                _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
-            },
-        })
-}
-
-/// The layer that a segment is; padding and trailers are none.
-fn layer(
-    number: usize,
-    source: usize,
-    place: &Place,
-    segment: &Segment,
-    options: &Options,
-) -> Option<Layer> {
-    let content = match &segment.kind {
-        Kind::Erofs(superblock) => Content::Erofs {
-            superblock: superblock.clone(),
-            backends: options
-                .backends
-                .iter()
-                .copied()
-                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
-                .collect(),
-        },
-        Kind::Cpio(cpio) => Content::Cpio {
-            codec: cpio.codec,
-            unpacked: cpio.unpacked,
-            has_root: cpio.has_root,
-        },
-        Kind::Padding | Kind::Bootconfig { .. } => return None,
-    };
-    let name = match (place, segment.offset) {
-        (Place::File(name), 0) => name.clone(),
-        (place, offset) => format!("{place}+{offset:#x}"),
-    };
-    Some(Layer {
-        number,
-        name,
-        place: place.clone(),
-        source,
-        offset: segment.offset,
-        length: segment.length,
-        content,
+        warnings,
     })
-}
-
-/// Whether a backend can mount an image that lies there at all.
-fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
-    match backend {
-        Backend::Loop => true,
-        Backend::Memback => *place == Place::Initrd,
-        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
-        // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
-    }
-}
-
-/// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
-fn select(layers: &mut Vec<Layer>, options: &Options, warnings: &mut Vec<String>) -> Result<()> {
-    let total = layers.len();
-    for (word, list) in [("only", &options.only), ("skip", &options.skip)] {
-        for item in list {
-            if !layers.iter().any(|layer| layer.is(item)) {
-                warnings.push(format!("rd.layers.{word}={item}: there is no such layer"));
-            }
-        }
-    }
-    layers.retain(|layer| {
-        let named = |list: &[String]| list.iter().any(|item| layer.is(item));
-        (options.only.is_empty() || named(&options.only)) && !named(&options.skip)
-    });
-    if layers.is_empty() && total > 0 {
-        let what = format!("none of the {total} layers is left to boot from");
-        return Err(Error::new(
-            "plan",
-            "rd.layers.only= and rd.layers.skip=",
-            what,
-        ));
-    }
-    Ok(())
-}
-
-/// Says what is odd about a layer that may still work.
-fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
-    if let Content::Erofs { superblock, .. } = &layer.content {
-        let unknown = superblock.unknown_incompat();
-        if unknown != 0 {
-            warnings.push(format!(
-                "{layer}: features {unknown:#x} are newer than this program knows"
-            ));
-        }
-        if superblock.extra_devices != 0 {
-            let devices = superblock.extra_devices;
-            warnings.push(format!(
-                "{layer}: needs {devices} more devices; only images of one piece can be mounted"
-            ));
-        }
-    }
 }
 
 fn modules(layers: &[Layer], root: &Root) -> Vec<Module> {
@@ -415,17 +264,4 @@ fn modules(layers: &[Layer], root: &Root) -> Vec<Module> {
         modules.push(Module::Loop);
     }
     modules
-}
-
-impl Layer {
-    /// Whether a word of `rd.layers.only=` or `rd.layers.skip=` means this layer: its number, its
-    /// name with or without the ending, or its volume label.
-    pub fn is(&self, word: &str) -> bool {
-        let label = match &self.content {
-            Content::Erofs { superblock, .. } => superblock.label(),
-            Content::Cpio { .. } => String::new(),
-        };
-        let stem = self.name.rsplit_once('.').map(|(stem, _)| stem);
-        word == self.number.to_string() || word == self.name || Some(word) == stem || word == label
-    }
 }

@@ -91,6 +91,23 @@ impl Kind {
         }
     }
 
+    /// Why it cannot take the writes of an overlay, for an error; `None` where nothing is known
+    /// against it. What it cannot be mounted for comes first: [`Self::never_mounted`].
+    ///
+    /// Source: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c. Of vfat and exfat the
+    /// kernel's own refusal does not speak of their type.
+    pub fn never_upper(self) -> Option<&'static str> {
+        match self {
+            Self::Vfat | Self::Exfat => Some(
+                "it keeps no owners, modes, links or extended attributes, which an overlay has to write",
+            ),
+            Self::Squashfs | Self::Erofs | Self::Iso9660 => {
+                Some("a filesystem of this type is never written to")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is a part of something else, so that what else looks like a superblock on the
     /// same device is that something's.
     fn hides_all_else(self) -> bool {

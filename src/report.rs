@@ -4,11 +4,11 @@ use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::cmdline::Upper;
 use crate::error::{Context, Result};
 use crate::json::{Array, Object};
+use crate::mount::upper::UPPER;
 use crate::mount::{self, Means, Mounted};
-use crate::plan::{Found, Plan, Root};
+use crate::plan::{self, Found, Plan, Root};
 use crate::segment::Kind;
 use crate::setup::is_mount_point;
 
@@ -81,7 +81,7 @@ impl Report {
             object.text("node", &how.node).text("type", &how.fstype);
         }
         layers(report.array("layers"), facts);
-        root(&mut report, &facts.plan.root);
+        root(&mut report, facts);
         strings(report.array("modules"), facts.modules);
         strings(report.array("warnings"), &facts.plan.warnings);
         report.text("init", facts.init);
@@ -148,19 +148,38 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
     }
 }
 
-fn root(report: &mut Object<'_>, root: &Root) {
-    let (kind, upper) = match root {
+fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
+    let (kind, upper) = match &facts.plan.root {
         Root::Initramfs => ("initramfs", None),
         Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
-        Root::Overlay(Upper::None) => ("overlay", None),
-        Root::Overlay(Upper::Tmpfs(options)) => ("overlay", Some(options)),
+        Root::Overlay(upper) => ("overlay", Some(upper)),
     };
     report.text("root", kind);
-    match upper {
-        Some(options) => report.text("upper", &format!("tmpfs:{}", options.join(","))),
-        None => report.null("upper"),
+    let (Some(upper), Some(mounted)) = (upper, &facts.mounted.upper) else {
+        report.null("upper");
+        return;
+    };
+    let mut object = report.object("upper");
+    let wanted = match upper {
+        plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
+        plan::Upper::Device(store) => store.to_string(),
+        plan::Upper::None => String::new(),
+    };
+    object.text("overlay", &wanted);
+    match &mounted.device {
+        Some(device) => object
+            .text("type", &device.fstype)
+            .text("node", &device.node),
+        None => object.text("type", "tmpfs").null("node"),
+    };
+    object.text("mount", UPPER);
+    object.text("directory", &mounted.directory);
+    // Writes are to stay, and do not.
+    match &mounted.refused {
+        Some(why) => object.text("refused", why),
+        None => object.null("refused"),
     };
 }
 

@@ -9,8 +9,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{error, info, warn};
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, read};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
@@ -163,25 +161,8 @@ fn hints() -> Option<&'static str> {
 
 /// Whether the kernel's log says that it did not understand all of the initrd.
 fn thrown_away() -> bool {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(kmsg) = open("/dev/kmsg", flags, Mode::empty()) else {
-        return false;
-    };
-    let mut record = [0; 8192];
-    loop {
-        match read(&kmsg, &mut record) {
-            Ok(n) if n > 0 => {
-                let text = String::from_utf8_lossy(record.get(..n).unwrap_or_default());
-                if text.contains("Initramfs unpacking failed") {
-                    return true;
-                }
-            }
-            // Overwritten while being read: the next one is there.
-            Err(Errno::PIPE) => {}
-            // EAGAIN: the end.
-            Ok(_) | Err(_) => return false,
-        }
-    }
+    let mut records = kmsg::Records::all();
+    records.any(|record| record.by_kernel && record.text.contains("Initramfs unpacking failed"))
 }
 
 /// Restarts, switches off or stops the machine. Returns where the kernel cannot.

@@ -2,127 +2,21 @@
 //!
 //! Needs root, loop devices, and util-linux, fdisk, e2fsprogs, btrfs-progs.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::disk::*;
 use layerinit::cmdline::Options;
-use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search};
+use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
 use layerinit::error::Result;
 use layerinit::probe::Kind;
 use layerinit::rootspec::Spec;
 use layerinit::uevent::Event;
-
-/// Runs a program of a Debian package, and returns what it prints.
-fn run(package: &str, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .output()
-        .unwrap_or_else(|error| {
-            panic!("{program}: {error}; this test needs the Debian package {package}")
-        });
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_string()
-}
-
-/// A file with an image in it, gone at the end.
-struct Image(PathBuf);
-
-impl Image {
-    fn new(size: u64) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("layerinit-device-{}-{number}", std::process::id()));
-        fs::File::create(&path).unwrap().set_len(size).unwrap();
-        Self(path)
-    }
-
-    fn ext4(uuid: &str, label: &str) -> Self {
-        let image = Self::new(4 << 20);
-        let path = image.path();
-        run(
-            "e2fsprogs",
-            "mkfs.ext4",
-            &["-q", "-F", "-U", uuid, "-L", label, path],
-        );
-        image
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// A loop device on an image, released at the end.
-struct Loop(String);
-
-impl Loop {
-    fn attach(image: &Image) -> Self {
-        Self(run("mount", "losetup", &["--find", "--show", image.path()]))
-    }
-
-    /// Such as `loop7`.
-    fn name(&self) -> &str {
-        self.0.strip_prefix("/dev/").unwrap()
-    }
-
-    /// Tells the kernel of the partitions in its table: this also works on a kernel that reads no
-    /// tables.
-    fn partitions(self) -> Self {
-        run("util-linux", "partx", &["--add", &self.0]);
-        self
-    }
-}
-
-/// The other tests look into every device that is there, so that it can be busy for a moment; and
-/// partitions that stay would be there for who gets the device next.
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let directory = Path::new("/sys/class/block").join(self.name());
-        let clear = || {
-            let partition = |entry: fs::DirEntry| entry.path().join("partition").exists();
-            let mut entries = fs::read_dir(&directory).unwrap();
-            !entries.any(|entry| entry.is_ok_and(partition))
-        };
-        let free = || !directory.join("loop/backing_file").exists();
-        let program = |program: &str, option: &str| {
-            let _ = Command::new(program).args([option, &self.0]).output();
-        };
-        for _ in 0..100 {
-            if !clear() {
-                program("partx", "--delete");
-            } else if !free() {
-                program("losetup", "--detach");
-            } else {
-                return;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-/// A UUID that no other test and no device of this machine has.
-fn fresh_uuid() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
-    text.trim().to_string()
-}
 
 fn within(seconds: u64) -> Patience {
     Patience {
@@ -131,8 +25,12 @@ fn within(seconds: u64) -> Patience {
     }
 }
 
+fn wanted(spec: &Spec) -> Wanted<'_> {
+    Wanted { word: "root", spec }
+}
+
 fn find(text: &str, patience: Patience) -> Result<Found> {
-    Search::new().find(&Spec::parse(text).unwrap(), patience, &mut |_| {})
+    Search::new().find(wanted(&Spec::parse(text).unwrap()), patience, &mut |_| {})
 }
 
 fn found(text: &str) -> Found {
@@ -330,7 +228,7 @@ fn a_device_that_wants_a_driver_is_announced() {
     let mut heard = Vec::new();
     search
         .find(
-            &Spec::parse("UUID=not-there").unwrap(),
+            wanted(&Spec::parse("UUID=not-there").unwrap()),
             within(1),
             &mut |new| {
                 heard.extend(new.to_vec());

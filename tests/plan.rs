@@ -285,3 +285,76 @@ fn a_root_that_names_no_device_is_left_where_there_are_layers() {
     );
     assert!(planned(&[], "root=live:http").starts_with("read root=live:http: "));
 }
+
+#[test]
+fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
+    let image = || join(&[&loader(), &erofs(1, "")]);
+    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n";
+    let end = format!("modules: erofs, overlay\n{INIT}");
+    assert_eq!(
+        planned(&initrd(image()), "rd.overlay=LABEL=data"),
+        format!(
+            "{layer}root: overlay, writes to /layerinit of device LABEL=data: rw, as whatever is on it\n\
+             without that device: no boot\n{end}"
+        )
+    );
+    assert_eq!(
+        planned(
+            &initrd(image()),
+            "rd.overlay=8:1:/var/over/ rd.overlay.fallback=tmpfs:size=1g"
+        ),
+        format!(
+            "{layer}root: overlay, writes to /var/over of device 8:1: rw, as whatever is on it\n\
+             without that device: writes to a tmpfs with size=1g\n{end}"
+        )
+    );
+    // For this boot, nothing is to be written.
+    assert_eq!(
+        planned(
+            &initrd(image()),
+            "rd.overlay=LABEL=data rd.overlay.readonly"
+        ),
+        format!("{layer}root: the layer itself, read-only\nmodules: erofs\n{INIT}")
+    );
+    // Over the root device, which stays as it is.
+    let plan = planned(&[], "root=/dev/vda1 rw rd.overlay=LABEL=data");
+    assert!(
+        plan.starts_with("root device /dev/vda1: ro, as whatever is on it\nroot: overlay, writes to /layerinit of "),
+        "{plan}"
+    );
+}
+
+#[test]
+fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
+    let image = || join(&[&loader(), &erofs(1, "")]);
+    let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or rd.overlay.readonly";
+    assert_eq!(
+        planned(&initrd(image()), "rd.overlay=label=data"),
+        format!(
+            "use rd.overlay=label=data: read rd.overlay=label=data: did you mean LABEL=?; {hint}"
+        )
+    );
+    let plan = planned(
+        &initrd(image()),
+        "rd.overlay=label=data rd.overlay.fallback=tmpfs",
+    );
+    assert!(
+        plan.starts_with(
+            "warning: rd.overlay=label=data CANNOT BE USED: read rd.overlay=label=data: did you mean LABEL=?. \
+             Writes go to a tmpfs (rd.overlay.fallback=): WHAT IS WRITTEN FROM NOW ON IS LOST when the machine stops\n"
+        ),
+        "{plan}"
+    );
+    assert!(
+        plan.contains("root: overlay, writes to a tmpfs\n"),
+        "{plan}"
+    );
+    // An initrd that is all loader: retain_initrd was forgotten, say.
+    assert_eq!(
+        planned(&initrd(loader()), "rd.overlay=LABEL=data"),
+        format!(
+            "use rd.overlay=LABEL=data:/layerinit: make an overlay: there are neither layers nor root= to lay \
+             it over; {hint}"
+        )
+    );
+}

@@ -9,7 +9,7 @@ use layerinit::cmdline::{Break, Options};
 use layerinit::device::Patience;
 use layerinit::error::Result;
 use layerinit::load::Loader;
-use layerinit::mount::{self, SYSROOT};
+use layerinit::mount::{self, Finder, SYSROOT};
 use layerinit::report::{Facts, Report};
 use layerinit::systemd::{self, Moment};
 use layerinit::{kmsg, plan, proof, rescue, setup, source, switch};
@@ -70,7 +70,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("discover");
 
     let plan = match assembled {
-        true => plan::assembled(&options),
+        true => plan::assembled(&options)?,
         false => plan::plan(&found, &options)?,
     };
     plan.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -80,10 +80,11 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
 
     let mut loader = Loader::new(&kernel, &options);
     loader.begin(&plan.modules);
-    let mounted = mount::layers(&plan, &sources, Patience::of(&options), &mut loader)?;
+    let mut finder = Finder::new(Patience::of(&options));
+    let mut mounted = mount::layers(&plan, &sources, &mut finder, &mut loader)?;
     report.ended("layers");
 
-    let new_root = mount::root(&plan, &mut loader)?;
+    let new_root = mount::root(&plan, &mut mounted, &mut finder, &mut loader)?;
     let mut freed = source::release_image(&plan);
     report.ended("root");
     rescue::pause(Break::Mount, &options);

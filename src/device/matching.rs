@@ -1,11 +1,11 @@
-//! Which of the devices `root=` names.
+//! Which of the devices a word of the command line names.
 
 use std::path::PathBuf;
 
 use log::{debug, warn};
 
-use super::Device;
 use super::contents::{Contents, is_worth_reading};
+use super::{Device, Wanted};
 use crate::error::{Error, Result};
 use crate::probe::Volume;
 use crate::rootspec::Spec;
@@ -61,9 +61,9 @@ pub(super) enum Look {
 }
 
 impl Contents {
-    /// Looks for `spec` among `devices`.
-    pub(super) fn look(&mut self, spec: &Spec, devices: &[Device]) -> Result<Look> {
-        let candidates = match spec {
+    /// Looks for what is `wanted` among `devices`.
+    pub(super) fn look(&mut self, wanted: Wanted<'_>, devices: &[Device]) -> Result<Look> {
+        let candidates = match wanted.spec {
             Spec::Name(name) => by_path(name, devices),
             Spec::Number { major, minor } => devices
                 .iter()
@@ -80,10 +80,10 @@ impl Contents {
                 }
             }
             Spec::PartLabel(label) => self.partitions(devices, |entry| entry.has_label(label)),
-            Spec::Uuid(uuid) => return self.by_volume(spec, devices, |v| v.has_uuid(uuid)),
+            Spec::Uuid(uuid) => return self.by_volume(wanted, devices, |v| v.has_uuid(uuid)),
             Spec::Label(label) => {
                 let fits = |volume: &Volume| volume.label.as_deref() == Some(label);
-                return self.by_volume(spec, devices, fits);
+                return self.by_volume(wanted, devices, fits);
             }
         };
         match candidates.as_slice() {
@@ -104,7 +104,7 @@ impl Contents {
                 {
                     // The other devices of the same filesystem have to be there too.
                     let uuid = uuid.clone();
-                    let found = self.by_volume(spec, devices, |v| v.has_uuid(&uuid))?;
+                    let found = self.by_volume(wanted, devices, |v| v.has_uuid(&uuid))?;
                     return Ok(match found {
                         Look::There(found) => Look::There(Box::new(found.starting_at(device)?)),
                         other => other,
@@ -112,7 +112,7 @@ impl Contents {
                 }
                 there(device, volumes, Vec::new())
             }
-            several => Err(self.refuse_to_guess(spec, several)),
+            several => Err(self.refuse_to_guess(wanted, several)),
         }
     }
 
@@ -149,7 +149,7 @@ impl Contents {
     /// The devices with a superblock that fits.
     fn by_volume(
         &mut self,
-        spec: &Spec,
+        wanted: Wanted<'_>,
         devices: &[Device],
         fits: impl Fn(&Volume) -> bool,
     ) -> Result<Look> {
@@ -182,18 +182,18 @@ impl Contents {
                 Some(of) => Ok(Look::Incomplete(several.len(), of)),
                 None => {
                     let devices: Vec<_> = several.iter().map(|(device, _)| *device).collect();
-                    Err(self.refuse_to_guess(spec, &devices))
+                    Err(self.refuse_to_guess(wanted, &devices))
                 }
             },
         }
     }
 
-    fn refuse_to_guess(&mut self, spec: &Spec, candidates: &[&Device]) -> Error {
+    fn refuse_to_guess(&mut self, wanted: Wanted<'_>, candidates: &[&Device]) -> Error {
         let candidates: Vec<_> = candidates.iter().map(|device| (*device).clone()).collect();
         let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
         Error::new(
             "find",
-            format_args!("root={spec}"),
+            wanted,
             format!(
                 "{} devices fit ({}), and this program does not guess; name one by PARTUUID= or by its \
                  path: {}",

@@ -1,4 +1,4 @@
-//! The wait for the device that `root=` names.
+//! The wait for a device that the command line names.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -49,6 +49,21 @@ impl Patience {
     }
 }
 
+/// A device to find. Displayed as on the command line, such as `root=UUID=1-2`.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The word that asks for it.
+    pub word: &'static str,
+    /// Which device.
+    pub spec: &'a Spec,
+}
+
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.word, self.spec)
+    }
+}
+
 /// A search for devices. Events count from its start, so that it starts before drivers are loaded.
 #[derive(Debug)]
 pub struct Search {
@@ -68,14 +83,14 @@ impl Search {
         }
     }
 
-    /// Waits for the device that `spec` names. `modaliases` gets what came and wants a driver, as
+    /// Waits for the device that is `wanted`. `modaliases` gets what came and wants a driver, as
     /// it comes, from the start of the search on.
     ///
     /// It is an error when two devices fit, at once, and when none does in time; both name the
     /// devices that are there.
     pub fn find(
         &mut self,
-        spec: &Spec,
+        wanted: Wanted<'_>,
         patience: Patience,
         modaliases: &mut dyn FnMut(&[String]),
     ) -> Result<Found> {
@@ -87,7 +102,7 @@ impl Search {
         let mut look = patience.delay.is_zero();
         if !look {
             info!(
-                "rootdelay: looking for {spec} in {} s",
+                "rootdelay: looking for {wanted} in {} s",
                 patience.delay.as_secs()
             );
         }
@@ -97,10 +112,10 @@ impl Search {
             let due = now >= report;
             if now >= first && (look || due || timed_out) {
                 let devices = enumerate()?;
-                let missing = match self.contents.look(spec, &devices)? {
+                let missing = match self.contents.look(wanted, &devices)? {
                     Look::There(found) => {
                         debug!(
-                            "{spec} is {}, after {} ms",
+                            "{wanted} is {}, after {} ms",
                             found.device,
                             started.elapsed().as_millis()
                         );
@@ -117,13 +132,13 @@ impl Search {
                     let list = self.contents.list(&devices);
                     return Err(Error::new(
                         "find",
-                        format_args!("root={spec}"),
+                        wanted,
                         format!("{state}; there are: {list}"),
                     ));
                 }
                 if due {
                     let list = self.contents.list(&devices);
-                    info!("waiting for root={spec}: {state}; there are: {list}");
+                    info!("waiting for {wanted}: {state}; there are: {list}");
                 }
             }
             if due {

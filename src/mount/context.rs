@@ -12,6 +12,11 @@ use rustix::mount::{
 };
 
 use crate::error::{Cause, Context as _, Error, Result};
+use crate::kmsg::Records;
+
+/// Lines of the kernel's log that an error quotes at most: a filesystem says it in one or two, and
+/// what else goes on in the machine is not wanted.
+const RECORDS_MAX: usize = 4;
 
 /// A filesystem that is being configured.
 pub struct Context {
@@ -62,7 +67,9 @@ impl Context {
 
     /// Makes the filesystem and a mount of it.
     pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
-        self.explain(fsconfig_create(&self.fd))?;
+        let log = Records::from_now();
+        let created = self.explain(fsconfig_create(&self.fd));
+        created.map_err(|error| self.quote(error, log))?;
         let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
         Ok(Mount {
             fd,
@@ -79,6 +86,24 @@ impl Context {
             };
             Error::with("mount", &self.fstype, cause)
         })
+    }
+
+    /// Adds what the kernel's log says of a refusal, where the context says nothing: most filesystems
+    /// tell only that what is wrong with what they were given.
+    fn quote(&self, error: Error, log: Records) -> Error {
+        const WARNING: u8 = 4;
+        let Cause::Os(errno) = *error.cause() else {
+            return error;
+        };
+        let said: Vec<_> = log
+            .filter(|record| record.by_kernel && record.level <= WARNING)
+            .map(|record| record.text)
+            .take(RECORDS_MAX)
+            .collect();
+        match said.as_slice() {
+            [] => error,
+            said => Error::with("mount", &self.fstype, Cause::Kernel(errno, said.join("; "))),
+        }
     }
 
     /// Everything in the context's message queue, such as "erofs: Unknown parameter 'x'".

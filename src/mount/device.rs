@@ -1,11 +1,13 @@
-//! The root device: found, recognised, mounted.
+//! A device that the command line names: found, recognised, mounted.
+
+use std::time::Duration;
 
 use log::info;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
 use crate::coldplug;
-use crate::device::{Found, Patience, Search};
+use crate::device::{Found, Patience, Search, Wanted};
 use crate::error::{Cause, Error, Result};
 use crate::load::Loader;
 use crate::plan::Device;
@@ -27,7 +29,7 @@ const ATTRIBUTES: [(&str, MountAttrFlags); 12] = [
     ("auto", MountAttrFlags::empty()),
 ];
 
-/// The root device as it was mounted.
+/// A device as it was mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
     /// Its node.
@@ -36,31 +38,67 @@ pub struct Mounted {
     pub fstype: String,
 }
 
-/// Waits for the root device and mounts it.
-pub fn mount(device: &Device, patience: Patience, loader: &mut Loader) -> Result<(Mounted, Mount)> {
-    // Listening comes first: drivers find devices as they are loaded, and those want drivers in turn.
-    let mut search = Search::new();
-    loader.follow(&coldplug::modaliases());
-    let found = search.find(&device.spec, patience, &mut |modaliases| {
-        loader.follow(modaliases)
-    })?;
+/// Finds devices, while the drivers that the machine asks for are loaded. Nothing is looked for, and
+/// no driver loaded, before the first is wanted.
+#[derive(Debug)]
+pub struct Finder {
+    search: Option<Search>,
+    patience: Patience,
+}
+
+impl Finder {
+    /// A finder that waits for each device as long as `patience` says; its delay is waited for once.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            search: None,
+            patience,
+        }
+    }
+
+    /// Waits for a device.
+    pub fn find(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
+        let search = match &mut self.search {
+            Some(search) => search,
+            None => {
+                // Listening comes first: drivers find devices as they are loaded, and those want
+                // drivers in turn.
+                let search = self.search.insert(Search::new());
+                loader.follow(&coldplug::modaliases());
+                search
+            }
+        };
+        let found = search.find(wanted, self.patience, &mut |modaliases| {
+            loader.follow(modaliases)
+        });
+        self.patience.delay = Duration::ZERO;
+        found
+    }
+}
+
+/// Mounts a device that was found.
+pub fn mount(
+    wanted: Wanted<'_>,
+    device: &Device,
+    found: &Found,
+    loader: &mut Loader,
+) -> Result<(Mounted, Mount)> {
     let node = found.path.to_string_lossy().into_owned();
     let types = match device.types.as_slice() {
-        [] => vec![recognised(&found)?],
+        [] => vec![recognised(found)?],
         types => types.to_vec(),
     };
     let mut refusals = Vec::new();
     for fstype in types {
         loader.need_filesystem(&fstype);
-        match try_one(device, &found, &node, &fstype) {
+        match try_one(device, found, &node, &fstype) {
             Ok(mount) => {
-                info!("root device {} ({node}): mounted as {fstype}", device.spec);
+                info!("{wanted} ({node}): mounted as {fstype}");
                 return Ok((Mounted { node, fstype }, mount));
             }
             Err(error) => refusals.push(error),
         }
     }
-    let object = format_args!("root device {} ({node})", device.spec);
+    let object = format_args!("{wanted} ({node})");
     Err(Error::with("mount", object, Cause::Each(refusals)))
 }
 

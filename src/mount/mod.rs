@@ -7,6 +7,7 @@ mod loopback;
 mod memback;
 mod overlay;
 pub mod unpack;
+pub mod upper;
 
 use std::fs;
 
@@ -18,7 +19,7 @@ use rustix::mount::{
 
 use crate::cmdline::Backend;
 use crate::compress::Codec;
-use crate::device::Patience;
+use crate::device::Wanted;
 use crate::erofs::Checksum;
 use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
@@ -27,12 +28,10 @@ use crate::segment;
 use crate::source::Source;
 use crate::sys::process::confined;
 use context::Context;
+pub use device::Finder;
 
 /// Where the layers are mounted, by number; the new root finds them there too.
 pub const LAYERS: &str = "/run/initramfs/layers";
-
-/// Where the tmpfs for writes is mounted.
-const UPPER: &str = "/run/initramfs/upper";
 
 /// Where the new root is mounted until it becomes `/`.
 pub const SYSROOT: &str = "/sysroot";
@@ -53,13 +52,15 @@ pub struct Mounted {
     pub device: Option<device::Mounted>,
     /// The layers of the plan, in their order.
     pub layers: Vec<Means>,
+    /// What takes the writes.
+    pub upper: Option<upper::Mounted>,
 }
 
 /// Mounts the plan's root device, where it is the root itself at [`SYSROOT`], and every layer.
 pub fn layers(
     plan: &Plan,
     sources: &[Source],
-    patience: Patience,
+    finder: &mut Finder,
     loader: &mut Loader,
 ) -> Result<Mounted> {
     fs::create_dir_all(LAYERS).during("create", LAYERS)?;
@@ -70,7 +71,12 @@ pub fn layers(
             _ => layer_directory(0),
         };
         make_directory(&target)?;
-        let (how, mount) = device::mount(device, patience, loader)?;
+        let wanted = Wanted {
+            word: "root",
+            spec: &device.spec,
+        };
+        let found = finder.find(wanted, loader)?;
+        let (how, mount) = device::mount(wanted, device, &found, loader)?;
         mount.attach(&target)?;
         mounted.device = Some(how);
     }
@@ -95,7 +101,12 @@ fn make_directory(path: &str) -> Result<()> {
 
 /// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
 /// initramfs itself is the system.
-pub fn root(plan: &Plan, loader: &mut Loader) -> Result<&'static str> {
+pub fn root(
+    plan: &Plan,
+    mounted: &mut Mounted,
+    finder: &mut Finder,
+    loader: &mut Loader,
+) -> Result<&'static str> {
     match plan.root {
         Root::Initramfs => {
             info!("no layers: the initramfs itself is the system");
@@ -144,7 +155,9 @@ pub fn root(plan: &Plan, loader: &mut Loader) -> Result<&'static str> {
                 None => plan.layers.iter().find(has_root).map(|layer| layer.number),
             };
             loader.need(Module::Overlay)?;
-            overlay::stack(&numbers, upper, root_of, SYSROOT)?;
+            let stack = |upper: Option<&upper::Mounted>| overlay::stack(&numbers, upper, SYSROOT);
+            let device = mounted.device.as_ref();
+            mounted.upper = upper::with(upper, root_of, device, finder, loader, stack)?;
             info!("layers stacked: {}", numbers.len());
         }
         _ => return Err(Error::new("mount", "root", "there is nothing to mount")),

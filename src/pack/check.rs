@@ -11,11 +11,11 @@ use super::newroot;
 use super::text::shown;
 use super::unpack::{Report, Severity};
 use crate::bytes::Opened;
-use crate::cmdline::{Backend, Upper};
+use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
-use crate::plan::{Content, Found, Layer, Place, Plan, Root};
+use crate::plan::{Content, Found, Layer, Place, Plan, Root, Upper};
 use crate::segment::{Kind, Walk};
 
 /// What the image is going to be booted with.
@@ -355,7 +355,12 @@ fn needs(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
     }
     if let Root::Overlay(upper) = &plan.root {
         needs.insert("CONFIG_OVERLAY_FS");
-        if *upper != Upper::None {
+        let tmpfs = match upper {
+            Upper::Tmpfs(_) => true,
+            Upper::Device(store) => store.fallback.is_some(),
+            Upper::None => false,
+        };
+        if tmpfs {
             needs.insert("CONFIG_TMPFS");
         }
     }

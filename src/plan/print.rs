@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::{Content, Device, Layer, Place, Plan, Root};
-use crate::cmdline::Upper;
+use super::{Content, Device, Layer, Place, Plan, Root, Upper};
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,7 +23,7 @@ impl fmt::Display for Layer {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let access = if self.writable { "rw" } else { "ro" };
-        write!(f, "root device {}: {access}", self.spec)?;
+        write!(f, "{}: {access}", self.spec)?;
         for flag in &self.flags {
             write!(f, ",{flag}")?;
         }
@@ -42,7 +41,7 @@ impl fmt::Display for Plan {
             writeln!(f, "warning: {warning}")?;
         }
         if let Some(device) = &self.device {
-            writeln!(f, "{device}")?;
+            writeln!(f, "root device {device}")?;
         }
         for layer in &self.layers {
             write!(f, "{layer}: {} bytes, ", layer.length)?;
@@ -83,6 +82,16 @@ impl fmt::Display for Plan {
                     write!(f, " with {}", options.join(","))?;
                 }
                 writeln!(f)?;
+            }
+            Root::Overlay(Upper::Device(store)) => {
+                write!(f, "root: overlay, writes to /{} of ", store.directory)?;
+                writeln!(f, "device {}", store.device)?;
+                f.write_str("without that device: ")?;
+                match store.fallback.as_deref() {
+                    None => writeln!(f, "no boot")?,
+                    Some([]) => writeln!(f, "writes to a tmpfs")?,
+                    Some(options) => writeln!(f, "writes to a tmpfs with {}", options.join(","))?,
+                }
             }
         }
         f.write_str("modules: ")?;

@@ -1,6 +1,9 @@
 //! Images for the tests, byte by byte.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub mod disk;
+pub mod guest;
+
 use layerinit::cpio::{Header, padding};
 
 /// A member of a literal archive.

@@ -1,0 +1,47 @@
+//! What `root=` names.
+
+use crate::cmdline::Options;
+use crate::error::Result;
+use crate::rootspec::Spec;
+
+/// A device to mount: for `root=` what that and its companions say, for `rd.overlay=` the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Which device.
+    pub spec: Spec,
+    /// `rootfstype=`: types to try, in order; empty: whatever is on it.
+    pub types: Vec<String>,
+    /// `rootflags=`: mount options.
+    pub flags: Vec<String>,
+    /// Whether it is mounted for writing: the root device with `rw` where it is the root itself rather
+    /// than a layer; the one that takes the writes.
+    pub writable: bool,
+}
+
+/// What `root=` asks for.
+pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
+    let Some(text) = &options.root else {
+        return Ok(None);
+    };
+    let list = |list: &Option<String>| -> Vec<String> {
+        let items = list.iter().flat_map(|list| list.split(','));
+        items
+            .filter(|item| !item.is_empty())
+            .map(Into::into)
+            .collect()
+    };
+    let spec = Spec::parse(text)?;
+    if spec.is_ramdisk() {
+        // The way in which boot loaders have named the initrd since before there was an initramfs.
+        warnings.push(format!(
+            "root={text}: the initrd is not copied into a ramdisk; its layers are used"
+        ));
+        return Ok(None);
+    }
+    Ok(Some(Device {
+        spec,
+        types: list(&options.rootfstype),
+        flags: list(&options.rootflags),
+        writable: options.root_writable,
+    }))
+}

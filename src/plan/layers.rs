@@ -1,0 +1,146 @@
+//! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
+
+use super::{Content, Found, Layer, Place};
+use crate::cmdline::{Backend, Options};
+use crate::erofs::Superblock;
+use crate::error::{Error, Result};
+use crate::segment::{Cpio, Kind, Segment};
+
+/// The segments of a source that hold layers: what is no loader, no padding, and not meant for
+/// the kernel itself.
+pub(super) fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
+    let segments = &found.walk.segments;
+    // The loader ends with the archive that holds the running /init: where several do, the
+    // kernel's unpacker let the last one win.
+    let loader = match found.place {
+        Place::File(_) => 0,
+        _ => segments
+            .iter()
+            .rposition(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init))
+            .map_or(0, |last| last.saturating_add(1)),
+    };
+    segments
+        .iter()
+        .skip(loader)
+        .filter(|segment| match &segment.kind {
+            Kind::Padding | Kind::Bootconfig { .. } => false,
+            Kind::Erofs(_) => true,
+            Kind::Cpio(Cpio { members: 0, .. }) => false,
+            // Files of /layers that the kernel has unpacked are sources of their own.
+            Kind::Cpio(cpio) => match found.place {
+                Place::File(_) => true,
+                _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
+            },
+        })
+}
+
+/// The layer that a segment is; padding and trailers are none.
+pub(super) fn layer(
+    number: usize,
+    source: usize,
+    place: &Place,
+    segment: &Segment,
+    options: &Options,
+) -> Option<Layer> {
+    let content = match &segment.kind {
+        Kind::Erofs(superblock) => Content::Erofs {
+            superblock: superblock.clone(),
+            backends: options
+                .backends
+                .iter()
+                .copied()
+                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
+                .collect(),
+        },
+        Kind::Cpio(cpio) => Content::Cpio {
+            codec: cpio.codec,
+            unpacked: cpio.unpacked,
+            has_root: cpio.has_root,
+        },
+        Kind::Padding | Kind::Bootconfig { .. } => return None,
+    };
+    let name = match (place, segment.offset) {
+        (Place::File(name), 0) => name.clone(),
+        (place, offset) => format!("{place}+{offset:#x}"),
+    };
+    Some(Layer {
+        number,
+        name,
+        place: place.clone(),
+        source,
+        offset: segment.offset,
+        length: segment.length,
+        content,
+    })
+}
+
+/// Whether a backend can mount an image that lies there at all.
+fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
+    match backend {
+        Backend::Loop => true,
+        Backend::Memback => *place == Place::Initrd,
+        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
+        // fsoffset= counts in whole blocks (fs/erofs/super.c).
+        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
+    }
+}
+
+/// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
+pub(super) fn select(
+    layers: &mut Vec<Layer>,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let total = layers.len();
+    for (word, list) in [("only", &options.only), ("skip", &options.skip)] {
+        for item in list {
+            if !layers.iter().any(|layer| layer.is(item)) {
+                warnings.push(format!("rd.layers.{word}={item}: there is no such layer"));
+            }
+        }
+    }
+    layers.retain(|layer| {
+        let named = |list: &[String]| list.iter().any(|item| layer.is(item));
+        (options.only.is_empty() || named(&options.only)) && !named(&options.skip)
+    });
+    if layers.is_empty() && total > 0 {
+        let what = format!("none of the {total} layers is left to boot from");
+        return Err(Error::new(
+            "plan",
+            "rd.layers.only= and rd.layers.skip=",
+            what,
+        ));
+    }
+    Ok(())
+}
+
+/// Says what is odd about a layer that may still work.
+pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
+    if let Content::Erofs { superblock, .. } = &layer.content {
+        let unknown = superblock.unknown_incompat();
+        if unknown != 0 {
+            warnings.push(format!(
+                "{layer}: features {unknown:#x} are newer than this program knows"
+            ));
+        }
+        if superblock.extra_devices != 0 {
+            let devices = superblock.extra_devices;
+            warnings.push(format!(
+                "{layer}: needs {devices} more devices; only images of one piece can be mounted"
+            ));
+        }
+    }
+}
+
+impl Layer {
+    /// Whether a word of `rd.layers.only=` or `rd.layers.skip=` means this layer: its number, its
+    /// name with or without the ending, or its volume label.
+    pub fn is(&self, word: &str) -> bool {
+        let label = match &self.content {
+            Content::Erofs { superblock, .. } => superblock.label(),
+            Content::Cpio { .. } => String::new(),
+        };
+        let stem = self.name.rsplit_once('.').map(|(stem, _)| stem);
+        word == self.number.to_string() || word == self.name || Some(word) == stem || word == label
+    }
+}

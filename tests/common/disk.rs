@@ -1,0 +1,125 @@
+//! Loop devices as disks. Needs root, loop devices, and the tools that make filesystems.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Runs a program of a Debian package, and returns what it prints.
+pub fn run(package: &str, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{program}: {error}; this test needs the Debian package {package}")
+        });
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
+/// A file with an image in it, gone at the end.
+pub struct Image(pub PathBuf);
+
+impl Image {
+    pub fn new(size: u64) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("layerinit-device-{}-{number}", std::process::id()));
+        fs::File::create(&path).unwrap().set_len(size).unwrap();
+        Self(path)
+    }
+
+    pub fn ext4(uuid: &str, label: &str) -> Self {
+        let image = Self::new(4 << 20);
+        let path = image.path();
+        run(
+            "e2fsprogs",
+            "mkfs.ext4",
+            &["-q", "-F", "-U", uuid, "-L", label, path],
+        );
+        image
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A loop device on an image, released at the end: its node, and the image's path.
+pub struct Loop(pub String, String);
+
+impl Loop {
+    pub fn attach(image: &Image) -> Self {
+        let arguments = ["--find", "--show", image.path()];
+        Self(run("mount", "losetup", &arguments), image.path().into())
+    }
+
+    /// One that nothing can be written to.
+    pub fn read_only(image: &Image) -> Self {
+        let arguments = ["--read-only", "--find", "--show", image.path()];
+        Self(run("mount", "losetup", &arguments), image.path().into())
+    }
+
+    /// Such as `loop7`.
+    pub fn name(&self) -> &str {
+        self.0.strip_prefix("/dev/").unwrap()
+    }
+
+    /// Tells the kernel of the partitions in its table: this also works on a kernel that reads no
+    /// tables.
+    pub fn partitions(self) -> Self {
+        run("util-linux", "partx", &["--add", &self.0]);
+        self
+    }
+}
+
+/// The other tests look into every device that is there, so that it can be busy for a moment; and
+/// partitions that stay would be there for who gets the device next.
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let directory = Path::new("/sys/class/block").join(self.name());
+        let clear = || {
+            let partition = |entry: fs::DirEntry| entry.path().join("partition").exists();
+            let mut entries = fs::read_dir(&directory).unwrap();
+            !entries.any(|entry| entry.is_ok_and(partition))
+        };
+        // Another test may have it already.
+        let backing = || fs::read_to_string(directory.join("loop/backing_file"));
+        let ours = |file: String| file.trim_end().trim_end_matches(" (deleted)") == self.1;
+        let free = || !backing().is_ok_and(ours);
+        let program = |program: &str, option: &str| {
+            let _ = Command::new(program).args([option, &self.0]).output();
+        };
+        for _ in 0..100 {
+            if !clear() {
+                program("partx", "--delete");
+            } else if !free() {
+                program("losetup", "--detach");
+            } else {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A UUID that no other test and no device of this machine has.
+pub fn fresh_uuid() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+    text.trim().to_string()
+}
