@@ -1,6 +1,7 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::Path;
@@ -96,7 +97,8 @@ pub fn pause(here: Break, options: &Options) {
 fn say(text: &str) {
     error!("{text}");
     if !kmsg::errors_reach_console() {
-        eprintln!("layerinit: {text}");
+        // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
+        let _ = writeln!(std::io::stderr(), "layerinit: {text}");
     }
 }
 

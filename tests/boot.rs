@@ -113,6 +113,44 @@ fn arguments_environment_and_streams_are_handed_on() {
 }
 
 #[test]
+fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "");
+    fs::create_dir_all(base.join("usr/lib/systemd")).unwrap();
+    fs::rename(base.join("sbin/init"), base.join("usr/lib/systemd/systemd")).unwrap();
+    symlink("../usr/lib/systemd/systemd", base.join("sbin/init")).unwrap();
+    fs::write(
+        base.join("usr/lib/systemd/systemd"),
+        "#!/bin/sh\necho \"$@\"; if [ \"$3\" = --deserialize ]; then cat <&$4; fi\n",
+    )
+    .unwrap();
+    let mut guest = Guest::new(&[("layers/base", &mkfs(&base))]);
+    guest.arguments = "single 'a b'";
+    let outcome = guest.boot();
+    let lines: Vec<_> = outcome.reached().lines().collect();
+    let [words, state, ""] = lines[..] else {
+        panic!("{lines:?}");
+    };
+    let rest = words
+        .strip_prefix("--switched-root --system --deserialize ")
+        .and_then(|rest| rest.split_once(' '));
+    assert_eq!(rest.unwrap().1, "single a b");
+    let clocks: Vec<u64> = state
+        .strip_prefix("initrd-timestamp=")
+        .expect(state)
+        .split(' ')
+        .map(|number| number.parse().unwrap())
+        .collect();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap().as_micros() as u64;
+    assert!(clocks.len() == 2 && clocks[0] <= now && clocks[1] < clocks[0]);
+
+    guest.cmdline = "rd.timestamps=0";
+    assert_eq!(guest.boot().reached(), "single a b\n");
+}
+
+#[test]
 fn signals_and_descriptors_are_those_of_a_fresh_process() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "true");
@@ -359,6 +397,62 @@ fn a_failure_does_what_the_command_line_says() {
     );
     failure(&mut guest, "panic=1").says("restarting in 1 s (panic=)");
     failure(&mut guest, "panic=-1").says("restarting");
+}
+
+/// PID 1 of the test below, which is no `/init`, but uses the same failure policy.
+#[test]
+#[ignore = "is started as PID 1 by a_panic_takes_the_way_of_every_other_failure"]
+fn panics_as_pid_1() {
+    assert!(rustix::process::getpid().is_init());
+    assert!(layerinit::setup::console().is_empty());
+    layerinit::kmsg::start();
+    layerinit::setup::filesystems().unwrap();
+    let cmdline = layerinit::setup::cmdline().unwrap();
+    layerinit::rescue::follow(&layerinit::cmdline::Options::parse(&cmdline));
+    layerinit::rescue::catch_panics();
+    let nothing: Vec<u8> = Vec::new();
+    let _ = nothing[cmdline.len()];
+}
+
+#[test]
+fn a_panic_takes_the_way_of_every_other_failure() {
+    let mut guest = Guest::new(&[]);
+    fs::copy(
+        std::env::current_exe().unwrap(),
+        guest.scratch.join("rootfs/init"),
+    )
+    .unwrap();
+    guest.arguments = "panics_as_pid_1 --exact --ignored --nocapture";
+    let outcome = failure(&mut guest, "rd.emergency=poweroff");
+    assert_eq!(outcome.status.signal(), Some(2));
+    outcome
+        .says("panicked at tests/boot.rs")
+        .says("index out of bounds: the len is 0 but the index is 21")
+        .says("this is a bug in layerinit; please report the line above")
+        .says("switching off");
+    // With a shell in the initramfs, that comes first.
+    rescue_shell(&guest);
+    guest.typed = "busybox echo typed $((6 * 7)); exit\n";
+    let outcome = failure(&mut guest, "");
+    outcome.says("starting a shell.").says("restarting");
+    assert!(
+        outcome.console.contains("typed 42\n"),
+        "{}",
+        outcome.console
+    );
+}
+
+#[test]
+fn a_console_that_takes_nothing_changes_nothing() {
+    let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
+    fs::write(guest.scratch.join("full"), "").unwrap();
+    // Errors do not reach the console by way of the kernel log: they are written there.
+    fs::write(guest.scratch.join("printk"), "1 4 1 7\n").unwrap();
+    let outcome = failure(&mut guest, "rd.emergency=poweroff");
+    assert_eq!(outcome.status.signal(), Some(2), "{}", outcome.log);
+    outcome
+        .says("boot failed: plan broken")
+        .says("switching off");
 }
 
 #[test]

@@ -161,6 +161,8 @@ END
             mount --bind kmsg mnt/dev/kmsg
             mount -t proc proc mnt/proc
             mount --bind cmdline mnt/proc/cmdline
+            if [ -e printk ]; then mount --bind printk mnt/proc/sys/kernel/printk; fi
+            if [ -e full ]; then mount --bind /dev/full mnt/dev/console; fi
             tool=$3 arguments=$4
             cp "$tool" mnt/busybox-outside
             cd mnt
