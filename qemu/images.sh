@@ -240,6 +240,21 @@ image_self() {
 image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$out"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
 
+# A driver for QEMU's watchdog, a real init that leaves it alone, and a check that it can be opened; the check
+# stops it, as the letter says.
+tree_watchdog() {
+	mkdir -p sbin etc
+	echo watchdog >etc/winner
+	printf '#!/bin/busybox sh\necho "<2>nobody pings" >/dev/kmsg\nexec busybox sleep 1000\n' >sbin/odd-init
+	chmod +x sbin/odd-init
+	our_check watchdog 'the watchdog is busy' 'sh -c "printf V >/dev/watchdog"'
+}
+image_watchdog() {
+	build --module i6300esb --layer "$(tree base)" --layer "$(tree watchdog)"
+	{ cat "$(archive shell)" "$out"; } >"$out.shell"
+	mv "$out.shell" "$out"
+}
+
 # Much that nobody needs once it is booted: an archive of 16 MB in front of the loader,
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; seq 2000000 | gzip -1n | head -c 4M >one; cat one one one one >ballast/data; rm one; }

@@ -116,6 +116,8 @@ pub struct Options {
     pub timeout: Option<u64>,
     /// `panic=`: seconds before a failed boot restarts; negative: at once; 0 or absent: never.
     pub panic: i64,
+    /// `rd.watchdog=`: the watchdog to ping until the real init starts.
+    pub watchdog: Option<String>,
     /// `rd.timestamps=`: whether systemd is told when the initramfs began.
     pub timestamps: bool,
     /// `debug`, `loglevel=`, `rd.debug`.
@@ -152,6 +154,7 @@ impl Default for Options {
             emergency: None,
             timeout: None,
             panic: 0,
+            watchdog: None,
             timestamps: true,
             verbosity: Verbosity::Normal,
             driver_pre: Vec::new(),
@@ -194,6 +197,12 @@ impl Options {
                 ("rd.emergency", Some(action)) => options.emergency(action),
                 ("rd.timeout", Some(s)) => options.number(name, s, |o, n| o.timeout = Some(n)),
                 ("panic", Some(s)) => options.number(name, s, |o, n| o.panic = n),
+                ("rd.watchdog", Some(path)) if path.starts_with('/') => {
+                    options.watchdog = Some(path.into());
+                }
+                ("rd.watchdog", value) => options.flag(name, value, |o, on| {
+                    o.watchdog = on.then(|| "/dev/watchdog".into());
+                }),
                 ("rd.timestamps", value) => options.flag(name, value, |o, on| o.timestamps = on),
                 ("debug", None) => options.verbose(Verbosity::Debug),
                 ("loglevel", Some(s)) => options.number(name, s, |o, n: u8| {
@@ -464,7 +473,7 @@ mod tests {
         let options = Options::parse(
             "rd.overlay=tmpfs:size=50%,nr_inodes=1k rd.layers.backend=loop,file rd.layers.only=0,app.erofs \
              rd.layers.skip=2 rd.break=plan,switch rd.emergency=poweroff rd.timeout=9 panic=-1 rd.debug \
-             debug rootwait=3 rootdelay=2 rdinit=/sbin/early loglevel=3 rd.timestamps=0",
+             debug rootwait=3 rootdelay=2 rdinit=/sbin/early loglevel=3 rd.timestamps=0 rd.watchdog",
         );
         let expected = Options {
             rdinit: "/sbin/early".into(),
@@ -477,6 +486,7 @@ mod tests {
             emergency: Some(Emergency::Poweroff),
             timeout: Some(9),
             panic: -1,
+            watchdog: Some("/dev/watchdog".into()),
             timestamps: false,
             verbosity: Verbosity::Shown,
             rootwait: Wait::Seconds(3),
@@ -499,13 +509,15 @@ mod tests {
             );
         }
         assert_eq!(Options::parse("rd.break").breaks, [Break::Switch]);
+        let watchdog = Options::parse("rd.watchdog=/dev/watchdog1").watchdog;
+        assert_eq!(watchdog.as_deref(), Some("/dev/watchdog1"));
     }
 
     #[test]
     fn values_that_make_no_sense_are_named_and_the_default_holds() {
         let options = Options::parse(
             "rd.shell=perhaps rd.layers.backend=disk rd.timeout=soon rd.layers.oly=1 rd.break=now rd.emergency=sing \
-             rd.overlay.fallback=LABEL=x panic=99999999999999999999",
+             rd.overlay.fallback=LABEL=x rd.watchdog=dog panic=99999999999999999999",
         );
         assert_eq!(
             options.problems,
@@ -517,6 +529,7 @@ mod tests {
                 "rd.break=now: not one of plan, mount, switch; ignored",
                 "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
                 "rd.overlay.fallback=LABEL=x: not tmpfs[:option,...]; ignored",
+                "rd.watchdog=dog: neither yes nor no; ignored",
                 "panic=99999999999999999999: not a number of this range; ignored",
             ]
         );

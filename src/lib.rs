@@ -9,7 +9,7 @@
 //! ([`mount`]). It proves that the real init can be executed there ([`proof`]), makes that root `/`,
 //! frees the old one ([`switch`]), leaves a [`report`] and starts it, with a word to [`systemd`] if that
 //! is what it is. Whatever fails before that goes
-//! to [`rescue`].
+//! to [`rescue`]. All the while it pings the [`watchdog`], if asked to.
 //!
 //! With `root=` ([`rootspec`]) there is a device to find, too: [`device`] looks for it and waits
 //! ([`uevent`]), by what [`probe`] reads of partition tables and superblocks, while the drivers that
@@ -41,6 +41,7 @@ pub mod plan;
 
 pub mod kmsg;
 pub mod setup;
+pub mod watchdog;
 
 pub mod coldplug;
 pub mod device;

@@ -18,6 +18,7 @@ use crate::kmsg;
 use crate::mount::SYSROOT;
 use crate::setup::is_mount_point;
 use crate::sys::process::{own_session, reap};
+use crate::watchdog;
 
 /// Shells that an initramfs may hold, the plainest name first.
 const SHELLS: [&str; 5] = [
@@ -175,6 +176,9 @@ fn act(action: Emergency) {
         Emergency::Halt => (RebootCommand::Halt, "halting"),
     };
     say(text);
+    if action != Emergency::Reboot {
+        watchdog::stop();
+    }
     if let Err(errno) = reboot(command) {
         say(&format!("{text}: {}", crate::error::name(errno)));
     }
@@ -182,7 +186,12 @@ fn act(action: Emergency) {
 
 /// Stays, as PID 1 must, and takes in the dead.
 pub fn end() -> ! {
-    say("nothing more will happen; restart the machine");
+    match watchdog::abandon() {
+        Some(seconds) => say(&format!(
+            "nothing more will happen; the watchdog restarts the machine within {seconds} s"
+        )),
+        None => say("nothing more will happen; restart the machine"),
+    }
     loop {
         if reap().is_none() {
             std::thread::park();

@@ -18,6 +18,7 @@ use rustix::process::{chdir, chroot, pivot_root};
 use crate::error::{self, Context, Error, Result};
 use crate::setup::is_mount_point;
 use crate::sys::process::default_signals;
+use crate::watchdog;
 
 /// What the real init expects to find mounted.
 const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
@@ -171,6 +172,7 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     argv.extend(more);
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
+    watchdog::ping();
     default_signals();
     let Err(errno) = nix::unistd::execv(&path, &argv);
     failed(errno.to_string())

@@ -12,7 +12,7 @@ const ORDER: [&[&str]; 15] = [
     &["alias", "probe", "segment"],
     &["cmdline"],
     &["plan"],
-    &["kmsg", "setup"],
+    &["kmsg", "setup", "watchdog"],
     &["coldplug", "device", "source"],
     &["load"],
     &["mount"],

@@ -12,7 +12,7 @@ use layerinit::load::Loader;
 use layerinit::mount::{self, Finder, SYSROOT};
 use layerinit::report::{Facts, Report};
 use layerinit::systemd::{self, Moment};
-use layerinit::{kmsg, plan, proof, rescue, setup, source, switch};
+use layerinit::{kmsg, plan, proof, rescue, setup, source, switch, watchdog};
 use log::{debug, info, warn};
 
 layerinit::entry!(start);
@@ -79,6 +79,11 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("plan");
 
     let mut loader = Loader::new(&kernel, &options);
+    if let Some(device) = &options.watchdog
+        && let Err(error) = watchdog::start(device)
+    {
+        warn!("{error}");
+    }
     loader.begin(&plan.modules);
     let mut finder = Finder::new(Patience::of(&options));
     let mut mounted = mount::layers(&plan, &sources, &mut finder, &mut loader)?;

@@ -4,3 +4,4 @@
 pub mod entry;
 pub mod loopdev;
 pub mod process;
+pub mod watchdog;

@@ -1,0 +1,107 @@
+//! The hardware watchdog (`rd.watchdog`): pinged until the real init has it.
+//!
+//! Opening the device starts it. It is pinged by a thread as long as this program waits for something:
+//! a root device, a user in a shell. At execve(2) it is closed and runs on, so that the real init can
+//! open it (no device can be opened twice) and the machine restarts if that never happens. The kernel
+//! then says `watchdog did not stop!`. Where a failure leaves nothing to wait for, the pings end.
+//! Source: Documentation/watchdog/watchdog-api.rst.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use crate::error::{Context, Error, Result};
+use crate::sys::watchdog::timeout;
+
+/// Where the driver does not tell its timeout, it is at least some seconds.
+const UNKNOWN: u32 = 3;
+
+struct Watchdog {
+    device: File,
+    path: String,
+    /// Seconds.
+    timeout: u32,
+    pinged: bool,
+}
+
+static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
+
+fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
+    // A panic while it was held has left it as it was.
+    WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens the device, which starts the watchdog, and pings it from now on.
+pub fn start(path: &str) -> Result<()> {
+    let device = File::options()
+        .write(true)
+        .open(path)
+        .during("open watchdog", path)?;
+    let timeout = match timeout(&device) {
+        Ok(seconds) => u32::try_from(seconds).unwrap_or(UNKNOWN).max(1),
+        Err(errno) => {
+            debug!(
+                "{path} does not tell its timeout: {}",
+                crate::error::name(errno)
+            );
+            UNKNOWN
+        }
+    };
+    info!(
+        "{path} restarts the machine after {timeout} s without a ping; pinged until the real init starts"
+    );
+    *watchdog() = Some(Watchdog {
+        device,
+        path: path.into(),
+        timeout,
+        pinged: true,
+    });
+    let interval = Duration::from_millis(u64::from(timeout).saturating_mul(1000) / 3);
+    let thread = std::thread::Builder::new().spawn(move || {
+        while ping() {
+            std::thread::sleep(interval);
+        }
+    });
+    match thread {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            stop();
+            Err(Error::new("ping watchdog", path, error.to_string()))
+        }
+    }
+}
+
+/// Gives the machine the whole timeout again. Whether there is a watchdog to be pinged.
+pub fn ping() -> bool {
+    let mut watchdog = watchdog();
+    let Some(watchdog) = watchdog.as_mut().filter(|watchdog| watchdog.pinged) else {
+        return false;
+    };
+    if let Err(error) = watchdog.device.write_all(b"\0") {
+        warn!("ping {}: {error}", watchdog.path);
+    }
+    true
+}
+
+/// Ends the pings: the watchdog restarts the machine. Within how many seconds; `None` where there is
+/// no watchdog.
+pub fn abandon() -> Option<u32> {
+    let mut watchdog = watchdog();
+    let watchdog = watchdog.as_mut()?;
+    watchdog.pinged = false;
+    Some(watchdog.timeout)
+}
+
+/// Stops the watchdog, where its driver allows it (`nowayout`): a machine that is to stand still must
+/// not be restarted.
+pub fn stop() {
+    if let Some(mut watchdog) = watchdog().take() {
+        // The magic close. A driver that knows none stops at any close.
+        if let Err(error) = watchdog.device.write_all(b"V") {
+            warn!("stop {}: {error}", watchdog.path);
+        }
+    }
+}
