@@ -186,6 +186,16 @@ impl<T: ReadAt> ReadAt for Part<T> {
     }
 }
 
+/// How many zero bytes `bytes` starts with. Padding is up to pages of them, so: 16 at a time.
+pub fn leading_zeros(bytes: &[u8]) -> usize {
+    let (chunks, _) = bytes.as_chunks();
+    let zero = |chunk: &&[u8; 16]| u128::from_ne_bytes(**chunk) == 0;
+    let whole = chunks.iter().take_while(zero).count().saturating_mul(16);
+    let rest = bytes.get(whole..).unwrap_or_default();
+    let more = rest.iter().take_while(|byte| **byte == 0).count();
+    whole.saturating_add(more)
+}
+
 /// Buffered reading that can leave bytes out without looking at them, where the source allows.
 pub trait Skip: BufRead {
     /// Moves `n` bytes on. Skipping beyond the end is `UnexpectedEof`.
@@ -313,6 +323,16 @@ impl Skip for Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_counted_up_to_the_first_other_byte() {
+        for length in 0..70 {
+            let mut bytes = vec![0; length];
+            assert_eq!(leading_zeros(&bytes), length);
+            bytes.extend([1, 0, 0]);
+            assert_eq!(leading_zeros(&bytes), length);
+        }
+    }
 
     #[test]
     fn a_cursor_never_looks_beyond_its_slice() {

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::bytes::{Cursor, Skip};
+use crate::bytes::{Cursor, Skip, leading_zeros};
 use crate::error::{Error, Result};
 
 /// The name of the member that ends an archive.
@@ -65,10 +65,13 @@ impl Header {
         let mut field = || {
             let digits = cursor.take(8).unwrap_or_default();
             digits.iter().try_fold(0u32, |value, digit| {
-                let digit = char::from(*digit)
-                    .to_digit(16)
-                    .ok_or("a header field is not hexadecimal")?;
-                Ok(value << 4 | digit)
+                let digit = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'A'..=b'F' => digit - b'A' + 10,
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return Err("a header field is not hexadecimal"),
+                };
+                Ok(value << 4 | u32::from(digit))
             })
         };
         Ok(Self {
@@ -307,7 +310,7 @@ impl<I: Skip> Archive<I> {
     fn skip_zeros(&mut self) -> io::Result<bool> {
         loop {
             let ahead = self.input.fill_buf()?;
-            let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
+            let zeros = leading_zeros(ahead);
             let first = ahead.get(zeros).copied();
             let end = ahead.is_empty();
             self.input.consume(zeros);

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -22,17 +22,26 @@ const PREFIX: &str = "layerinit: ";
 /// devkmsg_write refuses records of more than PRINTKRB_RECORD_MAX (1024) bytes.
 const RECORD: usize = 1000;
 
+/// Records before the limit is lifted: below the kernel's ten, which a short boot stays below, too.
+const FREE_RECORDS: u32 = 8;
+
 const DEVKMSG: &str = "/proc/sys/kernel/printk_devkmsg";
 
 struct Kmsg {
     file: OnceLock<File>,
     /// `rd.debug`: debug records at the info level.
     shown: AtomicBool,
+    /// Records written.
+    records: AtomicU32,
+    /// The limit that was there before it was lifted.
+    limit: OnceLock<String>,
 }
 
 static KMSG: Kmsg = Kmsg {
     file: OnceLock::new(),
     shown: AtomicBool::new(false),
+    records: AtomicU32::new(0),
+    limit: OnceLock::new(),
 };
 
 /// Starts logging, to standard error until /dev/kmsg can be opened.
@@ -54,29 +63,21 @@ pub fn follow(verbosity: Verbosity) {
         .store(verbosity == Verbosity::Shown, Ordering::Relaxed);
 }
 
-/// The kernel's limit of ten records in five seconds from userspace, lifted; put back by
-/// [`Throttle::restore`].
-#[derive(Debug)]
-pub struct Throttle {
-    before: Option<String>,
+/// Lifts the kernel's limit of ten records in five seconds from userspace; [`end`] puts it back. Where
+/// `printk.devkmsg=` fixes it, it holds.
+fn lift_limit() {
+    let before = fs::read_to_string(DEVKMSG).ok();
+    let before = before.filter(|now| now.trim() != "on");
+    if let Some(before) = before.filter(|_| fs::write(DEVKMSG, "on\n").is_ok()) {
+        let _ = KMSG.limit.set(before);
+    }
 }
 
-impl Throttle {
-    /// Lifts the limit. Where `printk.devkmsg=` fixes it, it holds.
-    pub fn lift() -> Self {
-        let before = fs::read_to_string(DEVKMSG)
-            .ok()
-            .filter(|now| now.trim() != "on")
-            .filter(|_| fs::write(DEVKMSG, "on\n").is_ok());
-        Self { before }
-    }
-
-    /// Puts back the limit that was there.
-    pub fn restore(self) {
-        if let Some(before) = self.before {
-            // The real init can live with more records than the kernel's default.
-            let _ = fs::write(DEVKMSG, before);
-        }
+/// Puts back the kernel's limit, for the real init.
+pub fn end() {
+    if let Some(before) = KMSG.limit.get() {
+        // The real init can live with more records than the kernel's default.
+        let _ = fs::write(DEVKMSG, before);
     }
 }
 
@@ -186,6 +187,9 @@ impl Log for Kmsg {
             // One write a record. Nobody is left to be told when the kernel log refuses it.
             let _ = match self.file.get() {
                 Some(mut file) => {
+                    if self.records.fetch_add(1, Ordering::Relaxed) == FREE_RECORDS {
+                        lift_limit();
+                    }
                     let _ = write!(out, "<{level}>{PREFIX}{line}");
                     file.write_all(out.as_bytes())
                 }

@@ -1,5 +1,6 @@
 //! Loads kernel modules that the kernel turns out not to have built in.
 
+use std::cell::LazyCell;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -21,6 +22,10 @@ use crate::plan::Module;
 
 /// include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
+
+/// There as soon as the loop driver is. /proc/devices would say so too, but takes the kernel as long
+/// to write as four loop devices take to set up.
+const LOOP_CONTROL: &str = "/sys/class/misc/loop-control";
 
 /// No module is larger than this when decompressed; a bound for what a damaged one can ask for.
 const MODULE_MAX: u64 = 256 << 20;
@@ -91,15 +96,11 @@ impl Loader {
         if wanted.is_empty() {
             return;
         }
-        let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        let filesystems = LazyCell::new(filesystems);
         for module in wanted {
-            // "nodev\toverlay", "\terofs"; "  7 loop".
             let present = match module {
                 Module::Erofs | Module::Overlay => lists(&filesystems, module.name()),
-                Module::Loop => lists(
-                    &fs::read_to_string("/proc/devices").unwrap_or_default(),
-                    "loop",
-                ),
+                Module::Loop => Path::new(LOOP_CONTROL).exists(),
             };
             if present {
                 debug!("{}: the kernel has it", module.name());
@@ -140,8 +141,7 @@ impl Loader {
 
     /// Loads what a filesystem that the kernel lacks needs.
     pub fn need_filesystem(&mut self, fstype: &str) {
-        let there = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        if !lists(&there, fstype) {
+        if !lists(&filesystems(), fstype) {
             self.follow(&[format!("fs-{fstype}"), fstype.to_string()]);
         }
         let helpers: Vec<_> = alias::helpers(fstype)
@@ -173,7 +173,12 @@ impl Loader {
     }
 }
 
-/// Whether a list of /proc has `name` at the end of a line.
+/// What the kernel can mount, a line each: "nodev\toverlay", "\terofs".
+fn filesystems() -> String {
+    fs::read_to_string("/proc/filesystems").unwrap_or_default()
+}
+
+/// Whether such a list has `name` at the end of a line.
 fn lists(text: &str, name: &str) -> bool {
     text.lines()
         .any(|line| line.split_ascii_whitespace().next_back() == Some(name))

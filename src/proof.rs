@@ -60,8 +60,10 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     if flags.contains(StatVfsMountFlags::NOEXEC) {
         return no("its filesystem is mounted noexec".into());
     }
-    let own = std::fs::metadata("/proc/self/exe");
-    if own.is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino())) {
+    // Only where the initramfs itself is the system can it be.
+    let own = || std::fs::metadata("/proc/self/exe");
+    let here = rustix::fs::fstat(root).is_ok_and(|root| root.st_dev == metadata.dev());
+    if here && own().is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino())) {
         return no("this is the running /init itself".into());
     }
     // The O_PATH descriptor names the file; this opens it.
@@ -230,11 +232,11 @@ fn elf_interpreter(
             "an ELF program with odd program headers (e_phentsize {phentsize})"
         ));
     }
-    for i in 0..u64::from(phnum) {
-        let mut bytes = [0; 56];
-        let bytes = bytes.get_mut(..entry.into()).unwrap_or_default();
-        let at = phoff.saturating_add(i.saturating_mul(entry.into()));
-        program.read_exact_at(bytes, at).map_err(|_| truncated())?;
+    let mut table = vec![0; usize::from(entry).saturating_mul(phnum.into())];
+    program
+        .read_exact_at(&mut table, phoff)
+        .map_err(|_| truncated())?;
+    for bytes in table.chunks_exact(entry.into()) {
         let mut cursor = Cursor::new(bytes);
         let segment = (|| {
             let kind = cursor.le32()?;

@@ -11,7 +11,7 @@ mod print;
 
 use std::io::{self, BufRead};
 
-use crate::bytes::{Part, ReadAt, Reader, Skip};
+use crate::bytes::{Part, ReadAt, Reader, Skip, leading_zeros};
 use crate::compress::{Codec, Decoder};
 use crate::cpio::{self, Archive, Next};
 use crate::erofs::{self, SUPER_OFFSET, Superblock};
@@ -184,11 +184,11 @@ impl Walker<'_> {
             let ahead = reader
                 .fill_buf()
                 .during("read at", format_args!("{at:#x}"))?;
-            if let Some(zeros) = ahead.iter().position(|byte| *byte != 0) {
+            let (zeros, all) = (leading_zeros(ahead), ahead.len());
+            if zeros < all {
                 return Ok(at.saturating_add(zeros as u64));
             }
-            let zeros = ahead.len();
-            if zeros == 0 {
+            if all == 0 {
                 return match at >= self.end {
                     true => Ok(self.end),
                     false => Err(self.trouble(at, "the source ends early")),

@@ -6,7 +6,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use log::debug;
-use rustix::fs::{Dev, FileType, Mode, OFlags, makedev, mknodat, open};
+use rustix::fs::{
+    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatxAttributes, StatxFlags, makedev, mknodat, open,
+    statx,
+};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{MountFlags, mount};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -127,18 +130,38 @@ impl Mount {
         if is_mount_point(Path::new(target)) {
             return Ok(());
         }
-        match fs::create_dir(target) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            done => done.during("create", target)?,
-        }
         let data = std::ffi::CString::new(data).unwrap_or_default();
-        mount(fstype, target, fstype, flags, Some(data.as_c_str()))
-            .during("mount", format_args!("{fstype} on {target}"))
+        let mounted = || mount(fstype, target, fstype, flags, Some(data.as_c_str()));
+        let mounted = match mounted() {
+            Err(Errno::NOENT) => {
+                fs::create_dir(target).during("create", target)?;
+                mounted()
+            }
+            done => done,
+        };
+        mounted.during("mount", format_args!("{fstype} on {target}"))
     }
 }
 
-/// Whether something is mounted there: it lies on another device than its parent.
+/// Whether something is mounted there.
 pub fn is_mount_point(path: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match statx(CWD, path, flags, StatxFlags::empty()) {
+        // Linux 5.8 and newer say so.
+        Ok(found)
+            if found
+                .stx_attributes_mask
+                .contains(StatxAttributes::MOUNT_ROOT) =>
+        {
+            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        }
+        Ok(_) | Err(Errno::NOSYS) => is_on_another_device(path),
+        Err(_) => false,
+    }
+}
+
+/// What tells a mount point before Linux 5.8: it lies on another device than its parent.
+fn is_on_another_device(path: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|metadata| metadata.dev());
     match (device(path), path.parent().map(device)) {
         (Ok(here), Some(Ok(above))) => here != above,
@@ -164,7 +187,7 @@ fn nodes() -> Result<()> {
 
 fn node(path: &str, mode: u32, device: Dev) -> Result<()> {
     mknodat(
-        rustix::fs::CWD,
+        CWD,
         path,
         FileType::CharacterDevice,
         Mode::from_raw_mode(mode),

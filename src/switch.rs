@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use log::{debug, info, warn};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, mkdirat, openat,
-    openat2, statat, unlinkat,
+    openat2, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmount};
@@ -17,7 +17,6 @@ use rustix::process::{chdir, chroot, pivot_root};
 
 use crate::error::{self, Context, Error, Result};
 use crate::setup::is_mount_point;
-use crate::sys::process::default_signals;
 use crate::watchdog;
 
 /// What the real init expects to find mounted.
@@ -29,7 +28,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
 /// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
-/// names. Returns bytes freed.
+/// names. Returns bytes freed, as far as the filesystem counts them: a ramfs does not.
 pub fn root(root: &str) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
@@ -69,11 +68,12 @@ pub fn root(root: &str) -> Result<u64> {
     }
     // Committed. From here on, clean up. Unmounting alone frees nothing: Linux 7.2 keeps the rootfs
     // mounted out of sight, and a loop device on a layer file would keep it anyway.
-    let mut freed = 0;
+    let before = free_bytes(&old);
     match disposable {
-        true => freed = remove_contents(&old, old_device),
+        true => remove_contents(&old, old_device),
         false => debug!("the old root is neither ramfs nor tmpfs: left as it is"),
     }
+    let freed = free_bytes(&old).saturating_sub(before);
     if left.is_ok() {
         // The old root lies over the new one now.
         if let Err(errno) = unmount(".", UnmountFlags::DETACH) {
@@ -115,15 +115,24 @@ fn carry(name: &str, new: &OwnedFd) -> Result<()> {
     .during("move", format_args!("{from} into the new root"))
 }
 
-/// Deletes everything in a directory that lies on `device`; bytes freed. Never goes into another
-/// filesystem, and goes on after errors.
-fn remove_contents(directory: &OwnedFd, device: u64) -> u64 {
-    let mut freed = 0u64;
+/// Free bytes of a filesystem, as it counts them.
+fn free_bytes(directory: &OwnedFd) -> u64 {
+    fstatfs(directory).map_or(0, |filesystem| {
+        filesystem
+            .f_bfree
+            .saturating_mul(filesystem.f_bsize.unsigned_abs())
+    })
+}
+
+/// Deletes everything in a directory that lies on `device`. Never goes into another filesystem, and
+/// goes on after errors. With the fewest calls: a loader can have thousands of files, and the real
+/// init waits.
+fn remove_contents(directory: &OwnedFd, device: u64) {
     let entries = match Dir::read_from(directory) {
         Ok(entries) => entries,
         Err(errno) => {
             warn!("free the old root: {}", error::name(errno));
-            return 0;
+            return;
         }
     };
     for entry in entries.flatten() {
@@ -131,34 +140,37 @@ fn remove_contents(directory: &OwnedFd, device: u64) -> u64 {
         if name == c"." || name == c".." {
             continue;
         }
-        match remove(directory, name, device) {
-            Ok(bytes) => freed = freed.saturating_add(bytes),
-            Err(errno) => debug!(
+        let removed = match entry.file_type() {
+            FileType::Directory => remove_directory(directory, name, device),
+            _ => unlinkat(directory, name, AtFlags::empty()),
+        };
+        if let Err(errno) = removed {
+            debug!(
                 "{} of the old root stays: {}",
                 name.to_string_lossy(),
                 error::name(errno)
-            ),
+            );
         }
     }
-    freed
 }
 
-fn remove(directory: &OwnedFd, name: &CStr, device: u64) -> std::result::Result<u64, Errno> {
-    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if stat.st_dev != device {
-        return Err(Errno::XDEV);
-    }
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        unlinkat(directory, name, AtFlags::empty())?;
-        // A ramfs counts no blocks.
-        let size = stat.st_size.unsigned_abs().next_multiple_of(4096);
-        return Ok(if stat.st_nlink == 1 { size } else { 0 });
+fn remove_directory(
+    directory: &OwnedFd,
+    name: &CStr,
+    device: u64,
+) -> std::result::Result<(), Errno> {
+    // Most are mount points that have been moved away: empty.
+    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY) => {}
+        done => return done,
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inside = openat(directory, name, flags, Mode::empty())?;
-    let freed = remove_contents(&inside, device);
-    unlinkat(directory, name, AtFlags::REMOVEDIR)?;
-    Ok(freed)
+    if fstat(&inside)?.st_dev != device {
+        return Err(Errno::XDEV);
+    }
+    remove_contents(&inside, device);
+    unlinkat(directory, name, AtFlags::REMOVEDIR)
 }
 
 /// Starts the real init in place of this program, with `more` arguments after its own name, then the
@@ -173,7 +185,6 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
     watchdog::ping();
-    default_signals();
     let Err(errno) = nix::unistd::execv(&path, &argv);
     failed(errno.to_string())
 }

@@ -56,7 +56,6 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let options = Options::parse(&setup::cmdline()?);
     rescue::follow(&options);
     kmsg::follow(options.verbosity);
-    let throttle = kmsg::Throttle::lift();
     let kernel = setup::release();
     info!("{VERSION} on Linux {kernel}");
     no_console.iter().for_each(|error| warn!("{error}"));
@@ -115,7 +114,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     if let Err(error) = report.write(&facts) {
         warn!("{error}");
     }
-    throttle.restore();
+    kmsg::end();
     let more = match new_root != "/" && options.timestamps {
         true => systemd::arguments(init, started),
         false => Vec::new(),

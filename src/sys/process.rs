@@ -1,40 +1,9 @@
-//! Signals and child processes.
+//! Child processes.
 
 use std::ffi::c_int;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-
-/// Gives every signal its default action and unblocks all of them: what a fresh process expects,
-/// and what execve(2) would otherwise hand on from whoever started us.
-pub fn default_signals() {
-    // struct kernel_sigaction, of 32 bytes at most, all zero: SIG_DFL, no flags, nothing masked.
-    let default = [0u64; 8];
-    for signal in 1..=64 {
-        // Not through the C library, which keeps 32 and 33 to itself.
-        // SAFETY: the kernel reads one sigaction and 8 bytes of mask out of `default`. Signals that
-        // do not take an action (SIGKILL, SIGSTOP) answer EINVAL, which changes nothing.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                0usize,
-                8usize,
-            )
-        };
-    }
-    // SAFETY: the kernel reads 8 bytes of mask, none of them set.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            default.as_ptr(),
-            0usize,
-            8usize,
-        )
-    };
-}
 
 /// Makes `command`'s process lead a session of its own, with its standard input as controlling
 /// terminal where that is a terminal: what job control and Ctrl-C need.
