@@ -169,9 +169,13 @@ END
             pivot_root . .old
             exec /busybox-outside sh -c '/busybox-outside umount -l /.old; /busybox-outside rmdir /.old; /busybox-outside rm /busybox-outside; exec /init '"$arguments"
         "#;
-        let mut command = Command::new("unshare");
+        // Signals as the kernel starts PID 1 with, whoever runs the tests; but for one, to be recognised.
+        let mut command = Command::new("env");
         command
             .args([
+                "--default-signal",
+                "--ignore-signal=USR2",
+                "unshare",
                 "--mount",
                 "--pid",
                 "--fork",
@@ -193,7 +197,7 @@ END
             .stdin(Stdio::null());
         let output = command
             .output()
-            .expect("this test needs unshare of util-linux");
+            .expect("this test needs env of coreutils and unshare of util-linux");
         let read =
             |name: &str| String::from_utf8_lossy(&fs::read(path(name)).unwrap()).into_owned();
         Outcome {
