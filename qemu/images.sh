@@ -1,4 +1,4 @@
-# The layers and initrds that the rows boot. Sourced by run-rows and figures.
+# The layers and initrds that the rows boot. Sourced by run-rows and bench.
 # shellcheck shell=bash
 #
 # Everything is made below $work, once per run. An image is made by the function

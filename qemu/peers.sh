@@ -38,12 +38,55 @@ append() {
 	echo "$* layers=$ranges" >"$out.words"
 }
 
+# spec_of INIT [FILE...]: a spec with the program as /init, and these files in /.
+spec_of() {
+	local name
+	for name in dev proc sys run; do echo "dir /$name 755 0 0"; done
+	echo 'nod /dev/console 600 0 0 c 5 1'
+	echo "file /init $1 755 0 0"
+	for name in "${@:2}"; do echo "file /${name##*/} $name 644 0 0"; done
+}
+
+by_spec() { "$layerinit" build -o "$out" --spec "$out.spec"; }
+
+# ---- the kernel alone, and what it unpacks ------------------------------------------
+
+# Nothing to do: the measure for the memory.
+image_nothing() {
+	{
+		spec_of "$work/first-init"
+		echo 'nod /dev/kmsg 600 0 0 c 1 11'
+		echo 'dir /sbin 755 0 0'
+		echo "file /sbin/bench-init $work/bench-init 755 0 0"
+	} >"$out.spec"
+	by_spec
+	echo >"$out.words"
+}
+
+# The content as the initramfs, and its init as /init.
+image_cpio() {
+	image_nothing
+	pack "$(tree content)" >>"$out"
+}
+image_cpio_gz() { compressed gzip -9n; }
+image_cpio_zst() { compressed zstd -q -15 -T1; }
+image_cpio_lz4() { compressed lz4 -q -l -9; }
+compressed() {
+	image_cpio
+	"$@" <"$out" >"$out.small"
+	mv "$out.small" "$out"
+}
+
 # ---- ours ---------------------------------------------------------------------------
 
-ours() { cat "$(loader)" >"$out"; append "$@"; }
-image_ours() { ours retain_initrd; }
+# Behind the loader.
+image_ours() { cat "$(loader)" >"$out"; append; }
+image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$out"; echo >"$out.words"; }
 
-# ---- the bare C program -------------------------------------------------------------
+# In the loader, as /layers.
+image_ours_files() { { files content top; cat "$(loader)"; } >"$out"; echo >"$out.words"; }
+
+# ---- others, with layers ------------------------------------------------------------
 
 # plain_modules: prints the paths of the modules of our own loader, decompressed, in an order in
 # which they can be loaded.
@@ -66,29 +109,31 @@ plain_modules() {
 		done
 }
 
-# spec_of INIT [MODULE...]: a spec with the program as /init, and these files in /.
-spec_of() {
-	local name
-	for name in dev proc sys run; do echo "dir /$name 755 0 0"; done
-	echo 'nod /dev/console 600 0 0 c 5 1'
-	echo "file /init $1 755 0 0"
-	for name in "${@:2}"; do echo "file /${name##*/} $name 644 0 0"; done
-}
-
+# The bare C program.
 bare() {
 	local modules
 	mapfile -t modules < <(plain_modules)
 	spec_of "$work/bare-init" "${modules[@]}" >"$out.spec"
-	"$layerinit" build -o "$out" --spec "$out.spec"
+	by_spec
 	modules=("${modules[@]##*/}")
 	append "$@" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
 }
-image_c() { bare retain_initrd source=/sys/firmware/initrd; }
+image_c() { bare source=/sys/firmware/initrd; }
 image_c_memback() { bare source=memback; }
 
-# ---- busybox ------------------------------------------------------------------------
-
-image_script() {
+# A busybox script: layers behind its archive, or in it, as dracut has them.
+image_script() { script; append; }
+image_dracut() {
+	local dir=$out.layers
+	script
+	mkdir -p "$dir/layers"
+	cp "$(layer content -zlz4hc)" "$dir/layers/10-content.erofs"
+	cp "$(layer top -zlz4hc)" "$dir/layers/20-top.erofs"
+	pack "$dir" >>"$out"
+	rm -r "$dir"
+	echo >"$out.words"
+}
+script() {
 	local modules
 	mapfile -t modules < <(plain_modules)
 	{ [[ ${#modules[@]} == 0 ]] || printf '/%s\n' "${modules[@]##*/}"; } >"$out.modules"
@@ -98,6 +143,35 @@ image_script() {
 		echo "file /bin/busybox $busybox 755 0 0"
 		echo "file /modules $out.modules 644 0 0"
 	} >"$out.spec"
-	"$layerinit" build -o "$out" --spec "$out.spec"
-	append retain_initrd
+	by_spec
 }
+
+# ---- many, or much, of something ----------------------------------------------------
+
+tree_bottom() { mkdir -p dev proc sys run; : >content.list; }
+tree_small() { echo "$1" >"small-$1"; }
+tree_members() { mkdir members && (cd members && seq "$1" | split -l 1 -a 5); }
+tree_large() { truncate -s 500M "large-$1"; }
+
+# small_layers FILE...: an initrd of the loader, a system with nothing in it, and these images.
+small_layers() { cat "$(loader)" "$(layer bottom)" "$(layer top)" "$@" >"$out"; echo >"$out.words"; }
+
+image_layers_2() { small_layers; }
+image_layers_64() {
+	local number layers=()
+	for number in {01..62}; do
+		layers+=("$(layer "small-$number")")
+	done
+	small_layers "${layers[@]}"
+}
+
+# 2000 files in the loader, which are deleted.
+image_loader_2000() {
+	small_layers
+	{ pack "$(tree members-2000)"; cat "$out"; } >"$out.more"
+	mv "$out.more" "$out"
+}
+
+image_members_1() { small_layers "$(archive members-1)"; }
+image_members_100k() { small_layers "$(archive members-100000)"; }
+image_initrd_1g() { small_layers "$(layer large-1)" "$(layer large-2)"; }

@@ -2,11 +2,12 @@
  * What first-init.c starts, which has stamped the kernel log: looks at the memory, reads what it
  * was told to read, and says all in one line:
  *
- *   BENCH init=US real=US available=KB settled=KB tenth=US all=US files=N bytes=N
+ *   BENCH init=US real=US available=KB settled=KB tenth=US all=US files=N bytes=N STEP=US...
  *
  * init and real are times since the start of the kernel's clock, the others are spans. settled is
  * available a second later. With bench_read=1 on the kernel command line it reads every tenth
- * file of the list /content.list, then drops the caches, then all of them.
+ * file of the list /content.list (if there is one), then drops the caches, then all of them. STEP is a step of the
+ * report that layerinit's /init leaves.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -142,6 +143,24 @@ static char *file_list(void)
 	return list;
 }
 
+/* Prints "steps_us":{"NAME":N,...} of the report, if there is one. */
+static void print_steps(void)
+{
+	const char *at = "", *comma;
+	char name[32];
+	long long us;
+	int length;
+
+	if (!access("/run/initramfs/layerinit.json", R_OK))
+		at = strstr(text("/run/initramfs/layerinit.json"), "\"steps_us\"");
+	at = at ? strchr(at, '{') : NULL;
+	while (at && sscanf(at + 1, " \"%31[^\"]\": %lld%n", name, &us, &length) == 2) {
+		dprintf(1, " %s=%lld", name, us);
+		comma = at + 1 + length;
+		at = *comma == ',' ? comma : NULL;
+	}
+}
+
 int main(void)
 {
 	struct reading tenth = { 0 }, all = { 0 };
@@ -153,16 +172,18 @@ int main(void)
 	before = available();
 	sleep(1);
 	settled = available();
-	if (getenv("bench_read")) {
+	if (getenv("bench_read") && !access("/content.list", R_OK)) {
 		list = file_list();
 		tenth = reading(list, 10);
 		if (write(opened("/proc/sys/vm/drop_caches", O_WRONLY), "3", 1) != 1)
 			fail("write to", "drop_caches");
 		all = reading(list, 1);
 	}
-	dprintf(1, "BENCH init=%lld real=%lld available=%ld settled=%ld tenth=%lld all=%lld files=%lld bytes=%lld\n",
+	dprintf(1, "BENCH init=%lld real=%lld available=%ld settled=%ld tenth=%lld all=%lld files=%lld bytes=%lld",
 		stamp("Run /init as init process"), stamp("bench: real init"), before, settled,
 		tenth.us, all.us, all.files, all.bytes);
+	print_steps();
+	dprintf(1, "\n");
 	for (;;)
 		pause();
 }
