@@ -71,10 +71,12 @@ image_cpio() {
 image_cpio_gz() { compressed gzip -9n; }
 image_cpio_zst() { compressed zstd -q -15 -T1; }
 image_cpio_lz4() { compressed lz4 -q -l -9; }
+# compressed COMMAND...: made once; it is the same for every kernel.
 compressed() {
+	local file=$work/layers/cpio.$1
 	image_cpio
-	"$@" <"$out" >"$out.small"
-	mv "$out.small" "$out"
+	[[ -e $file ]] || "$@" <"$out" >"$file"
+	cp "$file" "$out"
 }
 
 # ---- ours ---------------------------------------------------------------------------
