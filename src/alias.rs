@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::modules::{Index, name};
+
 mod config;
 mod pattern;
 
@@ -18,6 +20,8 @@ const DEPTH_MAX: usize = 16;
 pub struct Database {
     /// Names of all modules, `-` as `_`, sorted.
     modules: Vec<String>,
+    /// modules.dep.
+    dep: String,
     /// modules.alias.
     aliases: String,
     /// modules.softdep and modprobe.d.
@@ -30,12 +34,13 @@ impl Database {
     pub fn new(dep: &str, aliases: String, softdep: &str, mut config: Config) -> Self {
         let mut modules: Vec<_> = dep
             .lines()
-            .filter_map(|line| Some(plain(crate::modules::name(line.split_once(':')?.0))))
+            .filter_map(|line| Some(plain(name(line.split_once(':')?.0))))
             .collect();
         modules.sort_unstable();
         config.read(softdep, "modules.softdep");
         Self {
             modules,
+            dep: dep.into(),
             aliases,
             config,
         }
@@ -47,8 +52,8 @@ impl Database {
     }
 
     /// The modules to load for `names`, in order, each once: names of modules, aliases such as
-    /// `fs-ext4`, or the MODALIAS of devices. Before each come the modules that it wants softly
-    /// before it, and after it those after it. Names have `_` for `-`.
+    /// `fs-ext4`, or the MODALIAS of devices. Before each come the modules that it, or a module that
+    /// it depends on, wants softly before it, and after it those after it. Names have `_` for `-`.
     ///
     /// Left out: what there is no file for, and what modprobe.d or the command line forbid.
     pub fn wanted<S: AsRef<str>>(&self, names: &[S]) -> Vec<String> {
@@ -72,9 +77,11 @@ impl Database {
         // Marked first: softly, modules may well ask for each other.
         order.seen.push(module.into());
         let (mut before, mut after) = (Vec::new(), Vec::new());
-        for softdep in self.config.softdeps(module) {
-            before.extend(self.lookup(&softdep.pre).into_iter().flatten());
-            after.extend(self.lookup(&softdep.post).into_iter().flatten());
+        for member in self.with_dependencies(module) {
+            for softdep in self.config.softdeps(&member) {
+                before.extend(self.lookup(&softdep.pre).into_iter().flatten());
+                after.extend(self.lookup(&softdep.post).into_iter().flatten());
+            }
         }
         for other in before {
             self.add(&other, depth.saturating_add(1), order);
@@ -83,6 +90,15 @@ impl Database {
         for other in after {
             self.add(&other, depth.saturating_add(1), order);
         }
+    }
+
+    /// A module and those that it depends on, where any module wants another softly.
+    fn with_dependencies(&self, module: &str) -> Vec<String> {
+        if !self.config.has_softdeps() {
+            return Vec::new();
+        }
+        let files = Index::new(&self.dep, "").files(module).unwrap_or_default();
+        files.into_iter().map(|file| plain(name(file))).collect()
     }
 
     /// What each of `names` stands for.

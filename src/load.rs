@@ -71,7 +71,7 @@ impl Loader {
             loaded: Mutex::new(Vec::new()),
         };
         for module in &options.driver_pre {
-            if let Err(error) = modules.load(module) {
+            if let Err(error) = modules.load_with_wishes(module) {
                 warn!("rd.driver.pre={module}: {error}");
             }
         }
@@ -108,7 +108,7 @@ impl Loader {
                 continue;
             }
             let modules = Arc::clone(&self.modules);
-            let load = move || modules.load(module.name());
+            let load = move || modules.load_with_wishes(module.name());
             match std::thread::Builder::new().spawn(load) {
                 Ok(thread) => self.loading.push((module, thread)),
                 Err(error) => warn!("load {} later: {error}", module.name()),
@@ -125,7 +125,7 @@ impl Loader {
         let loaded = match self.loading.iter().position(|(other, _)| *other == module) {
             // A panic has ended the boot in its hook already.
             Some(index) => self.loading.swap_remove(index).1.join().unwrap_or(Ok(())),
-            None => self.modules.load(module.name()),
+            None => self.modules.load_with_wishes(module.name()),
         };
         loaded.map_err(|error| {
             let object = format_args!(
@@ -185,6 +185,26 @@ fn lists(text: &str, name: &str) -> bool {
 }
 
 impl Modules {
+    /// Loads a module, those that it depends on, and what any of these asks for softly: libcrc32c of
+    /// Linux 6.12 works only with one of the modules that make its sum.
+    fn load_with_wishes(&self, name: &str) -> Result<()> {
+        let module = name.replace('-', "_");
+        let wanted = self.wanted(std::slice::from_ref(&module));
+        if !wanted.contains(&module) {
+            return self.load(name);
+        }
+        let mut done = Ok(());
+        for wish in wanted {
+            match (self.load(&wish), wish == module) {
+                (loaded, true) => done = loaded,
+                // As modprobe does: the fast one of two does not go with every processor, say.
+                (Err(error), false) => debug!("{error}, which {name} would have liked"),
+                (Ok(()), false) => {}
+            }
+        }
+        done
+    }
+
     /// Loads a module and those that it depends on.
     fn load(&self, name: &str) -> Result<()> {
         let (directory, dep, builtin) = self.index()?;

@@ -31,12 +31,15 @@ const SHELLS: [&str; 5] = [
 
 /// What the command line says about failures; set as soon as it is read.
 struct Policy {
+    /// `root=`: layers may not be meant to be there.
+    root: bool,
     shell: bool,
     emergency: Option<Emergency>,
     panic: i64,
 }
 
 static POLICY: Mutex<Policy> = Mutex::new(Policy {
+    root: false,
     shell: true,
     emergency: None,
     panic: 0,
@@ -55,6 +58,7 @@ pub fn catch_panics() {
 /// Follows the command line.
 pub fn follow(options: &Options) {
     *policy() = Policy {
+        root: options.root.is_some(),
         shell: options.shell,
         emergency: options.emergency,
         panic: options.panic,
@@ -62,7 +66,7 @@ pub fn follow(options: &Options) {
 }
 
 fn policy() -> std::sync::MutexGuard<'static, Policy> {
-    // A panic while it was held has left three plain values.
+    // A panic while it was held has left plain values.
     POLICY
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -140,7 +144,7 @@ fn after_failure() {
 /// What is likely to be the reason where no layers were found at all.
 fn hints() -> Option<&'static str> {
     let sources = ["/sys/firmware/initrd", "/initrd.image", "/layers"];
-    if sources.iter().any(|source| Path::new(source).exists()) {
+    if policy().root || sources.iter().any(|source| Path::new(source).exists()) {
         return None;
     }
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();

@@ -127,6 +127,18 @@ fn modprobe_d_has_its_say() {
 }
 
 #[test]
+fn what_a_dependency_asks_for_softly_comes_too() {
+    // Of Linux 6.12: EROFS needs libcrc32c, and that one of two that only their aliases name.
+    let dep = "kernel/fs/erofs/erofs.ko.xz: kernel/lib/libcrc32c.ko.xz\nkernel/lib/libcrc32c.ko.xz:\n\
+               kernel/crypto/crc32c_generic.ko.xz:\nkernel/arch/x86/crypto/crc32c-intel.ko.xz:\n";
+    let alias = "alias crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias crc32c crc32c_generic\n";
+    let softdep = "softdep libcrc32c pre: crc32c\n";
+    let database = Database::new(dep, alias.into(), softdep, Config::default());
+    let expected = ["crc32c_intel", "crc32c_generic", "erofs"];
+    assert_eq!(database.wanted(&["erofs"]), expected);
+}
+
+#[test]
 fn the_kernel_command_line_has_its_say() {
     let mut config = Config::default();
     config.read_cmdline(

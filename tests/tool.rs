@@ -1340,6 +1340,32 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
         ]
     );
 
+    // What a dependency asks for softly, by an alias.
+    let (softdep, alias) = (
+        modules.join("modules.softdep"),
+        modules.join("modules.alias"),
+    );
+    fs::write(&softdep, "softdep crc pre: sum\nsoftdep never pre: x\n").unwrap();
+    fs::write(&alias, "alias x never\nalias sum jbd2\n").unwrap();
+    let more = listed(&["tree"]);
+    let extra: Vec<_> = more
+        .iter()
+        .filter(|line| !few.contains(&line.as_str()))
+        .collect();
+    assert_eq!(
+        extra,
+        [
+            "-rw-r--r-- .../kernel/fs/jbd2.ko",
+            "-rw-r--r-- .../modules.alias",
+            "-rw-r--r-- .../modules.softdep",
+        ]
+    );
+    let image = fs::read(directory.join("image")).unwrap();
+    let text = String::from_utf8_lossy(&image);
+    assert!(text.contains("\0softdep crc pre: sum\n\0") && text.contains("\0alias sum jbd2\n\0"));
+    fs::remove_file(softdep).unwrap();
+    fs::remove_file(alias).unwrap();
+
     let bad = |more: &[&str]| bad(&directory, &[&words[..], more].concat());
     let missing = bad(&["tree", "--module", "btrfs"]);
     assert!(missing.starts_with("layerinit: find module btrfs: neither a module of kernel 6.12-test nor built into it (tree/"), "{missing}");

@@ -144,6 +144,11 @@ impl Config {
             .filter(move |softdep| softdep.module == module)
     }
 
+    /// Whether any module asks for others softly.
+    pub(super) fn has_softdeps(&self) -> bool {
+        !self.softdeps.is_empty()
+    }
+
     /// The modules that `name`, with `_` for `-`, is an alias of. `off` is how people write that it
     /// is of none; there is no such module.
     pub(super) fn aliased<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::spec::{self, Body, Content, Entry};
+use crate::alias::{Config, Database};
 use crate::cpio::normalized;
 use crate::error::{Context, Error, Result};
 use crate::modules::{self, Index};
@@ -99,7 +100,7 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The entries that put kernel modules into a loader: what `/init` may need and what else is named,
-/// with everything that these depend on and nothing more. `loader` is what is there already.
+/// with everything that these depend on or ask for softly, and nothing more. `loader` is what is there already.
 pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
     let (directory, kernel) = find(wanted)?;
     let dep_path = directory.join("modules.dep");
@@ -110,6 +111,12 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         false => String::new(),
     };
     let index = Index::new(&dep, &builtin);
+    let optional = |name: &str| match directory.join(name) {
+        path if path.exists() => read_text(&path),
+        _ => Ok(String::new()),
+    };
+    let (alias, softdep) = (optional("modules.alias")?, optional("modules.softdep")?);
+    let database = Database::new(&dep, alias, &softdep, Config::default());
     let ours = [Module::Erofs, Module::Overlay, Module::Loop];
     let mut files = BTreeSet::new();
     let mut builtins = BTreeSet::new();
@@ -119,7 +126,12 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         .chain(wanted.names.iter().map(String::as_str))
     {
         match index.files(name) {
-            Ok(needed) => files.extend(needed),
+            Ok(needed) => {
+                files.extend(needed);
+                for wish in database.wanted(&[name]) {
+                    files.extend(index.files(&wish)?);
+                }
+            }
             Err(_) if index.is_builtin(name) => {
                 builtins.insert(plain(name));
             }
