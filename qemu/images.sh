@@ -294,32 +294,64 @@ image_no_node() {
 
 # ---- disks --------------------------------------------------------------------------
 
-# disk NAME: prints the path of a disk with a GPT, and in its one partition, or, for the
-# name "whole", on all of it, an ext4 with the tree "base". Two disks differ in nothing
-# but their names.
+# disk NAME: prints the path of a disk, made by the function disk_NAME, which writes $out.
 disk() {
-	local file=$work/disks/$1 offset=$((1 << 20))
-	if [[ ! -e $file ]]; then
+	local out=$work/disks/$1
+	if [[ ! -e $out ]]; then
 		mkdir -p "$work/disks"
-		truncate -s 64M "$file"
-		if [[ $1 == whole ]]; then
-			offset=0
-		else
-			sfdisk --quiet "$file" <<-END
-				label: gpt
-				start=2048, size=120000, name=system, uuid=5EC0DE00-1111-4222-8333-444455556666
-			END
-		fi
-		mkfs.ext4 -q -F -L root -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$offset,root_owner=0:0" \
-			-d "$(tree base)" "$file" 56M
+		truncate -s 64M "$out"
+		"disk_$1" || { rm "$out"; return 1; }
 	fi
-	echo "$file"
+	echo "$out"
 }
 
+# ext4 OFFSET OPTION...: makes an ext4 of 56 MB on $out, from there.
+ext4() {
+	mkfs.ext4 -q -F -b 4096 -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$1,root_owner=0:0" "${@:2}" "$out" 56M
+}
+
+# The tree "base" on the one partition of a GPT; the same again; and on the whole disk.
+disk_gpt() {
+	sfdisk --quiet "$out" <<-END
+		label: gpt
+		start=2048, size=120000, name=system, uuid=5EC0DE00-1111-4222-8333-444455556666
+	END
+	ext4 $((1 << 20)) -L root -d "$(tree base)"
+}
+disk_other() { cp "$(disk gpt)" "$out"; }
+disk_whole() { ext4 0 -L root -d "$(tree base)"; }
+
+# Group descriptors that are none; a superblock that does not fit its checksum.
+disk_damaged() { disk_whole; head -c 512 /dev/urandom | dd of="$out" bs=4096 seek=1 conv=notrunc status=none; }
+disk_checksum() { disk_whole; printf '\x55' | dd of="$out" bs=1 seek=$((1024 + 0x30)) conv=notrunc status=none; }
+
+# For what is written: one that can take it, and one that cannot.
+disk_data() { mkfs.ext4 -q -F -L data "$out"; }
+disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
+
 # Nothing but the loader: the root is somewhere else.
+virtio=(--module virtio_pci --module virtio_blk)
 image_loader() {
 	local module=()
-	[[ ! $kernel_dir ]] || module=(--module virtio_blk)
+	[[ ! $kernel_dir ]] || module=("${virtio[@]}")
 	build "${module[@]}"
 }
 image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$out"; }
+image_base_disk() { build "${virtio[@]}" --layer "$(tree base)"; }
+image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$out.both" && mv "$out.both" "$out"; }
+
+# The drivers that the README names, for a kernel that has all of them as modules.
+drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
+	sdhci-pci mmc_block ext4)
+image_drivers() { build "${drivers[@]/#/--module=}"; }
+
+# The same, and a file of modprobe.d.
+image_options() {
+	local dir=$work/trees/options
+	mkdir -p "$dir/etc/modprobe.d"
+	echo 'options loop max_loop=3' >"$dir/etc/modprobe.d/test.conf"
+	image_drivers
+	pack "$dir" >"$out.options"
+	cat "$out.options" "$out" >"$out.both"
+	mv "$out.both" "$out"
+}
