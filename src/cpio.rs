@@ -12,6 +12,11 @@ use crate::error::{Error, Result};
 /// The name of the member that ends an archive.
 pub const TRAILER: &[u8] = b"TRAILER!!!";
 
+/// The name, in a directory of a layer, of the file that hides all that lower layers have there: what
+/// an OCI image has in place of overlayfs's attribute, which newc cannot store
+/// (<https://github.com/opencontainers/image-spec/blob/main/layer.md>, "Opaque Whiteout").
+pub const OPAQUE: &[u8] = b".wh..wh..opq";
+
 /// Length in bytes of an encoded [`Header`].
 pub const HEADER_LEN: usize = 110;
 
@@ -148,6 +153,13 @@ impl Header {
 /// Bytes from `length` to the next multiple of 4.
 pub fn padding(length: u64) -> u64 {
     length.wrapping_neg() & 3
+}
+
+/// Adds bytes to the sum that `070702` has: 32 bits that wrap.
+pub fn sum(sum: u32, bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()))
 }
 
 /// A member's header and name.

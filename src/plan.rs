@@ -14,6 +14,7 @@ use crate::erofs::Superblock;
 use crate::error::{Error, Result};
 use crate::segment::Walk;
 pub use device::Device;
+pub use layers::segments as layer_segments;
 pub use upper::{Store, Upper};
 
 /// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
@@ -173,6 +174,9 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         }
     }
     for found in sources {
+        for segment in &found.walk.segments {
+            warnings.extend(layers::stopped(&found.place, segment));
+        }
         let Some(trouble) = &found.walk.trouble else {
             continue;
         };

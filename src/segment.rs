@@ -8,6 +8,7 @@
 mod bootconfig;
 mod contents;
 mod print;
+mod sums;
 
 use std::io::{self, BufRead};
 
@@ -59,6 +60,10 @@ pub struct Cpio {
     pub unpacked: u64,
     /// Whether the kernel's unpacker got this far.
     pub by_kernel: bool,
+    /// Where the kernel's unpacker stopped in here: the member, in bytes from the start of the plain
+    /// archive, whose bytes do not have the sum that its 070702 header says. Only looked for where
+    /// that unpacker got to.
+    pub bad_sum: Option<u64>,
     /// Whether it holds the file that the kernel starts (`rdinit=`).
     pub holds_init: bool,
     /// Whether it has a member for its root directory (`.` or `/`).
@@ -259,28 +264,10 @@ impl Walker<'_> {
         }
         let mut contents = Contents::new(None, self.by_kernel);
         let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
-        // Without a trailer the archive ends after its last member, not after the zeros behind.
-        let mut end = 0;
-        loop {
-            match archive
-                .next_member()
-                .map_err(|error| self.inside(start, error))?
-            {
-                Next::Member(member) => {
-                    end = member.body.saturating_add(member.header.filesize.into());
-                    end = end.saturating_add(member.header.body_padding());
-                    contents.add(&member, &self.rdinit);
-                }
-                Next::Trailer => {
-                    end = archive.position();
-                    break;
-                }
-                Next::End => break,
-            }
-        }
+        let end = self.members(&mut archive, start, None, &mut contents)?;
         let end = start.saturating_add(end).min(self.end);
         self.push(start, Kind::Padding);
-        self.push(end, Kind::Cpio(contents.done()));
+        self.archive(end, contents);
         Ok(())
     }
 
@@ -297,16 +284,7 @@ impl Walker<'_> {
         let decoder = Decoder::new(codec, Reader::new(&whole, start))
             .during("read at", format_args!("{start:#x}"))?;
         let mut archive = Archive::new(io::BufReader::new(decoder));
-        loop {
-            match archive
-                .next_member()
-                .map_err(|error| self.inside(start, error))?
-            {
-                Next::Member(member) => contents.add(&member, &self.rdinit),
-                Next::Trailer => {}
-                Next::End => break,
-            }
-        }
+        self.members(&mut archive, start, Some(codec), &mut contents)?;
         let at = archive.position();
         let mut rest = archive.into_input();
         let junk = rest.fill_buf().during(
@@ -322,7 +300,7 @@ impl Walker<'_> {
         }
         let end = start.saturating_add(rest.into_inner().consumed());
         self.push(start, Kind::Padding);
-        self.push(end, Kind::Cpio(contents.done()));
+        self.archive(end, contents);
         // Its LZ4 decoder takes the next four bytes for a length, unless they are zero, and fails
         // with what it has unpacked in place (lib/decompress_unlz4.c).
         let mut next = [0; 4];
@@ -331,6 +309,46 @@ impl Walker<'_> {
             self.by_kernel = false;
         }
         Ok(())
+    }
+
+    /// Goes through the members of the archive at `start`. Where it ends, from there: without a trailer
+    /// after its last member, not after the zeros behind. A compressed one goes on after a trailer.
+    fn members<I: Skip>(
+        &self,
+        archive: &mut Archive<I>,
+        start: u64,
+        codec: Option<Codec>,
+        contents: &mut Contents,
+    ) -> Result<u64> {
+        let mut end = 0;
+        loop {
+            let next = archive.next_member();
+            match next.map_err(|error| self.inside(start, error))? {
+                Next::Member(member) => {
+                    end = member.body.saturating_add(member.header.filesize.into());
+                    end = end.saturating_add(member.header.body_padding());
+                    contents.add(&member, &self.rdinit);
+                    let lies = sums::Place {
+                        image: &Part::new(self.image, 0, self.end),
+                        before: &self.segments,
+                        start,
+                        codec,
+                    };
+                    sums::look(&member, archive, &lies, contents)
+                        .during("read at", format_args!("{start:#x}"))?;
+                }
+                Next::Trailer if codec.is_none() => return Ok(archive.position()),
+                Next::Trailer => {}
+                Next::End => return Ok(end),
+            }
+        }
+    }
+
+    /// Ends an archive at `end`.
+    fn archive(&mut self, end: u64, contents: Contents) {
+        let cpio = contents.done();
+        self.by_kernel &= cpio.bad_sum.is_none();
+        self.push(end, Kind::Cpio(cpio));
     }
 
     /// Ends a segment at `end`; one of no length is no segment.

@@ -291,6 +291,67 @@ fn where_the_kernels_unpacker_stops_nothing_behind_is_its_work() {
 }
 
 #[test]
+fn the_kernel_stops_at_a_wrong_sum() {
+    let summed = |name: &'static str, body: &'static [u8], sum| {
+        let mut entry = entry(name, 0o100755, body);
+        (entry.header.crc, entry.header.chksum) = (true, sum);
+        entry
+    };
+    // That what stands before it, and it itself, was unpacked is qemu/differential's business.
+    let bad = || summed("bad", b"AB", 1);
+    let rows: [(&[common::Entry], &[&str]); 7] = [
+        (
+            &[summed("init", b"AB", 0x83)],
+            &[
+                "0x0+0xf4 cpio 1 kernel init",
+                "0xf4+0x168 cpio 2 kernel init",
+            ],
+        ),
+        (
+            &[bad()],
+            &["0x0+0xf4 cpio 1 kernel", "0xf4+0x168 cpio 2 init"],
+        ),
+        // Before the bad one, and after it.
+        (
+            &[program("init"), bad()],
+            &["0x0+0x16c cpio 2 kernel init", "0x16c+0x168 cpio 2 init"],
+        ),
+        (
+            &[bad(), program("init")],
+            &["0x0+0x16c cpio 2 kernel", "0x16c+0x168 cpio 2 init"],
+        ),
+        // A file that is dropped, because its directory is missing, is not looked at.
+        (
+            &[summed("no/parent", b"AB", 1)],
+            &["0x0+0xf8 cpio 1 kernel", "0xf8+0x168 cpio 2 kernel init"],
+        ),
+        (
+            &[dir("no"), summed("no/parent", b"AB", 1)],
+            &["0x0+0x16c cpio 2 kernel", "0x16c+0x168 cpio 2 init"],
+        ),
+        // Of what is no regular file it asks for no sum.
+        (
+            &[{
+                let mut link = entry("link", 0o120777, b"target");
+                (link.header.crc, link.header.chksum) = (true, 1);
+                link
+            }],
+            &["0x0+0xf8 cpio 1 kernel", "0xf8+0x168 cpio 2 kernel init"],
+        ),
+    ];
+    for (entries, expected) in rows {
+        assert_eq!(shown(&join(&[&cpio(entries), &loader()])), expected);
+    }
+    // An image between them: what follows is no work of the kernel's, and no sum is asked for.
+    let image = join(&[&loader(), &erofs(1, "a"), &cpio(&[bad()])]);
+    let found = walk(&&image[..], b"/init");
+    let Kind::Cpio(last) = &found.segments.last().unwrap().kind else {
+        panic!("{found:?}");
+    };
+    assert_eq!((last.by_kernel, last.bad_sum), (false, None));
+}
+
+#[test]
 fn a_bootconfig_trailer_ends_the_initrd() {
     let loader = loader();
     let trailer = bootconfig(b"kernel.quiet\n");

@@ -8,7 +8,7 @@ use crate::segment::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
-pub(super) fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
+pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
     let segments = &found.walk.segments;
     // The loader ends with the archive that holds the running /init: where several do, the
     // kernel's unpacker let the last one win.
@@ -143,4 +143,19 @@ impl Layer {
         let stem = self.name.rsplit_once('.').map(|(stem, _)| stem);
         word == self.number.to_string() || word == self.name || Some(word) == stem || word == label
     }
+}
+
+/// Where the kernel's unpacker stopped in the middle of an archive. What it did not get to is not in
+/// the rootfs: kernel modules of the loader, files of /layers.
+pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
+    let Kind::Cpio(cpio) = &segment.kind else {
+        return None;
+    };
+    // A layer is unpacked by /init, which refuses it.
+    let at = cpio.bad_sum.filter(|_| !matches!(place, Place::File(_)))?;
+    Some(format!(
+        "{place}+{:#x}: the member at {at:#x} of this archive does not add up to its sum: the kernel \
+         stopped unpacking there",
+        segment.offset
+    ))
 }

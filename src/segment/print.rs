@@ -46,6 +46,9 @@ impl fmt::Display for Cpio {
         if self.holds_init {
             f.write_str(", holds init")?;
         }
+        if let Some(at) = self.bad_sum {
+            write!(f, ", wrong sum at {at:#x} of it")?;
+        }
         Ok(())
     }
 }
