@@ -1,11 +1,12 @@
 //! The plan to a mounted root: each layer by the first backend that works, then the overlay.
 
+pub mod archive;
 mod context;
 pub mod device;
 mod file;
 mod loopback;
 mod memback;
-mod overlay;
+pub mod overlay;
 pub mod unpack;
 pub mod upper;
 
@@ -13,25 +14,25 @@ use std::fs;
 
 use log::{debug, info};
 use rustix::fs::CWD;
-use rustix::mount::{
-    MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, mount_remount, move_mount, open_tree,
-};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::device::Wanted;
-use crate::erofs::Checksum;
+use crate::erofs::{Checksum, Superblock};
 use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
 use crate::plan::{Content, Layer, Module, Plan, Root};
 use crate::segment;
 use crate::source::Source;
-use crate::sys::process::confined;
-use context::Context;
 pub use device::Finder;
+use overlay::Stack;
 
 /// Where the layers are mounted, by number; the new root finds them there too.
 pub const LAYERS: &str = "/run/initramfs/layers";
+
+/// Where archives are unpacked over the layers below them.
+const BENCH: &str = "/run/initramfs/unpack";
 
 /// Where the new root is mounted until it becomes `/`.
 pub const SYSROOT: &str = "/sysroot";
@@ -81,13 +82,45 @@ pub fn layers(
         mounted.device = Some(how);
     }
     let mut without_memback = false;
+    let mut below = Stack {
+        directory: LAYERS.into(),
+        names: plan.device.iter().map(|_| "0".into()).collect(),
+    };
     for layer in &plan.layers {
         let source = sources
             .get(layer.source)
             .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
-        mounted
-            .layers
-            .push(mount_layer(layer, source, loader, &mut without_memback)?);
+        let target = layer_directory(layer.number);
+        make_directory(&target)?;
+        let means = match &layer.content {
+            Content::Cpio {
+                codec, unpacked, ..
+            } => {
+                enough_memory(layer, *unpacked)?;
+                if !below.names.is_empty() {
+                    loader.need(Module::Overlay)?;
+                }
+                unpack_layer(layer, source, *codec, &below, &target)?;
+                Means::Unpacked
+            }
+            Content::Erofs {
+                superblock,
+                backends,
+            } => {
+                loader.need(Module::Erofs)?;
+                let tried = by_first_that_works(
+                    layer,
+                    backends,
+                    source,
+                    loader,
+                    &mut without_memback,
+                    &target,
+                );
+                Means::Erofs(tried.map_err(|refusals| refused(layer, superblock, refusals))?)
+            }
+        };
+        mounted.layers.push(means);
+        below.names.push(layer.number.to_string());
     }
     Ok(mounted)
 }
@@ -123,12 +156,14 @@ pub fn root(
     }
     make_directory(SYSROOT)?;
     let device = plan.device.iter().map(|_| 0);
-    let numbers: Vec<_> = device
-        .chain(plan.layers.iter().map(|layer| layer.number))
-        .collect();
-    match (&plan.root, numbers.first()) {
-        (Root::Layer, Some(number)) => {
-            let from = layer_directory(*number);
+    let numbers = device.chain(plan.layers.iter().map(|layer| layer.number));
+    let layers = Stack {
+        directory: LAYERS.into(),
+        names: numbers.map(|number| number.to_string()).collect(),
+    };
+    match (&plan.root, layers.names.first()) {
+        (Root::Layer, Some(name)) => {
+            let from = format!("{LAYERS}/{name}");
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let tree = open_tree(CWD, &from, flags).during("open", &from)?;
             move_mount(
@@ -155,10 +190,10 @@ pub fn root(
                 None => plan.layers.iter().find(has_root).map(|layer| layer.number),
             };
             loader.need(Module::Overlay)?;
-            let stack = |upper: Option<&upper::Mounted>| overlay::stack(&numbers, upper, SYSROOT);
+            let stack = |upper: Option<&upper::Mounted>| overlay::stack(&layers, upper, SYSROOT);
             let device = mounted.device.as_ref();
             mounted.upper = upper::with(upper, root_of, device, finder, loader, stack)?;
-            info!("layers stacked: {}", numbers.len());
+            info!("layers stacked: {}", layers.names.len());
         }
         _ => return Err(Error::new("mount", "root", "there is nothing to mount")),
     }
@@ -193,41 +228,16 @@ fn layer_directory(number: usize) -> String {
     format!("{LAYERS}/{number}")
 }
 
-fn mount_layer(
-    layer: &Layer,
-    source: &Source,
-    loader: &mut Loader,
-    without_memback: &mut bool,
-) -> Result<Means> {
-    let target = layer_directory(layer.number);
-    make_directory(&target)?;
-    match &layer.content {
-        Content::Cpio {
-            codec, unpacked, ..
-        } => {
-            enough_memory(layer, *unpacked)?;
-            unpack_layer(layer, source, *codec, &target)?;
-            Ok(Means::Unpacked)
-        }
-        Content::Erofs {
-            superblock,
-            backends,
-        } => {
-            loader.need(Module::Erofs)?;
-            let tried =
-                by_first_that_works(layer, backends, source, loader, without_memback, &target);
-            tried.map_err(|mut refusals| {
-                if let Checksum::Bad { .. } = superblock.checksum {
-                    let what = format!(
-                        "its superblock is damaged: checksum {}",
-                        superblock.checksum
-                    );
-                    refusals.insert(0, Error::new("read", "the image", what));
-                }
-                Error::with("mount", layer, Cause::Each(refusals))
-            })
-        }
+/// Why a layer cannot be mounted.
+fn refused(layer: &Layer, superblock: &Superblock, mut refusals: Vec<Error>) -> Error {
+    if let Checksum::Bad { .. } = superblock.checksum {
+        let what = format!(
+            "its superblock is damaged: checksum {}",
+            superblock.checksum
+        );
+        refusals.insert(0, Error::new("read", "the image", what));
     }
+    Error::with("mount", layer, Cause::Each(refusals))
 }
 
 /// Tries the backends in order; why each refused, where all did.
@@ -238,7 +248,7 @@ fn by_first_that_works(
     loader: &mut Loader,
     without_memback: &mut bool,
     target: &str,
-) -> std::result::Result<Means, Vec<Error>> {
+) -> std::result::Result<Backend, Vec<Error>> {
     let mut refusals = Vec::new();
     for backend in backends {
         let mounted = match backend {
@@ -249,7 +259,7 @@ fn by_first_that_works(
         match mounted.and_then(|mount| mount.attach(target)) {
             Ok(()) => {
                 info!("{layer}: mounted by {backend}");
-                return Ok(Means::Erofs(*backend));
+                return Ok(*backend);
             }
             Err(error) => {
                 debug!("{layer}: not by {backend}: {error}");
@@ -285,24 +295,24 @@ fn enough_memory(layer: &Layer, needed: u64) -> Result<()> {
     }
 }
 
-/// Unpacks a cpio layer into a tmpfs of its own, and seals it.
-fn unpack_layer(layer: &Layer, source: &Source, codec: Option<Codec>, target: &str) -> Result<()> {
-    let context = Context::new("tmpfs")?;
-    context.string("source", &layer.name)?;
-    // The default of half the memory has nothing to do with what a layer needs.
-    context.string("size", "100%")?;
-    context.string("nr_inodes", "0")?;
-    context.string("mode", "0755")?;
-    context.mount(MountAttrFlags::empty())?.attach(target)?;
-    let work = || {
+/// Unpacks a cpio layer.
+fn unpack_layer(
+    layer: &Layer,
+    source: &Source,
+    codec: Option<Codec>,
+    below: &Stack,
+    target: &str,
+) -> Result<()> {
+    let unpack = |changes| {
         let archive = segment::open_archive(&source.file, layer.offset, layer.length, codec)
             .during("open", layer)?;
-        unpack::unpack(archive)
+        unpack::unpack(archive, changes)
     };
-    let done = confined(target, work)
-        .during("unpack", layer)?
+    make_directory(BENCH)?;
+    let done = archive::layer(&layer.name, below, BENCH, target, unpack)
+        .and_then(|done| done)
         .map_err(|error| Error::with("unpack", layer, Cause::Each(vec![error])))?;
-    mount_remount(target, MountFlags::RDONLY, "").during("seal", layer)?;
+    fs::remove_dir(BENCH).during("remove", BENCH)?;
     info!(
         "{layer}: unpacked, {} members, {} not created",
         done.members, done.dropped

@@ -6,11 +6,10 @@ use std::ffi::CString;
 
 use log::debug;
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MountFlags, mount};
+use rustix::mount::{MountAttrFlags, MountFlags};
 
 use super::context::Context;
 use super::upper::Mounted;
-use super::{LAYERS, layer_directory};
 use crate::error::{Context as _, Result};
 
 /// What keeps its traces in an upper: off where the upper is used again, because the layers below it
@@ -22,8 +21,17 @@ const KEPT: [(&str, &str); 4] = [
     ("xino", "off"),
 ];
 
-/// Stacks the layers of these numbers, lowest first, at `target`; without `upper`, read-only.
-pub fn stack(numbers: &[usize], upper: Option<&Mounted>, target: &str) -> Result<()> {
+/// Directories to be stacked.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// Where they are.
+    pub directory: String,
+    /// Their names there, lowest first.
+    pub names: Vec<String>,
+}
+
+/// Stacks the layers at `target`; without `upper`, read-only.
+pub fn stack(layers: &Stack, upper: Option<&Mounted>, target: &str) -> Result<()> {
     let mut options = Vec::new();
     if let Some(upper) = upper {
         options.push(("upperdir", upper.path("upper")));
@@ -32,30 +40,46 @@ pub fn stack(numbers: &[usize], upper: Option<&Mounted>, target: &str) -> Result
             options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
         }
     }
-    let attributes = match upper {
-        Some(_) => MountAttrFlags::empty(),
-        None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+    mount(layers, &options, target)
+}
+
+/// Stacks the layers at `target`. Changes go to `directory`/upper, for which there is a
+/// `directory`/work, and are good as a layer by themselves.
+pub fn collect(layers: &Stack, directory: &str, target: &str) -> Result<()> {
+    let mut options = vec![
+        ("upperdir", format!("{directory}/upper")),
+        ("workdir", format!("{directory}/work")),
+    ];
+    options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
+    mount(layers, &options, target)
+}
+
+/// Mounts an overlay; without options, read-only.
+fn mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+    let attributes = match options {
+        [] => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        _ => MountAttrFlags::empty(),
     };
     // A kernel that takes an option without a value under a name that wants one is not looking at
     // options at all yet: overlayfs got the new mount API in Linux 6.5, and lowerdir+ in 6.8.
     let probe = Context::new("overlay")?;
     if probe.flag("lowerdir+").is_ok() {
         debug!("overlay: the kernel is older than lowerdir+");
-        return classic(numbers, &options, target);
+        return classic(layers, options, target);
     }
     let context = Context::new("overlay")?;
     context.string("source", "overlay")?;
     // The top layer comes first.
-    for number in numbers.iter().rev() {
-        match context.string("lowerdir+", &layer_directory(*number)) {
+    for name in layers.names.iter().rev() {
+        match context.string("lowerdir+", &format!("{}/{name}", layers.directory)) {
             Err(error) if error.errno() == Some(Errno::INVAL) => {
                 debug!("overlay: {error}");
-                return classic(numbers, &options, target);
+                return classic(layers, options, target);
             }
             done => done?,
         }
     }
-    for (key, value) in &options {
+    for (key, value) in options {
         context.string(key, value)?;
     }
     context.mount(attributes)?.attach(target)
@@ -63,8 +87,8 @@ pub fn stack(numbers: &[usize], upper: Option<&Mounted>, target: &str) -> Result
 
 /// The same through mount(2), with all layers in one string of at most a page: names relative to
 /// the directory of the layers, 500 of which take 1890 bytes.
-fn classic(numbers: &[usize], options: &[(&str, String)], target: &str) -> Result<()> {
-    let names: Vec<_> = numbers.iter().rev().map(usize::to_string).collect();
+fn classic(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+    let names: Vec<_> = layers.names.iter().rev().map(String::as_str).collect();
     let mut data = format!("lowerdir={}", names.join(":"));
     let flags = match options {
         [] => MountFlags::RDONLY,
@@ -74,8 +98,9 @@ fn classic(numbers: &[usize], options: &[(&str, String)], target: &str) -> Resul
         data.push_str(&format!(",{key}={value}"));
     }
     let data = CString::new(data).unwrap_or_default();
-    rustix::process::chdir(LAYERS).during("enter", LAYERS)?;
-    let mounted = mount("overlay", target, "overlay", flags, Some(data.as_c_str()));
+    let directory = &layers.directory;
+    rustix::process::chdir(directory).during("enter", directory)?;
+    let mounted = rustix::mount::mount("overlay", target, "overlay", flags, Some(data.as_c_str()));
     rustix::process::chdir("/").during("enter", "/")?;
     mounted.during(
         "mount",

@@ -3,9 +3,16 @@
 //!
 //! The caller gives it a root directory of its own (see [`crate::sys::process::confined`]), so that
 //! paths mean what they mean to the kernel, and nothing leads out.
+//!
+//! Two names mean more here than to the kernel, because the archive is a layer: a character device
+//! 0:0 hides what the layers below have of its name, and a file [`OPAQUE`] hides all that they have of
+//! the directory it is in. Neither is there afterwards.
 
-use std::collections::BTreeMap;
+mod hide;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 
 use log::{debug, warn};
 use rustix::fs::{
@@ -16,7 +23,7 @@ use rustix::fs::{
 use rustix::io::{Errno, write};
 
 use crate::bytes::Skip;
-use crate::cpio::{Archive, Header, Member, Next};
+use crate::cpio::{self, Archive, Header, Member, Next, OPAQUE};
 use crate::error::{self, Cause, Context, Error, Result};
 
 /// What was done.
@@ -32,11 +39,15 @@ pub struct Unpacked {
 /// Which earlier member a hard link is to: device, inode and type (struct hash).
 type Key = (u32, u32, u32, u32);
 
-/// Unpacks every member of `archive` into the root directory.
-pub fn unpack<I: Skip>(mut archive: Archive<I>) -> Result<Unpacked> {
+/// Unpacks every member of `archive` into the root directory. Where that is an overlay, `changes` is
+/// the directory that takes the changes, open.
+pub fn unpack<I: Skip>(mut archive: Archive<I>, changes: Option<OwnedFd>) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
+        changes,
         links: BTreeMap::new(),
         directories: Vec::new(),
+        kept: Vec::new(),
+        seen: BTreeSet::new(),
         buffer: vec![0; 128 << 10],
         done: Unpacked::default(),
     };
@@ -58,9 +69,15 @@ pub fn unpack<I: Skip>(mut archive: Archive<I>) -> Result<Unpacked> {
 }
 
 struct Unpacker {
+    /// What of the tree is not of the layers below.
+    changes: Option<OwnedFd>,
     links: BTreeMap<Key, Vec<u8>>,
     /// Directories whose times are set when nothing is created in them any more (dir_utime).
-    directories: Vec<(Vec<u8>, u32)>,
+    directories: Vec<(Vec<u8>, Timespec)>,
+    /// Directories of the layers below with a time that no archive gave them: any member's counts more.
+    kept: Vec<(Vec<u8>, Timespec)>,
+    /// Names that have been looked at for directories of the layers below.
+    seen: BTreeSet<Vec<u8>>,
     buffer: Vec<u8>,
     done: Unpacked,
 }
@@ -74,6 +91,12 @@ impl Unpacker {
             return Ok(());
         }
         let (name, header) = (&member.name, &member.header);
+        if self.changes.is_some() {
+            self.remember(name);
+        }
+        if let Some(hidden) = self.hides(name, header) {
+            return hidden.or_else(|error| self.refused(member, error));
+        }
         // As the kernel does, owner, mode and time are set on whatever stands there now, made for
         // this member or not: a directory that is not empty stays.
         let done = match header.file_type() {
@@ -94,7 +117,8 @@ impl Unpacker {
                 clean(name, Some(libc::S_IFDIR));
                 let created = mkdir(&**name, mode(header));
                 let attributes = attributes(name, header);
-                self.directories.push((name.clone(), header.mtime));
+                let time = times(header.mtime).last_modification;
+                self.directories.push((name.clone(), time));
                 unless_there(created, name, libc::S_IFDIR).and(attributes)
             }
             kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
@@ -151,9 +175,7 @@ impl Unpacker {
                 break;
             }
             if header.crc {
-                sum = data
-                    .iter()
-                    .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
+                sum = cpio::sum(sum, data);
             }
             while !data.is_empty() {
                 let n = write(&file, data).map_err(failed)?;
@@ -206,12 +228,79 @@ impl Unpacker {
         self.done.dropped = self.done.dropped.saturating_add(1);
     }
 
+    /// Hides what the layers below have, if that is what this member is for.
+    fn hides(&self, name: &[u8], header: &Header) -> Option<std::result::Result<(), Errno>> {
+        let (parent, last) = split(name);
+        // No name of a file, and the kernel creates nothing there.
+        if matches!(last, b"" | b"." | b"..") {
+            return None;
+        }
+        match header.file_type() {
+            libc::S_IFREG if last == OPAQUE => Some(match &self.changes {
+                Some(changes) => hide::all_below(parent, changes),
+                None => Ok(()),
+            }),
+            libc::S_IFCHR if device(header) == 0 && self.changes.is_some() => {
+                Some(hide::remove(name))
+            }
+            _ => None,
+        }
+    }
+
+    /// Sees to it that a directory of the layers below keeps its time when things are made in it, or
+    /// it is made again: the kernel sets all directories' times when all archives are unpacked.
+    fn remember(&mut self, name: &[u8]) {
+        // With a dot at its end: a link on the way stays one, and a link at the end is followed.
+        let parent = [split(name).0, b"/."].concat();
+        let parent = parent.strip_prefix(b"/").unwrap_or(&parent);
+        for directory in [parent, name] {
+            if self.seen.contains(directory) {
+                continue;
+            }
+            self.seen.insert(directory.to_vec());
+            if let Ok(stat) = lstat(directory)
+                && stat.st_mode & libc::S_IFMT == libc::S_IFDIR
+            {
+                let time = Timespec {
+                    tv_sec: stat.st_mtime,
+                    tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
+                };
+                // Archives know whole seconds.
+                if time.tv_nsec == 0 {
+                    self.directories.push((directory.to_vec(), time));
+                } else if directory == parent {
+                    self.kept.push((directory.to_vec(), time));
+                }
+            }
+        }
+    }
+
     fn directory_times(&mut self) {
-        for (name, mtime) in self.directories.drain(..).rev() {
-            if let Err(errno) = set_times(&name, mtime) {
+        let kept = self.kept.drain(..).rev();
+        for (name, time) in kept.chain(self.directories.drain(..).rev()) {
+            let times = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            if let Err(errno) = utimensat(CWD, &*name, &times, AtFlags::SYMLINK_NOFOLLOW) {
                 debug!("{}: no time: {}", shown(&name), error::name(errno));
             }
         }
+    }
+}
+
+/// The directory that a name is in, and the rest of the name, without slashes at its end.
+fn split(name: &[u8]) -> (&[u8], &[u8]) {
+    let end = name.iter().rposition(|byte| *byte != b'/');
+    let name = name
+        .get(..end.map_or(0, |end| end.saturating_add(1)))
+        .unwrap_or_default();
+    match name.iter().rposition(|byte| *byte == b'/') {
+        None => (b"", name),
+        Some(slash) => (
+            name.get(..slash.max(1)).unwrap_or_default(),
+            name.get(slash.saturating_add(1)..).unwrap_or_default(),
+        ),
     }
 }
 

@@ -249,7 +249,7 @@ pub fn suits(path: &str) -> Result<()> {
 
 /// Makes the directory `to` look like `from`: owner, mode, extended attributes (security labels and
 /// ACLs among them).
-fn copy_attributes(from: &str, to: &str) -> Result<()> {
+pub(super) fn copy_attributes(from: &str, to: &str) -> Result<()> {
     let root = stat(from).during("stat", from)?;
     let (uid, gid) = (Uid::from_raw(root.st_uid), Gid::from_raw(root.st_gid));
     chown(to, Some(uid), Some(gid)).during("set owner of", to)?;

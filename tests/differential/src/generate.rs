@@ -106,11 +106,15 @@ pub fn roots() -> Vec<u8> {
     ])
 }
 
-/// Ends the kernel's unpacking, and ours, with an error: nothing after `last` may come.
+/// Ends the kernel's unpacking, and ours, with an error: nothing after `last` may come, of this archive
+/// or of another.
 pub fn bad_sum() -> Vec<u8> {
     let mut wrong = file("case-bad-sum/last", b"AB");
     (wrong.header.crc, wrong.header.chksum) = (true, 1);
-    cpio(&[dir("case-bad-sum"), wrong, file("case-bad-sum/never", b"")])
+    join(&[
+        &cpio(&[dir("case-bad-sum"), wrong, file("case-bad-sum/never", b"")]),
+        &cpio(&[file("case-bad-sum/neither", b"")]),
+    ])
 }
 
 /// The same with a name that does not end.
@@ -154,11 +158,48 @@ impl Numbers {
 /// a device through a hard link whose first name has become one. So these have names of their own
 /// (d), and nothing that a hard-linked file (h) may become points there.
 pub fn random(seed: u64) -> Vec<u8> {
+    let devices = ["d0", "d1", "d2"];
+    let links = ["h0", "h1", "h2"];
+    members(
+        &format!("case-random-{seed}"),
+        seed,
+        &links,
+        &devices,
+        false,
+    )
+}
+
+/// Three such archives that work on one tree, and stay in it. Each has names of its own for what has
+/// several: of a file with several names that is written again, a lower layer keeps the others as
+/// they were. All times are the same: the kernel gives a directory's to what has its name in the end,
+/// a layer to what has it in the end of that layer.
+pub fn stacked(seed: u64) -> Vec<u8> {
+    let top = format!("case-stacked-{seed}");
+    let seed = seed.wrapping_mul(1000);
+    join(&[
+        &members(&top, seed, &["h0", "h1", "h2"], &["d0", "d1", "d2"], true),
+        &members(
+            &top,
+            seed + 1,
+            &["k0", "k1", "k2"],
+            &["e0", "e1", "e2"],
+            true,
+        ),
+        &members(
+            &top,
+            seed + 2,
+            &["m0", "m1", "m2"],
+            &["n0", "n1", "n2"],
+            true,
+        ),
+    ])
+}
+
+fn members(top: &str, seed: u64, links: &[&str], devices: &[&str], inside: bool) -> Vec<u8> {
     let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..8 {
         numbers.next();
     }
-    let top = format!("case-random-{seed}");
     let mut archive = Vec::new();
     let mut add = |name: &str, header: Header, body: &[u8]| {
         let entry = Entry {
@@ -175,24 +216,22 @@ pub fn random(seed: u64) -> Vec<u8> {
         mtime: 1,
         ..Header::default()
     };
-    add(&top, at(0o040755), b"");
+    add(top, at(0o040755), b"");
     if numbers.below(2) == 0 {
         for name in ["a", "b", "a/b"] {
             add(&format!("{top}/{name}"), at(0o040755), b"");
         }
     }
     for _ in 0..60 + numbers.below(60) {
-        let mut path = top.clone();
+        let mut path = top.to_string();
         for _ in 0..numbers.below(3) {
             path += "/";
             path += numbers.one(&["a", "b", "s", "a", "b", ".", "..", "", "none"]);
         }
         // Out of the case, but never out of the tree of cases.
-        if path.matches("..").count() > 1 {
+        if path.matches("..").count() > usize::from(!inside) {
             continue;
         }
-        let devices = ["d0", "d1", "d2"];
-        let links = ["h0", "h1", "h2"];
         let names = ["a", "b", "s", "f", "g"];
         let mut header = Header {
             ino: numbers.below(3) as u32,
@@ -215,32 +254,36 @@ pub fn random(seed: u64) -> Vec<u8> {
                 header.mode = 0o100000;
             }
             4..8 => {
-                name = numbers.one(&links);
+                name = numbers.one(links);
                 header.mode = 0o100000;
                 header.nlink = 2 + numbers.below(2) as u32;
             }
             8..13 => {
-                name = numbers.one(&[&names[..], &links, &devices].concat());
+                name = numbers.one(&[&names[..], links, devices].concat());
                 header.mode = 0o040000;
                 header.nlink = 2;
                 body.clear();
             }
             13..16 => {
-                name = numbers.one(&[&names[..], &links, &devices].concat());
+                name = numbers.one(&[&names[..], links, devices].concat());
                 header.mode = 0o120000;
+                let up = format!("../{}", links[0]);
                 let target = match name {
-                    "h0" | "h1" | "h2" => numbers.one(&["h0", "h1", "h2", "missing", "../h0"]),
+                    name if links.contains(&name) => {
+                        numbers.one(&[links, &["missing", &up]].concat())
+                    }
                     _ => numbers.one(&[
-                        "a", "b", "../a", "../b", ".", "..", "d0", "h0", "f", "missing",
+                        "a", "b", "../a", "../b", ".", "..", devices[0], links[0], "f", "missing",
                     ]),
                 };
                 body = match numbers.below(4) {
+                    _ if inside && target.contains("..") => b".".to_vec(),
                     0 => format!("/{top}/{target}").into_bytes(),
-                    _ => target.into(),
+                    _ => target.as_bytes().to_vec(),
                 };
             }
             16..19 => {
-                name = numbers.one(&devices);
+                name = numbers.one(devices);
                 header.mode = *[0o010000, 0o020000, 0o060000, 0o140000]
                     .get(numbers.below(4) as usize)
                     .unwrap_or(&0);
@@ -257,6 +300,9 @@ pub fn random(seed: u64) -> Vec<u8> {
             }
         }
         header.mode |= permissions;
+        if inside {
+            header.mtime = 1;
+        }
         // What opens through links in such a directory is up to fs.protected_symlinks and its kin.
         if header.mode & 0o022 != 0 {
             header.mode &= !0o1000;

@@ -16,7 +16,7 @@ pub fn list(root: &Path, out: &mut dyn Write) -> io::Result<()> {
 fn entry(
     root: &Path,
     path: &Path,
-    links: &mut BTreeMap<u64, String>,
+    links: &mut BTreeMap<(u64, u64), String>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let stat = fs::symlink_metadata(path)?;
@@ -54,15 +54,21 @@ fn entry(
         0 => stat.mtime().to_string(),
         _ => "now".into(),
     };
+    // Those of a directory follow from what is in it, and an overlay does not count them.
+    let links_there = match kind.is_dir() {
+        true => String::new(),
+        false => format!("{} links ", stat.nlink()),
+    };
     let mut line = format!(
-        "/{name} {kind_name} {:04o} {}:{} @{time} {} links {what}",
+        "/{name} {kind_name} {:04o} {}:{} @{time} {links_there}{what}",
         stat.mode() & 0o7777,
         stat.uid(),
         stat.gid(),
-        stat.nlink()
     );
     if !kind.is_dir() && stat.nlink() > 1 {
-        let first = links.entry(stat.ino()).or_insert_with(|| name.clone());
+        let first = links
+            .entry((stat.dev(), stat.ino()))
+            .or_insert_with(|| name.clone());
         line += &format!(" = /{first}");
     }
     writeln!(out, "{}", line.trim_end())?;

@@ -1,7 +1,8 @@
 //! Two trees out of one initrd: the kernel's, and ours. See qemu/differential.
 //!
 //! As PID 1 of a guest this lists the rootfs that the kernel has unpacked, on the second serial
-//! port. On the host it makes archives, unpacks with [`layerinit::mount::unpack`], and compares.
+//! port. On the host it makes archives, unpacks them with [`layerinit::mount`], into one tree or into
+//! a stack of layers, and compares.
 
 #[path = "../../common/mod.rs"]
 mod common;
@@ -14,10 +15,13 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use layerinit::bytes::Reader;
-use layerinit::compress::Decoder;
+use layerinit::compress::{Codec, Decoder};
 use layerinit::cpio::Archive;
-use layerinit::mount::unpack::unpack;
-use layerinit::segment::{Kind, walk};
+use layerinit::error::Context as _;
+use layerinit::mount::archive::layer;
+use layerinit::mount::overlay::{self, Stack};
+use layerinit::mount::unpack::{Unpacked, unpack};
+use layerinit::segment::{Kind, Segment, open_archive, walk};
 use layerinit::sys::process::confined;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
@@ -27,8 +31,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const HOME: &str = "/.differential";
 
 const USAGE: &str =
-    "usage: differential loader|prefix NAME ARCHIVE|random SEED|roots|bad-sum|no-nul >ARCHIVE
-       differential ours INITRD >LISTING
+    "usage: differential loader|prefix NAME ARCHIVE|random SEED|stacked SEED|roots|bad-sum|no-nul >ARCHIVE
+       differential ours|layers INITRD >LISTING
        differential compare KERNEL OURS";
 
 fn main() {
@@ -46,6 +50,7 @@ fn main() {
 fn run(arguments: &[&str]) -> Result<()> {
     let archive = match arguments {
         ["ours", initrd] => return ours(Path::new(initrd)),
+        ["layers", initrd] => return layers(Path::new(initrd)),
         ["compare", kernel, ours] => {
             let (kernel, ours) = (fs::read_to_string(kernel)?, fs::read_to_string(ours)?);
             return match listing::compare(&kernel, &ours) {
@@ -56,6 +61,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["loader"] => generate::loader(&fs::read(std::env::current_exe()?)?),
         ["prefix", name, archive] => generate::prefix(name, &fs::read(archive)?),
         ["random", seed] => generate::random(seed.parse()?),
+        ["stacked", seed] => generate::stacked(seed.parse()?),
         ["roots"] => generate::roots(),
         ["bad-sum"] => generate::bad_sum(),
         ["no-nul"] => generate::no_nul(),
@@ -69,34 +75,19 @@ fn run(arguments: &[&str]) -> Result<()> {
 fn ours(initrd: &Path) -> Result<()> {
     let image = fs::read(initrd)?;
     let image = &image[..];
-    let found = walk(&image, HOME.as_bytes());
-    if let Some(trouble) = &found.trouble {
-        eprintln!("differential: {trouble}");
-    }
     // One after the other into one tree, as the kernel does, and not into a layer each.
     let mut plain = Vec::new();
-    for segment in &found.segments {
+    for (segment, codec) in archives(image)? {
         let bytes = &image[segment.offset as usize..][..segment.length as usize];
-        match &segment.kind {
-            Kind::Padding => {}
-            Kind::Cpio(cpio) => {
-                match cpio.codec {
-                    None => plain.extend_from_slice(bytes),
-                    Some(codec) => {
-                        Decoder::new(codec, bytes)?.read_to_end(&mut plain)?;
-                    }
-                }
-                common::pad(&mut plain, 4);
+        match codec {
+            None => plain.extend_from_slice(bytes),
+            Some(codec) => {
+                Decoder::new(codec, bytes)?.read_to_end(&mut plain)?;
             }
-            other => return Err(format!("{other} among the archives").into()),
         }
+        common::pad(&mut plain, 4);
     }
-    let root = initrd.with_extension("root");
-    fs::create_dir_all(&root)?;
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
+    let root = directory(initrd, "root")?;
     mount(
         "tmpfs",
         &root,
@@ -105,8 +96,72 @@ fn ours(initrd: &Path) -> Result<()> {
         c"mode=0755,nr_inodes=0,size=80%",
     )?;
     let plain = &plain[..];
-    let text = root.to_str().ok_or("a path that is no text")?;
-    let done = confined(text, || unpack(Archive::new(Reader::new(&plain, 0))))?;
+    say(confined(&root, || {
+        unpack(Archive::new(Reader::new(&plain, 0)), None)
+    })?);
+    Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)
+}
+
+/// Unpacks every archive of an initrd into a layer of its own, in a mount namespace that the caller
+/// has made, and lists their stack.
+fn layers(initrd: &Path) -> Result<()> {
+    let image = fs::read(initrd)?;
+    let image = &image[..];
+    let mut stack = Stack {
+        directory: directory(initrd, "layers")?,
+        names: Vec::new(),
+    };
+    let bench = directory(initrd, "bench")?;
+    for (number, (segment, codec)) in archives(image)?.into_iter().enumerate() {
+        let target = format!("{}/{number}", stack.directory);
+        fs::create_dir(&target)?;
+        let done = layer("layer", &stack, &bench, &target, |changes| {
+            let archive = open_archive(&image, segment.offset, segment.length, codec)
+                .during("open", &segment)?;
+            unpack(archive, changes)
+        })?;
+        stack.names.push(number.to_string());
+        say(done);
+    }
+    let root = directory(initrd, "root")?;
+    overlay::stack(&stack, None, &root)?;
+    Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)
+}
+
+/// The archives that the kernel's unpacker gets to.
+fn archives(image: &[u8]) -> Result<Vec<(Segment, Option<Codec>)>> {
+    let found = walk(&image, HOME.as_bytes());
+    if let Some(trouble) = &found.trouble {
+        eprintln!("differential: {trouble}");
+    }
+    let mut archives = Vec::new();
+    for segment in found.segments {
+        match &segment.kind {
+            Kind::Padding => {}
+            Kind::Cpio(cpio) if cpio.by_kernel => archives.push((segment.clone(), cpio.codec)),
+            Kind::Cpio(_) => eprintln!("differential: the kernel has stopped before {segment}"),
+            other => return Err(format!("{other} among the archives").into()),
+        }
+    }
+    Ok(archives)
+}
+
+/// A directory beside the initrd, for mounts that nobody else sees.
+fn directory(initrd: &Path, name: &str) -> Result<String> {
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    let directory = initrd.with_extension(name);
+    fs::create_dir_all(&directory)?;
+    if name == "layers" {
+        // The layers' directories are gone with the namespace.
+        mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), None)?;
+    }
+    Ok(directory.to_str().ok_or("a path that is no text")?.into())
+}
+
+fn say(done: layerinit::error::Result<Unpacked>) {
     match done {
         Ok(done) => eprintln!(
             "differential: {} members, {} of them not created",
@@ -114,7 +169,6 @@ fn ours(initrd: &Path) -> Result<()> {
         ),
         Err(error) => eprintln!("differential: {error}"),
     }
-    Ok(listing::list(&root, &mut io::stdout().lock())?)
 }
 
 /// PID 1: lists, says so on the console, and powers off.
