@@ -36,6 +36,9 @@ mod xz;
 #[cfg(feature = "zstd")]
 mod zstd;
 
+#[cfg(feature = "tool")]
+pub(crate) use crc::Crc;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufRead, Read};

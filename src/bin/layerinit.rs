@@ -4,13 +4,14 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use layerinit::error::{Context, Result};
 use layerinit::pack::archive::Settings;
 use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
 use layerinit::pack::check::{self, Circumstances};
-use layerinit::pack::layer::Erofs;
+use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::loader::Modules;
 
@@ -43,8 +44,15 @@ enum Command {
 #[command(after_help = "\
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
 image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime,
-the UUID is made of the content. An EROFS image or a cpio archive (plain, gzip, xz, zstd or lz4) is
-known by its content, not by its name, and appended as it is.
+the UUID is made of the content. With --as cpio behind it, it is made into a cpio archive, which
+/init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
+to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
+extended attributes (capabilities, ACLs, labels); a warning says so where there are any. An EROFS
+image or a cpio archive (plain, gzip, xz, zstd or lz4) is known by its content, not by its name, and
+appended as it is.
+
+To hide a file of a lower layer, put a character device 0:0 in its place. A directory that
+overlayfs would know as opaque gets a file .wh..wh..opq in an archive, which says the same.
 
 Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else the image is what
 `gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
@@ -54,6 +62,7 @@ The same input gives the same bytes. A build that fails or is interrupted leaves
 
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
+  layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o loader.cpio --spec initramfs-spec/loader --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
@@ -81,6 +90,10 @@ struct BuildArgs {
     /// A layer: a directory, an EROFS image or a cpio archive
     #[arg(long = "layer", value_name = "PATH")]
     layers: Vec<PathBuf>,
+    /// What the --layer before it becomes, if that is a directory: erofs (the default), cpio,
+    /// cpio.gz, cpio.lz4, cpio.xz or cpio.zst
+    #[arg(long = "as", value_name = "FORM", value_parser = form, requires = "layers")]
+    forms: Vec<Form>,
     /// Start layers at multiples of this many bytes, itself a multiple of 4
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     align: u64,
@@ -113,7 +126,8 @@ JSON fields:
   image, size, trouble (null, or why the listing ends before the image does), segments: a list of
   offset, length, kind and, by kind,
     cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
-                unpacker gets there), holds_init, early (CPU microcode, ACPI tables)
+                unpacker gets there), holds_init, early (CPU microcode, ACPI tables), bad_sum
+                (where there is one: the member that ends the kernel's unpacking)
     erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
                 checksum (good, bad, none, truncated)
     bootconfig  intact
@@ -149,15 +163,26 @@ costs something. The last line sums up, and names what the image needs: kernel o
 as modules in the loader) and words on the kernel command line.
 
 Found are: no /init, or one that cannot be executed; no init in the layers that it could start;
-files that the kernel drops without a word, as where their directory is missing; broken and
-truncated archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers
-that are no layers; more layers than can be stacked; layers that are not aligned; a command line that
-makes no sense. Without --cmdline, init= and root= are taken not to be there.
+files that the kernel or /init drops, as where their directory is missing; broken and truncated
+archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers that are
+no layers; more layers than can be stacked; layers that are not aligned; a command line that makes no
+sense. Without --cmdline, it is taken to be retain_initrd alone.
+
+The line `memory:` predicts what the boot takes at its peak, before the real init starts: the initrd,
+kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
+that become layers, likewise; 1 KiB for each of these files; and the largest window of a decompressor.
+Pages of EROFS files are not counted, as the kernel can drop them. The machine that is named has room
+for that, for 80 MiB of kernel, and for the files of the rootfs twice: a tmpfs takes half the memory.
+
+--conflicts adds `conflict:` for a directory in place of something else, or something else in place
+of a directory, in another layer, and for a whiteout of nothing; and `override:` for a file that has
+other contents in a layer below. They do not count as errors.
 
 Exit status 1 if there is an error. Warnings do not count.
 
 Examples:
   layerinit check initrd.img
+  layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
   layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'")]
 struct CheckArgs {
     /// The image
@@ -202,8 +227,43 @@ fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     }
 }
 
+fn form(text: &str) -> std::result::Result<Form, String> {
+    let mut forms = Form::NAMES.iter();
+    match forms.find(|(name, _)| *name == text) {
+        Some((_, form)) => Ok(*form),
+        None => {
+            let names: Vec<_> = Form::NAMES.iter().map(|(name, _)| *name).collect();
+            Err(format!("one of {}", names.join(", ")))
+        }
+    }
+}
+
+/// The layers with what they become, by where the words stand.
+fn layers(args: &BuildArgs, matches: &ArgMatches) -> std::result::Result<Vec<Wanted>, String> {
+    let places = |name| matches.indices_of(name).into_iter().flatten();
+    let layers: Vec<_> = places("layers").collect();
+    let mut wanted: Vec<_> = args
+        .layers
+        .iter()
+        .map(|path| Wanted {
+            path: path.clone(),
+            form: None,
+        })
+        .collect();
+    for (place, form) in places("forms").zip(&args.forms) {
+        let before = layers.iter().rposition(|layer| *layer < place);
+        let Some(layer) = before.and_then(|index| wanted.get_mut(index)) else {
+            return Err("--as applies to the --layer before it, and there is none".into());
+        };
+        if layer.form.replace(*form).is_some() {
+            return Err(format!("--as twice for --layer {}", layer.path.display()));
+        }
+    }
+    Ok(wanted)
+}
+
 impl BuildArgs {
-    fn run(self, out: &mut dyn Write) -> Result<bool> {
+    fn run(self, layers: Vec<Wanted>, out: &mut dyn Write) -> Result<bool> {
         let mtime = build::mtime(self.mtime)?;
         let modules = self.modules.map(|root| Modules {
             root,
@@ -215,7 +275,7 @@ impl BuildArgs {
             specs: self.specs,
             init: self.init,
             modules,
-            layers: self.layers,
+            layers,
             align: self.align,
             settings: Settings {
                 mtime,
@@ -258,8 +318,18 @@ fn forgive(error: io::Error) -> io::Result<()> {
 
 fn main() -> ExitCode {
     let mut out = Out(BufWriter::new(io::stdout().lock()));
-    let done = match Tool::parse().command {
-        Command::Build(args) => args.run(&mut out),
+    let matches = Tool::command().get_matches();
+    let tool = Tool::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match tool.command {
+        Command::Build(args) => {
+            let build = matches.subcommand_matches("build").unwrap_or(&matches);
+            let wanted = layers(&args, build).unwrap_or_else(|what| {
+                Tool::command()
+                    .error(ErrorKind::ArgumentConflict, what)
+                    .exit()
+            });
+            args.run(wanted, &mut out)
+        }
         Command::List(ListArgs { image, files, json }) => {
             list::list(&image, Detail { files, json }, &mut out)
         }

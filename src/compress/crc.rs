@@ -10,7 +10,7 @@ type Tables = [[u64; 256]; 8];
 ///
 /// Eight bytes at a time: gzip spends two fifths of its time here when it goes byte by byte. The
 /// tables are made at first use, in microseconds, because in the file they would be 32 KiB.
-pub(super) struct Crc {
+pub(crate) struct Crc {
     tables: &'static Tables,
     ones: u64,
     value: u64,
@@ -18,7 +18,7 @@ pub(super) struct Crc {
 
 impl Crc {
     /// The CRC of gzip (RFC 1952, section 8) and of all xz headers.
-    pub(super) fn of32() -> Crc {
+    pub(crate) fn of32() -> Crc {
         static TABLES: OnceLock<Box<Tables>> = OnceLock::new();
         let ones = u64::from(u32::MAX);
         Crc {
@@ -39,7 +39,7 @@ impl Crc {
         }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         // A byte can't be outside a table of 256.
         let [t0, t1, t2, t3, t4, t5, t6, t7] = self.tables;
         let mut value = self.value;
@@ -56,7 +56,7 @@ impl Crc {
         self.value = value;
     }
 
-    pub(super) fn sum(&self) -> u64 {
+    pub(crate) fn sum(&self) -> u64 {
         self.value ^ self.ones
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::spec::{Body, Content, Entry};
 use super::text::shown;
-use crate::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
+use crate::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding, sum};
 use crate::error::{Context, Error, Result};
 
 /// The first inode number that is given.
@@ -118,10 +118,10 @@ impl Writer<'_> {
         links: &[Vec<u8>],
     ) -> Result<()> {
         let mut source = Source::open(content, &entry.origin)?;
-        let mut sum = 0;
+        let mut total = 0;
         if self.settings.checksums {
             source.each(|piece| {
-                sum = add(sum, piece);
+                total = sum(total, piece);
                 Ok(())
             })?;
         }
@@ -136,16 +136,16 @@ impl Writer<'_> {
         }
         let whole = Header {
             filesize: source.size,
-            chksum: sum,
+            chksum: total,
             ..header
         };
         self.header(whole, last)?;
         let mut copied = 0;
         source.each(|piece| {
-            copied = add(copied, piece);
+            copied = sum(copied, piece);
             self.push(piece)
         })?;
-        if self.settings.checksums && copied != sum {
+        if self.settings.checksums && copied != total {
             return Err(Error::new(
                 "read",
                 source.name,
@@ -207,13 +207,6 @@ impl Writer<'_> {
         let n = usize::try_from(n).unwrap_or(usize::MAX);
         self.push(ZEROS.get(..n).unwrap_or(&ZEROS))
     }
-}
-
-/// Adds bytes to a sum as the kernel does.
-fn add(sum: u32, bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()))
 }
 
 /// The bytes of a regular file, read as often as needed.

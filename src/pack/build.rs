@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek};
 use std::path::PathBuf;
 
 use super::archive::{self, Settings};
-use super::layer::{self, Erofs, Layer};
+use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader::{self, Modules};
 use super::output::{Output, Scratch};
 use super::text::shown;
@@ -23,7 +23,7 @@ pub struct Build {
     /// Kernel modules for the loader.
     pub modules: Option<Modules>,
     /// The layers, lowest first.
-    pub layers: Vec<PathBuf>,
+    pub layers: Vec<Wanted>,
     /// Where layers start: at a multiple of this many bytes, itself one of 4.
     pub align: u64,
     /// How the loader is written.
@@ -64,8 +64,8 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     }
     let scratch = Scratch::new(&target)?;
     let mut layers = Vec::new();
-    for (number, path) in build.layers.iter().enumerate() {
-        layers.push(layer::prepare(path, number, &build.erofs, &scratch)?);
+    for (number, wanted) in build.layers.iter().enumerate() {
+        layers.push(layer::prepare(wanted, number, &build.erofs, &scratch)?);
     }
     let lengths = layers.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
@@ -85,6 +85,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let mut lines: Vec<_> = unaligned
         .map(|name| format!("warning: {name}: its name would get too long; not aligned"))
         .collect();
+    lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
     lines.push(format!(
         "{}: {length} bytes, loader {} bytes, {}",
         shown(build.output.as_os_str().as_encoded_bytes()),

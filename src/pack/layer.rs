@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use super::archive::{self, Settings};
 use super::output::Scratch;
-use crate::bytes::Opened;
+use super::text::shown;
+use super::{compressed, tree};
+use crate::bytes::{Opened, ReadAt};
+use crate::compress::Codec;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::segment::{self, Kind};
@@ -27,6 +31,43 @@ pub struct Erofs {
     pub args: Vec<String>,
 }
 
+/// What a directory becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// An EROFS image.
+    Erofs,
+    /// A cpio archive, compressed or not.
+    Cpio(Option<Codec>),
+}
+
+impl Form {
+    /// The names of all forms, as on the command line.
+    pub const NAMES: [(&str, Self); 6] = [
+        ("erofs", Self::Erofs),
+        ("cpio", Self::Cpio(None)),
+        ("cpio.gz", Self::Cpio(Some(Codec::Gzip))),
+        ("cpio.lz4", Self::Cpio(Some(Codec::Lz4))),
+        ("cpio.xz", Self::Cpio(Some(Codec::Xz))),
+        ("cpio.zst", Self::Cpio(Some(Codec::Zstd))),
+    ];
+}
+
+/// A layer to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// A directory, or a file that holds layers.
+    pub path: PathBuf,
+    /// What the directory becomes; an EROFS image where nothing is said.
+    pub form: Option<Form>,
+}
+
+/// How a directory becomes an archive.
+#[derive(Clone, Copy, Debug)]
+struct Archive {
+    codec: Option<Codec>,
+    mtime: u32,
+}
+
 /// A layer, ready to be appended.
 #[derive(Debug)]
 pub struct Layer {
@@ -36,15 +77,40 @@ pub struct Layer {
     pub length: u64,
     /// Where it comes from.
     pub path: PathBuf,
+    /// What of it got lost.
+    pub warning: Option<String>,
 }
 
-/// Looks at what a layer is. A directory becomes an image in `scratch`; a file is taken as it is if
-/// it holds EROFS images or cpio archives and nothing else.
-pub fn prepare(path: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
+/// Looks at what a layer is. A directory becomes an image or an archive in `scratch`; a file is taken
+/// as it is if it holds EROFS images or cpio archives and nothing else.
+pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
+    let path = &wanted.path;
     let metadata = fs::metadata(path).during("open", path.display())?;
     if metadata.is_dir() {
-        return make(path, number, erofs, scratch);
+        // Absolute, so that no name is taken for an option.
+        let source = fs::canonicalize(path).during("open", path.display())?;
+        if scratch.path().starts_with(&source) {
+            let what =
+                "the image is written into this directory, and would become a part of itself";
+            return Err(Error::new("read", path.display(), what));
+        }
+        return match wanted.form {
+            None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
+            Some(Form::Cpio(codec)) => {
+                let mtime = erofs.mtime;
+                archive(path, number, Archive { codec, mtime }, scratch)
+            }
+        };
     }
+    if wanted.form.is_some() {
+        let what = "not a directory: --as says what a directory becomes, a file stays as it is";
+        return Err(Error::new("read", path.display(), what));
+    }
+    taken_as_it_is(path)
+}
+
+/// A file that holds layers.
+fn taken_as_it_is(path: &Path) -> Result<Layer> {
     let opened = Opened::open(path)?;
     let walk = segment::walk(&opened, b"");
     if let Some(trouble) = walk.trouble {
@@ -66,28 +132,80 @@ pub fn prepare(path: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> 
         }
     }
     if layers == 0 {
-        let what = match metadata.len() {
+        let what = match opened.size() {
             0 => "an empty file is no layer",
             _ => "nothing but zeros is no layer",
         };
         return Err(Error::new("read", path.display(), what));
     }
     Ok(Layer {
-        length: metadata.len(),
+        length: opened.size(),
         file: opened.file,
         path: path.into(),
+        warning: None,
     })
 }
 
-/// Makes an EROFS image of a directory.
-fn make(directory: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
-    const NIL: &str = "00000000-0000-0000-0000-000000000000";
-    // Absolute, so that no name is taken for an option.
-    let source = fs::canonicalize(directory).during("open", directory.display())?;
-    if scratch.path().starts_with(&source) {
-        let what = "the image is written into this directory, and would become a part of itself";
-        return Err(Error::new("read", directory.display(), what));
+/// Makes an archive of a directory.
+fn archive(directory: &Path, number: usize, how: Archive, scratch: &Scratch) -> Result<Layer> {
+    let tree = tree::read(directory)?;
+    let settings = Settings {
+        mtime: how.mtime,
+        ..Settings::default()
+    };
+    let plain = scratch.path().join(format!("layer{number}.cpio"));
+    let create = |path: &Path| File::create_new(path).during("create", path.display());
+    let mut out = BufWriter::new(create(&plain)?);
+    archive::write(&tree.entries, settings, &mut out)?;
+    out.flush().during("write", plain.display())?;
+    drop(out);
+    let mut written = plain.clone();
+    if let Some(codec) = how.codec {
+        written = scratch.path().join(format!("layer{number}.cpio.{codec}"));
+        let (mut input, output) = (
+            File::open(&plain).during("open", plain.display())?,
+            create(&written)?,
+        );
+        match compressed::program(codec) {
+            None => {
+                let mut out = BufWriter::new(output);
+                compressed::write(codec, &mut input, &mut out)
+                    .and_then(|()| out.flush())
+                    .during("compress", directory.display())?;
+            }
+            Some((mut command, package)) => {
+                command.stdin(input).stdout(output);
+                run(&mut command, package, directory, scratch)?;
+            }
+        }
+        fs::remove_file(&plain).during("remove", plain.display())?;
     }
+    let mut layer = taken_as_it_is(&written)?;
+    layer.path = directory.into();
+    layer.warning = tree.attributes.map(|(first, names)| {
+        let others = match tree.with_attributes {
+            1 => String::new(),
+            n => format!(", nor those of {} more files", n.saturating_sub(1)),
+        };
+        format!(
+            "warning: {}: the extended attributes of {} ({names}) are not stored{others}: a cpio archive \
+             cannot hold any (--as erofs can)",
+            shown(directory.as_os_str().as_encoded_bytes()),
+            shown(&first)
+        )
+    });
+    Ok(layer)
+}
+
+/// Makes an EROFS image of a directory, whose absolute name is `source`.
+fn make(
+    directory: &Path,
+    source: &Path,
+    number: usize,
+    erofs: &Erofs,
+    scratch: &Scratch,
+) -> Result<Layer> {
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
     let image = scratch.path().join(format!("layer{number}.erofs"));
     let mut command = Command::new("mkfs.erofs");
     if let Some(compression) = &erofs.compression {
@@ -96,9 +214,14 @@ fn make(directory: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Re
     command
         .arg(format!("-T{}", erofs.mtime))
         .arg(format!("-U{NIL}"));
-    command.args(&erofs.args).arg(&image).arg(&source);
-    command.env("LC_ALL", "C").env_remove("SOURCE_DATE_EPOCH");
-    run(&mut command, directory, scratch)?;
+    command
+        .args(&erofs.args)
+        .arg(&image)
+        .arg(source)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command.env_remove("SOURCE_DATE_EPOCH");
+    run(&mut command, "erofs-utils", directory, scratch)?;
 
     let mut file = File::options()
         .read(true)
@@ -124,19 +247,18 @@ fn make(directory: &Path, number: usize, erofs: &Erofs, scratch: &Scratch) -> Re
         file: opened.file,
         length,
         path: directory.into(),
+        warning: None,
     })
 }
 
-/// Runs mkfs.erofs. Its messages are shown only if it fails.
-fn run(command: &mut Command, directory: &Path, scratch: &Scratch) -> Result<()> {
-    let object = || format!("mkfs.erofs for {}", directory.display());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+/// Runs a program that `package` has. Its messages are shown only if it fails.
+fn run(command: &mut Command, package: &str, directory: &Path, scratch: &Scratch) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let object = || format!("{program} for {}", directory.display());
+    command.env("LC_ALL", "C").stderr(Stdio::piped());
     let child = command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
-            let what = "it is not installed (Debian: apt install erofs-utils)";
+            let what = format!("it is not installed (Debian: apt install {package})");
             Error::new("run", object(), what)
         }
         _ => Error::new("run", object(), error.to_string()),

@@ -1,0 +1,181 @@
+//! A directory as entries of an archive: every file as it is, in the order of names.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{lgetxattr, llistxattr, major, minor};
+use rustix::io::Errno;
+
+use super::spec::{Body, Content, Entry};
+use super::text::shown;
+use crate::cpio::{OPAQUE, PATH_MAX, TRAILER};
+use crate::error::{Context, Error, Result};
+
+/// XATTR_LIST_MAX of include/uapi/linux/limits.h.
+const XATTR_LIST_MAX: usize = 65536;
+
+/// What a directory becomes.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// Its files, the directory itself first.
+    pub entries: Vec<Entry>,
+    /// The first file whose extended attributes cannot be stored, and the names of those.
+    pub attributes: Option<(Vec<u8>, String)>,
+    /// How many such files there are.
+    pub with_attributes: usize,
+}
+
+/// Reads a directory, but not the contents of its files.
+pub fn read(directory: &Path) -> Result<Tree> {
+    let mut reader = Reader {
+        tree: Tree::default(),
+        names: BTreeMap::new(),
+    };
+    reader.file(directory, b".")?;
+    reader.directory(directory, b"")?;
+    // A file of several names stands where the last of them is found: by then all the directories
+    // that they are in have been made.
+    let Reader { mut tree, names } = reader;
+    for (_, mut group) in names {
+        let last = group.pop();
+        let entry =
+            last.and_then(|index| tree.entries.get_mut(index).map(|e| (index, e.name.clone())));
+        let Some((index, name)) = entry else { continue };
+        let mut all: Vec<_> = Vec::new();
+        for earlier in group {
+            if let Some(entry) = tree.entries.get_mut(earlier) {
+                all.push(std::mem::take(&mut entry.name));
+            }
+        }
+        all.push(name);
+        if let Some(entry) = tree.entries.get_mut(index)
+            && let Body::File(_, links) = &mut entry.body
+        {
+            entry.name = all.remove(0);
+            *links = all;
+        }
+    }
+    tree.entries.retain(|entry| !entry.name.is_empty());
+    Ok(tree)
+}
+
+struct Reader {
+    tree: Tree,
+    /// Entries by the file that they are, where that has several names.
+    names: BTreeMap<(u64, u64), Vec<usize>>,
+}
+
+impl Reader {
+    /// Everything in a directory, which has this name in the archive.
+    fn directory(&mut self, directory: &Path, name: &[u8]) -> Result<()> {
+        let context = || directory.display();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory).during("read", context())? {
+            names.push(entry.during("read", context())?.file_name());
+        }
+        names.sort();
+        for last in names {
+            let path = directory.join(&last);
+            let name = match name {
+                b"" => last.as_bytes().to_vec(),
+                name => [name, b"/", last.as_bytes()].concat(),
+            };
+            if self.file(&path, &name)?.is_dir() {
+                self.directory(&path, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One file, without what is in it if it is a directory.
+    fn file(&mut self, path: &Path, name: &[u8]) -> Result<Metadata> {
+        let context = || path.display();
+        let refuse = |what: &str| Err(Error::new("read", context(), what));
+        let stat = fs::symlink_metadata(path).during("read", context())?;
+        if name == TRAILER && !stat.is_symlink() {
+            return refuse("this name ends a cpio archive");
+        }
+        if name.len() >= PATH_MAX as usize {
+            return refuse("its name is too long for a cpio archive");
+        }
+        let body = match stat.mode() & libc::S_IFMT {
+            libc::S_IFREG => Body::File(Content::Location(path.into()), Vec::new()),
+            libc::S_IFLNK => {
+                let target = fs::read_link(path).during("read", context())?;
+                Body::Link(target.as_os_str().as_bytes().to_vec())
+            }
+            libc::S_IFCHR | libc::S_IFBLK => Body::Device(major(stat.rdev()), minor(stat.rdev())),
+            _ => Body::Nothing,
+        };
+        if stat.is_file() && stat.nlink() > 1 {
+            let index = self.tree.entries.len();
+            self.names
+                .entry((stat.dev(), stat.ino()))
+                .or_default()
+                .push(index);
+        }
+        // Attributes of a file of several names are told of once.
+        let again = self.names.get(&(stat.dev(), stat.ino()));
+        let again = stat.is_file() && again.is_some_and(|names| names.len() > 1);
+        let entry = |name: &[u8], mode, body| Entry {
+            name: name.to_vec(),
+            mode,
+            uid: stat.uid(),
+            gid: stat.gid(),
+            body,
+            origin: path.display().to_string(),
+        };
+        self.tree.entries.push(entry(name, stat.mode(), body));
+        if !again && self.attributes(path, name)? && !path.join(mark()).exists() {
+            let name = match name {
+                b"." => OPAQUE.to_vec(),
+                name => [name, b"/", OPAQUE].concat(),
+            };
+            let mark = Body::File(Content::Bytes(Vec::new()), Vec::new());
+            self.tree.entries.push(entry(&name, 0o100_000, mark));
+        }
+        Ok(stat)
+    }
+
+    /// Takes note of attributes that an archive cannot hold. Whether there is the one by which
+    /// overlayfs knows opaque directories, for which it can.
+    fn attributes(&mut self, path: &Path, name: &[u8]) -> Result<bool> {
+        let mut list = vec![0; XATTR_LIST_MAX];
+        let n = match llistxattr(path, &mut *list) {
+            Err(Errno::OPNOTSUPP) => 0,
+            listed => listed.during("list attributes of", path.display())?,
+        };
+        let mut opaque = false;
+        let mut others = Vec::new();
+        let list = list.get(..n).unwrap_or_default();
+        for attribute in list.split_inclusive(|byte| *byte == 0) {
+            let Ok(attribute) = CStr::from_bytes_with_nul(attribute) else {
+                continue;
+            };
+            let mut value = [0; 2];
+            match attribute.to_bytes() {
+                b"trusted.overlay.opaque" => {
+                    opaque |= lgetxattr(path, attribute, &mut value) == Ok(1) && value[0] == b'y';
+                }
+                // What else overlayfs keeps there is of no use in another layer.
+                name if name.starts_with(b"trusted.overlay.") => {}
+                name => others.push(shown(name)),
+            }
+        }
+        if !others.is_empty() {
+            let tree = &mut self.tree;
+            tree.with_attributes = tree.with_attributes.saturating_add(1);
+            tree.attributes
+                .get_or_insert_with(|| (name.to_vec(), others.join(", ")));
+        }
+        Ok(opaque)
+    }
+}
+
+fn mark() -> &'static std::ffi::OsStr {
+    std::ffi::OsStr::from_bytes(OPAQUE)
+}
