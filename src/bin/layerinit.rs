@@ -194,6 +194,13 @@ struct CheckArgs {
     /// The kernel has the loader built in (CONFIG_INITRAMFS_SOURCE): the image needs none
     #[arg(long)]
     loader_built_in: bool,
+    /// The kernel's configuration, like /boot/config-6.12 or /proc/config.gz: what it lacks of what
+    /// the image needs is an error, and what is only lost a warning
+    #[arg(long, value_name = "FILE")]
+    kernel_config: Option<PathBuf>,
+    /// List what layers do to those below them, too
+    #[arg(long)]
+    conflicts: bool,
 }
 
 /// Print the plan that /init would follow with this image
@@ -337,10 +344,14 @@ fn main() -> ExitCode {
             image,
             cmdline,
             loader_built_in,
+            kernel_config,
+            conflicts,
         }) => {
             let circumstances = Circumstances {
                 cmdline,
                 loader_built_in,
+                kernel_config,
+                conflicts,
             };
             check::check(&image, &circumstances, &mut out)
         }

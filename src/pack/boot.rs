@@ -13,6 +13,9 @@ use crate::error::{Context, Error, Result};
 use crate::plan::{self, Found, MAX_LAYERS, Place, Plan};
 use crate::segment::{self, Kind, Walk};
 
+/// More findings in one image than anybody reads.
+pub const FINDINGS_MAX: usize = 1000;
+
 /// An image as a kernel would boot it.
 #[derive(Debug)]
 pub struct Boot {
@@ -23,34 +26,33 @@ pub struct Boot {
     pub sources: Vec<Found>,
     /// The command line.
     pub options: Options,
+    /// Whether the kernel keeps the initrd: retain_initrd.
+    pub retained: bool,
     /// Where the bytes of each source are; `None`: the image itself, or nothing.
     bytes: Vec<Option<Bytes>>,
 }
 
 impl Boot {
-    /// Boots `image` as far as bytes go. What the kernel does not unpack as it stands in the archive
-    /// is reported, wherever in the image the archive is.
+    /// Boots `image` as far as bytes go. What the kernel does not unpack as it stands in the archive is
+    /// reported, unless that archive is a layer, for then `/init` unpacks it.
     pub fn new(image: &Opened, cmdline: &str, report: Report) -> Result<Self> {
         let options = Options::parse(cmdline);
         let mut walk = segment::walk(image, options.rdinit.as_bytes());
         let mut rootfs = Rootfs::of_the_kernel();
+        let mut findings = Vec::new();
         for segment in &walk.segments {
-            let Kind::Cpio(cpio) = &segment.kind else {
-                continue;
-            };
-            // An archive behind the first image is a layer, which /init unpacks by itself.
-            let mut alone = Rootfs::empty();
-            let into = if cpio.by_kernel {
-                &mut rootfs
-            } else {
-                &mut alone
-            };
-            if let Err(error) = into.unpack(image, segment, cpio, report) {
-                report(
-                    Severity::Error,
-                    format!("{:#010x}", segment.offset),
-                    error.to_string(),
-                );
+            if let Kind::Cpio(cpio) = &segment.kind
+                && cpio.by_kernel
+            {
+                let mut note = |severity, place, what| {
+                    if findings.len() < FINDINGS_MAX {
+                        findings.push((segment.offset, severity, place, what));
+                    }
+                };
+                if let Err(error) = rootfs.unpack(image, segment, cpio, &mut note) {
+                    let place = format!("{:#010x}", segment.offset);
+                    note(Severity::Error, place, error.to_string());
+                }
             }
         }
         // The running /init knows its file by what the kernel followed rdinit= to.
@@ -65,14 +67,26 @@ impl Boot {
         let mut boot = Self {
             rootfs,
             sources: Vec::new(),
+            retained: cmdline
+                .split_ascii_whitespace()
+                .any(|word| word == "retain_initrd"),
             options,
             bytes: Vec::new(),
         };
-        boot.layer_files(image, &walk, report);
-        boot.sources.push(Found {
+        let found = Found {
             place: Place::Initrd,
             walk,
-        });
+        };
+        let layers: Vec<_> = plan::layer_segments(&found)
+            .map(|segment| segment.offset)
+            .collect();
+        for (archive, severity, place, what) in findings {
+            if !layers.contains(&archive) {
+                report(severity, place, what);
+            }
+        }
+        boot.layer_files(image, &found.walk, report);
+        boot.sources.push(found);
         Ok(boot)
     }
 

@@ -1,21 +1,22 @@
 //! Everything that would go wrong at boot, one line each.
 
-use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::boot::{self, Boot};
+use super::boot::{self, Boot, FINDINGS_MAX};
+use super::conflicts;
 use super::files::kind;
+use super::memory::Memory;
+use super::merged::{self, Layers};
+use super::needs::{self, Config};
 use super::newroot;
-
+use super::rootfs::Rootfs;
 use super::text::shown;
 use super::unpack::{Report, Severity};
-use crate::bytes::Opened;
-use crate::cmdline::Backend;
-use crate::compress::Codec;
+use crate::bytes::{Opened, Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
-use crate::plan::{Content, Found, Layer, Place, Plan, Root, Upper};
+use crate::plan::{Found, Layer, Place, Plan};
 use crate::segment::{Kind, Walk};
 
 /// What the image is going to be booted with.
@@ -25,10 +26,11 @@ pub struct Circumstances {
     pub cmdline: Option<String>,
     /// The kernel has the loader built in: the image needs none.
     pub loader_built_in: bool,
+    /// The kernel's configuration: a file as /boot/config-* or /proc/config.gz.
+    pub kernel_config: Option<PathBuf>,
+    /// What layers do to those below is listed, too.
+    pub conflicts: bool,
 }
-
-/// More findings than anybody reads.
-const FINDINGS_MAX: usize = 1000;
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
@@ -45,11 +47,9 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             findings.push(format!("{word}: {place}: {what}"));
         }
     };
-    let boot = Boot::new(
-        &image,
-        circumstances.cmdline.as_deref().unwrap_or_default(),
-        &mut report,
-    )?;
+    // Without a command line it is taken to be what the image asks for.
+    let cmdline = circumstances.cmdline.as_deref();
+    let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
     for source in &boot.sources {
         segments(source, &mut report);
     }
@@ -71,9 +71,33 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             None
         }
     };
+    let mut more = Vec::new();
+    let mut listed = String::new();
     if let Some(plan) = &plan {
         planned(&boot, plan, circumstances, &mut report);
-        real_init(&boot, &image, plan, circumstances, &mut report);
+        let sources = boot.open(&image)?;
+        let parts = parts(plan, &sources);
+        let wanted = circumstances.conflicts;
+        let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
+        real_init(&boot, plan, &root, &layers, circumstances, &mut report);
+        if let Some(config) = &circumstances.kernel_config {
+            let config = Config::read(config)?;
+            let built_in = circumstances.loader_built_in;
+            needs::compare(&config, &boot, plan, built_in, &mut report);
+        }
+        if let Some(changes) = &root.changes {
+            let names: Vec<_> = plan.layers.iter().map(Layer::to_string).collect();
+            let (conflicts, overrides) = conflicts::lines(changes, &layers, &names);
+            listed = format!(
+                "; {}, {}",
+                count(conflicts.len(), "conflict"),
+                count(overrides.len(), "override")
+            );
+            more.extend(conflicts);
+            more.extend(overrides);
+        }
+        let memory = Memory::of(&image, &boot, plan);
+        more.push(format!("memory: {memory}"));
     }
 
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the findings");
@@ -81,20 +105,21 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     for finding in findings {
         line(finding)?;
     }
-    let more = errors
+    let unsaid = errors
         .saturating_add(warnings)
         .saturating_sub(shown_findings);
-    if more > 0 {
-        line(format!("... and {more} more"))?;
+    if unsaid > 0 {
+        line(format!("... and {unsaid} more"))?;
     }
+    more.into_iter().try_for_each(&mut line)?;
     let verdict = match (errors, warnings) {
         (0, 0) => "good".to_string(),
         (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
     };
     let planned = plan.map_or_else(String::new, |plan| {
         let layers = count(plan.layers.len(), "layer");
-        let needs = Vec::from_iter(needs(&boot, &plan)).join(" ");
-        format!("; {layers}; needs {needs}")
+        let needs = Vec::from_iter(needs::of(&boot, &plan)).join(" ");
+        format!("{listed}; {layers}; needs {needs}")
     });
     let name = shown(path.as_os_str().as_encoded_bytes());
     line(format!("{name}: {verdict}{planned}"))?;
@@ -270,18 +295,29 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
     }
 }
 
-/// Whether the layers can be read, and hold a program to start.
+/// The bytes of each layer.
+fn parts<'a>(plan: &Plan, sources: &'a [Box<dyn ReadAt + 'a>]) -> Vec<Part<&'a dyn ReadAt>> {
+    static NOTHING: &[u8] = &[];
+    let part = |layer: &Layer| match sources.get(layer.source) {
+        Some(source) => Part::new(&**source, layer.offset, layer.length),
+        // Plans are made of these sources.
+        None => Part::new(&NOTHING as &dyn ReadAt, 0, 0),
+    };
+    plan.layers.iter().map(part).collect()
+}
+
+/// Whether the layers hold a program to start.
 fn real_init(
     boot: &Boot,
-    image: &Opened,
     plan: &Plan,
+    root: &Rootfs,
+    files: &Layers,
     circumstances: &Circumstances,
     report: Report,
 ) {
-    let mut unreadable = |layer: &Layer, what| report(Severity::Error, layer.to_string(), what);
-    let refusal = newroot::init(boot, image, plan, &mut unreadable);
-    let refusal = refusal.unwrap_or_else(|error| Some(error.to_string()));
-    let Some(what) = refusal else { return };
+    let Some(what) = newroot::init(boot, plan, root, files) else {
+        return;
+    };
     let layers = !plan.layers.is_empty();
     match (layers, &circumstances.cmdline) {
         (true, _) => report(Severity::Error, "no init in the new root".into(), what),
@@ -305,99 +341,13 @@ fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Repo
     for warning in plan.warnings.iter().filter(ours) {
         report(Severity::Warning, "command line".into(), warning.clone());
     }
-    if let Some(cmdline) = &circumstances.cmdline
-        && in_the_initrd(boot, plan)
-        && !cmdline
-            .split_ascii_whitespace()
-            .any(|word| word == "retain_initrd")
+    if circumstances.cmdline.is_some()
+        && circumstances.kernel_config.is_none()
+        && needs::in_the_initrd(boot, plan)
+        && !boot.retained
     {
         let what = "without retain_initrd the layers behind the loader are lost, unless the kernel has \
                     CONFIG_BLK_DEV_RAM=y";
         report(Severity::Warning, "command line".into(), what.into());
     }
-}
-
-/// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
-fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
-    let mut sources = plan
-        .layers
-        .iter()
-        .map(|layer| boot.sources.get(layer.source));
-    sources.any(|source| source.is_some_and(|source| source.place == Place::Initrd))
-}
-
-/// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
-fn needs(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
-    let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    let by_kernel = boot.image().into_iter().flat_map(|walk| &walk.segments);
-    for segment in by_kernel {
-        if let Kind::Cpio(cpio) = &segment.kind
-            && cpio.by_kernel
-        {
-            needs.extend(cpio.codec.map(unpacker));
-        }
-    }
-    for layer in &plan.layers {
-        if let Content::Cpio { .. } = &layer.content {
-            needs.insert("CONFIG_TMPFS");
-        }
-        if let Content::Erofs {
-            superblock,
-            backends,
-        } = &layer.content
-        {
-            needs.insert("CONFIG_EROFS_FS");
-            needs.extend(decompressors(superblock));
-            if backends.last() == Some(&Backend::Loop) {
-                needs.insert("CONFIG_BLK_DEV_LOOP");
-            }
-        }
-    }
-    if let Root::Overlay(upper) = &plan.root {
-        needs.insert("CONFIG_OVERLAY_FS");
-        let tmpfs = match upper {
-            Upper::Tmpfs(_) => true,
-            Upper::Device(store) => store.fallback.is_some(),
-            Upper::None => false,
-        };
-        if tmpfs {
-            needs.insert("CONFIG_TMPFS");
-        }
-    }
-    if in_the_initrd(boot, plan) {
-        needs.insert("retain_initrd");
-    }
-    needs
-}
-
-/// The option for unpacking such an archive.
-fn unpacker(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Bzip2 => "CONFIG_RD_BZIP2",
-        Codec::Gzip => "CONFIG_RD_GZIP",
-        Codec::Lz4 => "CONFIG_RD_LZ4",
-        Codec::Lzma => "CONFIG_RD_LZMA",
-        Codec::Lzo => "CONFIG_RD_LZO",
-        Codec::Xz => "CONFIG_RD_XZ",
-        Codec::Zstd => "CONFIG_RD_ZSTD",
-    }
-}
-
-/// The options for reading a compressed image. One of before the compr_cfgs feature does not say
-/// whether it is compressed; with 0padding it could be, by lz4.
-fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
-    const INCOMPAT_0PADDING: u32 = 1;
-    let mut needs = Vec::new();
-    for algorithm in superblock.algorithms() {
-        needs.extend(match algorithm.as_str() {
-            "lzma" => Some("CONFIG_EROFS_FS_ZIP_LZMA"),
-            "deflate" => Some("CONFIG_EROFS_FS_ZIP_DEFLATE"),
-            "zstd" => Some("CONFIG_EROFS_FS_ZIP_ZSTD"),
-            _ => None,
-        });
-    }
-    if superblock.feature_incompat & INCOMPAT_0PADDING != 0 {
-        needs.push("CONFIG_EROFS_FS_ZIP");
-    }
-    needs
 }

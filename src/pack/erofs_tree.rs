@@ -32,6 +32,7 @@ pub struct Tree<'a> {
     image: &'a dyn ReadAt,
     blkszbits: u8,
     meta_blkaddr: u32,
+    xattr_blkaddr: u32,
     root_nid: u64,
     epoch: u64,
 }
@@ -54,7 +55,9 @@ pub struct Inode {
     pub file: File,
     layout: Layout,
     startblk: u64,
-    /// Where inline data would be, in bytes from the start of the image.
+    /// Where its attributes are, in bytes from the start of the image.
+    xattrs: u64,
+    /// Where inline data would be, in bytes from the start of the image: behind the attributes.
     inline: u64,
 }
 
@@ -89,13 +92,20 @@ impl<'a> Tree<'a> {
                 let epoch = cursor.le64()?;
                 cursor.take(8)?;
                 let meta_blkaddr = cursor.le32()?;
-                cursor.take(46)?;
+                let xattr_blkaddr = cursor.le32()?;
+                cursor.take(42)?;
                 let dirblkbits = cursor.u8()?;
                 cursor.take(21)?;
-                Some((rootnid_2b, epoch, meta_blkaddr, dirblkbits, cursor.le64()?))
+                Some((
+                    rootnid_2b,
+                    epoch,
+                    [meta_blkaddr, xattr_blkaddr],
+                    dirblkbits,
+                    cursor.le64()?,
+                ))
             });
         let broken = |what: String| Error::new("read", "EROFS superblock", what);
-        let (rootnid_2b, epoch, meta_blkaddr, dirblkbits, rootnid_8b) =
+        let (rootnid_2b, epoch, [meta_blkaddr, xattr_blkaddr], dirblkbits, rootnid_8b) =
             fields.ok_or_else(|| broken("truncated".into()))?;
         if superblock.unknown_incompat() != 0 {
             return Err(broken(format!(
@@ -113,6 +123,7 @@ impl<'a> Tree<'a> {
             image,
             blkszbits: superblock.blkszbits,
             meta_blkaddr,
+            xattr_blkaddr,
             root_nid: if wide { rootnid_8b } else { rootnid_2b.into() },
             epoch,
         })
@@ -223,6 +234,7 @@ impl<'a> Tree<'a> {
             file,
             layout,
             startblk: u64::from(i_u) | u64::from(i_nb) << 32,
+            xattrs: iloc.checked_add(inode_isize)?,
             inline: iloc.checked_add(inode_isize)?.checked_add(xattr_isize)?,
         }))
     }
@@ -266,6 +278,48 @@ impl<'a> Tree<'a> {
         (file.layout != Layout::Other).then_some(Content { tree: self, file })
     }
 
+    /// Whether overlayfs shows nothing of lower layers in this directory: whether the attribute
+    /// trusted.overlay.opaque is `y` (erofs_xattr_iter_inline, erofs_xattr_iter_shared). Names with a
+    /// prefix of the image's own are not looked at.
+    pub fn is_opaque(&self, directory: &Inode) -> Result<bool> {
+        let length = directory.inline.saturating_sub(directory.xattrs);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.read(directory.nid, &mut bytes, directory.xattrs)?;
+        let mut cursor = Cursor::new(&bytes);
+        let mut shared = Vec::new();
+        let header = (|| {
+            cursor.take(4)?;
+            let count = cursor.u8()?;
+            cursor.take(7)?;
+            for _ in 0..count {
+                shared.push(cursor.le32()?);
+            }
+            Some(())
+        })();
+        if header.is_none() {
+            return Ok(false);
+        }
+        while let Some(opaque) = is_opaque(&mut cursor) {
+            if opaque {
+                return Ok(true);
+            }
+        }
+        for id in shared {
+            let mut bytes = [0; 32];
+            let start = u64::from(self.xattr_blkaddr) << self.blkszbits;
+            let at = start.saturating_add(u64::from(id).saturating_mul(4));
+            let n = self.image.size().saturating_sub(at).min(bytes.len() as u64);
+            let bytes = bytes
+                .get_mut(..usize::try_from(n).unwrap_or(0))
+                .unwrap_or_default();
+            self.read(directory.nid, bytes, at)?;
+            if is_opaque(&mut Cursor::new(bytes)) == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads the bytes of a flat file at `at` (erofs_map_blocks).
     fn data(&self, inode: &Inode, at: u64, bytes: &mut [u8]) -> Result<()> {
         let block = 1u64 << self.blkszbits;
@@ -302,7 +356,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Hands over every file, a directory before what is in it.
-    pub fn walk(&self, mut take: impl FnMut(File) -> Result<()>) -> Result<()> {
+    pub fn walk(&self, mut take: impl FnMut(File, &Inode) -> Result<()>) -> Result<()> {
         /// The bytes that a name takes in a directory at least: a dirent and a letter.
         const NAME_MIN: u64 = 13;
         // An honest image stores every name once. One in which directories share their blocks
@@ -334,7 +388,7 @@ impl<'a> Tree<'a> {
             if !inode.is_directory() && file.nlink > 1 {
                 file.link = links.first(nid, &path);
             }
-            take(file)?;
+            take(file, &inode)?;
             if !inode.is_directory() {
                 continue;
             }
@@ -350,6 +404,21 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
+}
+
+/// Takes one attribute (struct erofs_xattr_entry). Whether it makes a directory opaque.
+fn is_opaque(cursor: &mut Cursor) -> Option<bool> {
+    /// EROFS_XATTR_INDEX_TRUSTED.
+    const TRUSTED: u8 = 4;
+    let name_length = usize::from(cursor.u8()?);
+    let index = cursor.u8()?;
+    let value_length = usize::from(cursor.le16()?);
+    let name = cursor.take(name_length)?;
+    let value = cursor.take(value_length)?;
+    let end = name_length.saturating_add(value_length);
+    // Behind the last one there need be nothing.
+    cursor.take(end.wrapping_neg() & 3).unwrap_or_default();
+    Some(index == TRUSTED && name == b"overlay.opaque" && value == b"y")
 }
 
 /// The bytes of a file that is stored as it is.
@@ -473,7 +542,7 @@ mod tests {
             .ok_or("no superblock")?;
         let mut lines = Vec::new();
         let tree = Tree::new(&image, &superblock).map_err(|error| error.to_string())?;
-        let walked = tree.walk(|file| {
+        let walked = tree.walk(|file, _| {
             lines.push(file.to_string());
             Ok(())
         });

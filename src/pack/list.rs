@@ -80,13 +80,13 @@ fn more(superblock: &Superblock) -> String {
 fn each_file(
     image: &dyn ReadAt,
     segment: &Segment,
-    take: impl FnMut(File) -> Result<()>,
+    mut take: impl FnMut(File) -> Result<()>,
 ) -> Result<()> {
     match &segment.kind {
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
         Kind::Erofs(superblock) => {
             let alone = Part::new(image, segment.offset, segment.length);
-            Tree::new(&alone, superblock)?.walk(take)
+            Tree::new(&alone, superblock)?.walk(|file, _| take(file))
         }
         Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }
@@ -150,6 +150,9 @@ fn fields(kind: &Kind, object: &mut Object) {
                 .boolean("by_kernel", cpio.by_kernel)
                 .boolean("holds_init", cpio.holds_init)
                 .boolean("early", cpio.only_early);
+            if let Some(at) = cpio.bad_sum {
+                object.number("bad_sum", at);
+            }
         }
         Kind::Erofs(superblock) => {
             object

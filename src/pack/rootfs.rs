@@ -2,18 +2,35 @@
 
 use std::collections::BTreeMap;
 
+use super::conflicts::Changes;
+use super::erofs_tree::Inode;
+
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
 const LINKS_MAX: usize = 40;
 
 /// A file of the rootfs. Hard links are one file with several names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Node {
     /// File type and permissions, as in `st_mode`.
     pub mode: u32,
     /// A symbolic link's target.
     pub target: Vec<u8>,
-    /// Where the bytes of a regular file are; `None` for an empty one.
+    /// Where the bytes of a regular file in an archive are; `None` for an empty one.
     pub body: Option<Bytes>,
+    /// Which layer it is from, among those that make a root.
+    pub layer: usize,
+    /// Which inode it is, where that layer is an EROFS image.
+    pub inode: Option<Box<Inode>>,
+}
+
+impl Node {
+    /// The length of a regular file in bytes.
+    pub fn size(&self) -> u64 {
+        match (&self.inode, self.body) {
+            (Some(inode), _) => inode.file.size,
+            (None, body) => body.map_or(0, |body| body.length),
+        }
+    }
 }
 
 /// Where the bytes of a file are.
@@ -34,7 +51,14 @@ pub struct Rootfs {
     pub(super) nodes: Vec<Node>,
     /// About how many bytes all of this takes.
     pub(super) size: usize,
+    /// The layer that is being put over those before it, where this is the root that they make.
+    pub(super) layer: Option<usize>,
+    /// Some of what is there is not known: a directory that is missing may exist.
+    pub(super) partial: bool,
+    /// What layers did to those below, if that is asked for.
+    pub(super) changes: Option<Changes>,
 }
+
 impl Rootfs {
     /// An empty directory.
     pub fn empty() -> Self {
@@ -46,6 +70,9 @@ impl Rootfs {
             names: BTreeMap::from([(Vec::new(), 0)]),
             nodes: vec![root],
             size: 0,
+            layer: None,
+            partial: false,
+            changes: None,
         }
     }
 
@@ -99,6 +126,40 @@ impl Rootfs {
         names
             .map_while(move |name| name.strip_prefix(prefix.as_slice()))
             .filter(|name| !name.is_empty())
+    }
+
+    /// Takes a name away, and all below it. How many names there were below.
+    pub(super) fn remove(&mut self, path: &[u8]) -> usize {
+        let below: Vec<_> = self.below(path).map(|name| join(path, name)).collect();
+        for name in &below {
+            self.names.remove(name);
+        }
+        if !path.is_empty() {
+            self.names.remove(path);
+        }
+        below.len()
+    }
+
+    /// Takes away what the layers below the present one have in a directory.
+    pub(super) fn hide(&mut self, directory: &[u8]) {
+        let own = |name: &Vec<u8>| {
+            let node = self.here(name);
+            node.is_some_and(|node| Some(node.layer) == self.layer)
+        };
+        let below: Vec<_> = self
+            .below(directory)
+            .map(|name| join(directory, name))
+            .collect();
+        let ours: Vec<_> = below.iter().filter(|name| own(name)).cloned().collect();
+        for name in below {
+            // A directory that only lower layers have stays where this one has something in it.
+            let prefix = [name.as_slice(), b"/"].concat();
+            let start = ours.partition_point(|own| *own < prefix);
+            let needed = ours.get(start).is_some_and(|own| own.starts_with(&prefix));
+            if !needed && ours.binary_search(&name).is_err() {
+                self.names.remove(&name);
+            }
+        }
     }
 
     pub(super) fn insert(&mut self, path: Vec<u8>, node: Node) {

@@ -10,7 +10,7 @@ use super::files::kind;
 use super::rootfs::{Bytes, Node, Rootfs, join};
 use super::text::shown;
 use crate::bytes::{ReadAt, Skip};
-use crate::cpio::{Archive, Member, Next, PATH_MAX, normalized};
+use crate::cpio::{self, Archive, Member, Next, OPAQUE, PATH_MAX, normalized};
 use crate::error::{Context, Error, Result};
 use crate::segment::{self, Cpio, Segment};
 
@@ -66,23 +66,30 @@ impl Rootfs {
             // The kernel looks for microcode and ACPI tables by name, and then unpacks them for
             // nothing: missing directories do not matter.
             let quiet = cpio.only_early;
-            if let Err(what) = self.member(
+            let made = self.member(
                 &member,
                 segment.offset,
                 &mut archive,
                 &mut links,
                 &mut report,
-            ) && !quiet
+            );
+            if let Err(what) = &made
+                && !quiet
             {
-                report(Severity::Error, what);
+                report(Severity::Error, what.clone());
             }
             let sum = sum(&member, &mut archive).during("read", context())?;
-            if member.header.crc && sum != member.header.chksum {
+            // Nobody asks for the sum of a file that was not opened.
+            if member.header.crc && made.is_ok() && sum != member.header.chksum {
                 let stored = member.header.chksum;
-                let what = format!(
-                    "its bytes add up to {sum:#x}, its header says {stored:#x}: the kernel stops here"
-                );
+                let who = match self.layer {
+                    Some(_) => "/init refuses the layer",
+                    None => "the kernel stops here",
+                };
+                let what =
+                    format!("its bytes add up to {sum:#x}, its header says {stored:#x}: {who}");
                 report(Severity::Error, what);
+                return Ok(());
             }
             if self.size > NAMES_MAX {
                 let what =
@@ -122,13 +129,16 @@ impl Rootfs {
             });
         }
         climbs(&member.name, report);
-        let path = self.place(&member.name)?;
-        if path.is_empty() {
+        let Some(path) = self.place(&member.name)? else {
+            return Ok(());
+        };
+        if path.is_empty() || self.hides(&path, member) {
             return Ok(());
         }
         self.clean(&path, file_type, report)?;
         let mut node = Node {
             mode: header.mode,
+            layer: self.layer.unwrap_or(0),
             ..Node::default()
         };
         match file_type {
@@ -147,7 +157,6 @@ impl Rootfs {
                 let end = node.target.iter().position(|byte| *byte == 0);
                 node.target.truncate(end.unwrap_or(node.target.len()));
             }
-            libc::S_IFDIR if self.names.contains_key(&path) => return Ok(()),
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
                 return Err(format!(
@@ -156,8 +165,23 @@ impl Rootfs {
                 ));
             }
         }
-        self.insert(path, node);
+        self.put(path, node);
         Ok(())
+    }
+
+    /// Takes away what a layer's member is there to hide, if it is one of those.
+    fn hides(&mut self, path: &[u8], member: &Member) -> bool {
+        let header = &member.header;
+        if self.layer.is_none() {
+            return false;
+        }
+        let (parent, last) = parts(path);
+        match header.file_type() {
+            libc::S_IFREG if last == OPAQUE => self.hide(parent),
+            libc::S_IFCHR if header.rmaj == 0 && header.rmin == 0 => self.whiteout(path),
+            _ => return false,
+        }
+        true
     }
 
     /// A regular file: a new one, more of an earlier one, or a further name of one.
@@ -193,43 +217,34 @@ impl Rootfs {
                 return Ok(());
             }
         }
-        match self
-            .names
-            .get(&path)
-            .and_then(|index| self.nodes.get_mut(*index))
-        {
-            // Written over in place: what other names it has show the new bytes.
-            Some(there) => *there = node,
-            None => self.insert(path, node),
-        }
+        self.put(path, node);
         Ok(())
     }
 
     /// Where a name leads: its directory's links followed, its own not.
-    fn place(&self, name: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    /// `None` where that cannot be known.
+    fn place(&self, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
         let path = normalized(name);
-        let (parent, last) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (
-                path.get(..slash).unwrap_or_default(),
-                path.get(slash.saturating_add(1)..),
-            ),
-            None => (&b""[..], Some(path.as_slice())),
-        };
-        let last = last.unwrap_or_default();
+        let (parent, last) = parts(&path);
         let directory = self.resolve(parent);
         let is_directory = |path: &Vec<u8>| {
             self.here(path)
                 .is_some_and(|node| node.mode & libc::S_IFMT == libc::S_IFDIR)
         };
-        match directory.filter(is_directory) {
-            None => Err(format!(
+        match (directory.filter(is_directory), self.layer) {
+            (None, Some(_)) if self.partial => Ok(None),
+            (None, Some(_)) => Err(format!(
+                "there is no directory {} in this layer or below: /init leaves the file out",
+                shown(parent)
+            )),
+            (None, None) => Err(format!(
                 "there is no directory {}: the kernel drops the file without a word",
                 shown(parent)
             )),
-            Some(directory) if last == b".." || last.is_empty() => {
-                Ok(self.resolve(&join(&directory, last)).unwrap_or_default())
-            }
-            Some(directory) => Ok(join(&directory, last)),
+            (Some(directory), _) if last == b".." || last.is_empty() => Ok(Some(
+                self.resolve(&join(&directory, last)).unwrap_or_default(),
+            )),
+            (Some(directory), _) => Ok(Some(join(&directory, last))),
         }
     }
 
@@ -240,7 +255,7 @@ impl Rootfs {
         file_type: u32,
         report: &mut dyn FnMut(Severity, String),
     ) -> std::result::Result<(), String> {
-        let Some(there) = self.here(path).map(|node| node.mode) else {
+        let Some((there, layer)) = self.here(path).map(|node| (node.mode, node.layer)) else {
             return Ok(());
         };
         if there & libc::S_IFMT == file_type {
@@ -248,15 +263,22 @@ impl Rootfs {
         }
         let (old, new) = (kind(there), kind(file_type));
         if there & libc::S_IFMT == libc::S_IFDIR && self.below(path).next().is_some() {
+            let who = match self.layer {
+                Some(_) => "/init leaves it out, as the kernel would",
+                None => "the kernel drops it",
+            };
             return Err(format!(
-                "a {new} in place of a directory that is not empty: the kernel drops it"
+                "a {new} in place of a directory that is not empty: {who}"
             ));
         }
-        report(
-            Severity::Warning,
-            format!("a {new} in place of an earlier {old}"),
-        );
-        self.names.remove(path);
+        if self.layer.is_none_or(|own| own == layer) {
+            report(
+                Severity::Warning,
+                format!("a {new} in place of an earlier {old}"),
+            );
+            self.names.remove(path);
+        }
+        // In place of what a lower layer has: `put` takes note.
         Ok(())
     }
 }
@@ -290,11 +312,19 @@ fn sum<I: Skip>(member: &Member, archive: &mut Archive<I>) -> io::Result<u32> {
     loop {
         match archive.read(&mut buffer)? {
             0 => return Ok(sum),
-            n => {
-                let bytes = buffer.get(..n).unwrap_or_default().iter();
-                sum = bytes.fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
-            }
+            n => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
         }
+    }
+}
+
+/// The directory that a path is in, and its last component.
+fn parts(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash.saturating_add(1)..).unwrap_or_default(),
+        ),
+        None => (b"", path),
     }
 }
 

@@ -1,0 +1,187 @@
+//! How much memory a boot takes at its peak, before the real init starts.
+//!
+//! Counted is what the image decides, in bytes:
+//!
+//! * the initrd itself, where the boot loader put it: until the kernel has unpacked it, and for the
+//!   life of the system where it is kept (retain_initrd, or the memback patches);
+//! * the files that the kernel unpacks out of it, in whole pages, until the switch to the new root;
+//! * the archives that become layers, in whole pages, for the life of the system;
+//! * a kibibyte for each file of both, for its inode and its names;
+//! * what it takes to decompress the largest of the archives.
+//!
+//! Not counted is what can be had back: pages of EROFS files. Nor what the kernel takes for itself,
+//! for which [`KERNEL`] stands.
+
+use std::fmt;
+use std::io::Read;
+
+use super::boot::Boot;
+use crate::bytes::{Part, ReadAt, Reader};
+use crate::compress::{Codec, WINDOW_MAX};
+use crate::plan::{Content, Plan};
+use crate::segment::{Cpio, Kind};
+
+/// What a distribution's kernel takes for itself and /init: code, page structures, drivers.
+/// qemu/memory measures it.
+pub const KERNEL: u64 = 80 << 20;
+
+/// An inode and a name of tmpfs.
+const FILE: u64 = 1 << 10;
+
+/// What a boot takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The image.
+    pub initrd: u64,
+    /// Whether it stays when it has been unpacked.
+    pub retained: bool,
+    /// Files that the kernel unpacks.
+    pub rootfs: u64,
+    /// Whether those are in a tmpfs, which takes half of the memory at most: not with root= or
+    /// rootfstype= on the command line (init_rootfs in init/do_mounts.c).
+    pub capped: bool,
+    /// Archives that `/init` unpacks.
+    pub layers: u64,
+    /// The largest window and buffers of the kernel's decompressors.
+    pub by_kernel: u64,
+    /// The same for those of `/init`.
+    pub by_init: u64,
+}
+
+impl Memory {
+    /// Adds up what the plan for an image takes.
+    pub fn of(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> Self {
+        let options = &boot.options;
+        let types = options.rootfstype.as_deref();
+        let mut memory = Self {
+            initrd: image.size(),
+            retained: boot.retained,
+            capped: match types {
+                Some(types) => types.split(',').any(|name| name == "tmpfs"),
+                None => options.root.is_none(),
+            },
+            ..Self::default()
+        };
+        for segment in boot.image().into_iter().flat_map(|walk| &walk.segments) {
+            if let Kind::Cpio(cpio) = &segment.kind
+                && cpio.by_kernel
+            {
+                memory.rootfs = memory.rootfs.saturating_add(files(cpio));
+                let window = window(image, segment.offset, cpio.codec);
+                memory.by_kernel = memory.by_kernel.max(window);
+            }
+        }
+        let sources = &boot.sources;
+        for layer in &plan.layers {
+            let Content::Cpio { codec, .. } = layer.content else {
+                continue;
+            };
+            let found = sources.get(layer.source);
+            let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+            if let Some(segment) = segments.find(|segment| segment.offset == layer.offset)
+                && let Kind::Cpio(cpio) = &segment.kind
+            {
+                memory.layers = memory.layers.saturating_add(files(cpio));
+            }
+            // Of a file of /layers the bytes are not at hand.
+            let window = match layer.place {
+                crate::plan::Place::File(_) => most(codec),
+                _ => window(image, layer.offset, codec),
+            };
+            memory.by_init = memory.by_init.max(window);
+        }
+        memory
+    }
+
+    /// The most that is in use at one time.
+    pub fn peak(&self) -> u64 {
+        let kernel = [self.initrd, self.rootfs, self.by_kernel];
+        let kept = if self.retained { self.initrd } else { 0 };
+        let init = [kept, self.rootfs, self.layers, self.by_init];
+        let sum = |parts: &[u64]| parts.iter().copied().fold(0, u64::saturating_add);
+        sum(&kernel).max(sum(&init))
+    }
+
+    /// The memory of a machine that this should boot on.
+    pub fn machine(&self) -> u64 {
+        let twice = match self.capped {
+            true => self.rootfs.saturating_mul(2),
+            false => 0,
+        };
+        // Page structures take 64 bytes for each page.
+        let all = self.peak().max(twice).saturating_add(KERNEL);
+        all.saturating_add(all / 64)
+    }
+}
+
+/// What the files of an archive take.
+fn files(cpio: &Cpio) -> u64 {
+    cpio.unpacked
+        .saturating_add(cpio.members.saturating_mul(FILE))
+}
+
+/// What it takes to decompress an archive, by its first bytes.
+fn window(image: &dyn ReadAt, offset: u64, codec: Option<Codec>) -> u64 {
+    let mut head = Vec::new();
+    let part = Part::new(image, offset, 64);
+    let read = Reader::new(&part, 0).take(64).read_to_end(&mut head);
+    let byte = |index: usize| head.get(index).copied().unwrap_or(0);
+    let declared = match (codec, read.is_ok()) {
+        (Some(Codec::Zstd), true) => {
+            // Frame_Header_Descriptor and Window_Descriptor of RFC 8878, 3.1.1.1.
+            let single = byte(4) & 0x20 != 0;
+            let (exponent, mantissa) = (u32::from(byte(5) >> 3), u64::from(byte(5) & 7));
+            let base = 1u64
+                .checked_shl(exponent.saturating_add(10))
+                .unwrap_or(u64::MAX);
+            match single {
+                true => most(codec),
+                false => base.saturating_add((base / 8).saturating_mul(mantissa)),
+            }
+        }
+        (Some(Codec::Xz), true) => {
+            // The stream's header takes 12 bytes; then a block's: its size, flags, and filters, the
+            // last of which is LZMA2, 0x21, one byte of properties, the dictionary's size.
+            let filters = head.get(14..).unwrap_or_default();
+            let found = filters.windows(2).position(|pair| pair == [0x21, 1]);
+            let bits = found
+                .and_then(|at| filters.get(at.saturating_add(2)))
+                .copied();
+            match bits.map(u32::from) {
+                Some(bits @ 0..40) => u64::from(2 | bits & 1) << (bits / 2).saturating_add(11),
+                _ => most(codec),
+            }
+        }
+        _ => most(codec),
+    };
+    declared.min(most(codec))
+}
+
+/// The most that a decompressor takes: see [`crate::compress`].
+fn most(codec: Option<Codec>) -> u64 {
+    match codec {
+        None => 0,
+        Some(Codec::Gzip) => 64 << 10,
+        Some(Codec::Lz4) => 16 << 20,
+        Some(_) => WINDOW_MAX,
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        write!(
+            f,
+            "{} MiB at the peak: initrd {}{}, files of the rootfs {}, layers unpacked {}, decompression {}; \
+             with a kernel of {} MiB it should boot on a machine with {} MiB",
+            mib(self.peak()),
+            mib(self.initrd),
+            if self.retained { " (kept)" } else { "" },
+            mib(self.rootfs),
+            mib(self.layers),
+            mib(self.by_kernel.max(self.by_init)),
+            mib(KERNEL),
+            mib(self.machine()),
+        )
+    }
+}

@@ -1,0 +1,296 @@
+//! What an image needs of the kernel, and whether a kernel's configuration has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::boot::Boot;
+use super::unpack::{Report, Severity};
+use crate::cmdline::Backend;
+use crate::compress::{Codec, Decoder};
+use crate::erofs::Superblock;
+use crate::error::{Context, Error, Result};
+use crate::plan::{Content, Place, Plan, Root, Upper};
+use crate::segment::Kind;
+
+/// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
+pub fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
+    let mut sources = plan
+        .layers
+        .iter()
+        .map(|layer| boot.sources.get(layer.source));
+    sources.any(|source| source.is_some_and(|source| source.place == Place::Initrd))
+}
+
+/// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
+pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
+    let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
+    let by_kernel = boot.image().into_iter().flat_map(|walk| &walk.segments);
+    for segment in by_kernel {
+        if let Kind::Cpio(cpio) = &segment.kind
+            && cpio.by_kernel
+        {
+            needs.extend(cpio.codec.map(unpacker));
+        }
+    }
+    for layer in &plan.layers {
+        if let Content::Cpio { .. } = &layer.content {
+            needs.insert("CONFIG_TMPFS");
+        }
+        if let Content::Erofs {
+            superblock,
+            backends,
+        } = &layer.content
+        {
+            needs.insert("CONFIG_EROFS_FS");
+            needs.extend(decompressors(superblock));
+            if backends.last() == Some(&Backend::Loop) {
+                needs.insert("CONFIG_BLK_DEV_LOOP");
+            }
+        }
+    }
+    if let Root::Overlay(upper) = &plan.root {
+        needs.insert("CONFIG_OVERLAY_FS");
+        if upper_in_memory(upper) {
+            needs.insert("CONFIG_TMPFS");
+        }
+    }
+    if in_the_initrd(boot, plan) {
+        needs.insert("retain_initrd");
+    }
+    needs
+}
+
+/// Whether writes go to a tmpfs, or may have to.
+fn upper_in_memory(upper: &Upper) -> bool {
+    match upper {
+        Upper::Tmpfs(_) => true,
+        Upper::Device(store) => store.fallback.is_some(),
+        Upper::None => false,
+    }
+}
+
+/// The option for unpacking such an archive.
+fn unpacker(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Bzip2 => "CONFIG_RD_BZIP2",
+        Codec::Gzip => "CONFIG_RD_GZIP",
+        Codec::Lz4 => "CONFIG_RD_LZ4",
+        Codec::Lzma => "CONFIG_RD_LZMA",
+        Codec::Lzo => "CONFIG_RD_LZO",
+        Codec::Xz => "CONFIG_RD_XZ",
+        Codec::Zstd => "CONFIG_RD_ZSTD",
+    }
+}
+
+/// The options for reading a compressed image. One of before the compr_cfgs feature does not say
+/// whether it is compressed; with 0padding it could be, by lz4.
+fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
+    const INCOMPAT_0PADDING: u32 = 1;
+    let mut needs = Vec::new();
+    for algorithm in superblock.algorithms() {
+        needs.extend(match algorithm.as_str() {
+            "lzma" => Some("CONFIG_EROFS_FS_ZIP_LZMA"),
+            "deflate" => Some("CONFIG_EROFS_FS_ZIP_DEFLATE"),
+            "zstd" => Some("CONFIG_EROFS_FS_ZIP_ZSTD"),
+            _ => None,
+        });
+    }
+    if superblock.feature_incompat & INCOMPAT_0PADDING != 0 {
+        needs.push("CONFIG_EROFS_FS_ZIP");
+    }
+    needs
+}
+
+/// A kernel's configuration: option, without CONFIG_, to value.
+#[derive(Debug, Default)]
+pub struct Config {
+    values: BTreeMap<String, String>,
+    /// The kernel's version, from the first lines: major and minor number.
+    version: Option<(u32, u32)>,
+}
+
+impl Config {
+    /// Reads a configuration, plain or compressed.
+    pub fn read(path: &Path) -> Result<Self> {
+        /// No configuration is longer: a bound for what a file of another kind can ask for.
+        const MAX: u64 = 16 << 20;
+        let context = || path.display();
+        let mut file = BufReader::new(File::open(path).during("open", context())?);
+        let codec = Codec::detect(file.fill_buf().during("read", context())?);
+        let mut bytes = Vec::new();
+        match codec {
+            None => file.take(MAX).read_to_end(&mut bytes),
+            Some(codec) => Decoder::new(codec, file)
+                .during("read", context())?
+                .take(MAX)
+                .read_to_end(&mut bytes),
+        }
+        .during("read", context())?;
+        let config = Self::parse(&String::from_utf8_lossy(&bytes));
+        match config.values.is_empty() {
+            true => {
+                let what = "no kernel configuration: it has no line CONFIG_NAME=VALUE";
+                Err(Error::new("read", context(), what))
+            }
+            false => Ok(config),
+        }
+    }
+
+    /// Reads the text of a .config.
+    pub fn parse(text: &str) -> Self {
+        let mut config = Self::default();
+        for line in text.lines() {
+            if let Some((name, value)) = line
+                .strip_prefix("CONFIG_")
+                .and_then(|line| line.split_once('='))
+            {
+                config.values.insert(name.into(), value.trim().into());
+            } else if config.version.is_none() && line.ends_with(" Kernel Configuration") {
+                // "# Linux/x86 6.12.117 Kernel Configuration"
+                let number = line.split_ascii_whitespace().nth(2).unwrap_or_default();
+                let mut parts = number.split('.').map(|part| part.parse().ok());
+                if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) {
+                    config.version = Some((major, minor));
+                }
+            }
+        }
+        config
+    }
+
+    fn value(&self, option: &str) -> &str {
+        self.values.get(option).map_or("n", String::as_str)
+    }
+
+    fn built_in(&self, option: &str) -> bool {
+        self.value(option) == "y"
+    }
+}
+
+/// Reports what of an image's needs a kernel does not have, and what comes of that.
+pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool, report: Report) {
+    let mut say = |severity, option: &str, what: &str| {
+        let value = config.value(option);
+        report(severity, format!("CONFIG_{option}={value}"), what.into());
+    };
+    let mut must = |option: &str, what: &str| {
+        if !config.built_in(option) {
+            say(Severity::Error, option, what);
+        }
+    };
+    must("BLK_DEV_INITRD", "the kernel does not look at the initrd");
+    must("PROC_FS", "/init reads the command line there");
+    must(
+        "SYSFS",
+        "the layers in /sys/firmware/initrd, devices and modules are found there",
+    );
+    for segment in boot.image().into_iter().flat_map(|walk| &walk.segments) {
+        if let Kind::Cpio(cpio) = &segment.kind
+            && let Some(codec) = cpio.codec.filter(|_| cpio.by_kernel)
+        {
+            let what = format!(
+                "the kernel cannot unpack the archive at {:#x}, nor anything behind it",
+                segment.offset
+            );
+            must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
+        }
+    }
+    let mut images = 0usize;
+    let mut archives = 0usize;
+    for layer in &plan.layers {
+        match &layer.content {
+            Content::Cpio { .. } => archives = archives.saturating_add(1),
+            Content::Erofs { superblock, .. } => {
+                images = images.saturating_add(1);
+                for option in decompressors(superblock) {
+                    let what = format!("{layer} is compressed so, and cannot be mounted or read");
+                    must(option.trim_start_matches("CONFIG_"), &what);
+                }
+            }
+        }
+    }
+    let upper = matches!(&plan.root, Root::Overlay(upper) if upper_in_memory(upper));
+    if archives > 0 || upper {
+        must("TMPFS", "archives and writes have nowhere to go");
+    }
+
+    // What may be a module, if the loader has it.
+    let has = |module: &str| {
+        let mut names = boot.rootfs.names.keys();
+        let file = format!("/{module}.ko");
+        names.any(|name| {
+            let name = String::from_utf8_lossy(name);
+            let name = name
+                .strip_suffix(".xz")
+                .or(name.strip_suffix(".gz"))
+                .unwrap_or(&name);
+            name.strip_suffix(".zst").unwrap_or(name).ends_with(&file)
+        })
+    };
+    let mut module = |option: &str, module: &str, what: &str| match config.value(option) {
+        "y" => {}
+        "m" if has(module) => {}
+        "m" if loader_built_in => {
+            let what = format!("the loader that is built into the kernel must hold {module}.ko");
+            say(Severity::Warning, option, &what);
+        }
+        "m" => {
+            let what = format!("the loader has no {module}.ko (build --modules): {what}");
+            say(Severity::Error, option, &what);
+        }
+        _ => say(Severity::Error, option, what),
+    };
+    if images > 0 {
+        module("EROFS_FS", "erofs", "no EROFS layer can be mounted");
+    }
+    if matches!(plan.root, Root::Overlay(_)) {
+        module("OVERLAY_FS", "overlay", "the layers cannot be stacked");
+    }
+    let needs_loop = plan.layers.iter().any(|layer| {
+        matches!(&layer.content, Content::Erofs { backends, .. } if backends.last() == Some(&Backend::Loop))
+    });
+    if needs_loop {
+        module(
+            "BLK_DEV_LOOP",
+            "loop",
+            "EROFS layers can be mounted by the memback patches only, or out of /layers by the file backend",
+        );
+    }
+
+    let mut should = |option: &str, what: &str| {
+        if !config.built_in(option) {
+            say(Severity::Warning, option, what);
+        }
+    };
+    should(
+        "DEVTMPFS",
+        "/init makes a few device nodes by hand, and finds no root= device",
+    );
+    if images > 0 {
+        should(
+            "EROFS_FS_XATTR",
+            "capabilities, labels, ACLs and opaque directories of EROFS layers are lost",
+        );
+    }
+    if archives > 0 || upper {
+        should(
+            "TMPFS_XATTR",
+            "attributes of files that are changed or unpacked are lost",
+        );
+    }
+    if in_the_initrd(boot, plan) && !config.built_in("BLK_DEV_RAM") {
+        match config.version {
+            Some(version) if version < (6, 8) => {
+                let what = "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers behind \
+                            the loader are lost (put them into /layers)";
+                say(Severity::Error, "BLK_DEV_RAM", what);
+            }
+            _ if !boot.retained => {
+                let what = "and no retain_initrd on the command line: the layers behind the loader are lost";
+                say(Severity::Error, "BLK_DEV_RAM", what);
+            }
+            _ => {}
+        }
+    }
+}

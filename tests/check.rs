@@ -1,0 +1,471 @@
+//! `layerinit check` beyond single files: layers over layers, kernels' configurations, memory.
+
+mod common;
+#[path = "tool/support.rs"]
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::*;
+use support::*;
+
+/// Everything that `check` says, and its status.
+fn check(directory: &Path, image: &[u8], words: &[&str]) -> (Vec<String>, i32) {
+    fs::write(directory.join("image"), image).unwrap();
+    let mut command = tool(directory);
+    let output = command.args(["check", "image"]).args(words).output();
+    let (out, err, status) = said(&output.unwrap());
+    assert_eq!(err, "");
+    (out.lines().map(String::from).collect(), status)
+}
+
+fn init() -> Entry<'static> {
+    entry("init", 0o100_755, b"#!/init\n")
+}
+
+fn loader() -> Vec<u8> {
+    cpio(&[init()])
+}
+
+/// The lowest layer: has a program to start, and directories.
+fn base() -> Vec<u8> {
+    cpio(&[
+        dir("sbin"),
+        program("sbin/init"),
+        dir("etc"),
+        file("etc/name", b"base"),
+        dir("usr"),
+        dir("usr/lib"),
+        file("usr/lib/x", b"x"),
+        file("usr/lib/y", b"y"),
+        entry("lib", 0o120_777, b"usr/lib"),
+    ])
+}
+
+fn node(name: &str, major: u32) -> Entry<'_> {
+    let mut node = entry(name, 0o020_000, b"");
+    node.header.rmaj = major;
+    node
+}
+
+/// Findings for these archives above the loader and the base.
+fn findings(name: &str, archives: &[&[Entry]], words: &[&str]) -> Vec<String> {
+    let mut image = join(&[&loader(), &base()]);
+    archives
+        .iter()
+        .for_each(|entries| image.extend(cpio(entries)));
+    let (lines, _) = check(&scratch(&format!("check-{name}")), &image, words);
+    let told = |line: &String| !line.starts_with("memory: ") && !line.starts_with("image: ");
+    lines.into_iter().filter(told).collect()
+}
+
+#[test]
+fn parents_may_be_in_lower_layers_and_behind_links() {
+    let archive = [
+        file("etc/new", b""),
+        file("lib/z", b""),
+        file("sbin/../etc/w", b""),
+    ];
+    assert_eq!(
+        findings("parents", &[&archive], &[]),
+        ["warning: 0x000006a0 sbin/../etc/w: its name has `..` in it"]
+    );
+    assert_eq!(
+        findings(
+            "no-parents",
+            &[&[file("no/x", b""), file("etc/name/x", b"")]],
+            &[]
+        ),
+        [
+            "error: 0x000005b4 no/x: there is no directory no in this layer or below: /init leaves the file out",
+            "error: 0x00000628 etc/name/x: there is no directory etc/name in this layer or below: /init leaves the file out",
+        ]
+    );
+}
+
+#[test]
+fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
+    let none = |line: &String| line.starts_with("error: no init in the new root");
+    for (name, entries, found) in [
+        ("hidden", vec![node("sbin/init", 0)], false),
+        ("hidden-all", vec![node("sbin", 0)], false),
+        ("a-device", vec![node("sbin/init", 5)], false),
+        ("opaque", vec![file("sbin/.wh..wh..opq", b"")], false),
+        (
+            "opaque-own",
+            vec![program("sbin/init"), file("sbin/.wh..wh..opq", b"")],
+            true,
+        ),
+        ("opaque-other", vec![file("etc/.wh..wh..opq", b"")], true),
+        (
+            "through-a-link",
+            vec![
+                node("sbin/init", 0),
+                entry("sbin/init", 0o120_777, b"../lib/i"),
+                program("lib/i"),
+            ],
+            true,
+        ),
+    ] {
+        let lines = findings(&format!("init-{name}"), &[&entries], &[]);
+        assert_eq!(!lines.iter().any(none), found, "{name}: {lines:?}");
+    }
+}
+
+#[test]
+fn conflicts_are_told_apart_from_overrides() {
+    let upper = [
+        dir("lib"),
+        file("lib/z", b""),
+        file("etc/name", b"upper"),
+        file("usr/lib/x", b"x"),
+        file("usr/lib/y", b"Y"),
+        entry("usr/lib/y", 0o120_777, b"x"),
+        node("nothing", 0),
+        node("sbin/init", 0),
+        program("sbin/init"),
+    ];
+    let full = [file("usr/lib", b"")];
+    assert_eq!(
+        findings("conflicts", &[&upper, &full], &["--conflicts"]),
+        [
+            "warning: 0x00000814 usr/lib/y: a symlink in place of an earlier file",
+            "error: 0x00000a78 usr/lib: a file in place of a directory that is not empty: /init leaves it out, \
+             as the kernel would",
+            "conflict: layer 1 (initrd+0x5b4): lib: a directory in place of a symlink of layer 0 (initrd+0xf8)",
+            "conflict: layer 1 (initrd+0x5b4): nothing: a whiteout, and no layer below has anything there",
+            "override: layer 1 (initrd+0x5b4): etc/name: a file in place of a file of layer 0 (initrd+0xf8)",
+            "override: layer 1 (initrd+0x5b4): usr/lib/y: a file in place of a file of layer 0 (initrd+0xf8)",
+        ]
+    );
+    assert_eq!(
+        findings("no-conflicts", &[&[file("etc/new", b"")]], &["--conflicts"]),
+        [""; 0]
+    );
+}
+
+/// mkfs.erofs makes an image of a directory.
+fn erofs_of(directory: &Path, tree: &Path, arguments: &[&str]) -> Vec<u8> {
+    let image = directory.join("layer.erofs");
+    let made = Command::new("mkfs.erofs")
+        .args(["--quiet", "-T0"])
+        .args(arguments)
+        .arg(&image)
+        .arg(tree)
+        .output()
+        .unwrap_or_else(|error| panic!("this test needs mkfs.erofs (erofs-utils): {error}"));
+    assert!(made.status.success(), "{made:?}");
+    let bytes = fs::read(&image).unwrap();
+    fs::remove_file(&image).unwrap();
+    bytes
+}
+
+#[test]
+fn images_over_images_are_compared_too() {
+    let directory = scratch("check-images");
+    let (low, high) = (directory.join("low"), directory.join("high"));
+    for (tree, files) in [
+        (
+            &low,
+            &[
+                ("sbin/init", "\x7fELF"),
+                ("same", "same"),
+                ("other", "low"),
+                ("dir/a/b", "1"),
+                ("dir/c", ""),
+                ("file", ""),
+            ][..],
+        ),
+        (
+            &high,
+            &[
+                ("same", "same"),
+                ("other", "up!"),
+                ("dir", "no directory"),
+                ("file/x", ""),
+            ],
+        ),
+    ] {
+        for (name, content) in files {
+            fs::create_dir_all(tree.join(name).parent().unwrap()).unwrap();
+            fs::write(tree.join(name), content).unwrap();
+        }
+    }
+    let mut image = loader();
+    for (tree, arguments) in [(&low, &[][..]), (&high, &[])] {
+        pad(&mut image, 4096);
+        image.extend(erofs_of(&directory, tree, arguments));
+    }
+    let (lines, _) = check(&directory, &image, &["--conflicts"]);
+    let list: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("conflict: ") || line.starts_with("override: "))
+        .map(|line| {
+            line.replace("layer 1 (initrd+0x2000)", "1")
+                .replace("layer 0 (initrd+0x1000)", "0")
+        })
+        .collect();
+    assert_eq!(
+        list,
+        [
+            "conflict: 1: dir: a file in place of a directory of 0, with the 3 files in it",
+            "conflict: 1: file: a directory in place of a file of 0",
+            "override: 1: other: a file in place of a file of 0",
+        ]
+    );
+    let summary = lines.last().unwrap();
+    assert!(
+        summary.contains("; 2 conflicts, 1 override; 2 layers; "),
+        "{summary}"
+    );
+}
+
+#[test]
+fn opaque_directories_of_images_hide_what_is_below() {
+    use rustix::fs::{XattrFlags, setxattr};
+    let directory = scratch("check-opaque");
+    // One directory with the attribute, and many, whose attribute mkfs.erofs stores once for all.
+    for count in [1, 9] {
+        let (low, high) = (
+            directory.join(format!("low{count}")),
+            directory.join(format!("high{count}")),
+        );
+        fs::create_dir_all(low.join("sbin")).unwrap();
+        fs::write(low.join("sbin/init"), "\x7fELF").unwrap();
+        for name in ["sbin", "b", "c", "d", "e", "f", "g", "h", "i"]
+            .iter()
+            .take(count)
+        {
+            let path = high.join(name);
+            fs::create_dir_all(&path).unwrap();
+            setxattr(&path, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+        }
+        let mut image = loader();
+        for tree in [&low, &high] {
+            pad(&mut image, 4096);
+            image.extend(erofs_of(&directory, tree, &[]));
+        }
+        let (lines, status) = check(&directory, &image, &[]);
+        assert_eq!(status, 1);
+        assert!(
+            lines[0].starts_with("error: no init in the new root: /sbin/init: not there"),
+            "{lines:?}"
+        );
+    }
+}
+
+const CONFIG: &str = "\
+#
+# Automatically generated file; DO NOT EDIT.
+# Linux/x86 6.12.1 Kernel Configuration
+#
+CONFIG_BLK_DEV_INITRD=y
+CONFIG_PROC_FS=y
+CONFIG_SYSFS=y
+CONFIG_TMPFS=y
+CONFIG_TMPFS_XATTR=y
+CONFIG_DEVTMPFS=y
+CONFIG_OVERLAY_FS=y
+CONFIG_EROFS_FS=y
+CONFIG_EROFS_FS_XATTR=y
+CONFIG_BLK_DEV_LOOP=y
+# CONFIG_BLK_DEV_RAM is not set
+";
+
+#[test]
+fn a_kernels_configuration_is_held_against_what_the_image_needs() {
+    let directory = scratch("check-config");
+    let tree = directory.join("tree");
+    fs::create_dir_all(tree.join("sbin")).unwrap();
+    fs::write(tree.join("sbin/init"), "\x7fELF").unwrap();
+    let x = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(tree.join("sbin/init"), x).unwrap();
+    fs::write(tree.join("text"), "text ".repeat(10_000)).unwrap();
+    let mut image = cpio(&[init(), dir("lib"), file("lib/erofs.ko.xz", b"")]);
+    pad(&mut image, 4096);
+    image.extend(erofs_of(&directory, &tree, &["-zlz4hc"]));
+    let mut compressed = Command::new("gzip");
+    fs::write(directory.join("plain"), cpio(&[dir("early")])).unwrap();
+    let early = compressed
+        .args(["-nc"])
+        .arg(directory.join("plain"))
+        .output()
+        .unwrap()
+        .stdout;
+    let moved = early.len().next_multiple_of(4);
+    let image = join(&[&early, &vec![0; moved - early.len()], &image]);
+    let config = |change: &dyn Fn(&str) -> String, words: &[&str]| {
+        fs::write(directory.join("config"), change(CONFIG)).unwrap();
+        let words = [&["--kernel-config", "config"], words].concat();
+        let (lines, status) = check(&directory, &image, &words);
+        let lines: Vec<_> = lines
+            .into_iter()
+            .filter(|line| line.contains("CONFIG_") && !line.starts_with("image: "))
+            .map(|line| line.replace(&format!("{:#x}", 4096 + moved), "AT"))
+            .collect();
+        (lines, status)
+    };
+    let zip = "CONFIG_EROFS_FS_ZIP=y\nCONFIG_RD_GZIP=y\n";
+    let good = |text: &str| format!("{text}{zip}");
+    assert_eq!(config(&good, &[]), (vec![], 0));
+    // What is missing, one line each, with what comes of it.
+    assert_eq!(
+        config(&|text| text.into(), &[]),
+        (
+            vec![
+                "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
+                "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) is compressed so, and cannot be mounted or read".into(),
+            ],
+            1
+        )
+    );
+    // Modules: the loader has erofs.ko.xz, and nothing else.
+    let modules = |text: &str| {
+        good(text)
+            .replace("EROFS_FS=y", "EROFS_FS=m")
+            .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
+            .replace("LOOP=y", "LOOP=m")
+    };
+    let (lines, status) = config(&modules, &[]);
+    assert_eq!(
+        (&lines[..], status),
+        (
+            &[
+                "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko (build --modules): the layers cannot be stacked".to_string(),
+                "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko (build --modules): EROFS layers can be mounted by \
+                 the memback patches only, or out of /layers by the file backend".to_string(),
+            ][..],
+            1
+        )
+    );
+    let (lines, _) = config(&modules, &["--loader-built-in"]);
+    assert_eq!(
+        lines[0],
+        "warning: CONFIG_OVERLAY_FS=m: the loader that is built into the kernel must hold overlay.ko"
+    );
+    // What is only lost.
+    let poor = |text: &str| {
+        let lines = good(text);
+        let kept = lines
+            .lines()
+            .filter(|line| !line.contains("XATTR") && !line.contains("DEVTMPFS"));
+        kept.flat_map(|line| [line, "\n"]).collect()
+    };
+    let (lines, status) = config(&poor, &[]);
+    assert_eq!((lines.len(), status), (3, 0), "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with("warning: ")));
+    // Where the layers are, after all that.
+    let old = |text: &str| good(text).replace("6.12.1", "6.1.170");
+    let (lines, status) = config(&old, &[]);
+    assert_eq!(status, 1);
+    assert!(
+        lines[0].starts_with("error: CONFIG_BLK_DEV_RAM=n: this kernel is older than 6.8"),
+        "{lines:?}"
+    );
+    let (lines, _) = config(&good, &["--cmdline", "quiet"]);
+    assert_eq!(
+        lines,
+        [
+            "error: CONFIG_BLK_DEV_RAM=n: and no retain_initrd on the command line: the layers behind the loader are lost"
+        ]
+    );
+    let ram = |text: &str| good(text) + "CONFIG_BLK_DEV_RAM=y\n";
+    assert_eq!(config(&ram, &["--cmdline", "quiet"]), (vec![], 0));
+}
+
+#[test]
+fn a_configuration_may_be_compressed_and_must_be_one() {
+    let directory = scratch("check-config-file");
+    fs::write(directory.join("config"), CONFIG).unwrap();
+    let packed = Command::new("gzip")
+        .args(["-nc", "config"])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    fs::write(directory.join("config.gz"), packed.stdout).unwrap();
+    let image = join(&[&loader(), &base()]);
+    let plain = check(&directory, &image, &["--kernel-config", "config"]);
+    assert_eq!(plain.1, 0, "{plain:?}");
+    assert_eq!(
+        check(&directory, &image, &["--kernel-config", "config.gz"]),
+        plain
+    );
+    fs::write(directory.join("no-config"), "hello\n").unwrap();
+    for (file, message) in [
+        (
+            "no-config",
+            "layerinit: read no-config: no kernel configuration: it has no line CONFIG_NAME=VALUE\n",
+        ),
+        (
+            "missing",
+            "layerinit: open missing: ENOENT: No such file or directory\n",
+        ),
+    ] {
+        let mut command = tool(&directory);
+        let output = command
+            .args(["check", "image", "--kernel-config", file])
+            .output()
+            .unwrap();
+        assert_eq!(said(&output).1, message);
+    }
+}
+
+#[test]
+fn memory_is_added_up() {
+    let directory = scratch("check-memory");
+    let mib = vec![b'x'; 1 << 20];
+    let ten = mib.repeat(10);
+    let loader = cpio(&[init(), file("ballast", &ten)]);
+    let layer = cpio(&[
+        dir("sbin"),
+        program("sbin/init"),
+        file("big", &mib.repeat(3)),
+    ]);
+    let image = join(&[&loader, &layer]);
+    // What the kernel unpacks, the layer's archive among it; 13 MiB stay.
+    let line = |words: &[&str]| {
+        let (lines, _) = check(&directory, &image, words);
+        lines
+            .into_iter()
+            .find(|line| line.starts_with("memory: "))
+            .unwrap()
+    };
+    assert_eq!(
+        line(&[]),
+        "memory: 30 MiB at the peak: initrd 14 (kept), files of the rootfs 14, layers unpacked 4, decompression 0; \
+         with a kernel of 80 MiB it should boot on a machine with 111 MiB"
+    );
+    assert_eq!(
+        line(&["--cmdline", "quiet"]),
+        "memory: 27 MiB at the peak: initrd 14, files of the rootfs 14, layers unpacked 4, decompression 0; \
+         with a kernel of 80 MiB it should boot on a machine with 108 MiB"
+    );
+    for (tool, arguments, expected) in [
+        ("zstd", &["-q", "-19", "-c"][..], "decompression 8;"),
+        ("zstd", &["-q", "--long=26", "-c"], "decompression 64;"),
+        ("xz", &["-6", "-c"], "decompression 8;"),
+        ("xz", &["-9", "-c"], "decompression 64;"),
+        ("lz4", &["-l", "-q", "-c"], "decompression 16;"),
+        ("gzip", &["-c"], "decompression 1;"),
+    ] {
+        fs::write(
+            directory.join("plain"),
+            cpio(&[file("big", &mib.repeat(2))]),
+        )
+        .unwrap();
+        let mut command = Command::new(tool);
+        // From a stream, whose length they cannot know.
+        let plain = fs::File::open(directory.join("plain")).unwrap();
+        let packed = command.args(arguments).stdin(plain).output().unwrap();
+        let image = join(&[&loader, &erofs(1, ""), &packed.stdout]);
+        let (lines, _) = check(&directory, &image, &[]);
+        let line = lines
+            .iter()
+            .find(|line| line.starts_with("memory: "))
+            .unwrap();
+        assert!(line.contains(expected), "{tool} {arguments:?}: {line}");
+    }
+}
