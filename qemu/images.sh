@@ -98,6 +98,41 @@ tree_many() {
 
 tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
 
+# Files and no directories: those are in lower layers, one behind a link.
+tree_parents() { mkdir -p opt/deep etc; echo parents >etc/winner; ln -s ../../usr/share opt/deep/link; chmod g+s opt/deep; }
+tree_orphans() {
+	mkdir -p etc opt/deep/link/base
+	echo orphans >etc/winner
+	echo orphan >opt/deep/file
+	echo orphan >opt/deep/link/base/orphan
+	mkdir checks
+	cat >checks/orphans <<-'END'
+	check 'a parent directory was not taken from below' same "$(stat -c %a /opt/deep)" 2755
+	check 'a link on the way was not followed' same "$(cat /usr/share/base/orphan)" orphan
+	check 'the link is gone' test -L /opt/deep/link
+	check 'a directory was hidden' test -e /usr/share/base/text
+	END
+}
+# An archive of the tree without its directories, but for the one of the checks.
+orphans() { (cd "$1" && { echo checks; find . -type f | sort; } | cpio --quiet --reproducible -R 0:0 -o -H newc); }
+
+# A directory, and a layer above that hides what is in it.
+tree_pile() { mkdir -p pile/sub etc; echo old >pile/old; echo old >pile/sub/old; echo pile >etc/winner; }
+tree_opaque() {
+	mkdir -p pile etc
+	setfattr -n trusted.overlay.opaque -v y pile
+	echo new >pile/new
+	echo opaque >etc/winner
+	our_check opaque 'the opaque directory shows more than its own' same '"$(ls /pile)" new'
+}
+
+# What systemd-stub makes of credentials, one archive for each kind of thing.
+tree_extra() {
+	mkdir -p ".extra/$1"
+	echo "$1" >".extra/$1/file"
+	our_check "extra-$1" "no $1 of the boot loader" "same \"\$(cat '/.extra/$1/file')\" '$1'"
+}
+
 # init-NAME: layers above base with something wrong or odd about their init.
 tree_init() {
 	mkdir -p sbin etc usr/lib/system
@@ -268,6 +303,55 @@ image_compressed() {
 	pad 0 4
 	cat "$(layer base)" >>"$out"
 	zstd -q -19 -c "$(archive etc)" >>"$out"
+}
+
+# Directories as archives, in every form that the tool writes.
+image_as() {
+	build --layer "$(tree base)" --as erofs --layer "$(tree app)" --as cpio.zst \
+		--layer "$(tree many-1)" --as cpio.gz --layer "$(tree many-2)" --as cpio.xz \
+		--layer "$(tree many-3)" --as cpio.lz4 --layer "$(tree etc)" --as cpio
+}
+
+image_orphans() {
+	build --layer "$(tree base)" --layer "$(tree parents)"
+	orphans "$(tree orphans)" | gzip -9n >>"$out"
+}
+image_orphans_file() {
+	local dir=$work/trees/orphans-file
+	mkdir -p "$dir/layers"
+	cp "$(layer base)" "$dir/layers/10-base"
+	cp "$(layer parents)" "$dir/layers/20-parents"
+	orphans "$(tree orphans)" >"$dir/layers/30-orphans"
+	{ pack "$dir"; cat "$(loader)"; } >"$out"
+}
+image_opaque_erofs() { build --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)"; }
+image_opaque_cpio() { build --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)" --as cpio.zst; }
+
+# As systemd-stub does it: the initrd, and behind it small archives, each at a multiple of 4.
+image_stub() {
+	local kind
+	build --layer "$(tree base)" --layer "$(tree app)"
+	for kind in credentials global_credentials sysext; do
+		cat "$(archive "extra-$kind")" >>"$out"
+		pad 0 4
+	done
+}
+
+# As GRUB and systemd-boot do it with several initrd files: each is padded to a multiple of 4.
+image_grub() {
+	local file dir=$work/trees/grub
+	mkdir -p "$dir"
+	gzip -9n <"$(loader)" >"$dir/1"
+	cp "$(layer base)" "$dir/2"
+	"$layerinit" build -o "$dir/3" --spec /dev/null --layer "$(tree app)" --as cpio.xz
+	zstd -q -19 -c "$(archive etc)" >"$dir/4"
+	cat "$(archive extra-odd)" >"$dir/5"
+	printf '\0\0\0' >>"$dir/5"
+	: >"$out"
+	for file in "$dir"/?; do
+		cat "$file" >>"$out"
+		pad 0 4
+	done
 }
 
 # A boot configuration at the very end: text, its size and sum, a magic word.
