@@ -56,6 +56,40 @@ busybox_static() {
 	find "$dir" -type f -path '*/bin/busybox'
 }
 
+# newer_mkfs_erofs: prints the path of Debian 13's mkfs.erofs, for images that an older
+# one cannot make (lzma, zstd and more). It runs with libraries and a dynamic linker of
+# its own suite, from a directory of its own.
+newer_mkfs_erofs() {
+	local debs dir libraries=lib/x86_64-linux-gnu
+	debs=$("$repo/qemu/kernel/debian-package" trixie erofs-utils) ||
+		die "Debian 13's erofs-utils is missing, and with it the mkfs.erofs for lzma; see above"
+	dir=$cache/erofs-utils/$(basename "$debs" .deb)
+	if [[ ! -e $dir ]]; then
+		debs+=$'\n'$("$repo/qemu/kernel/debian-package" trixie libc6 libdeflate0 liblz4-1 liblzma5 \
+			libpcre2-8-0 libselinux1 libuuid1 libxxhash0 libzstd1 zlib1g) ||
+			die "the libraries of Debian 13's erofs-utils are missing; see above"
+		# shellcheck disable=SC2086 # one word a line
+		unpack "$dir" $debs
+	fi
+	if [[ ! -e $dir/mkfs.erofs ]]; then
+		cat >"$dir/mkfs.erofs.$$" <<-END
+			#!/bin/sh
+			exec '$dir/usr/$libraries/ld-linux-x86-64.so.2' --library-path '$dir/usr/$libraries' \
+				'$dir/usr/bin/mkfs.erofs' "\$@"
+		END
+		chmod 755 "$dir/mkfs.erofs.$$"
+		mv "$dir/mkfs.erofs.$$" "$dir/mkfs.erofs"
+	fi
+	[[ $("$dir/mkfs.erofs" --help 2>&1) == *lzma* ]] || die "$dir/mkfs.erofs does not run, or has no lzma"
+	echo "$dir/mkfs.erofs"
+}
+
+# build_treesum FILE: the program that adds up a tree (and more), for the host and any guest.
+build_treesum() {
+	cc -O2 -Wall -static -o "$1" "$repo/qemu/kernel/test/memback.c" ||
+		die "qemu/kernel/test/memback.c cannot be built (is there a static libc? libc6-dev)"
+}
+
 # unpack DIR DEB...: all or nothing.
 unpack() {
 	local dir=$1 tmp deb

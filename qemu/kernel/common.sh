@@ -7,7 +7,8 @@ die() { say "$*"; exit 1; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/layerinit/kernel
-export ARCH=x86_64 KBUILD_BUILD_USER=layerinit KBUILD_BUILD_HOST=layerinit
+# Built again from the same inputs, or on top of another variant: the same kernel.
+export ARCH=x86_64 KBUILD_BUILD_USER=layerinit KBUILD_BUILD_HOST=layerinit KBUILD_BUILD_VERSION=1
 
 # The path of the newest source package: source_package SUITE VERSION
 source_package() {
@@ -60,7 +61,7 @@ unpack() { # PACKAGE.deb
 	dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
 		tar -xJ -C "$work" --strip-components=1 || die "cannot unpack $1 (disk full?)"
 	cd "$work" || exit
-	KBUILD_BUILD_TIMESTAMP=$(date -u -r Makefile) # the same inputs, the same kernel
+	KBUILD_BUILD_TIMESTAMP=$(date -u -r Makefile)
 	export KBUILD_BUILD_TIMESTAMP
 }
 

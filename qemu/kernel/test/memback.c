@@ -4,7 +4,8 @@
  * it with what it was made from. Runs as /init in a guest (qemu/kernel/test-memback);
  * on the host it makes the checksums and the damaged images:
  *
- *   memback hash DIR                 the checksum of a tree
+ *   memback hash DIR [NAME...]       the checksum of a tree; with NAMEs, which are left
+ *                                    out, not that of DIR's own metadata
  *   memback damage SEED IN OUT       an image with a few bytes changed
  *   memback length IMAGE             blocks << blkszbits
  *
@@ -43,6 +44,7 @@ enum { FS_SET_FLAG = 0, FS_SET_STRING = 1, FS_CREATE = 6 };
 
 static const char *subject = "";	/* what failures are about */
 static int failures, expected_damage, problems;
+static char **left_out;		/* names in the top directory; NULL: none */
 
 static void fail(const char *format, ...)
 {
@@ -158,6 +160,14 @@ static void mix_file(const char *path, off_t size, int all_ways)
 	close(fd);
 }
 
+static int is_left_out(const char *name)
+{
+	for (char **p = left_out; p && *p; p++)
+		if (!strcmp(name, *p))
+			return 1;
+	return 0;
+}
+
 static void mix_tree(const char *path, int all_ways, int depth)
 {
 	char target[4096], *child;
@@ -175,8 +185,10 @@ static void mix_tree(const char *path, int all_ways, int depth)
 		st.st_mode, st.st_uid, st.st_gid, st.st_mtime,
 		dir ? 0 : st.st_size, dir ? 0 : st.st_nlink, dev ? st.st_rdev : 0,
 	};
-	mix(meta, sizeof(meta));
-	mix_xattrs(path);
+	if (depth || !left_out) {
+		mix(meta, sizeof(meta));
+		mix_xattrs(path);
+	}
 	if (S_ISREG(st.st_mode)) {
 		mix_file(path, st.st_size, all_ways);
 	} else if (S_ISLNK(st.st_mode)) {
@@ -198,6 +210,7 @@ static void mix_tree(const char *path, int all_ways, int depth)
 		const char *name = list[i]->d_name;
 
 		if (strcmp(name, ".") && strcmp(name, "..") &&
+		    !(depth == 0 && is_left_out(name)) &&
 		    asprintf(&child, "%s/%s", path, name) > 0) {
 			mix(name, strlen(name));
 			mix_tree(child, all_ways, depth + 1);
@@ -467,7 +480,7 @@ static int guest(void)
 	       failures || !good ? "MEMBACK-FAILED" : "MEMBACK-PASSED", good, damaged, mounted,
 	       failures);
 	sync();
-	reboot(RB_POWER_OFF);
+	reboot(RB_AUTOBOOT);	/* the debug kernel has no ACPI, and cannot power off */
 	return 1;
 }
 
@@ -521,7 +534,8 @@ static int damage(unsigned int seed, const char *in, const char *out)
 
 int main(int argc, char **argv)
 {
-	if (argc == 3 && !strcmp(argv[1], "hash")) {
+	if (argc >= 3 && !strcmp(argv[1], "hash")) {
+		left_out = argc > 3 ? argv + 3 : NULL;
 		puts(checksum(argv[2], 0));
 		return failures != 0;
 	}
@@ -535,7 +549,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (getpid() != 1) {
-		fprintf(stderr, "usage: memback hash DIR | damage SEED IN OUT | length IMAGE\n");
+		fprintf(stderr, "usage: memback hash DIR [NAME...] | damage SEED IN OUT | length IMAGE\n");
 		return 2;
 	}
 	return guest();
