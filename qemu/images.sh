@@ -376,6 +376,117 @@ image_no_node() {
 	{ pack "$dir"; cat "$(layer base)" "$(layer app -zlz4hc)"; } >"$out"
 }
 
+# ---- equal content ------------------------------------------------------------------
+
+# What these rows boot has $out.sum beside it: the checksum over every file of the
+# root, with owners, modes, times and xattrs, worked out on this machine. Root is needed
+# for all of that, and as_root for whatever touches these trees.
+
+# treesum: prints the path of the program that adds up a tree.
+treesum() {
+	local file=$work/treesum
+	[[ -e $file ]] || build_treesum "$file"
+	echo "$file"
+}
+
+# content_tree ADD: prints the path of a tree that holds the test files in a directory
+# named after ADD, and the program that adds them up.
+content_tree() {
+	local dir=$work/trees/content-$1
+	if [[ ! -e $dir ]]; then
+		mkdir -p "$dir/content-$1" "$dir/bin"
+		as_root "$repo/qemu/kernel/test/make-tree" "$dir/content-$1"
+		cp "$(treesum)" "$dir/bin/treesum"
+		as_root chown -hR 0:0 "$dir/bin"
+		as_root chown 0:0 "$dir" "$dir/content-$1"
+		as_root touch -d @1700000000 "$dir"/bin/* "$dir/bin" "$dir"
+	fi
+	echo "$dir"
+}
+
+# add_content ADD MKFS [OPTION...]: appends such a layer to $out, ADD bytes from a
+# multiple of 4096.
+add_content() {
+	local file=$out.layer
+	: >"$file"
+	as_root "$2" -T1700000000 "${@:3}" "$file" "$(content_tree "$1")"
+	pad "$1" 4096
+	cat "$file" >>"$out"
+	rm "$file"
+	lay "$(content_tree "$1")"
+}
+
+# add_layer NAME, add_archive NAME: appends what others use, too.
+add_layer() {
+	cat "$(layer "$1")" >>"$out"
+	lay "$(tree "$1")" root 0
+}
+add_archive() {
+	pad 0 4
+	cat "$(archive "$1")" >>"$out"
+	lay "$(tree "$1")" root
+}
+
+# lay TREE [root [SECONDS]]: puts it over $out.merged as overlayfs does, with root as the
+# owner of everything and that time, if the layer has them so.
+lay() {
+	local copy=$out.copy
+	as_root cp -a "$1" "$copy"
+	[[ ! ${2-} ]] || as_root chown -hR 0:0 "$copy"
+	[[ ! ${3-} ]] || as_root find "$copy" -exec touch -h -d "@$3" {} +
+	mkdir -p "$out.merged"
+	as_root cp -a "$copy/." "$out.merged"
+	as_root rm -rf "$copy"
+}
+
+# sum_up: writes $out.sum; what /init mounts is left out by guest/check as well.
+sum_up() {
+	as_root "$(treesum)" hash "$out.merged" dev proc sys run >"$out.sum"
+	as_root rm -rf "$out.merged"
+}
+
+# content MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
+content() {
+	local add
+	cp "$(loader)" "$out"
+	pad 0 4096
+	add_layer base
+	for add in 0 512 4; do
+		add_content "$add" "$@"
+	done
+	add_archive etc
+	sum_up
+}
+
+image_content_lz4() { content mkfs.erofs -zlz4; }
+image_content_lz4hc() { content mkfs.erofs -zlz4hc,12 -C65536; }
+image_content_plain() { content mkfs.erofs -Enoinline_data; }
+image_content_chunks() { content mkfs.erofs --chunksize=4096; }
+image_content_lzma() {
+	local mkfs
+	mkfs=$(newer_mkfs_erofs)
+	content "$mkfs" -zlzma -C65536
+}
+image_content_2() {
+	cp "$(loader)" "$out"
+	pad 0 4096
+	add_layer base
+	add_content 4 mkfs.erofs -zlz4hc
+	sum_up
+}
+image_content_64() {
+	local number
+	cp "$(loader)" "$out"
+	pad 0 4096
+	add_layer base
+	for number in {01..62}; do
+		add_layer "many-$number"
+	done
+	add_content 512 mkfs.erofs -zlz4hc
+	add_archive etc
+	sum_up
+}
+
 # ---- disks --------------------------------------------------------------------------
 
 # disk NAME: prints the path of a disk, made by the function disk_NAME, which writes $out.
