@@ -64,6 +64,8 @@ Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
+  layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
+  layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
   layerinit build -o loader.cpio --spec initramfs-spec/loader --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
 struct BuildArgs {
@@ -84,9 +86,19 @@ struct BuildArgs {
     /// The kernel's release, as `uname -r` says it [default: the only one in DIR]
     #[arg(long, value_name = "VERSION", requires = "modules")]
     kernel: Option<String>,
-    /// One more module for the loader, by name, with all that it depends on
-    #[arg(long = "module", value_name = "NAME", requires = "modules")]
+    /// More modules for the loader, by name, with all that they depend on
+    #[arg(
+        long = "module",
+        value_name = "NAME,...",
+        requires = "modules",
+        value_delimiter = ','
+    )]
     module: Vec<String>,
+    /// The modules that this machine's disks and the filesystem of its / need; with =DIR those of
+    /// the machine whose /sys and /proc/mounts are in DIR
+    #[arg(long, value_name = "DIR", requires = "modules", num_args = 0..=1, require_equals = true,
+        default_missing_value = "/")]
+    host: Option<PathBuf>,
     /// A layer: a directory, an EROFS image or a cpio archive
     #[arg(long = "layer", value_name = "PATH")]
     layers: Vec<PathBuf>,
@@ -276,6 +288,7 @@ impl BuildArgs {
             root,
             kernel: self.kernel,
             names: self.module,
+            host: self.host,
         });
         let lines = build::build(&Build {
             output: self.output,

@@ -53,9 +53,20 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", build.align, what));
     }
     let mut entries = loader::entries(&build.specs, build.init.as_deref())?;
+    let mut lines = Vec::new();
     if let Some(modules) = &build.modules {
-        let modules = loader::modules(modules, &entries)?;
-        entries.extend(modules);
+        let (files, host) = loader::modules(modules, &entries)?;
+        entries.extend(files);
+        if modules.host.is_some() {
+            lines.push(format!(
+                "modules for this machine's disks: {}",
+                match host.as_slice() {
+                    [] => "none (there are no disks, or the kernel has built in what they need)"
+                        .to_string(),
+                    names => names.join(" "),
+                }
+            ));
+        }
     }
     // A symbolic link stays; what it leads to is written anew, where it is.
     let mut target = build.output.clone();
@@ -82,9 +93,9 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     output.finish()?;
 
     let unaligned = written.unaligned.iter();
-    let mut lines: Vec<_> = unaligned
-        .map(|name| format!("warning: {name}: its name would get too long; not aligned"))
-        .collect();
+    lines.extend(
+        unaligned.map(|name| format!("warning: {name}: its name would get too long; not aligned")),
+    );
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
     lines.push(format!(
         "{}: {length} bytes, loader {} bytes, {}",

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use super::host;
 use super::spec::{self, Body, Content, Entry};
 use crate::alias::{Config, Database};
 use crate::cpio::normalized;
@@ -34,6 +35,8 @@ pub struct Modules {
     pub kernel: Option<String>,
     /// Modules besides those that `/init` itself may need.
     pub names: Vec<String>,
+    /// The machine whose disks' drivers are wanted, too: the directory that holds its sys and proc.
+    pub host: Option<PathBuf>,
 }
 
 /// The entries of spec files, one file after the other; of the standard loader's where there are
@@ -100,8 +103,9 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The entries that put kernel modules into a loader: what `/init` may need and what else is named,
-/// with everything that these depend on or ask for softly, and nothing more. `loader` is what is there already.
-pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
+/// with everything that these depend on or ask for softly, and nothing more. `loader` is what is there
+/// already. The second value names the modules that the machine asked for.
+pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<String>)> {
     let (directory, kernel) = find(wanted)?;
     let dep_path = directory.join("modules.dep");
     let dep = read_text(&dep_path)?;
@@ -111,19 +115,24 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         false => String::new(),
     };
     let index = Index::new(&dep, &builtin);
+    let ours = [Module::Erofs, Module::Overlay, Module::Loop];
+    let mut files = BTreeSet::new();
+    let mut builtins = BTreeSet::new();
     let optional = |name: &str| match directory.join(name) {
         path if path.exists() => read_text(&path),
         _ => Ok(String::new()),
     };
-    let (alias, softdep) = (optional("modules.alias")?, optional("modules.softdep")?);
-    let database = Database::new(&dep, alias, &softdep, Config::default());
-    let ours = [Module::Erofs, Module::Overlay, Module::Loop];
-    let mut files = BTreeSet::new();
-    let mut builtins = BTreeSet::new();
+    let (aliases, softdeps) = (optional("modules.alias")?, optional("modules.softdep")?);
+    let database = Database::new(&dep, aliases.clone(), &softdeps, Config::default());
+    let host = match &wanted.host {
+        Some(root) => host::modules(root, &index, &database)?,
+        None => Vec::new(),
+    };
     for name in ours
         .iter()
         .map(|module| module.name())
         .chain(wanted.names.iter().map(String::as_str))
+        .chain(host.iter().map(String::as_str))
     {
         match index.files(name) {
             Ok(needed) => {
@@ -169,12 +178,12 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         .iter()
         .map(|file| plain(modules::name(file)))
         .collect();
-    for (name, column) in [("modules.alias", 2), ("modules.softdep", 1)] {
+    for (name, text, column) in [
+        ("modules.alias", aliases, 2),
+        ("modules.softdep", softdeps, 1),
+    ] {
         let path = directory.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let text = lines(&read_text(&path)?, |line| {
+        let text = lines(&text, |line| {
             let module = line.split_ascii_whitespace().nth(column);
             module.is_some_and(|module| kept.contains(&plain(module)))
         });
@@ -197,7 +206,7 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<Vec<Entry>> {
         let content = Content::Location(directory.join(file));
         tree.file(&format!("{prefix}/{file}"), content, &dep_path);
     }
-    Ok(tree.entries.into_values().collect())
+    Ok((tree.entries.into_values().collect(), host))
 }
 
 /// The directory with modules.dep in it, and the kernel's release.

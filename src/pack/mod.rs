@@ -11,6 +11,7 @@ pub mod compressed;
 pub mod conflicts;
 pub mod erofs_tree;
 pub mod files;
+pub mod host;
 pub mod layer;
 pub mod list;
 pub mod loader;
