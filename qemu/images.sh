@@ -495,7 +495,11 @@ disk() {
 	if [[ ! -e $out ]]; then
 		mkdir -p "$work/disks"
 		truncate -s 64M "$out"
-		"disk_$1" || { rm "$out"; return 1; }
+		if ! "disk_$1" >"$out.log" 2>&1; then
+			rm "$out"
+			say "the disk $1 could not be made: $(tail -n 3 "$out.log")"
+			return 1
+		fi
 	fi
 	echo "$out"
 }
@@ -524,6 +528,33 @@ disk_checksum() { disk_whole; printf '\x55' | dd of="$out" bs=1 seek=$((1024 + 0
 disk_data() { mkfs.ext4 -q -F -L data "$out"; }
 disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
 
+# The tree "base" on other filesystems, whose drivers want modules that nothing depends on. vfat
+# keeps no links: its busybox does without.
+disk_btrfs() { truncate -s 128M "$out" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$out" >/dev/null; }
+disk_f2fs() { truncate -s 128M "$out" && mkfs.f2fs -q -l root "$out" >/dev/null && sload.f2fs -f "$(tree base)" "$out" >/dev/null; }
+disk_vfat_root() {
+	local dir=$work/trees/vfat
+	cp -a "$(tree base)" "$dir"
+	find "$dir" -type l -delete
+	mkfs.vfat -n ROOT "$out" >/dev/null
+	mcopy -s -i "$out" "$dir"/* ::
+}
+
+# A Debian with systemd, which says how its boot went (qemu/guest/demo).
+disk_debian() {
+	local dir=$work/trees/debian units=etc/systemd/system base
+	base=$(debian_system)
+	fsck.erofs --extract="$dir" "$base" >/dev/null
+	install -m 755 "$repo/qemu/guest/demo/"{demo-check,booted-from} "$dir/usr/bin"
+	install -m 644 "$repo/qemu/guest/demo/demo-check.service" "$dir/$units"
+	mkdir -p "$dir/$units/multi-user.target.wants"
+	ln -s ../demo-check.service "$dir/$units/multi-user.target.wants/"
+	echo demo >"$dir/etc/hostname"
+	truncate -s 800M "$out"
+	mkfs.ext4 -q -F -L root -d "$dir" "$out"
+	rm -r "$dir"
+}
+
 # Nothing but the loader: the root is somewhere else.
 virtio=(--module virtio_pci --module virtio_blk)
 image_loader() {
@@ -537,7 +568,7 @@ image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$
 
 # The drivers that the README names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
-	sdhci-pci mmc_block ext4)
+	sdhci-pci mmc_block ext4 btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
 image_drivers() { build "${drivers[@]/#/--module=}"; }
 
 # The same, and a file of modprobe.d.

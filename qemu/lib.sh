@@ -102,6 +102,26 @@ unpack() {
 	mv -T "$tmp" "$dir"
 }
 
+# debian_system: prints the path of an EROFS image of a Debian with systemd, made once by mmdebstrap.
+debian_system() {
+	local packages=systemd-sysv,udev,dbus,login sources=$cache/apt/trixie/sources file dir
+	file=$cache/debian-trixie-$(sha256sum <<<"$packages" | cut -c 1-8).erofs
+	if [[ ! -e $file ]]; then
+		need mmdebstrap=mmdebstrap mkfs.erofs=erofs-utils
+		dir=$(mktemp -d "$cache/debian.XXXXXX")
+		"$repo/qemu/kernel/debian-package" trixie base-files >/dev/null # writes $sources
+		# shellcheck disable=SC2016 # mmdebstrap's shell is to expand it
+		as_root mmdebstrap --quiet --mode=root --variant=minbase --include="$packages" \
+			--customize-hook='chroot "$1" passwd --quiet --delete root' \
+			--customize-hook='rm -f "$1"/etc/hostname "$1"/etc/resolv.conf' \
+			trixie "$dir/root" "$sources"/*.sources >&2
+		as_root mkfs.erofs --quiet -zlz4hc "$dir/erofs" "$dir/root" >&2
+		mv "$dir/erofs" "$file"
+		as_root rm -rf "$dir"
+	fi
+	echo "$file"
+}
+
 # only FILE...: the one path that a pattern was to match.
 only() {
 	[[ $# == 1 && -e $1 ]] || die "expected one file, found: $*"
