@@ -21,7 +21,7 @@ archive() {
 	echo "$file"
 }
 
-pack() { (cd "$1" && find . | sort | cpio --quiet --reproducible -R 0:0 -o -H newc); }
+pack() { (cd "${1:?there is no tree to pack}" && find . | sort | cpio --quiet --reproducible -R 0:0 -o -H newc); }
 uuid() { sha256sum <<<"$1" | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/'; }
 
 # tree NAME: prints the path of the layer's contents, made by the function tree_NAME.
@@ -292,7 +292,7 @@ image_watchdog() {
 
 # Much that nobody needs once it is booted: an archive of 16 MB in front of the loader,
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
-tree_ballast() { mkdir -p ballast; seq 2000000 | gzip -1n | head -c 4M >one; cat one one one one >ballast/data; rm one; }
+tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
 
 # Archives between the layers, and compressed ones.
@@ -409,7 +409,7 @@ content_tree() {
 add_content() {
 	local file=$out.layer
 	: >"$file"
-	as_root "$2" -T1700000000 "${@:3}" "$file" "$(content_tree "$1")"
+	as_root "$2" --quiet -T1700000000 "${@:3}" "$file" "$(content_tree "$1")"
 	pad "$1" 4096
 	cat "$file" >>"$out"
 	rm "$file"
@@ -422,9 +422,16 @@ add_layer() {
 	lay "$(tree "$1")" root 0
 }
 add_archive() {
+	local time path
 	pad 0 4
 	cat "$(archive "$1")" >>"$out"
+	# The kernel sets the times of directories when all is unpacked, the first ones last;
+	# /init does the same. So one that is there already keeps its time.
+	as_root find "$out.merged" -mindepth 1 -type d -printf '%T@ %p\0' >"$out.times"
 	lay "$(tree "$1")" root
+	while read -r -d '' time path; do
+		as_root touch -d "@$time" "$path"
+	done <"$out.times"
 }
 
 # lay TREE [root [SECONDS]]: puts it over $out.merged as overlayfs does, with root as the
