@@ -184,13 +184,15 @@ impl Log for Kmsg {
         let text = record.args().to_string();
         for line in text.lines().flat_map(Chunks) {
             let mut out = String::with_capacity(line.len().saturating_add(20));
-            // One write a record. Nobody is left to be told when the kernel log refuses it.
+            // One write a record. Nobody is left to be told when the kernel log refuses it. Without
+            // the line feed the kernel keeps a record back until the next one, in case that
+            // continues it (vprintk_store in kernel/printk/printk.c): the last is never seen.
             let _ = match self.file.get() {
                 Some(mut file) => {
                     if self.records.fetch_add(1, Ordering::Relaxed) == FREE_RECORDS {
                         lift_limit();
                     }
-                    let _ = write!(out, "<{level}>{PREFIX}{line}");
+                    let _ = writeln!(out, "<{level}>{PREFIX}{line}");
                     file.write_all(out.as_bytes())
                 }
                 None => {
