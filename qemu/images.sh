@@ -531,8 +531,14 @@ disk_whole() { ext4 0 -L root -d "$(tree base)"; }
 disk_damaged() { disk_whole; head -c 512 /dev/urandom | dd of="$out" bs=4096 seek=1 conv=notrunc status=none; }
 disk_checksum() { disk_whole; printf '\x55' | dd of="$out" bs=1 seek=$((1024 + 0x30)) conv=notrunc status=none; }
 
-# For what is written: one that can take it, and one that cannot.
+# For what is written: one that can take it, one that overlayfs has left in an odd state, and one that
+# never can.
 disk_data() { mkfs.ext4 -q -F -L data "$out"; }
+disk_volatile() {
+	local dir=$work/trees/volatile
+	mkdir -p "$dir/layerinit/"{upper,work/work/incompat/volatile}
+	mkfs.ext4 -q -F -L data -d "$dir" "$out"
+}
 disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
 
 # The tree "base" on other filesystems, whose drivers want modules that nothing depends on. vfat

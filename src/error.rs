@@ -56,6 +56,11 @@ impl Error {
         }
     }
 
+    /// The same error, with a cause that says more.
+    pub fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+
     /// Why the step failed.
     pub fn cause(&self) -> &Cause {
         &self.cause

@@ -32,9 +32,16 @@ pub struct Mount {
 }
 
 impl Context {
-    /// Opens a context of a filesystem type; ENODEV where the kernel does not have it.
+    /// Opens a context of a filesystem type.
     pub fn new(fstype: &str) -> Result<Self> {
-        let fd = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).during("mount", fstype)?;
+        let fd = match fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC) {
+            Err(Errno::NODEV) => {
+                let why =
+                    "ENODEV: the kernel has no such filesystem, and no module for it was loaded";
+                return Err(Error::new("mount", fstype, why));
+            }
+            done => done.during("mount", fstype)?,
+        };
         let fstype = fstype.into();
         Ok(Self { fd, fstype })
     }
@@ -69,7 +76,7 @@ impl Context {
     pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
         let log = Records::from_now();
         let created = self.explain(fsconfig_create(&self.fd));
-        created.map_err(|error| self.quote(error, log))?;
+        created.map_err(|error| quote(error, log))?;
         let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
         Ok(Mount {
             fd,
@@ -86,24 +93,6 @@ impl Context {
             };
             Error::with("mount", &self.fstype, cause)
         })
-    }
-
-    /// Adds what the kernel's log says of a refusal, where the context says nothing: most filesystems
-    /// tell only that what is wrong with what they were given.
-    fn quote(&self, error: Error, log: Records) -> Error {
-        const WARNING: u8 = 4;
-        let Cause::Os(errno) = *error.cause() else {
-            return error;
-        };
-        let said: Vec<_> = log
-            .filter(|record| record.by_kernel && record.level <= WARNING)
-            .map(|record| record.text)
-            .take(RECORDS_MAX)
-            .collect();
-        match said.as_slice() {
-            [] => error,
-            said => Error::with("mount", &self.fstype, Cause::Kernel(errno, said.join("; "))),
-        }
     }
 
     /// Everything in the context's message queue, such as "erofs: Unknown parameter 'x'".
@@ -123,6 +112,24 @@ impl Context {
             all.push_str(text);
         }
         all
+    }
+}
+
+/// Adds what the kernel's log says of a refusal, where nothing else does: most filesystems tell only
+/// that what is wrong with what they were given. `log` begins where the attempt does.
+pub fn quote(error: Error, log: Records) -> Error {
+    const WARNING: u8 = 4;
+    let Cause::Os(errno) = *error.cause() else {
+        return error;
+    };
+    let said: Vec<_> = log
+        .filter(|record| record.by_kernel && record.level <= WARNING)
+        .map(|record| record.text)
+        .take(RECORDS_MAX)
+        .collect();
+    match said.as_slice() {
+        [] => error,
+        said => error.because(Cause::Kernel(errno, said.join("; "))),
     }
 }
 

@@ -8,9 +8,10 @@ use log::debug;
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags};
 
-use super::context::Context;
+use super::context::{Context, quote};
 use super::upper::Mounted;
 use crate::error::{Context as _, Result};
+use crate::kmsg::Records;
 
 /// What keeps its traces in an upper: off where the upper is used again, because the layers below it
 /// may then be others (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
@@ -100,13 +101,11 @@ fn classic(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<(
     let data = CString::new(data).unwrap_or_default();
     let directory = &layers.directory;
     rustix::process::chdir(directory).during("enter", directory)?;
+    let log = Records::from_now();
     let mounted = rustix::mount::mount("overlay", target, "overlay", flags, Some(data.as_c_str()));
     rustix::process::chdir("/").during("enter", "/")?;
-    mounted.during(
-        "mount",
-        format_args!(
-            "overlay ({}); the kernel log may say more",
-            data.to_string_lossy()
-        ),
-    )
+    let object = format_args!("overlay ({})", data.to_string_lossy());
+    mounted
+        .during("mount", object)
+        .map_err(|error| quote(error, log))
 }
