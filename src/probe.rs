@@ -34,6 +34,8 @@ pub enum Kind {
     Vfat,
     /// exFAT.
     Exfat,
+    /// NTFS.
+    Ntfs,
     /// squashfs, version 4.
     Squashfs,
     /// EROFS.
@@ -66,6 +68,7 @@ impl Kind {
             Self::F2fs => "f2fs",
             Self::Vfat => "vfat",
             Self::Exfat => "exfat",
+            Self::Ntfs => "ntfs",
             Self::Squashfs => "squashfs",
             Self::Erofs => "erofs",
             Self::Iso9660 => "iso9660",
@@ -81,6 +84,10 @@ impl Kind {
     /// Why it cannot be mounted, for an error; `None` for a filesystem.
     pub fn never_mounted(self) -> Option<&'static str> {
         match self {
+            Self::Ntfs => Some(
+                "it is NTFS, which as a root has to be named (rootfstype=ntfs3), and which takes no \
+                 overlay's writes",
+            ),
             Self::Swap => Some("it is swap space"),
             Self::Suspended => Some("it holds a suspended system, in swap space"),
             Self::Journal => Some("it is the journal of another filesystem"),
@@ -184,12 +191,13 @@ type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
 ///
 /// Reads a few KiB. A device that ends early holds less; a read that fails is the error.
 pub fn volumes(device: &dyn ReadAt) -> io::Result<Vec<Volume>> {
-    const READERS: [Reader; 13] = [
+    const READERS: [Reader; 14] = [
         member::raid,
         member::lvm,
         member::luks,
         member::swap,
         fat::vfat,
+        fat::ntfs,
         native::xfs,
         native::ext,
         native::squashfs,

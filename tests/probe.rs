@@ -506,6 +506,28 @@ fn the_remains_of_an_earlier_use_are_listed_after_what_counts() {
 }
 
 #[test]
+fn ntfs_is_named() {
+    // The boot sector of mkntfs, as far as it matters.
+    let mut sector = vec![0; 4096];
+    sector[..11].copy_from_slice(b"\xeb\x52\x90NTFS    ");
+    sector[11..14].copy_from_slice(&[0, 2, 8]);
+    sector[72..80].copy_from_slice(&0x6c04_3c9b_043c_6a12_u64.to_le_bytes());
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let found = volumes(&&sector[..]).unwrap();
+    let [volume] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(volume.to_string(), "ntfs UUID=6C043C9B043C6A12");
+    assert!(
+        volume
+            .kind
+            .never_mounted()
+            .unwrap()
+            .contains("rootfstype=ntfs3")
+    );
+}
+
+#[test]
 fn nothing_is_nothing() {
     for size in [0, 1, 511, 512, 4096, 65536, 1 << 20] {
         for fill in [0, 0xff, 0x55] {

@@ -217,6 +217,12 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(&Loop::attach(&image), "", ": it is swap space");
 
     let image = Image::new(16 << 20);
+    let mut boot_sector = vec![0; 16 << 20];
+    boot_sector[..11].copy_from_slice(b"\xeb\x52\x90NTFS    ");
+    fs::write(&image.0, boot_sector).unwrap();
+    refused(&Loop::attach(&image), "", ": it is NTFS, ");
+
+    let image = Image::new(16 << 20);
     refused(
         &Loop::attach(&image),
         "",

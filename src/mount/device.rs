@@ -108,7 +108,8 @@ fn recognised(found: &Found) -> Result<String> {
     match found.volume() {
         Some(volume) => Ok(volume.kind.name().into()),
         None => {
-            let what = "it holds no filesystem that is known here; rootfstype= can name one";
+            let what =
+                "it holds no filesystem that is known here (for root=, rootfstype= can name one)";
             Err(Error::new("recognise", found.path.display(), what))
         }
     }

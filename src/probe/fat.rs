@@ -1,7 +1,8 @@
-//! FAT12, FAT16, FAT32 and exFAT.
+//! FAT12, FAT16, FAT32, exFAT, and NTFS, whose first sector is of the same family.
 //!
 //! Sources: `struct fat_boot_sector` and `struct msdos_dir_entry` of
-//! include/uapi/linux/msdos_fs.h; `struct boot_sector` and the entries of fs/exfat/exfat_raw.h.
+//! include/uapi/linux/msdos_fs.h; `struct boot_sector` and the entries of fs/exfat/exfat_raw.h;
+//! `struct NTFS_BOOT` of fs/ntfs3/ntfs.h.
 
 use std::io;
 
@@ -309,4 +310,19 @@ fn search_exfat(device: &dyn ReadAt, mut at: u64, entries: u64) -> io::Result<Se
         }
     }
     Ok(Search::Next)
+}
+
+/// NTFS, by its boot sector. Its label stands in a file, and is not read.
+pub(super) fn ntfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
+    const SYSTEM_ID: usize = 3;
+    const SERIAL: usize = 72;
+    let Some(sector) = block::<512>(device, 0)? else {
+        return Ok(None);
+    };
+    if field(&sector, SYSTEM_ID).array() != Some(*b"NTFS    ") {
+        return Ok(None);
+    }
+    let serial = field(&sector, SERIAL).le64().filter(|serial| *serial != 0);
+    let uuid = serial.map(|serial| format!("{serial:016X}"));
+    Ok(Some(Volume::new(Kind::Ntfs, uuid, None)))
 }
