@@ -87,6 +87,17 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
 }
 
 #[test]
+fn whiteouts_of_other_kinds_are_pointed_out() {
+    assert_eq!(
+        findings("oci", &[&[file("etc/.wh.name", b"")]], &[]),
+        [
+            "warning: 0x000005b4 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
+             character device 0:0"
+        ]
+    );
+}
+
+#[test]
 fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
     let none = |line: &String| line.starts_with("error: no init in the new root");
     for (name, entries, found) in [

@@ -184,7 +184,8 @@ The line `memory:` predicts what the boot takes at its peak, before the real ini
 kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
 that become layers, likewise; 1 KiB for each of these files; and the largest window of a decompressor.
 Pages of EROFS files are not counted, as the kernel can drop them. The machine that is named has room
-for that, for 80 MiB of kernel, and for the files of the rootfs twice: a tmpfs takes half the memory.
+for that and for 80 MiB of kernel; and for the tmpfs of the rootfs, which is half of what is left of
+the memory beside the initrd.
 
 --conflicts adds `conflict:` for a directory in place of something else, or something else in place
 of a directory, in another layer, and for a whiteout of nothing; and `override:` for a file that has

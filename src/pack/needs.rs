@@ -104,7 +104,7 @@ fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
 }
 
 /// A kernel's configuration: option, without CONFIG_, to value.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Config {
     values: BTreeMap<String, String>,
     /// The kernel's version, from the first lines: major and minor number.

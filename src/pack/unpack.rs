@@ -132,7 +132,7 @@ impl Rootfs {
         let Some(path) = self.place(&member.name)? else {
             return Ok(());
         };
-        if path.is_empty() || self.hides(&path, member) {
+        if path.is_empty() || self.hides(&path, member, report) {
             return Ok(());
         }
         self.clean(&path, file_type, report)?;
@@ -170,7 +170,12 @@ impl Rootfs {
     }
 
     /// Takes away what a layer's member is there to hide, if it is one of those.
-    fn hides(&mut self, path: &[u8], member: &Member) -> bool {
+    fn hides(
+        &mut self,
+        path: &[u8],
+        member: &Member,
+        report: &mut dyn FnMut(Severity, String),
+    ) -> bool {
         let header = &member.header;
         if self.layer.is_none() {
             return false;
@@ -178,6 +183,14 @@ impl Rootfs {
         let (parent, last) = parts(path);
         match header.file_type() {
             libc::S_IFREG if last == OPAQUE => self.hide(parent),
+            libc::S_IFREG if last.starts_with(b".wh.") => {
+                report(
+                    Severity::Warning,
+                    "a whiteout of OCI images is a file like any other here: use a character device 0:0"
+                        .into(),
+                );
+                return false;
+            }
             libc::S_IFCHR if header.rmaj == 0 && header.rmin == 0 => self.whiteout(path),
             _ => return false,
         }
