@@ -156,7 +156,7 @@ build() {
 
 # loader: prints the path of the loader alone, to join by hand.
 loader() {
-	local out=$work/images/loader-${version:-built}
+	local out=$work/loader-${version:-built} # image_loader is another one
 	[[ -e $out ]] || build >&2
 	echo "$out"
 }
