@@ -90,6 +90,15 @@ pub fn errors_reach_console() -> bool {
             .is_none_or(|console: u8| console > 3)
 }
 
+/// An error on the kernel log and the console, once each, whatever `loglevel=` says.
+pub fn say(text: &str) {
+    log::error!("{text}");
+    if !errors_reach_console() {
+        // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
+        let _ = writeln!(std::io::stderr(), "layerinit: {text}");
+    }
+}
+
 /// The records of the kernel log, to be read: Documentation/ABI/testing/dev-kmsg.
 #[derive(Debug)]
 pub struct Records {

@@ -153,6 +153,9 @@ pub struct Plan {
     pub inits: Vec<String>,
     /// What is odd but no reason to stop, one sentence each.
     pub warnings: Vec<String>,
+    /// Why what is written will be lost, where `rd.overlay=` names a device to keep it: to be told
+    /// whatever else is not.
+    pub lost: Option<String>,
 }
 
 /// Decides. Sources are in the order of layers: the files of `/layers` in order of their names,
@@ -207,12 +210,13 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         }
         device => device?,
     };
-    let upper = upper::upper(options, &mut warnings)?;
+    let mut lost = None;
+    let upper = upper::upper(options, &mut lost)?;
     let over_device = options.overlay_root && upper != Upper::None;
     let root = match (layers.as_slice(), upper) {
         ([], upper) if device.is_none() => {
             let why = "there are neither layers nor root= to lay it over";
-            upper.unused(why, &mut warnings)?;
+            upper.unused(why, &mut lost)?;
             Root::Initramfs
         }
         ([], _) if !over_device => Root::Device,
@@ -229,22 +233,24 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         root,
         inits: options.inits(),
         warnings,
+        lost,
     })
 }
 
 /// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
 /// memback series): what is left is to start the real init.
 pub fn assembled(options: &Options) -> Result<Plan> {
-    let mut warnings = options.problems.clone();
+    let mut lost = None;
     let why = "the kernel has stacked the layers already, under a tmpfs";
-    upper::upper(options, &mut warnings)?.unused(why, &mut warnings)?;
+    upper::upper(options, &mut lost)?.unused(why, &mut lost)?;
     Ok(Plan {
         device: None,
         layers: Vec::new(),
         root: Root::Assembled,
         modules: Vec::new(),
         inits: options.inits(),
-        warnings,
+        warnings: options.problems.clone(),
+        lost,
     })
 }
 

@@ -177,7 +177,7 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     object.text("mount", UPPER);
     object.text("directory", &mounted.directory);
     // Writes are to stay, and do not.
-    match &mounted.refused {
+    match mounted.refused.as_ref().or(facts.plan.lost.as_ref()) {
         Some(why) => object.text("refused", why),
         None => object.null("refused"),
     };

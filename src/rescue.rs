@@ -1,7 +1,6 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::Path;
@@ -14,7 +13,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
 use crate::error::Error;
-use crate::kmsg;
+use crate::kmsg::{self, say};
 use crate::mount::SYSROOT;
 use crate::setup::is_mount_point;
 use crate::sys::process::{own_session, reap};
@@ -95,15 +94,6 @@ pub fn pause(here: Break, options: &Options) {
     say(&format!("rd.break={point}: exit the shell to go on"));
     if !shell() {
         warn!("rd.break={point}: the initramfs holds no shell");
-    }
-}
-
-/// An error on the kernel log and the console, once each.
-fn say(text: &str) {
-    error!("{text}");
-    if !kmsg::errors_reach_console() {
-        // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
-        let _ = writeln!(std::io::stderr(), "layerinit: {text}");
     }
 }
 

@@ -183,6 +183,13 @@ fn refused(disk: &Loop, path: &str, why: &str) {
         "rd.overlay={node}{path} rd.overlay.fallback=tmpfs:size=3m"
     ));
     let outcome = guest.boot();
+    // Loud where errors do not reach the console by way of the kernel log, too.
+    fs::write(guest.scratch.join("printk"), "1 4 1 7\n").unwrap();
+    let console = guest.boot().console;
+    assert!(
+        console.contains("layerinit: rd.overlay=") && console.contains(" IS LOST "),
+        "{console}"
+    );
     // The tmpfs, and nothing else.
     let mounts: Vec<_> = outcome.reached().lines().collect();
     assert!(

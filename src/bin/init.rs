@@ -73,6 +73,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         false => plan::plan(&found, &options)?,
     };
     plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+    plan.lost.iter().for_each(|why| kmsg::say(why));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);
     report.ended("plan");

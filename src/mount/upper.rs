@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use log::{debug, error, info};
+use log::{debug, info};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RawMode, Uid, XattrFlags, chmod, chown,
@@ -16,6 +16,7 @@ use super::device::{self, Finder};
 use super::{layer_directory, make_directory};
 use crate::device::Wanted;
 use crate::error::{self as errors, Cause, Context as _, Error, Result};
+use crate::kmsg::say;
 use crate::load::Loader;
 use crate::plan::{self, Store};
 
@@ -43,7 +44,7 @@ impl Mounted {
     /// the boot.
     fn instead(store: &Store, root_of: Option<usize>, why: Error) -> Result<Self> {
         let (options, warning) = store.instead(why)?;
-        error!("{warning}");
+        say(&warning);
         let mounted = tmpfs(&options, root_of)?;
         Ok(Self {
             refused: Some(warning),

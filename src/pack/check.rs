@@ -338,7 +338,7 @@ fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Repo
     // The others are about segments, which have been looked at one by one.
     let ours =
         |warning: &&String| warning.starts_with("rd.") || boot.options.problems.contains(warning);
-    for warning in plan.warnings.iter().filter(ours) {
+    for warning in plan.warnings.iter().chain(&plan.lost).filter(ours) {
         report(Severity::Warning, "command line".into(), warning.clone());
     }
     if circumstances.cmdline.is_some()

@@ -65,8 +65,8 @@ fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec
     }
 }
 
-/// Decides what takes the writes.
-pub(super) fn upper(options: &Options, warnings: &mut Vec<String>) -> Result<Upper> {
+/// Decides what takes the writes; `lost` says why they will not stay, where they were to.
+pub(super) fn upper(options: &Options, lost: &mut Option<String>) -> Result<Upper> {
     let text = options.overlay.as_deref().unwrap_or("tmpfs");
     if options.overlay_readonly {
         return Ok(Upper::None);
@@ -89,7 +89,7 @@ pub(super) fn upper(options: &Options, warnings: &mut Vec<String>) -> Result<Upp
         })),
         Err(error) => {
             let (options, warning) = instead(text, fallback.as_deref(), error)?;
-            warnings.push(warning);
+            *lost = Some(warning);
             Ok(Upper::Tmpfs(options))
         }
     }
@@ -105,10 +105,10 @@ impl Store {
 
 impl Upper {
     /// That nothing can be written to the device is an error, or with a fallback a warning.
-    pub(super) fn unused(&self, why: &str, warnings: &mut Vec<String>) -> Result<()> {
+    pub(super) fn unused(&self, why: &str, lost: &mut Option<String>) -> Result<()> {
         if let Self::Device(store) = self {
             let (_, warning) = store.instead(Error::new("make", "an overlay", why))?;
-            warnings.push(warning);
+            *lost = Some(warning);
         }
         Ok(())
     }
