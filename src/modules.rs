@@ -51,6 +51,32 @@ pub fn name(path: &str) -> &str {
     file.split('.').next().unwrap_or_default()
 }
 
+/// A module without the signature at its end, if it has one: the module, data of the signer, the
+/// signature, `struct module_signature` (include/linux/module_signature.h), and this line.
+pub fn without_signature(image: &[u8]) -> &[u8] {
+    const MARKER: &[u8] = b"~Module signature appended~\n";
+    // algo, hash, id_type, signer_len, key_id_len, three bytes of padding, sig_len (big endian).
+    let Some((rest, &[_, _, _, signer_len, key_id_len, _, _, _, a, b, c, d])) = image
+        .strip_suffix(MARKER)
+        .and_then(<[u8]>::split_last_chunk)
+    else {
+        return image;
+    };
+    let length = [
+        u32::from_be_bytes([a, b, c, d]),
+        signer_len.into(),
+        key_id_len.into(),
+    ];
+    let length = length.iter().try_fold(0usize, |sum, part| {
+        sum.checked_add(usize::try_from(*part).ok()?)
+    });
+    // What says more than there is, is not a signature.
+    length
+        .and_then(|length| rest.len().checked_sub(length))
+        .and_then(|end| rest.get(..end))
+        .unwrap_or(image)
+}
+
 /// Module names compare with `-` and `_` equal.
 fn same(a: &str, b: &str) -> bool {
     let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
@@ -67,6 +93,24 @@ mod tests {
         kernel/fs/f2fs/f2fs.ko.zst: kernel/b.ko.zst kernel/a.ko.zst\n\
         kernel/drivers/virtio/virtio_blk.ko:\n\
         a line that is none\n";
+
+    #[test]
+    fn a_signature_is_cut_off_and_nothing_else() {
+        let signed = |sig_len: u32, tail: &[u8]| {
+            let mut image = b"module".to_vec();
+            image.extend(b"signature");
+            image.extend([0, 0, 2, 0, 0, 0, 0, 0]);
+            image.extend(sig_len.to_be_bytes());
+            image.extend(tail);
+            image
+        };
+        const MARKER: &[u8] = b"~Module signature appended~\n";
+        assert_eq!(without_signature(&signed(9, MARKER)), b"module");
+        for other in [signed(16, MARKER), signed(u32::MAX, MARKER), signed(9, b"")] {
+            assert_eq!(without_signature(&other), other);
+        }
+        assert_eq!(without_signature(MARKER), MARKER);
+    }
 
     #[test]
     fn dependencies_come_first_the_last_named_before_the_others() {

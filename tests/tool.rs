@@ -1254,6 +1254,63 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
 }
 
 #[test]
+fn modules_are_decompressed_and_lose_signatures_only_when_told() {
+    let directory = workshop("tool-build-module-files");
+    let modules = directory.join("lib/modules/6.12-test");
+    let signature = b"sig\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n";
+    let signed = |name: &str| [name.as_bytes(), signature].concat();
+    fs::create_dir_all(&modules).unwrap();
+    for name in ["erofs", "overlay", "loop"] {
+        fs::write(modules.join(name).with_extension("ko"), signed(name)).unwrap();
+    }
+    for (command, file) in [("xz", "erofs.ko"), ("zstd", "overlay.ko")] {
+        let mut pack = Command::new(command);
+        let done = pack.arg("-q").arg(modules.join(file)).status().unwrap();
+        assert!(done.success(), "{command}");
+    }
+    fs::write(
+        modules.join("modules.dep"),
+        "overlay.ko.zst: erofs.ko.xz\nerofs.ko.xz:\nloop.ko:\n",
+    )
+    .unwrap();
+    let build = |more: &[&str]| {
+        let words = [
+            "build",
+            "-o",
+            "image",
+            "--spec",
+            "/dev/null",
+            "--modules",
+            ".",
+        ];
+        good(&directory, &[&words[..], more].concat());
+        fs::read(directory.join("image")).unwrap()
+    };
+    let holds = |image: &[u8], part: &[u8]| image.windows(part.len()).any(|window| window == part);
+    let plain = build(&[]);
+    assert!(holds(
+        &plain,
+        b"overlay.ko: erofs.ko\nerofs.ko:\nloop.ko:\n"
+    ));
+    let stripped = build(&["--strip-module-signatures"]);
+    for name in ["erofs", "overlay", "loop"] {
+        assert!(holds(&plain, &signed(name)), "{name}");
+        assert!(!holds(&stripped, &signed(name)), "{name}");
+        assert!(holds(&plain, format!("/{name}.ko\0").as_bytes()), "{name}");
+    }
+    assert!(!holds(&stripped, b"signature appended"));
+    let kept = build(&["--keep-compressed-modules"]);
+    assert!(holds(
+        &kept,
+        b"overlay.ko.zst: erofs.ko.xz\nerofs.ko.xz:\nloop.ko:\n"
+    ));
+    assert!(holds(
+        &kept,
+        &fs::read(modules.join("erofs.ko.xz")).unwrap()
+    ));
+}
+
+#[test]
 fn modules_come_with_what_they_depend_on_and_nothing_more() {
     let directory = workshop("tool-build-modules");
     let modules = directory.join("tree/usr/lib/modules/6.12-test");

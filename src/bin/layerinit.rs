@@ -14,6 +14,7 @@ use layerinit::pack::check::{self, Circumstances};
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::loader::Modules;
+use layerinit::pack::module::Treatment;
 
 /// Builds, lists and checks initrds whose filesystems are mounted where they lie
 #[derive(Parser)]
@@ -99,6 +100,15 @@ struct BuildArgs {
     #[arg(long, value_name = "DIR", requires = "modules", num_args = 0..=1, require_equals = true,
         default_missing_value = "/")]
     host: Option<PathBuf>,
+    /// Leave compressed modules as they are [default: decompress them; a kernel takes longer to do
+    /// that than to read the larger loader, and not every one can]
+    #[arg(long, requires = "modules", verbatim_doc_comment)]
+    keep_compressed_modules: bool,
+    /// Cut the signatures off the modules: checking one takes the kernel longer than all else that
+    /// /init does. They taint it then, and a kernel that demands signatures (module.sig_enforce,
+    /// lockdown as under Secure Boot) refuses them
+    #[arg(long, requires = "modules")]
+    strip_module_signatures: bool,
     /// A layer: a directory, an EROFS image or a cpio archive
     #[arg(long = "layer", value_name = "PATH")]
     layers: Vec<PathBuf>,
@@ -290,6 +300,10 @@ impl BuildArgs {
             kernel: self.kernel,
             names: self.module,
             host: self.host,
+            treatment: Treatment {
+                keep_compressed: self.keep_compressed_modules,
+                strip_signatures: self.strip_module_signatures,
+            },
         });
         let lines = build::build(&Build {
             output: self.output,

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::host;
+use super::module::{self, Treatment};
 use super::spec::{self, Body, Content, Entry};
 use crate::alias::{Config, Database};
 use crate::cpio::normalized;
@@ -37,6 +38,8 @@ pub struct Modules {
     pub names: Vec<String>,
     /// The machine whose disks' drivers are wanted, too: the directory that holds its sys and proc.
     pub host: Option<PathBuf>,
+    /// What is done with their files.
+    pub treatment: Treatment,
 }
 
 /// The entries of spec files, one file after the other; of the standard loader's where there are
@@ -153,10 +156,19 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<St
             }
         }
     }
-    let dep: String = lines(&dep, |line| {
-        line.split_once(':')
-            .is_some_and(|(path, _)| files.contains(path.trim()))
-    });
+    let mut prepared = BTreeMap::new();
+    for file in files {
+        let inside = Path::new(file)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !inside {
+            let what = format!("{file} is not a path below this directory");
+            return Err(Error::new("read", dep_path.display(), what));
+        }
+        let module = module::prepare(file, &directory.join(file), wanted.treatment)?;
+        prepared.insert(file, module);
+    }
+    let dep = renamed(&dep, &prepared);
     let builtin: String = lines(&builtin, |line| {
         builtins.contains(&plain(modules::name(line)))
     });
@@ -174,8 +186,8 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<St
     }
     // What devices and filesystems ask for by alias, as far as these modules answer to it:
     // "alias PATTERN MODULE" and "softdep MODULE pre: ...".
-    let kept: BTreeSet<String> = files
-        .iter()
+    let kept: BTreeSet<String> = prepared
+        .keys()
         .map(|file| plain(modules::name(file)))
         .collect();
     for (name, text, column) in [
@@ -195,16 +207,12 @@ pub fn modules(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<St
             );
         }
     }
-    for file in files {
-        let inside = Path::new(file)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        if !inside {
-            let what = format!("{file} is not a path below this directory");
-            return Err(Error::new("read", dep_path.display(), what));
-        }
-        let content = Content::Location(directory.join(file));
-        tree.file(&format!("{prefix}/{file}"), content, &dep_path);
+    for module in prepared.into_values() {
+        tree.file(
+            &format!("{prefix}/{}", module.name),
+            module.content,
+            &dep_path,
+        );
     }
     Ok((tree.entries.into_values().collect(), host))
 }
@@ -292,6 +300,28 @@ fn lines(text: &str, wanted: impl Fn(&str) -> bool) -> String {
         .filter(|line| wanted(line))
         .flat_map(|line| [line, "\n"])
         .collect()
+}
+
+/// The lines of modules.dep for the modules that are taken, by the names that these have now.
+fn renamed(dep: &str, taken: &BTreeMap<&str, module::Prepared>) -> String {
+    let name = |file: &str| taken.get(file).map(|module| module.name.as_str());
+    let mut text = String::new();
+    for line in dep.lines() {
+        let Some((file, needs)) = line.split_once(':') else {
+            continue;
+        };
+        let Some(file) = name(file.trim()) else {
+            continue;
+        };
+        text.push_str(file);
+        text.push(':');
+        for needed in needs.split_ascii_whitespace() {
+            text.push(' ');
+            text.push_str(name(needed).unwrap_or(needed));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Module names compare with `-` and `_` equal.

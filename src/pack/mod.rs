@@ -17,6 +17,7 @@ pub mod list;
 pub mod loader;
 pub mod memory;
 pub mod merged;
+pub mod module;
 pub mod needs;
 pub mod newroot;
 pub mod output;
