@@ -15,7 +15,7 @@ use crate::cmdline::{Break, Emergency, Options};
 use crate::error::Error;
 use crate::kmsg::{self, say};
 use crate::mount::SYSROOT;
-use crate::setup::is_mount_point;
+use crate::setup::{is_mount_point, take_turns};
 use crate::sys::process::{own_session, reap};
 use crate::watchdog;
 
@@ -199,6 +199,7 @@ fn shells() -> impl Iterator<Item = &'static str> {
 
 /// Runs a shell on the console until it ends. Whether there was one.
 fn shell() -> bool {
+    take_turns();
     for path in shells() {
         let mut command = Command::new(path);
         // A login shell reads /etc/profile, as on any console.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use log::debug;
 use rustix::fs::{
@@ -12,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{getpriority_process, setpriority_process};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::error::{Context, Error, Result};
@@ -140,6 +142,27 @@ impl Mount {
             done => done,
         };
         mounted.during("mount", format_args!("{fstype} on {target}"))
+    }
+}
+
+/// The nice value that this program was started with.
+static NICE: OnceLock<i32> = OnceLock::new();
+
+/// Lets this program, and the threads that load modules for it, go before the kernel's own threads: at
+/// this time they test cryptographic algorithms, which takes them as long as the whole boot takes here.
+pub fn hurry() {
+    // Where it may not (a container, say), the boot is slower and no more.
+    if let Ok(nice) = getpriority_process(None)
+        && setpriority_process(None, -20).is_ok()
+    {
+        let _ = NICE.set(nice);
+    }
+}
+
+/// Back to the nice value of before, for a program that is started by this one.
+pub fn take_turns() {
+    if let Some(nice) = NICE.get() {
+        let _ = setpriority_process(None, *nice);
     }
 }
 

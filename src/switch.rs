@@ -16,7 +16,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmoun
 use rustix::process::{chdir, chroot, pivot_root};
 
 use crate::error::{self, Context, Error, Result};
-use crate::setup::is_mount_point;
+use crate::setup::{is_mount_point, take_turns};
 use crate::watchdog;
 
 /// What the real init expects to find mounted.
@@ -185,6 +185,7 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
     watchdog::ping();
+    take_turns();
     let Err(errno) = nix::unistd::execv(&path, &argv);
     failed(errno.to_string())
 }

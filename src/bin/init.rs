@@ -50,6 +50,7 @@ fn start(arguments: Vec<CString>) -> i32 {
 /// The boot: streams, options, sources, plan, modules, layers, root, proof, switch, exec.
 fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let mut report = Report::new();
+    setup::hurry();
     let no_console = setup::console();
     kmsg::start();
     setup::filesystems()?;
