@@ -76,6 +76,8 @@ pub struct Options {
     pub init: Option<String>,
     /// `rdinit=`: the file that the kernel started, this program.
     pub rdinit: String,
+    /// `retain_initrd`: the kernel was told to keep the initrd for /sys/firmware/initrd.
+    pub retain_initrd: bool,
     /// `root=` as given.
     pub root: Option<String>,
     /// `rootfstype=`, a list separated by commas.
@@ -135,6 +137,7 @@ impl Default for Options {
         Self {
             init: None,
             rdinit: "/init".into(),
+            retain_initrd: false,
             root: None,
             rootfstype: None,
             rootflags: None,
@@ -165,6 +168,15 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Whether the rootfs is a tmpfs rather than a ramfs (init_rootfs in init/do_mounts.c), where the
+    /// kernel has tmpfs.
+    pub fn rootfs_is_tmpfs(&self) -> bool {
+        match &self.rootfstype {
+            Some(types) => types.contains("tmpfs"),
+            None => self.root.is_none(),
+        }
+    }
+
     /// Reads a command line.
     pub fn parse(text: &str) -> Self {
         let mut options = Self::default();
@@ -173,6 +185,7 @@ impl Options {
             match (name.replace('-', "_").as_str(), value) {
                 ("init", Some(path)) => options.init = nonempty(path),
                 ("rdinit", Some(path)) => options.rdinit = path.into(),
+                ("retain_initrd", None) => options.retain_initrd = true,
                 ("root", Some(device)) => options.root = nonempty(device),
                 ("rootfstype", Some(types)) => options.rootfstype = nonempty(types),
                 ("rootflags", Some(flags)) => options.rootflags = nonempty(flags),

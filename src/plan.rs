@@ -227,7 +227,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         device.writable &= root == Root::Device && !options.overlay_readonly;
     }
     Ok(Plan {
-        modules: modules(&layers, &root),
+        modules: modules(&layers, &root, options),
         device,
         layers,
         root,
@@ -254,7 +254,7 @@ pub fn assembled(options: &Options) -> Result<Plan> {
     })
 }
 
-fn modules(layers: &[Layer], root: &Root) -> Vec<Module> {
+fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
     let mut modules = Vec::new();
     let backends = |layer: &Layer| match &layer.content {
         Content::Erofs { backends, .. } => Some(backends.first().copied()),
@@ -266,11 +266,18 @@ fn modules(layers: &[Layer], root: &Root) -> Vec<Module> {
     if matches!(root, Root::Overlay(_)) {
         modules.push(Module::Overlay);
     }
-    // Where another backend comes first the loop driver is loaded if and when that one fails.
-    if layers
-        .iter()
-        .any(|layer| backends(layer) == Some(Some(Backend::Loop)))
-    {
+    // Where another backend may do, the loop driver is loaded if and when that one fails; but it takes
+    // the kernel a while, and where no other will do it is better begun at once.
+    let by_loop = |layer: &Layer| match (backends(layer).flatten(), &layer.place) {
+        (None, _) => false,
+        (Some(Backend::Loop), _) => true,
+        // A kernel with memback keeps the initrd without being told to.
+        (Some(Backend::Memback), Place::Initrd) => options.retain_initrd,
+        // A mount of a regular file is refused on a tmpfs.
+        (Some(Backend::File), Place::File(_)) => options.rootfs_is_tmpfs(),
+        _ => false,
+    };
+    if layers.iter().any(by_loop) && options.backends.contains(&Backend::Loop) {
         modules.push(Module::Loop);
     }
     modules

@@ -103,7 +103,7 @@ fn rdinit_says_which_archive_is_the_loader() {
 }
 
 #[test]
-fn layer_files_lie_below_appended_layers_and_need_no_loop_driver_yet() {
+fn layer_files_lie_below_appended_layers() {
     let sources = vec![
         layer_file("10-base.erofs", erofs(1, "")),
         layer_file("20-etc.cpio", cpio(&[file("etc", b"x")])),
@@ -118,9 +118,40 @@ fn layer_files_lie_below_appended_layers_and_need_no_loop_driver_yet() {
          layer 1 (20-etc.cpio): 244 bytes, cpio into a tmpfs of 4096 bytes\n\
          layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
          root: overlay, writes to a tmpfs with size=10%,nr_inodes=1k\n\
-         modules: erofs, overlay\n\
+         modules: erofs, overlay, loop\n\
          init: /bin/app\n"
     );
+}
+
+/// In advance, that is; where the other backend then fails, it is loaded all the same.
+#[test]
+fn the_loop_driver_is_loaded_where_no_other_backend_is_likely_to_do() {
+    let appended = initrd(join(&[&loader(), &erofs(1, "")]));
+    let file = [layer_file("base.erofs", erofs(1, ""))];
+    for (sources, cmdline, modules) in [
+        // A kernel with memback keeps the initrd by itself.
+        (&appended[..], "", "erofs, overlay"),
+        (&appended, "retain_initrd", "erofs, overlay, loop"),
+        (
+            &appended,
+            "retain_initrd rd.layers.backend=memback",
+            "erofs, overlay",
+        ),
+        // The kernel mounts no file of a tmpfs, and root= and rootfstype= make the rootfs a ramfs.
+        (&file, "", "erofs, overlay, loop"),
+        (&file, "root=/dev/vda", "erofs, overlay"),
+        (&file, "rootfstype=ramfs", "erofs, overlay"),
+        (
+            &file,
+            "root=/dev/vda rootfstype=ext4,tmpfs",
+            "erofs, overlay, loop",
+        ),
+        (&file, "rd.layers.backend=loop", "erofs, overlay, loop"),
+    ] {
+        let plan = planned(sources, cmdline);
+        let line = format!("modules: {modules}\n");
+        assert!(plan.contains(&line), "{cmdline}: {plan}");
+    }
 }
 
 #[test]
