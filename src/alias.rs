@@ -46,6 +46,17 @@ impl Database {
         }
     }
 
+    /// Forgets soft wishes for algorithms that the kernel has, by the text of /proc/crypto: who wants
+    /// `crc32c` can work with any that is there, and a second one takes time to load.
+    pub fn grant_algorithms(&mut self, crypto: &str) {
+        let has = |wish: &str| {
+            let name = wish.strip_prefix("crypto-").unwrap_or(wish);
+            let mut fields = crypto.lines().filter_map(|line| line.split_once(':'));
+            fields.any(|(field, value)| field.trim() == "name" && value.trim() == name)
+        };
+        self.config.grant(has);
+    }
+
     /// Whether there is a file for `module`.
     pub fn has(&self, module: &str) -> bool {
         self.modules.binary_search(&plain(module)).is_ok()

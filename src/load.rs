@@ -263,7 +263,9 @@ impl Modules {
         let read = || {
             let directory = self.directory().ok()?;
             let database = coldplug::database(&directory, self.config().clone());
-            database.inspect_err(|error| warn!("{error}")).ok()
+            let mut database = database.inspect_err(|error| warn!("{error}")).ok()?;
+            database.grant_algorithms(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+            Some(database)
         };
         match names {
             [] => Vec::new(),

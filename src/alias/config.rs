@@ -144,6 +144,15 @@ impl Config {
             .filter(move |softdep| softdep.module == module)
     }
 
+    /// Forgets the soft wishes that `there` says are fulfilled already.
+    pub(super) fn grant(&mut self, there: impl Fn(&str) -> bool) {
+        for softdep in &mut self.softdeps {
+            softdep.pre.retain(|wish| !there(wish));
+        }
+        self.softdeps
+            .retain(|softdep| !softdep.pre.is_empty() || !softdep.post.is_empty());
+    }
+
     /// Whether any module asks for others softly.
     pub(super) fn has_softdeps(&self) -> bool {
         !self.softdeps.is_empty()
