@@ -827,7 +827,7 @@ layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop
 layer 1 (initrd+0x2000): 4096 bytes, erofs \"app\" by memback, loop
 layer 2 (initrd+0x3000): 352 bytes, cpio into a tmpfs of 4096 bytes
 root: overlay, writes to a tmpfs
-modules: erofs, overlay
+modules: erofs, overlay, loop
 init: /sbin/init, /etc/init, /bin/init, /bin/sh
 "
     );
