@@ -90,13 +90,13 @@ image_ours_files() { { files content top; cat "$(loader)"; } >"$out"; echo >"$ou
 
 # ---- others, with layers ------------------------------------------------------------
 
-# plain_modules: prints the paths of the modules of our own loader, decompressed, in an order in
-# which they can be loaded.
+# plain_modules LOADER: prints the paths of its modules, decompressed, in an order in which they can
+# be loaded.
 plain_modules() {
 	local dir=$out.parts name file
 	[[ $kernel_dir ]] || return 0
 	mkdir "$dir"
-	(cd "$dir" && cpio --quiet -id --no-absolute-filenames '*.ko*' <"$(loader)")
+	(cd "$dir" && cpio --quiet -id --no-absolute-filenames '*.ko*' <"$1")
 	for name in erofs overlay loop; do
 		modprobe -d "$kernel_dir" -S "$version" --show-depends "$name"
 	done | awk '$1 == "insmod" && !seen[$2]++ { sub(".*/", "", $2); sub("[.]ko.*", "", $2); print $2 }' |
@@ -111,17 +111,17 @@ plain_modules() {
 		done
 }
 
-# The bare C program.
+# The bare C program: bare LOADER WORD...
 bare() {
 	local modules
-	mapfile -t modules < <(plain_modules)
+	mapfile -t modules < <(plain_modules "$1")
 	spec_of "$work/bare-init" "${modules[@]}" >"$out.spec"
 	by_spec
 	modules=("${modules[@]##*/}")
-	append "$@" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
+	append "${@:2}" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
 }
-image_c() { bare source=/sys/firmware/initrd; }
-image_c_memback() { bare source=memback; }
+image_c() { bare "$(loader)" source=/sys/firmware/initrd; }
+image_c_memback() { bare "$(loader)" source=memback; }
 
 # A busybox script: layers behind its archive, or in it, as dracut has them.
 image_script() { script; append; }
@@ -137,7 +137,7 @@ image_dracut() {
 }
 script() {
 	local modules
-	mapfile -t modules < <(plain_modules)
+	mapfile -t modules < <(plain_modules "$(loader)")
 	{ [[ ${#modules[@]} == 0 ]] || printf '/%s\n' "${modules[@]##*/}"; } >"$out.modules"
 	{
 		spec_of "$repo/qemu/guest/script-init" "${modules[@]}"
