@@ -1,0 +1,34 @@
+//! All of `layerinit check --conflicts` but the kernel's configuration: the rootfs that archives make,
+//! layers over layers, the trees and attributes of EROFS images, the program to start, memory.
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use layerinit::pack::check::{Circumstances, check};
+use libfuzzer_sys::fuzz_target;
+
+static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let name = format!("layerinit-fuzz-check-{}", std::process::id());
+    std::env::temp_dir().join(name)
+});
+
+fuzz_target!(|data: &[u8]| {
+    std::fs::write(&*IMAGE, data).expect("a temporary file");
+    let circumstances = Circumstances {
+        cmdline: Some("retain_initrd".into()),
+        conflicts: true,
+        ..Circumstances::default()
+    };
+    let mut said = Vec::new();
+    let good = check(&IMAGE, &circumstances, &mut said);
+    std::fs::remove_file(&*IMAGE).expect("it was there");
+    let said = String::from_utf8(said).expect("text");
+    assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");
+    let last = said.lines().last().unwrap_or_default();
+    match good {
+        Ok(true) => assert!(last.contains(": good") || last.contains(": 0 errors"), "{last}"),
+        Ok(false) => assert!(last.contains(" error"), "{last}"),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,12 @@
+//! A kernel's configuration.
+#![no_main]
+
+use layerinit::pack::needs::Config;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let config = Config::parse(&text);
+    // The same lines with another end mean the same.
+    assert_eq!(config, Config::parse(&text.replace("\r\n", "\n").replace('\n', "\r\n")));
+});
