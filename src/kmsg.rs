@@ -73,8 +73,10 @@ fn lift_limit() {
     }
 }
 
-/// Puts back the kernel's limit, for the real init.
+/// Puts back the kernel's limit, for the real init. What is still to be said keeps to it.
 pub fn end() {
+    KMSG.records
+        .store(FREE_RECORDS.saturating_add(1), Ordering::Relaxed);
     if let Some(before) = KMSG.limit.get() {
         // The real init can live with more records than the kernel's default.
         let _ = fs::write(DEVKMSG, before);

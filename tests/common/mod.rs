@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod disk;
+// It needs the /init that cargo builds for tests; tests/differential, a program, does not.
+#[cfg(test)]
 pub mod guest;
 
 use layerinit::cpio::{Header, padding};
