@@ -128,6 +128,19 @@ only() {
 	printf '%s\n' "$1"
 }
 
+# use_kernel NAME: sets $kernel, $kernel_dir and $version.
+use_kernel() {
+	kernel_dir='' version=''
+	case $1 in
+	[0-9]*)
+		kernel_dir=$("$repo/qemu/fetch-kernel" "$1")
+		kernel=$(only "$kernel_dir"/boot/vmlinuz-*)
+		version=${kernel##*/vmlinuz-}
+		;;
+	*) kernel=$("$repo/qemu/kernel/build" "--$1" | tail -n 1) ;;
+	esac
+}
+
 # built_programs: builds /init and the tool, and prints the directory they are in.
 built_programs() {
 	local messages

@@ -196,6 +196,20 @@ pub fn leading_zeros(bytes: &[u8]) -> usize {
     whole.saturating_add(more)
 }
 
+/// Fills the buffer, but for the end of the input: how many bytes there were.
+pub fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled = filled.saturating_add(n),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// Buffered reading that can leave bytes out without looking at them, where the source allows.
 pub trait Skip: BufRead {
     /// Moves `n` bytes on. Skipping beyond the end is `UnexpectedEof`.

@@ -69,13 +69,12 @@ pub fn config(cmdline: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// Reads what depmod says about the modules in `directory` (/lib/modules/RELEASE), where `config`
-/// has the last word.
-pub fn database(directory: &Path, config: Config) -> Result<Database> {
+/// Reads what depmod says about the modules in `directory` (/lib/modules/RELEASE), of whose modules.dep
+/// `dep` is the text. `config` has the last word.
+pub fn database(directory: &Path, dep: &str, config: Config) -> Result<Database> {
     let read = |file: &str| optional(&directory.join(file));
-    let dep = read("modules.dep")?;
     let database = Database::new(
-        &dep,
+        dep,
         read("modules.alias")?,
         &read("modules.softdep")?,
         config,

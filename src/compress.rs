@@ -130,6 +130,15 @@ impl Codec {
         }
     }
 
+    /// All that `input` holds, decompressed; of more than `max` bytes, the first.
+    pub fn decompress(self, input: impl BufRead, max: u64) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        Decoder::new(self, input)?
+            .take(max)
+            .read_to_end(&mut plain)?;
+        Ok(plain)
+    }
+
     /// Whether this build can decompress it: a cargo feature for each of gzip, lz4, xz and zstd;
     /// never bzip2, lzma and lzo.
     pub fn supported(self) -> bool {

@@ -15,9 +15,9 @@ use rustix::system::{finit_module, init_module};
 use crate::alias::{self, Config, Database};
 use crate::cmdline::Options;
 use crate::coldplug;
-use crate::compress::{Codec, Decoder};
+use crate::compress::Codec;
 use crate::error::{Cause, Context, Error, Result};
-use crate::modules::{self, Index};
+use crate::modules::{self, Index, MODULE_MAX};
 use crate::plan::Module;
 
 /// include/uapi/linux/module.h.
@@ -26,9 +26,6 @@ const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 /// There as soon as the loop driver is. /proc/devices would say so too, but takes the kernel as long
 /// to write as four loop devices take to set up.
 const LOOP_CONTROL: &str = "/sys/class/misc/loop-control";
-
-/// No module is larger than this when decompressed; a bound for what a damaged one can ask for.
-const MODULE_MAX: u64 = 256 << 20;
 
 /// Loads modules of the running kernel out of the initramfs, each on a thread of its own: most of the
 /// time goes into waits of the kernel's that do not need each other.
@@ -261,10 +258,12 @@ impl Modules {
     /// The modules that `names` ask for, in order. None where the initramfs holds none.
     fn wanted(&self, names: &[String]) -> Vec<String> {
         let read = || {
-            let directory = self.directory().ok()?;
-            let database = coldplug::database(&directory, self.config().clone());
+            let (directory, dep, _) = self.index().ok()?;
+            let database = coldplug::database(directory, dep, self.config().clone());
             let mut database = database.inspect_err(|error| warn!("{error}")).ok()?;
-            database.grant_algorithms(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+            if database.config.has_softdeps() {
+                database.grant_algorithms(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+            }
             Some(database)
         };
         match names {
@@ -344,11 +343,7 @@ fn insert(path: &Path, parameters: &str) -> Result<()> {
 
 fn decompress(path: &Path, codec: Codec) -> Result<Vec<u8>> {
     let file = File::open(path).during("open", path.display())?;
-    let decoder = Decoder::new(codec, BufReader::new(file)).during("decompress", path.display())?;
-    let mut image = Vec::new();
-    decoder
-        .take(MODULE_MAX)
-        .read_to_end(&mut image)
-        .during("decompress", path.display())?;
-    Ok(image)
+    codec
+        .decompress(BufReader::new(file), MODULE_MAX)
+        .during("decompress", path.display())
 }

@@ -6,6 +6,10 @@
 
 use crate::error::{Error, Result};
 
+/// No module is larger than this when decompressed, in bytes; a bound for what a damaged one can ask
+/// for.
+pub const MODULE_MAX: u64 = 256 << 20;
+
 /// What depmod knows of one kernel's modules.
 #[derive(Clone, Debug, Default)]
 pub struct Index<'a> {

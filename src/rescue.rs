@@ -1,6 +1,5 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
-use std::fs;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::Path;
@@ -32,6 +31,8 @@ const SHELLS: [&str; 5] = [
 struct Policy {
     /// `root=`: layers may not be meant to be there.
     root: bool,
+    /// `retain_initrd`.
+    retain: bool,
     shell: bool,
     emergency: Option<Emergency>,
     panic: i64,
@@ -39,6 +40,7 @@ struct Policy {
 
 static POLICY: Mutex<Policy> = Mutex::new(Policy {
     root: false,
+    retain: false,
     shell: true,
     emergency: None,
     panic: 0,
@@ -58,6 +60,7 @@ pub fn catch_panics() {
 pub fn follow(options: &Options) {
     *policy() = Policy {
         root: options.root.is_some(),
+        retain: options.retain_initrd,
         shell: options.shell,
         emergency: options.emergency,
         panic: options.panic,
@@ -137,11 +140,7 @@ fn hints() -> Option<&'static str> {
     if policy().root || sources.iter().any(|source| Path::new(source).exists()) {
         return None;
     }
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let retain = cmdline
-        .split_ascii_whitespace()
-        .any(|word| word == "retain_initrd");
-    Some(match (thrown_away(), retain) {
+    Some(match (thrown_away(), policy().retain) {
         (true, false) => {
             "hint: the initrd held more than cpio archives, and the kernel has thrown that away: add \
              retain_initrd to the command line (Linux 6.8 or newer), or put the layers into /layers of the initramfs"

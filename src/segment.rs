@@ -12,7 +12,7 @@ mod sums;
 
 use std::io::{self, BufRead};
 
-use crate::bytes::{Part, ReadAt, Reader, Skip, leading_zeros};
+use crate::bytes::{Part, ReadAt, Reader, Skip, fill, leading_zeros};
 use crate::compress::{Codec, Decoder};
 use crate::cpio::{self, Archive, Next};
 use crate::erofs::{self, SUPER_OFFSET, Superblock};
@@ -238,13 +238,7 @@ impl Walker<'_> {
     fn erofs_around(&mut self, start: u64) -> Result<bool> {
         let mut reader = Reader::bounded(self.image, start, self.end);
         let mut near = [0; 2 * SUPER_OFFSET as usize];
-        let mut filled = 0;
-        while let Some(rest) = near.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match io::Read::read(&mut reader, rest).during("read at", format_args!("{start:#x}"))? {
-                0 => break,
-                n => filled = filled.saturating_add(n),
-            }
-        }
+        let filled = fill(&mut reader, &mut near).during("read at", format_args!("{start:#x}"))?;
         let near = near.get(..filled).unwrap_or_default();
         for (distance, window) in near.windows(4).take(SUPER_OFFSET as usize).enumerate() {
             let superblock = start.saturating_add(distance as u64);

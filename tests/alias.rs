@@ -251,6 +251,7 @@ fn a_directory_without_files_is_an_empty_database() {
     let directory = std::env::temp_dir();
     let database = coldplug::database(
         &directory,
+        "",
         coldplug::config("modprobe.blacklist=x").unwrap(),
     )
     .unwrap();

@@ -154,7 +154,7 @@ impl Config {
     }
 
     /// Whether any module asks for others softly.
-    pub(super) fn has_softdeps(&self) -> bool {
+    pub fn has_softdeps(&self) -> bool {
         !self.softdeps.is_empty()
     }
 

@@ -7,7 +7,7 @@ use std::ffi::CString;
 
 use layerinit::cmdline::{Break, Options};
 use layerinit::device::Patience;
-use layerinit::error::Result;
+use layerinit::error::{Error, Result};
 use layerinit::load::Loader;
 use layerinit::mount::{self, Finder, SYSROOT};
 use layerinit::report::{Facts, Report};
@@ -117,11 +117,8 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         warn!("{error}");
     }
     kmsg::end();
-    let more = match new_root != "/" && options.timestamps {
-        true => systemd::arguments(init, started),
-        false => Vec::new(),
-    };
-    Err(switch::exec(init, more, arguments))
+    let told = (new_root != "/" && options.timestamps).then_some(started);
+    Err(hand_over(init, told, arguments))
 }
 
 /// Goes on with what the user has mounted in the rescue shell.
@@ -130,9 +127,12 @@ fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let inits = options.inits();
     let init = proof::init(SYSROOT, &inits)?;
     switch::root(SYSROOT)?;
-    let more = match options.timestamps {
-        true => systemd::arguments(init, started),
-        false => Vec::new(),
-    };
-    Err(switch::exec(init, more, arguments))
+    let told = options.timestamps.then_some(started);
+    Err(hand_over(init, told, arguments))
+}
+
+/// Starts the real init. If it is systemd, it is told when this program began.
+fn hand_over(init: &str, started: Option<Moment>, arguments: &[CString]) -> Error {
+    let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
+    switch::exec(init, more, arguments)
 }

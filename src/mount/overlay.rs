@@ -33,26 +33,28 @@ pub struct Stack {
 
 /// Stacks the layers at `target`; without `upper`, read-only.
 pub fn stack(layers: &Stack, upper: Option<&Mounted>, target: &str) -> Result<()> {
-    let mut options = Vec::new();
-    if let Some(upper) = upper {
-        options.push(("upperdir", upper.path("upper")));
-        options.push(("workdir", upper.path("work")));
-        if upper.device.is_some() {
-            options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
-        }
-    }
+    let options = upper.map_or(Vec::new(), |upper| {
+        writable(&upper.directory, upper.device.is_some())
+    });
     mount(layers, &options, target)
 }
 
 /// Stacks the layers at `target`. Changes go to `directory`/upper, for which there is a
 /// `directory`/work, and are good as a layer by themselves.
 pub fn collect(layers: &Stack, directory: &str, target: &str) -> Result<()> {
+    mount(layers, &writable(directory, true), target)
+}
+
+/// The options for changes that go to `directory`, and whether its upper is used again.
+fn writable(directory: &str, again: bool) -> Vec<(&'static str, String)> {
     let mut options = vec![
         ("upperdir", format!("{directory}/upper")),
         ("workdir", format!("{directory}/work")),
     ];
-    options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
-    mount(layers, &options, target)
+    if again {
+        options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
+    }
+    options
 }
 
 /// Mounts an overlay; without options, read-only.

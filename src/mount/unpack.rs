@@ -111,14 +111,15 @@ impl Unpacker {
                 let created = symlink(&*target, &**name);
                 let (uid, gid) = owner(header);
                 let owned = chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
-                created.and(owned).and(set_times(name, header.mtime))
+                created
+                    .and(owned)
+                    .and(set_times(name, seconds(header.mtime)))
             }
             libc::S_IFDIR => {
                 clean(name, Some(libc::S_IFDIR));
                 let created = mkdir(&**name, mode(header));
                 let attributes = attributes(name, header);
-                let time = times(header.mtime).last_modification;
-                self.directories.push((name.clone(), time));
+                self.directories.push((name.clone(), seconds(header.mtime)));
                 unless_there(created, name, libc::S_IFDIR).and(attributes)
             }
             kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
@@ -129,7 +130,7 @@ impl Unpacker {
                         let node = FileType::from_raw_mode(kind);
                         let created = mknodat(CWD, &**name, node, mode(header), device(header));
                         let attributes = attributes(name, header);
-                        let timed = set_times(name, header.mtime);
+                        let timed = set_times(name, seconds(header.mtime));
                         unless_there(created, name, kind).and(attributes).and(timed)
                     }
                 }
@@ -183,7 +184,7 @@ impl Unpacker {
             }
         }
         // The time is for people; a file without it is still the file.
-        let _ = futimens(&file, &times(header.mtime));
+        let _ = futimens(&file, &times(seconds(header.mtime)));
         if header.crc && sum != header.chksum {
             let what = format!(
                 "the sum of its bytes is {sum:#x}, its header says {:#x}",
@@ -278,11 +279,7 @@ impl Unpacker {
     fn directory_times(&mut self) {
         let kept = self.kept.drain(..).rev();
         for (name, time) in kept.chain(self.directories.drain(..).rev()) {
-            let times = Timestamps {
-                last_access: time,
-                last_modification: time,
-            };
-            if let Err(errno) = utimensat(CWD, &*name, &times, AtFlags::SYMLINK_NOFOLLOW) {
+            if let Err(errno) = set_times(&name, time) {
                 debug!("{}: no time: {}", shown(&name), error::name(errno));
             }
         }
@@ -367,19 +364,22 @@ fn owner(header: &Header) -> (Option<Uid>, Option<Gid>) {
     )
 }
 
-fn times(mtime: u32) -> Timestamps {
-    let time = Timespec {
+fn seconds(mtime: u32) -> Timespec {
+    Timespec {
         tv_sec: mtime.into(),
         tv_nsec: 0,
-    };
+    }
+}
+
+fn times(time: Timespec) -> Timestamps {
     Timestamps {
         last_access: time,
         last_modification: time,
     }
 }
 
-fn set_times(name: &[u8], mtime: u32) -> std::result::Result<(), Errno> {
-    utimensat(CWD, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+fn set_times(name: &[u8], time: Timespec) -> std::result::Result<(), Errno> {
+    utimensat(CWD, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn shown(name: &[u8]) -> String {

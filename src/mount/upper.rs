@@ -35,11 +35,6 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// The path of what is `name` in its directory.
-    pub(super) fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.directory)
-    }
-
     /// A tmpfs in place of `store`, after this one could not be used for `why`; or the error that ends
     /// the boot.
     fn instead(store: &Store, root_of: Option<usize>, why: Error) -> Result<Self> {

@@ -26,8 +26,6 @@ pub struct Boot {
     pub sources: Vec<Found>,
     /// The command line.
     pub options: Options,
-    /// Whether the kernel keeps the initrd: retain_initrd.
-    pub retained: bool,
     /// Where the bytes of each source are; `None`: the image itself, or nothing.
     bytes: Vec<Option<Bytes>>,
 }
@@ -67,9 +65,6 @@ impl Boot {
         let mut boot = Self {
             rootfs,
             sources: Vec::new(),
-            retained: cmdline
-                .split_ascii_whitespace()
-                .any(|word| word == "retain_initrd"),
             options,
             bytes: Vec::new(),
         };

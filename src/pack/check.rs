@@ -344,7 +344,7 @@ fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Repo
     if circumstances.cmdline.is_some()
         && circumstances.kernel_config.is_none()
         && needs::in_the_initrd(boot, plan)
-        && !boot.retained
+        && !boot.options.retain_initrd
     {
         let what = "without retain_initrd the layers behind the loader are lost, unless the kernel has \
                     CONFIG_BLK_DEV_RAM=y";

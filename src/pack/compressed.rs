@@ -11,6 +11,7 @@ use miniz_oxide::deflate::core::{
     CompressorOxide, TDEFLFlush, TDEFLStatus, compress, create_comp_flags_from_zip_params,
 };
 
+use crate::bytes::fill;
 use crate::compress::{Codec, Crc};
 
 /// What `lz4 -l` puts into a chunk, and the kernel has room for (lib/decompress_unlz4.c).
@@ -102,18 +103,4 @@ fn lz4(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
             return out.write_all(&[0; 4]);
         }
     }
-}
-
-/// Fills the buffer, but for the end of the input.
-fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0usize;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match input.read(rest) {
-            Ok(0) => break,
-            Ok(n) => filled = filled.saturating_add(n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

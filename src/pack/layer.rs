@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use super::archive::{self, Settings};
 use super::output::Scratch;
 use super::text::shown;
 use super::{compressed, tree};
-use crate::bytes::{Opened, ReadAt};
+use crate::bytes::{Opened, ReadAt, fill};
 use crate::compress::Codec;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
@@ -297,7 +297,7 @@ fn name_by_content(file: &mut File) -> io::Result<()> {
     file.write_all_at(&uuid, UUID)?;
     let mut head = vec![0; 1 << 17];
     file.rewind()?;
-    let n = read_block(file, &mut head)?;
+    let n = fill(file, &mut head)?;
     let superblock = Superblock::read(&head.get(..n).unwrap_or_default(), 0)?;
     if let Some(Checksum::Bad { computed, .. }) = superblock.map(|superblock| superblock.checksum) {
         file.write_all_at(&computed.to_le_bytes(), CHECKSUM)?;
@@ -310,7 +310,7 @@ fn digest(file: &mut File) -> io::Result<u128> {
     let mut buffer = vec![0; 1 << 16];
     let (mut a, mut b) = (0x9E37_79B9_7F4A_7C15_u64, 0xC2B2_AE3D_27D4_EB4F_u64);
     loop {
-        let n = read_block(file, &mut buffer)?;
+        let n = fill(file, &mut buffer)?;
         for word in buffer.get(..n).unwrap_or_default().chunks(8) {
             let mut bytes = [0; 8];
             bytes
@@ -332,18 +332,4 @@ fn digest(file: &mut File) -> io::Result<u128> {
             return Ok(u128::from(a) << 64 | u128::from(b));
         }
     }
-}
-
-/// Fills the buffer, but for the end of the file.
-fn read_block(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0usize;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(n) => filled = filled.saturating_add(n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

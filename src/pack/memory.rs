@@ -40,8 +40,7 @@ pub struct Memory {
     pub retained: bool,
     /// Files that the kernel unpacks.
     pub rootfs: u64,
-    /// Whether those are in a tmpfs, which takes half of the memory at most: not with root= or
-    /// rootfstype= on the command line (init_rootfs in init/do_mounts.c).
+    /// Whether those are in a tmpfs, which takes half of the memory at most.
     pub capped: bool,
     /// Archives that `/init` unpacks.
     pub layers: u64,
@@ -55,14 +54,10 @@ impl Memory {
     /// Adds up what the plan for an image takes.
     pub fn of(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> Self {
         let options = &boot.options;
-        let types = options.rootfstype.as_deref();
         let mut memory = Self {
             initrd: image.size(),
-            retained: boot.retained,
-            capped: match types {
-                Some(types) => types.split(',').any(|name| name == "tmpfs"),
-                None => options.root.is_none(),
-            },
+            retained: options.retain_initrd,
+            capped: options.rootfs_is_tmpfs(),
             ..Self::default()
         };
         for segment in boot.image().into_iter().flat_map(|walk| &walk.segments) {

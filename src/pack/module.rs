@@ -1,16 +1,12 @@
 //! A kernel module's file, as it goes into a loader: so that the kernel has the least to do with it.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use super::spec::Content;
-use crate::compress::{Codec, Decoder};
+use crate::compress::Codec;
 use crate::error::{Context, Result};
-use crate::modules;
-
-/// The most that a module may have when decompressed, in bytes: a bound, not a size to expect.
-const MODULE_MAX: u64 = 256 << 20;
+use crate::modules::{self, MODULE_MAX};
 
 /// What is done with modules on their way into a loader.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,10 +42,8 @@ pub fn prepare(name: &str, path: &Path, treatment: Treatment) -> Result<Prepared
     let codec = Codec::detect(&bytes);
     let (name, mut image) = match codec {
         Some(codec) => {
-            let mut image = Vec::new();
-            Decoder::new(codec, &*bytes)
-                .and_then(|decoder| decoder.take(MODULE_MAX).read_to_end(&mut image))
-                .during("decompress", path.display())?;
+            let image = codec.decompress(&*bytes, MODULE_MAX);
+            let image = image.during("decompress", path.display())?;
             (without_ending(name), image)
         }
         None => (name, bytes),

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::boot::Boot;
 use super::unpack::{Report, Severity};
 use crate::cmdline::Backend;
-use crate::compress::{Codec, Decoder};
+use crate::compress::Codec;
 use crate::erofs::Superblock;
 use crate::error::{Context, Error, Result};
 use crate::plan::{Content, Place, Plan, Root, Upper};
@@ -119,15 +119,14 @@ impl Config {
         let context = || path.display();
         let mut file = BufReader::new(File::open(path).during("open", context())?);
         let codec = Codec::detect(file.fill_buf().during("read", context())?);
-        let mut bytes = Vec::new();
-        match codec {
-            None => file.take(MAX).read_to_end(&mut bytes),
-            Some(codec) => Decoder::new(codec, file)
-                .during("read", context())?
-                .take(MAX)
-                .read_to_end(&mut bytes),
-        }
-        .during("read", context())?;
+        let bytes = match codec {
+            None => {
+                let mut bytes = Vec::new();
+                file.take(MAX).read_to_end(&mut bytes).map(|_| bytes)
+            }
+            Some(codec) => codec.decompress(file, MAX),
+        };
+        let bytes = bytes.during("read", context())?;
         let config = Self::parse(&String::from_utf8_lossy(&bytes));
         match config.values.is_empty() {
             true => {
@@ -286,7 +285,7 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
                             the loader are lost (put them into /layers)";
                 say(Severity::Error, "BLK_DEV_RAM", what);
             }
-            _ if !boot.retained => {
+            _ if !boot.options.retain_initrd => {
                 let what = "and no retain_initrd on the command line: the layers behind the loader are lost";
                 say(Severity::Error, "BLK_DEV_RAM", what);
             }
