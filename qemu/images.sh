@@ -295,6 +295,10 @@ image_watchdog() {
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
 
+# The same in 2000 files.
+tree_crowd() { mkdir -p crowd/sub && (cd crowd && seq 500000 | command split -l 250 -a 4 && mv xac* sub); }
+image_crowd() { cat "$(archive crowd)" "$(loader)" "$(layer base)" >"$out"; }
+
 # Archives between the layers, and compressed ones.
 image_interleaved() { cat "$(loader)" "$(layer base)" "$(archive etc)" "$(layer app -zlz4hc)" >"$out"; }
 image_compressed() {

@@ -4,7 +4,7 @@
 //! is no way back, and what still goes wrong is only reported.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use log::{debug, info, warn};
 use rustix::fs::{
@@ -14,9 +14,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmount};
 use rustix::process::{chdir, chroot, pivot_root};
+use rustix::thread::set_name;
 
 use crate::error::{self, Context, Error, Result};
 use crate::setup::{is_mount_point, take_turns};
+use crate::sys::process::aside;
 use crate::watchdog;
 
 /// What the real init expects to find mounted.
@@ -26,9 +28,15 @@ const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
+/// build` makes have fewer. What is beyond does not hold up the real init (2,000 files take 26 ms): a
+/// child deletes it, as that of util-linux's switch_root does. Nor is that child always there: a real
+/// init may be a program that waits for the one child it started.
+const IN_PLACE: u32 = 128;
+
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
 /// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
-/// names. Returns bytes freed, as far as the filesystem counts them: a ramfs does not.
+/// names. Returns bytes freed by now, as far as the filesystem counts them: a ramfs does not.
 pub fn root(root: &str) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
@@ -70,7 +78,7 @@ pub fn root(root: &str) -> Result<u64> {
     // mounted out of sight, and a loop device on a layer file would keep it anyway.
     let before = free_bytes(&old);
     match disposable {
-        true => remove_contents(&old, old_device),
+        true => clean_up(&old, old_device),
         false => debug!("the old root is neither ramfs nor tmpfs: left as it is"),
     }
     let freed = free_bytes(&old).saturating_sub(before);
@@ -124,53 +132,98 @@ fn free_bytes(directory: &OwnedFd) -> u64 {
     })
 }
 
-/// Deletes everything in a directory that lies on `device`. Never goes into another filesystem, and
-/// goes on after errors. With the fewest calls: a loader can have thousands of files, and the real
-/// init waits.
-fn remove_contents(directory: &OwnedFd, device: u64) {
-    let entries = match Dir::read_from(directory) {
-        Ok(entries) => entries,
-        Err(errno) => {
-            warn!("free the old root: {}", error::name(errno));
-            return;
-        }
+/// Deletes what is in the old root: most often all of it here and now; the rest in a child.
+fn clean_up(old: &OwnedFd, device: u64) {
+    let mut here = Cleanup {
+        device,
+        left: IN_PLACE,
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        let removed = match entry.file_type() {
-            FileType::Directory => remove_directory(directory, name, device),
-            _ => unlinkat(directory, name, AtFlags::empty()),
-        };
-        if let Err(errno) = removed {
-            debug!(
-                "{} of the old root stays: {}",
-                name.to_string_lossy(),
-                error::name(errno)
-            );
+    if here.empty(old) {
+        return;
+    }
+    let mut all = Cleanup {
+        device,
+        left: u32::MAX,
+    };
+    let later = || {
+        take_turns();
+        let _ = set_name(c"layerinit-free");
+        all.empty(old);
+    };
+    match aside(old.as_fd(), later) {
+        Ok(()) => debug!("the old root has more than {IN_PLACE} names: a child deletes the rest"),
+        Err(error) => {
+            debug!("the old root is emptied before the real init starts: {error}");
+            all.empty(old);
         }
     }
 }
 
-fn remove_directory(
-    directory: &OwnedFd,
-    name: &CStr,
+/// Deletes what lies on one filesystem, with the fewest calls, as the real init waits.
+struct Cleanup {
     device: u64,
-) -> std::result::Result<(), Errno> {
-    // Most are mount points that have been moved away: empty.
-    match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY) => {}
-        done => return done,
+    /// Names that may still be deleted.
+    left: u32,
+}
+
+impl Cleanup {
+    /// Deletes everything in a directory. Never goes into another filesystem, and goes on after
+    /// errors. Whether it came to the end.
+    fn empty(&mut self, directory: &OwnedFd) -> bool {
+        let entries = match Dir::read_from(directory) {
+            Ok(entries) => entries,
+            Err(errno) => {
+                warn!("free the old root: {}", error::name(errno));
+                return true;
+            }
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let Some(left) = self.left.checked_sub(1) else {
+                return false;
+            };
+            self.left = left;
+            let removed = match entry.file_type() {
+                FileType::Directory => self.remove_directory(directory, name),
+                _ => unlinkat(directory, name, AtFlags::empty()).map(|()| true),
+            };
+            match removed {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(errno) => debug!(
+                    "{} of the old root stays: {}",
+                    name.to_string_lossy(),
+                    error::name(errno)
+                ),
+            }
+        }
+        true
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inside = openat(directory, name, flags, Mode::empty())?;
-    if fstat(&inside)?.st_dev != device {
-        return Err(Errno::XDEV);
+
+    /// Deletes a directory and all that is in it; `false` where there was too much.
+    fn remove_directory(
+        &mut self,
+        directory: &OwnedFd,
+        name: &CStr,
+    ) -> std::result::Result<bool, Errno> {
+        // Most are mount points that have been moved away: empty.
+        match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY) => {}
+            done => return done.map(|()| true),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inside = openat(directory, name, flags, Mode::empty())?;
+        if fstat(&inside)?.st_dev != self.device {
+            return Err(Errno::XDEV);
+        }
+        Ok(self.empty(&inside) && {
+            unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+            true
+        })
     }
-    remove_contents(&inside, device);
-    unlinkat(directory, name, AtFlags::REMOVEDIR)
 }
 
 /// Starts the real init in place of this program, with `more` arguments after its own name, then the
