@@ -8,51 +8,12 @@ use std::io;
 
 use super::files::kind;
 use super::merged::Layers;
-use super::rootfs::Node;
+use super::rootfs::{Change, Changes, Node};
 use super::text::shown;
 use crate::bytes::{ReadAt, Reader};
 
 /// More of either than anybody reads.
 const MAX: usize = 1000;
-
-/// What happened while layers were put over each other, in order.
-#[derive(Debug, Default)]
-pub struct Changes {
-    list: Vec<(Vec<u8>, Change)>,
-    /// How many there were beyond those.
-    more: usize,
-}
-
-/// What a layer did.
-#[derive(Debug)]
-enum Change {
-    /// It has something else where a layer below has this. With it went as many names.
-    Other(Node, Node, usize),
-    /// It hides what is not there.
-    Nothing(usize),
-}
-
-impl Changes {
-    /// A file took the place of another.
-    pub fn other(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
-        let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
-        if old.layer != new.layer && !both(libc::S_IFDIR) {
-            self.add(path, Change::Other(old.clone(), new.clone(), below));
-        }
-    }
-
-    /// A whiteout hid nothing.
-    pub fn nothing(&mut self, path: &[u8], layer: usize) {
-        self.add(path, Change::Nothing(layer));
-    }
-
-    fn add(&mut self, path: &[u8], change: Change) {
-        match self.list.len() < 2 * MAX {
-            true => self.list.push((path.to_vec(), change)),
-            false => self.more = self.more.saturating_add(1),
-        }
-    }
-}
 
 /// A line for each conflict, then one for each override. `names` are those of the layers.
 pub fn lines(changes: &Changes, layers: &Layers, names: &[String]) -> (Vec<String>, Vec<String>) {

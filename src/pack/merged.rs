@@ -1,10 +1,9 @@
 //! The root that the layers make, put together as overlayfs and `/init` do it, without their bytes.
 
 use super::boot::Boot;
-use super::conflicts::Changes;
 use super::erofs_tree::{Inode, Tree};
 use super::files::File;
-use super::rootfs::{Node, Rootfs};
+use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Part, ReadAt};
 use crate::erofs::Superblock;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::conflicts::Changes;
 use super::erofs_tree::Inode;
 
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
 const LINKS_MAX: usize = 40;
+
+/// More than anybody reads.
+const CHANGES_MAX: usize = 2000;
 
 /// A file of the rootfs. Hard links are one file with several names.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +59,45 @@ pub struct Rootfs {
     pub(super) partial: bool,
     /// What layers did to those below, if that is asked for.
     pub(super) changes: Option<Changes>,
+}
+
+/// What happened while layers were put over each other, in order.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub(super) list: Vec<(Vec<u8>, Change)>,
+    /// How many there were beyond those.
+    pub(super) more: usize,
+}
+
+/// What a layer did.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// It has something else where a layer below has this. With it went as many names.
+    Other(Node, Node, usize),
+    /// It hides what is not there.
+    Nothing(usize),
+}
+
+impl Changes {
+    /// A file took the place of another.
+    pub fn other(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
+        let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
+        if old.layer != new.layer && !both(libc::S_IFDIR) {
+            self.add(path, Change::Other(old.clone(), new.clone(), below));
+        }
+    }
+
+    /// A whiteout hid nothing.
+    pub fn nothing(&mut self, path: &[u8], layer: usize) {
+        self.add(path, Change::Nothing(layer));
+    }
+
+    fn add(&mut self, path: &[u8], change: Change) {
+        match self.list.len() < CHANGES_MAX {
+            true => self.list.push((path.to_vec(), change)),
+            false => self.more = self.more.saturating_add(1),
+        }
+    }
 }
 
 impl Rootfs {
