@@ -29,9 +29,9 @@ const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
-/// build` makes have fewer. What is beyond does not hold up the real init (2,000 files take 26 ms): a
-/// child deletes it, as that of util-linux's switch_root does. Nor is that child always there: a real
-/// init may be a program that waits for the one child it started.
+/// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
+/// (2,000 files take 26 ms): a child deletes it, as that of util-linux's switch_root does. Nor is that
+/// child always there: a real init may be a program that waits for the one child it started.
 const IN_PLACE: u32 = 128;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
@@ -162,7 +162,7 @@ fn clean_up(old: &OwnedFd, device: u64) {
 /// Deletes what lies on one filesystem, with the fewest calls, as the real init waits.
 struct Cleanup {
     device: u64,
-    /// Names that may still be deleted.
+    /// Names that may still be deleted, besides symbolic links.
     left: u32,
 }
 
@@ -182,10 +182,12 @@ impl Cleanup {
             if name == c"." || name == c".." {
                 continue;
             }
-            let Some(left) = self.left.checked_sub(1) else {
-                return false;
-            };
-            self.left = left;
+            if entry.file_type() != FileType::Symlink {
+                let Some(left) = self.left.checked_sub(1) else {
+                    return false;
+                };
+                self.left = left;
+            }
             let removed = match entry.file_type() {
                 FileType::Directory => self.remove_directory(directory, name),
                 _ => unlinkat(directory, name, AtFlags::empty()).map(|()| true),
