@@ -544,11 +544,33 @@ disk_volatile() {
 	mkfs.ext4 -q -F -L data -d "$dir" "$out"
 }
 disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
+disk_xfs_data() { truncate -s 300M "$out" && mkfs.xfs -q -L data "$out"; }
+disk_btrfs_data() { truncate -s 128M "$out" && mkfs.btrfs -q -L data "$out" >/dev/null; }
+disk_f2fs_data() { mkfs.f2fs -q -l data "$out" >/dev/null; }
 
 # The tree "base" on other filesystems, whose drivers want modules that nothing depends on. vfat
 # keeps no links: its busybox does without.
 disk_btrfs() { truncate -s 128M "$out" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$out" >/dev/null; }
 disk_f2fs() { truncate -s 128M "$out" && mkfs.f2fs -q -l root "$out" >/dev/null && sload.f2fs -f "$(tree base)" "$out" >/dev/null; }
+disk_xfs() {
+	{ printf '/dev/null\n0 0\nd--755 0 0\n' && proto "$(tree base)" && echo '$'; } >"$out.proto"
+	truncate -s 300M "$out" && mkfs.xfs -q -L root -p "$out.proto" "$out"
+}
+# proto DIRECTORY: what is in it, as mkfs.xfs wants to be told.
+proto() {
+	local path
+	for path in "$1"/*; do
+		if [[ -L $path ]]; then
+			echo "${path##*/} l--777 0 0 $(readlink "$path")"
+		elif [[ -d $path ]]; then
+			echo "${path##*/} d--755 0 0"
+			proto "$path"
+			echo '$'
+		elif [[ -e $path ]]; then
+			echo "${path##*/} ---$(stat -c %a "$path") 0 0 $path"
+		fi
+	done
+}
 disk_vfat_root() {
 	local dir=$work/trees/vfat
 	cp -a "$(tree base)" "$dir"
@@ -585,8 +607,9 @@ image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$
 
 # The drivers that the README names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
-	sdhci-pci mmc_block ext4 btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
+	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
 image_drivers() { build "${drivers[@]/#/--module=}"; }
+image_base_drivers() { build "${drivers[@]/#/--module=}" --layer "$(tree base)"; }
 
 # The same, and a file of modprobe.d.
 image_options() {

@@ -65,12 +65,11 @@ fn mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()>
     };
     // A kernel that takes an option without a value under a name that wants one is not looking at
     // options at all yet: overlayfs got the new mount API in Linux 6.5, and lowerdir+ in 6.8.
-    let probe = Context::new("overlay")?;
-    if probe.flag("lowerdir+").is_ok() {
+    let context = Context::new("overlay")?;
+    if context.flag("lowerdir+").is_ok() {
         debug!("overlay: the kernel is older than lowerdir+");
         return classic(layers, options, target);
     }
-    let context = Context::new("overlay")?;
     context.string("source", "overlay")?;
     // The top layer comes first.
     for name in layers.names.iter().rev() {
