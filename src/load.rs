@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
 use crate::alias::{self, Config, Database};
+use crate::bytes::{Opened, Reader};
 use crate::cmdline::Options;
 use crate::coldplug;
 use crate::compress::Codec;
@@ -342,8 +343,9 @@ fn insert(path: &Path, parameters: &str) -> Result<()> {
 }
 
 fn decompress(path: &Path, codec: Codec) -> Result<Vec<u8>> {
-    let file = File::open(path).during("open", path.display())?;
+    let file = Opened::open(path)?;
+    // The kind of reader that archives are read with: a second one would be as much code again.
     codec
-        .decompress(BufReader::new(file), MODULE_MAX)
+        .decompress(Reader::new(&file, 0), MODULE_MAX)
         .during("decompress", path.display())
 }
