@@ -49,7 +49,14 @@ pub fn start() {
     // A second call changes nothing: the logger is already this one.
     let _ = log::set_logger(&KMSG);
     log::set_max_level(LevelFilter::Info);
-    if let Ok(file) = File::options().write(true).open("/dev/kmsg") {
+    let open = |read| {
+        let mut options = File::options();
+        // The flag is for reading: it ends where the log does.
+        let options = options.read(read).write(true);
+        options.custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")
+    };
+    // Who may write to the log may not always read it (dmesg_restrict).
+    if let Ok(file) = open(true).or_else(|_| open(false)) {
         let _ = KMSG.file.set(file);
     }
 }
@@ -101,31 +108,29 @@ pub fn say(text: &str) {
     }
 }
 
-/// The records of the kernel log, to be read: Documentation/ABI/testing/dev-kmsg.
+/// The records of the kernel log, to be read: Documentation/ABI/testing/dev-kmsg. There is one position
+/// in the log: who asks for records last gets them.
 #[derive(Debug)]
 pub struct Records {
-    file: Option<File>,
+    file: Option<&'static File>,
 }
 
 impl Records {
     /// All that the log still has.
     pub fn all() -> Self {
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg");
-        Self { file: file.ok() }
+        Self::after(SeekFrom::Start(0))
     }
 
     /// Those from now on.
     pub fn from_now() -> Self {
-        let mut records = Self::all();
-        if let Some(file) = &mut records.file
-            && file.seek(SeekFrom::End(0)).is_err()
-        {
-            records.file = None;
+        Self::after(SeekFrom::End(0))
+    }
+
+    fn after(position: SeekFrom) -> Self {
+        let file = KMSG.file.get();
+        Self {
+            file: file.filter(|file| (&**file).seek(position).is_ok()),
         }
-        records
     }
 }
 
@@ -134,7 +139,7 @@ impl Iterator for Records {
     type Item = KernelRecord;
 
     fn next(&mut self) -> Option<KernelRecord> {
-        let file = self.file.as_mut()?;
+        let mut file = self.file?;
         let mut record = [0; 8192];
         loop {
             match file.read(&mut record) {
