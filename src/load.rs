@@ -179,7 +179,8 @@ fn filesystems() -> String {
 /// Whether such a list has `name` at the end of a line.
 fn lists(text: &str, name: &str) -> bool {
     text.lines()
-        .any(|line| line.split_ascii_whitespace().next_back() == Some(name))
+        .filter_map(|line| line.strip_suffix(name))
+        .any(|before| before.ends_with('\t'))
 }
 
 impl Modules {
