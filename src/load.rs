@@ -171,16 +171,14 @@ impl Loader {
     }
 }
 
-/// What the kernel can mount, a line each: "nodev\toverlay", "\terofs".
+/// What the kernel can mount, a line each: "nodev\toverlay\n", "\terofs\n".
 fn filesystems() -> String {
     fs::read_to_string("/proc/filesystems").unwrap_or_default()
 }
 
-/// Whether such a list has `name` at the end of a line.
+/// Whether such a list has `name`.
 fn lists(text: &str, name: &str) -> bool {
-    text.lines()
-        .filter_map(|line| line.strip_suffix(name))
-        .any(|before| before.ends_with('\t'))
+    text.contains(&format!("\t{name}\n"))
 }
 
 impl Modules {
