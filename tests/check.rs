@@ -385,12 +385,6 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     );
     let ram = |text: &str| good(text) + "CONFIG_BLK_DEV_RAM=y\n";
     assert_eq!(config(&ram, &["--cmdline", "quiet"]), (vec![], 0));
-    let (lines, _) = config(&ram, &["--cmdline", "retain_initrd"]);
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(
-        lines[0].starts_with("warning: CONFIG_BLK_DEV_RAM=y: with it, retain_initrd only costs"),
-        "{lines:?}"
-    );
 }
 
 #[test]

@@ -278,24 +278,18 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
             "attributes of files that are changed or unpacked are lost",
         );
     }
-    if in_the_initrd(boot, plan) {
-        match (config.built_in("BLK_DEV_RAM"), boot.options.retain_initrd) {
-            (true, false) => {}
-            (true, true) => {
-                let what = "with it, retain_initrd only costs: the initrd is there twice until /init gives one \
-                            of them back, a millisecond for some megabytes. Leave that word out";
-                say(Severity::Warning, "BLK_DEV_RAM", what);
-            }
-            (false, _) if config.version.is_some_and(|version| version < (6, 8)) => {
+    if in_the_initrd(boot, plan) && !config.built_in("BLK_DEV_RAM") {
+        match config.version {
+            Some(version) if version < (6, 8) => {
                 let what = "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers behind \
                             the loader are lost (put them into /layers)";
                 say(Severity::Error, "BLK_DEV_RAM", what);
             }
-            (false, false) => {
+            _ if !boot.options.retain_initrd => {
                 let what = "and no retain_initrd on the command line: the layers behind the loader are lost";
                 say(Severity::Error, "BLK_DEV_RAM", what);
             }
-            (false, true) => {}
+            _ => {}
         }
     }
 }
