@@ -15,6 +15,10 @@ use crate::segment::{self, Kind, Walk};
 
 const LAYERS: &str = "/layers";
 
+/// As much of `/initrd.image` is given back before the real init is started, in bytes: 32 MiB take the
+/// kernel 12 ms, and the real init begins with all of the memory.
+const AT_ONCE: u64 = 32 << 20;
+
 /// An open source of layers.
 #[derive(Debug)]
 pub struct Source {
@@ -109,16 +113,25 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// What has become of `/initrd.image`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Release {
+    /// Bytes given back.
+    pub bytes: u64,
+    /// It is all that is left to give back, and the real init should not wait for that.
+    pub later: bool,
+}
+
 /// Gives back what no layer needs of `/initrd.image`: all of it where the initrd was read from
-/// sysfs, else everything outside of the mounted images. Returns the bytes given back. Only a tmpfs
-/// can; on a ramfs the file stays as it is until it goes with the old root.
-pub fn release_image(plan: &Plan) -> u64 {
+/// sysfs, else everything outside of the mounted images. Only a tmpfs can; on a ramfs the file stays
+/// as it is until it goes with the old root.
+pub fn release_image(plan: &Plan) -> Release {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
-        return 0;
+        return Release::default();
     }
     let path = Place::InitrdImage.path();
     let Ok(file) = File::options().write(true).open(&path) else {
-        return 0;
+        return Release::default();
     };
     // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
     let allocated = || {
@@ -127,9 +140,20 @@ pub fn release_image(plan: &Plan) -> u64 {
     };
     let before = allocated();
     let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let mounted = plan.layers.iter().filter(|layer| {
-        layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
-    });
+    let mut mounted = plan
+        .layers
+        .iter()
+        .filter(|layer| {
+            layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
+        })
+        .peekable();
+    if mounted.peek().is_none() && size > AT_ONCE {
+        debug!("{path}: {size} bytes to be given back while the real init starts");
+        return Release {
+            bytes: 0,
+            later: true,
+        };
+    }
     let mut from = 0;
     for (offset, length) in mounted
         .map(|layer| (layer.offset, layer.length))
@@ -147,5 +171,8 @@ pub fn release_image(plan: &Plan) -> u64 {
     }
     let freed = before.saturating_sub(allocated());
     info!("{path}: {freed} of {before} bytes given back");
-    freed
+    Release {
+        bytes: freed,
+        later: false,
+    }
 }

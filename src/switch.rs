@@ -36,8 +36,8 @@ const IN_PLACE: u32 = 128;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
 /// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
-/// names. Returns bytes freed by now, as far as the filesystem counts them: a ramfs does not.
-pub fn root(root: &str) -> Result<u64> {
+/// names. Where there is much of it (`later`), a child does that. Returns bytes freed by now, as far as the filesystem counts them: a ramfs does not.
+pub fn root(root: &str, later: bool) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
     let new = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
@@ -78,7 +78,7 @@ pub fn root(root: &str) -> Result<u64> {
     // mounted out of sight, and a loop device on a layer file would keep it anyway.
     let before = free_bytes(&old);
     match disposable {
-        true => clean_up(&old, old_device),
+        true => clean_up(&old, old_device, later),
         false => debug!("the old root is neither ramfs nor tmpfs: left as it is"),
     }
     let freed = free_bytes(&old).saturating_sub(before);
@@ -133,10 +133,10 @@ fn free_bytes(directory: &OwnedFd) -> u64 {
 }
 
 /// Deletes what is in the old root: most often all of it here and now; the rest in a child.
-fn clean_up(old: &OwnedFd, device: u64) {
+fn clean_up(old: &OwnedFd, device: u64, later: bool) {
     let mut here = Cleanup {
         device,
-        left: IN_PLACE,
+        left: if later { 0 } else { IN_PLACE },
     };
     if here.empty(old) {
         return;
@@ -145,13 +145,13 @@ fn clean_up(old: &OwnedFd, device: u64) {
         device,
         left: u32::MAX,
     };
-    let later = || {
+    let rest = || {
         take_turns();
         let _ = set_name(c"layerinit-free");
         all.empty(old);
     };
-    match aside(old.as_fd(), later) {
-        Ok(()) => debug!("the old root has more than {IN_PLACE} names: a child deletes the rest"),
+    match aside(old.as_fd(), rest) {
+        Ok(()) => debug!("there is much in the old root: a child deletes the rest"),
         Err(error) => {
             debug!("the old root is emptied before the real init starts: {error}");
             all.empty(old);

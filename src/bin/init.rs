@@ -91,7 +91,8 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("layers");
 
     let new_root = mount::root(&plan, &mut mounted, &mut finder, &mut loader)?;
-    let mut freed = source::release_image(&plan);
+    let image = source::release_image(&plan);
+    let mut freed = image.bytes;
     report.ended("root");
     rescue::pause(Break::Mount, &options);
 
@@ -100,7 +101,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     rescue::pause(Break::Switch, &options);
 
     if new_root != "/" {
-        freed = freed.saturating_add(switch::root(new_root)?);
+        freed = freed.saturating_add(switch::root(new_root, image.later)?);
         info!("switched to the new root, {freed} bytes freed");
     }
     report.ended("switch");
@@ -126,7 +127,7 @@ fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let options = Options::parse(&setup::cmdline()?);
     let inits = options.inits();
     let init = proof::init(SYSROOT, &inits)?;
-    switch::root(SYSROOT)?;
+    switch::root(SYSROOT, false)?;
     let told = options.timestamps.then_some(started);
     Err(hand_over(init, told, arguments))
 }
