@@ -16,7 +16,7 @@ use crate::segment::{self, Kind, Walk};
 const LAYERS: &str = "/layers";
 
 /// As much of `/initrd.image` is given back before the real init is started, in bytes: 32 MiB take the
-/// kernel 12 ms, and the real init begins with all of the memory.
+/// kernel 16 ms, and the real init begins with all of the memory.
 const AT_ONCE: u64 = 32 << 20;
 
 /// An open source of layers.
@@ -118,7 +118,7 @@ fn layer_files() -> Result<Vec<PathBuf>> {
 pub struct Release {
     /// Bytes given back.
     pub bytes: u64,
-    /// It is all that is left to give back, and the real init should not wait for that.
+    /// Nothing was given back yet: it is more than the real init should wait for.
     pub later: bool,
 }
 
