@@ -294,9 +294,10 @@ image_watchdog() {
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
+# More of it than is given back before the real init is started.
 image_ballast_more() { cat "$(archive ballast)" "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
 
-# The same in 2000 files.
+# The archive's bytes in 2000 files.
 tree_crowd() { mkdir -p crowd/sub && (cd crowd && seq 500000 | command split -l 250 -a 4 && mv xac* sub); }
 image_crowd() { cat "$(archive crowd)" "$(loader)" "$(layer base)" >"$out"; }
 

@@ -81,15 +81,15 @@ compressed() {
 
 # ---- ours ---------------------------------------------------------------------------
 
-# stripped_loader: the loader, with modules whose signatures need no checking.
+# stripped_loader: prints the path of a loader with modules whose signatures need no checking.
 stripped_loader() {
 	"$layerinit" build -o "$out.stripped" --modules "$kernel_dir" --kernel "$version" --strip-module-signatures >&2
-	cat "$out.stripped"
+	echo "$out.stripped"
 }
 
 # Behind the loader.
 image_ours() { cat "$(loader)" >"$out"; append; }
-image_ours_stripped() { stripped_loader >"$out"; append; }
+image_ours_stripped() { cat "$(stripped_loader)" >"$out"; append; }
 image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$out"; echo >"$out.words"; }
 
 # In the loader, as /layers.
@@ -128,7 +128,7 @@ bare() {
 	append "${@:2}" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
 }
 image_c() { bare "$(loader)" source=/sys/firmware/initrd; }
-image_c_stripped() { stripped_loader >"$out.c"; bare "$out.c" source=/sys/firmware/initrd; }
+image_c_stripped() { bare "$(stripped_loader)" source=/sys/firmware/initrd; }
 image_c_memback() { bare "$(loader)" source=memback; }
 
 # A busybox script: layers behind its archive, or in it, as dracut has them.

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
@@ -49,6 +50,10 @@ static POLICY: Mutex<Policy> = Mutex::new(Policy {
 /// Makes a panic of this program take the way of every other failure.
 pub fn catch_panics() {
     panic::set_hook(Box::new(|info| {
+        // In a child it is no failure of the boot.
+        if !getpid().is_init() {
+            return;
+        }
         error!("{info}");
         say("this is a bug in layerinit; please report the line above");
         after_failure();

@@ -113,25 +113,17 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What has become of `/initrd.image`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Release {
-    /// Bytes given back.
-    pub bytes: u64,
-    /// Nothing was given back yet: it is more than the real init should wait for.
-    pub later: bool,
-}
-
 /// Gives back what no layer needs of `/initrd.image`: all of it where the initrd was read from
-/// sysfs, else everything outside of the mounted images. Only a tmpfs can; on a ramfs the file stays
-/// as it is until it goes with the old root.
-pub fn release_image(plan: &Plan) -> Release {
+/// sysfs, else everything outside of the mounted images. Returns the bytes given back; `None` where it
+/// is more than the real init should wait for, which is left for the old root's end. Only a tmpfs
+/// can; on a ramfs the file stays as it is until it goes with the old root.
+pub fn release_image(plan: &Plan) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
-        return Release::default();
+        return Some(0);
     }
     let path = Place::InitrdImage.path();
     let Ok(file) = File::options().write(true).open(&path) else {
-        return Release::default();
+        return Some(0);
     };
     // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
     let allocated = || {
@@ -149,10 +141,7 @@ pub fn release_image(plan: &Plan) -> Release {
         .peekable();
     if mounted.peek().is_none() && size > AT_ONCE {
         debug!("{path}: {size} bytes to be given back while the real init starts");
-        return Release {
-            bytes: 0,
-            later: true,
-        };
+        return None;
     }
     let mut from = 0;
     for (offset, length) in mounted
@@ -171,8 +160,5 @@ pub fn release_image(plan: &Plan) -> Release {
     }
     let freed = before.saturating_sub(allocated());
     info!("{path}: {freed} of {before} bytes given back");
-    Release {
-        bytes: freed,
-        later: false,
-    }
+    Some(freed)
 }

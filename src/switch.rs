@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use log::{debug, info, warn};
+use log::{LevelFilter, debug, info, warn};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, mkdirat, openat,
     openat2, unlinkat,
@@ -36,7 +36,8 @@ const IN_PLACE: u32 = 128;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
 /// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
-/// names. Where there is much of it (`later`), a child does that. Returns bytes freed by now, as far as the filesystem counts them: a ramfs does not.
+/// names. Where there is much of it (`later`, or many names), a child does that. Returns bytes freed by
+/// now, as far as the filesystem counts them: a ramfs does not.
 pub fn root(root: &str, later: bool) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
@@ -134,27 +135,26 @@ fn free_bytes(directory: &OwnedFd) -> u64 {
 
 /// Deletes what is in the old root: most often all of it here and now; the rest in a child.
 fn clean_up(old: &OwnedFd, device: u64, later: bool) {
-    let mut here = Cleanup {
+    let mut cleanup = Cleanup {
         device,
         left: if later { 0 } else { IN_PLACE },
     };
-    if here.empty(old) {
+    if cleanup.empty(old) {
         return;
     }
-    let mut all = Cleanup {
-        device,
-        left: u32::MAX,
-    };
+    cleanup.left = u32::MAX;
     let rest = || {
         take_turns();
         let _ = set_name(c"layerinit-free");
-        all.empty(old);
+        // Its kernel log is closed, and the limit that records lift there is to stay as it is.
+        log::set_max_level(LevelFilter::Off);
+        cleanup.empty(old);
     };
     match aside(old.as_fd(), rest) {
         Ok(()) => debug!("there is much in the old root: a child deletes the rest"),
         Err(error) => {
             debug!("the old root is emptied before the real init starts: {error}");
-            all.empty(old);
+            cleanup.empty(old);
         }
     }
 }
@@ -221,10 +221,10 @@ impl Cleanup {
         if fstat(&inside)?.st_dev != self.device {
             return Err(Errno::XDEV);
         }
-        Ok(self.empty(&inside) && {
-            unlinkat(directory, name, AtFlags::REMOVEDIR)?;
-            true
-        })
+        if !self.empty(&inside) {
+            return Ok(false);
+        }
+        unlinkat(directory, name, AtFlags::REMOVEDIR).map(|()| true)
     }
 }
 

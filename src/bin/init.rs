@@ -91,8 +91,8 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("layers");
 
     let new_root = mount::root(&plan, &mut mounted, &mut finder, &mut loader)?;
-    let image = source::release_image(&plan);
-    let mut freed = image.bytes;
+    let released = source::release_image(&plan);
+    let mut freed = released.unwrap_or(0);
     report.ended("root");
     rescue::pause(Break::Mount, &options);
 
@@ -101,7 +101,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     rescue::pause(Break::Switch, &options);
 
     if new_root != "/" {
-        freed = freed.saturating_add(switch::root(new_root, image.later)?);
+        freed = freed.saturating_add(switch::root(new_root, released.is_none())?);
         info!("switched to the new root, {freed} bytes freed");
     }
     report.ended("switch");

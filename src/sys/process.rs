@@ -43,8 +43,6 @@ pub fn aside(kept: BorrowedFd<'_>, work: impl FnOnce()) -> nix::Result<()> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { .. } => Ok(()),
         ForkResult::Child => {
-            // A panic here is no failure of the boot.
-            drop(std::panic::take_hook());
             close_others(kept.as_raw_fd());
             work();
             // SAFETY: nothing that the parent has is flushed or undone by it.
