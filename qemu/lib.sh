@@ -128,14 +128,14 @@ only() {
 	printf '%s\n' "$1"
 }
 
-# use_kernel NAME: sets $kernel, $kernel_dir and $version.
+# use_kernel NAME: sets $kernel, and for one with modules $kernel_dir and $version. False if there is none.
+# shellcheck disable=SC2034 # for the caller
 use_kernel() {
 	kernel_dir='' version=''
 	case $1 in
 	[0-9]*)
-		kernel_dir=$("$repo/qemu/fetch-kernel" "$1")
-		kernel=$(only "$kernel_dir"/boot/vmlinuz-*)
-		version=${kernel##*/vmlinuz-}
+		kernel_dir=$("$repo/qemu/fetch-kernel" "$1") && kernel=$(only "$kernel_dir"/boot/vmlinuz-*) &&
+			version=${kernel##*/vmlinuz-}
 		;;
 	*) kernel=$("$repo/qemu/kernel/build" "--$1" | tail -n 1) ;;
 	esac

@@ -1,58 +1,18 @@
 //! Compressed archives: their bytes, their ends, and that nothing hostile does harm. Streams come
 //! from the real tools (gzip, zstd, xz, lz4), which have to be installed.
 
+use allocation_counter::measure;
 use layerinit::compress::{Codec, Decoder, WINDOW_MAX};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 // ---- counting memory ------------------------------------------------------------------------
 
-/// Counts the heap of the thread that asks for it; tests run side by side, each on its thread.
-struct Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(change: isize) {
-    // A thread on its way out has no counter any more, and nobody who would read it.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + change);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
-    });
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: `at` came from the system's allocator with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most heap that `work` held at once, in bytes, and its result.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (isize, T) {
-    let before = NOW.get();
-    PEAK.set(before);
-    let result = work();
-    (PEAK.get() - before, result)
+/// The most heap that `work` held at once, in bytes, and its result. Only its own thread is counted.
+fn peak_of<T>(work: impl FnOnce() -> T) -> (u64, T) {
+    let mut result = None;
+    let counted = measure(|| result = Some(work()));
+    (counted.bytes_max, result.expect("work has run"))
 }
 
 // ---- making and reading streams -------------------------------------------------------------
@@ -654,7 +614,7 @@ fn an_error_of_the_input_comes_through_as_it_is() {
 
 #[test]
 fn memory_is_bounded_by_the_window_not_by_the_archive() {
-    const MIB: isize = 1 << 20;
+    const MIB: u64 = 1 << 20;
     let plain = sample(64 << 20);
     // The window, and what the ways of growing a buffer may cost on top of it.
     for (codec, command, window) in [
