@@ -42,7 +42,15 @@ const INCOMPAT: [&str; 9] = [
 ];
 
 const COMPAT_SB_CHKSUM: u32 = 1 << 0;
+
+/// EROFS_FEATURE_INCOMPAT_ZERO_PADDING: compressed data may be there, of LZ4 if no more is said.
+pub const INCOMPAT_0PADDING: u32 = 1 << 0;
+/// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the algorithms in use are named.
+const INCOMPAT_COMPR_CFGS: u32 = 1 << 1;
+/// EROFS_FEATURE_INCOMPAT_48BIT: block numbers may have 48 bits, and the root any number.
 const INCOMPAT_48BIT: u32 = 1 << 7;
+/// EROFS_FEATURE_INCOMPAT_METABOX: inodes may lie, compressed, in a file of the image.
+pub const INCOMPAT_METABOX: u32 = 1 << 8;
 
 /// Compression algorithms by bit of `available_compr_algs` (Z_EROFS_COMPRESSION_*).
 const ALGORITHMS: [&str; 4] = ["lz4", "lzma", "deflate", "zstd"];
@@ -56,8 +64,18 @@ pub struct Superblock {
     pub feature_incompat: u32,
     /// Block size as a power of two: 9 to 16.
     pub blkszbits: u8,
-    /// Length of the image in blocks; 48 bits with the 48bit feature.
+    /// Length of the image in blocks; up to 48 bits.
     pub blocks: u64,
+    /// The root directory's inode.
+    pub root_nid: u64,
+    /// What a compact inode's time counts from, in seconds since 1970.
+    pub epoch: u64,
+    /// The block that inode numbers count from.
+    pub meta_blkaddr: u32,
+    /// The block that the numbers of shared attributes count from.
+    pub xattr_blkaddr: u32,
+    /// Blocks in a piece of a directory, as a power of two; kernels know 0 alone.
+    pub dirblkbits: u8,
     /// Number of inodes.
     pub inos: u64,
     /// Volume UUID.
@@ -136,32 +154,45 @@ impl Superblock {
         let _sb_extslots = cursor.u8()?;
         let rb = cursor.le16()?;
         let inos = cursor.le64()?;
-        let _epoch = cursor.le64()?;
+        let epoch = cursor.le64()?;
         let _fixed_nsec = cursor.le32()?;
         let blocks_lo = cursor.le32()?;
 
-        let _meta_blkaddr = cursor.le32()?;
-        let _xattr_blkaddr = cursor.le32()?;
+        let meta_blkaddr = cursor.le32()?;
+        let xattr_blkaddr = cursor.le32()?;
         let uuid = cursor.array()?;
         let volume_name = cursor.array()?;
         let feature_incompat = cursor.le32()?;
         let available_compr_algs = cursor.le16()?;
         let extra_devices = cursor.le16()?;
+        let _devt_slotoff = cursor.le16()?;
+        let dirblkbits = cursor.u8()?;
+        let _xattr_prefixes = cursor.take(5)?;
+        let _packed_nid = cursor.le64()?;
+        let _reserved = cursor.take(4)?;
+        let _build_time = cursor.le32()?;
+        let rootnid_8b = cursor.le64()?;
 
         // The kernel takes 512 bytes (bit 9) to a page; pages have up to 64 KiB.
         if !(9..=16).contains(&blkszbits) {
             return None;
         }
-        let blocks_hi = if feature_incompat & INCOMPAT_48BIT != 0 {
-            rb
-        } else {
-            0
+        // 16 bits for either of two: for the root, while that and the blocks are small enough.
+        let wide = feature_incompat & INCOMPAT_48BIT != 0 && rootnid_8b != 0;
+        let (blocks_hi, root_nid) = match wide {
+            true => (rb, rootnid_8b),
+            false => (0, rb.into()),
         };
         let superblock = Self {
             feature_compat,
             feature_incompat,
             blkszbits,
             blocks: u64::from(blocks_lo) | u64::from(blocks_hi) << 32,
+            root_nid,
+            epoch,
+            meta_blkaddr,
+            xattr_blkaddr,
+            dirblkbits,
             inos,
             uuid,
             volume_name,
@@ -221,7 +252,7 @@ impl Superblock {
     /// Names of the compression algorithms that the image says it uses. An image of before the
     /// compr_cfgs feature can only use lz4, and does not say whether it does.
     pub fn algorithms(&self) -> Vec<String> {
-        match self.feature_incompat & 2 {
+        match self.feature_incompat & INCOMPAT_COMPR_CFGS {
             0 => Vec::new(),
             _ => bits(self.available_compr_algs.into(), &ALGORITHMS, "algorithm"),
         }
@@ -350,12 +381,18 @@ mod tests {
     }
 
     #[test]
-    fn block_counts_have_48_bits_only_with_the_feature() {
-        assert_eq!(read(&image(1, 0, 0)).unwrap().blocks, 1);
-        assert_eq!(
-            read(&image(1, 0, INCOMPAT_48BIT)).unwrap().blocks,
-            7 << 32 | 1
-        );
+    fn sixteen_bits_are_the_roots_or_the_block_counts_upper_ones() {
+        let read = |incompat, rootnid_8b: u64| {
+            let mut image = image(1, 0, incompat);
+            image[1136..1144].copy_from_slice(&rootnid_8b.to_le_bytes());
+            let superblock = read(&image).unwrap();
+            (superblock.blocks, superblock.root_nid)
+        };
+        assert_eq!(read(0, 0), (1, 7));
+        assert_eq!(read(0, 99), (1, 7));
+        // mkfs.erofs sets the feature for more than that: both numbers may still be small.
+        assert_eq!(read(INCOMPAT_48BIT, 0), (1, 7));
+        assert_eq!(read(INCOMPAT_48BIT, 1 << 40), (7 << 32 | 1, 1 << 40));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use super::files::{File, Links};
 use crate::bytes::{Cursor, ReadAt};
 use crate::cpio::PATH_MAX;
-use crate::erofs::{SUPER_OFFSET, Superblock};
+use crate::erofs::Superblock;
 use crate::error::{Error, Result};
 
 /// The inode is stored compressed, with others, in the metabox inode.
@@ -25,16 +25,10 @@ const NAME_MAX: usize = 255;
 /// The longest path that is followed. The kernel has no limit, but programs have PATH_MAX.
 const DEPTH_MAX: usize = 16 * PATH_MAX as usize;
 
-const INCOMPAT_48BIT: u32 = 1 << 7;
-
 /// An image, open for reading its tree.
 pub struct Tree<'a> {
     image: &'a dyn ReadAt,
-    blkszbits: u8,
-    meta_blkaddr: u32,
-    xattr_blkaddr: u32,
-    root_nid: u64,
-    epoch: u64,
+    superblock: &'a Superblock,
 }
 
 /// How a file's bytes are stored, as far as they are read here.
@@ -79,59 +73,23 @@ pub struct Dirent {
 
 impl<'a> Tree<'a> {
     /// The tree of the image that is all of `image`.
-    pub fn new(image: &'a dyn ReadAt, superblock: &Superblock) -> Result<Self> {
-        let mut bytes = [0; 128];
-        let fields = image
-            .read_exact_at(&mut bytes, SUPER_OFFSET)
-            .ok()
-            .and_then(|()| {
-                let mut cursor = Cursor::new(&bytes);
-                cursor.take(14)?;
-                let rootnid_2b = cursor.le16()?;
-                cursor.take(8)?;
-                let epoch = cursor.le64()?;
-                cursor.take(8)?;
-                let meta_blkaddr = cursor.le32()?;
-                let xattr_blkaddr = cursor.le32()?;
-                cursor.take(42)?;
-                let dirblkbits = cursor.u8()?;
-                cursor.take(21)?;
-                Some((
-                    rootnid_2b,
-                    epoch,
-                    [meta_blkaddr, xattr_blkaddr],
-                    dirblkbits,
-                    cursor.le64()?,
-                ))
-            });
-        let broken = |what: String| Error::new("read", "EROFS superblock", what);
-        let (rootnid_2b, epoch, [meta_blkaddr, xattr_blkaddr], dirblkbits, rootnid_8b) =
-            fields.ok_or_else(|| broken("truncated".into()))?;
-        if superblock.unknown_incompat() != 0 {
-            return Err(broken(format!(
-                "unknown features {:#x}",
-                superblock.unknown_incompat()
-            )));
+    pub fn new(image: &'a dyn ReadAt, superblock: &'a Superblock) -> Result<Self> {
+        let broken = |what: String| Err(Error::new("read", "EROFS superblock", what));
+        let (unknown, dirblkbits) = (superblock.unknown_incompat(), superblock.dirblkbits);
+        if unknown != 0 {
+            return broken(format!("unknown features {unknown:#x}"));
         }
         if dirblkbits != 0 {
-            return Err(broken(format!(
+            return broken(format!(
                 "dirblkbits {dirblkbits}, which no kernel supports"
-            )));
+            ));
         }
-        let wide = superblock.feature_incompat & INCOMPAT_48BIT != 0 && rootnid_8b != 0;
-        Ok(Self {
-            image,
-            blkszbits: superblock.blkszbits,
-            meta_blkaddr,
-            xattr_blkaddr,
-            root_nid: if wide { rootnid_8b } else { rootnid_2b.into() },
-            epoch,
-        })
+        Ok(Self { image, superblock })
     }
 
     /// The root directory.
     pub fn root(&self) -> Result<Inode> {
-        let root = self.inode(self.root_nid)?;
+        let root = self.inode(self.superblock.root_nid)?;
         match root.is_directory() {
             true => Ok(root),
             false => Err(broken(root.nid, "the root is no directory")),
@@ -143,8 +101,8 @@ impl<'a> Tree<'a> {
         if nid & NID_METABOX != 0 {
             return Err(broken(nid, "it is in a metabox, which is not read here"));
         }
-        let iloc = u64::from(self.meta_blkaddr)
-            .checked_shl(self.blkszbits.into())
+        let iloc = u64::from(self.superblock.meta_blkaddr)
+            .checked_shl(self.superblock.blkszbits.into())
             .and_then(|meta| meta.checked_add(nid.checked_mul(1 << ISLOTBITS)?))
             .ok_or_else(|| broken(nid, "its address is beyond any image"))?;
         let mut compact = [0; 32];
@@ -189,7 +147,7 @@ impl<'a> Tree<'a> {
             let _i_ino = cursor.le32()?;
             file.uid = cursor.le16()?.into();
             file.gid = cursor.le16()?.into();
-            file.mtime = self.epoch.saturating_add(mtime.into());
+            file.mtime = self.superblock.epoch.saturating_add(mtime.into());
             if mode & libc::S_IFMT != libc::S_IFDIR && i_format & BIT4 != 0 {
                 file.nlink = 1;
             } else {
@@ -241,7 +199,7 @@ impl<'a> Tree<'a> {
 
     /// The names in a directory, in their order, which is that of their bytes (erofs_readdir).
     pub fn directory(&self, directory: &Inode) -> Result<Vec<Dirent>> {
-        let block = 1u64 << self.blkszbits;
+        let block = 1u64 << self.superblock.blkszbits;
         let mut dirents = Vec::new();
         let mut at = 0;
         while at < directory.file.size {
@@ -306,7 +264,7 @@ impl<'a> Tree<'a> {
         }
         for id in shared {
             let mut bytes = [0; 32];
-            let start = u64::from(self.xattr_blkaddr) << self.blkszbits;
+            let start = u64::from(self.superblock.xattr_blkaddr) << self.superblock.blkszbits;
             let at = start.saturating_add(u64::from(id).saturating_mul(4));
             let n = self.image.size().saturating_sub(at).min(bytes.len() as u64);
             let bytes = bytes
@@ -322,7 +280,7 @@ impl<'a> Tree<'a> {
 
     /// Reads the bytes of a flat file at `at` (erofs_map_blocks).
     fn data(&self, inode: &Inode, at: u64, bytes: &mut [u8]) -> Result<()> {
-        let block = 1u64 << self.blkszbits;
+        let block = 1u64 << self.superblock.blkszbits;
         let tail = match inode.layout {
             Layout::FlatPlain => inode.file.size,
             // The last block, whole or not, is behind the inode.

@@ -6,13 +6,10 @@ use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Part, ReadAt};
-use crate::erofs::Superblock;
+use crate::erofs::{INCOMPAT_METABOX, Superblock};
 use crate::error::Result;
 use crate::plan::{Content, Layer, Plan};
 use crate::segment::Kind;
-
-/// The inodes are stored in a way that is not read here.
-const INCOMPAT_METABOX: u32 = 1 << 8;
 
 /// Where the bytes of the layers are, lowest first.
 pub struct Layers<'a> {
@@ -47,7 +44,7 @@ impl Layers<'_> {
 /// the bytes of all sources, and of each layer. With `changes`, what layers do to those below is noted.
 pub fn merge<'a>(
     boot: &Boot,
-    plan: &Plan,
+    plan: &'a Plan,
     sources: &'a [Box<dyn ReadAt + 'a>],
     parts: &'a [Part<&'a dyn ReadAt>],
     changes: bool,
@@ -112,7 +109,7 @@ impl Rootfs {
     fn put_image<'a>(
         &mut self,
         part: &'a Part<&'a dyn ReadAt>,
-        superblock: &Superblock,
+        superblock: &'a Superblock,
         layer: usize,
     ) -> Result<Tree<'a>> {
         let tree = Tree::new(part, superblock)?;

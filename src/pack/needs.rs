@@ -9,7 +9,7 @@ use super::boot::Boot;
 use super::unpack::{Report, Severity};
 use crate::cmdline::Backend;
 use crate::compress::Codec;
-use crate::erofs::Superblock;
+use crate::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Content, Place, Plan, Root, Upper};
 use crate::segment::Kind;
@@ -87,7 +87,6 @@ fn unpacker(codec: Codec) -> &'static str {
 /// The options for reading a compressed image. One of before the compr_cfgs feature does not say
 /// whether it is compressed; with 0padding it could be, by lz4.
 fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
-    const INCOMPAT_0PADDING: u32 = 1;
     let mut needs = Vec::new();
     for algorithm in superblock.algorithms() {
         needs.extend(match algorithm.as_str() {
