@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use rustix::fs::sync;
 use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
@@ -15,7 +16,7 @@ use crate::cmdline::{Break, Emergency, Options};
 use crate::error::Error;
 use crate::kmsg::{self, say};
 use crate::mount::SYSROOT;
-use crate::setup::{is_mount_point, take_turns};
+use crate::setup::{has_console, is_mount_point, take_turns};
 use crate::sys::process::{own_session, reap};
 use crate::watchdog;
 
@@ -56,7 +57,7 @@ pub fn catch_panics() {
         }
         error!("{info}");
         say("this is a bug in layerinit; please report the line above");
-        after_failure();
+        after_failure(false);
         end();
     }));
 }
@@ -79,14 +80,25 @@ fn policy() -> std::sync::MutexGuard<'static, Policy> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Reports a failure and does what the command line says. Returns where the user has mounted a root
-/// at /sysroot in the rescue shell and left it: the boot can go on with that.
+/// Reports a failure and does what the command line says. Returns where the rescue shell has left a
+/// root mounted at /sysroot: the boot can go on with that.
 pub fn fail(failure: &Error) {
-    say(&format!("boot failed: {failure}"));
+    tell(failure);
     if let Some(hint) = hints() {
         say(hint);
     }
-    after_failure()
+    after_failure(true);
+}
+
+/// The same for a boot that has gone on, and failed again.
+pub fn give_up(failure: &Error) -> ! {
+    tell(failure);
+    after_failure(false);
+    end()
+}
+
+fn tell(failure: &Error) {
+    say(&format!("boot failed: {failure}"));
 }
 
 /// Stops for a shell where `rd.break=` says so.
@@ -105,19 +117,28 @@ pub fn pause(here: Break, options: &Options) {
     }
 }
 
-fn after_failure() {
+fn after_failure(may_go_on: bool) {
     let (may_start_shell, emergency, seconds) = {
         let policy = policy();
         (policy.shell, policy.emergency, policy.panic)
     };
-    if may_start_shell {
+    let failed_root = is_mount_point(Path::new(SYSROOT));
+    // Without a console the shell would end at once, and with it the waiting.
+    if may_start_shell && has_console() {
         if shells().next().is_some() {
-            say(&format!(
-                "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
-            ));
+            say(&match (may_go_on, failed_root) {
+                (false, _) => "starting a shell; exit to restart".into(),
+                (true, true) => format!(
+                    "starting a shell. The root that failed is at {SYSROOT}: exit to try it again; \
+                     umount -l {SYSROOT} and exit to restart"
+                ),
+                (true, false) => format!(
+                    "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
+                ),
+            });
         }
         if shell() {
-            if is_mount_point(Path::new(SYSROOT)) {
+            if may_go_on && is_mount_point(Path::new(SYSROOT)) {
                 return;
             }
             act(emergency.unwrap_or(Emergency::Reboot));
@@ -125,9 +146,9 @@ fn after_failure() {
     }
     match (emergency, seconds) {
         (Some(action), _) => act(action),
-        (None, 0) => {
-            say("waiting: there is no shell, and neither rd.emergency= nor panic= says what to do")
-        }
+        (None, 0) => say(
+            "waiting: no shell can be started, and neither rd.emergency= nor panic= says what to do",
+        ),
         (None, seconds) => {
             if let Ok(seconds) = u64::try_from(seconds) {
                 say(&format!("restarting in {seconds} s (panic=)"));
@@ -221,6 +242,8 @@ fn shell() -> bool {
                     }
                 }
                 info!("the shell has ended");
+                // What was mended may be on a disk, and nothing else writes it back before a restart.
+                sync();
                 return true;
             }
             Err(error) => warn!("start {path}: {error}"),

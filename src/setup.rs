@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 
 use log::debug;
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatxAttributes, StatxFlags, makedev, mknodat, open,
-    statx,
+    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fstat, makedev,
+    mknodat, open, statx,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{getpriority_process, setpriority_process};
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
 
 use crate::error::{Context, Error, Result};
 
@@ -239,6 +239,11 @@ fn streams() -> Result<()> {
     dup2_stdout(&output).during("open", "standard output")?;
     dup2_stderr(&output).during("open", "standard error")?;
     console.map(|_| ())
+}
+
+/// Whether standard input is a console, or what stands in for one in tests; not [`streams`]' /dev/null.
+pub fn has_console() -> bool {
+    !fstat(stdin()).is_ok_and(|file| file.st_rdev == makedev(1, 3))
 }
 
 /// Opens a file at a descriptor above the standard ones: the kernel leaves those closed where it

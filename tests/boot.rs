@@ -432,7 +432,9 @@ fn a_panic_takes_the_way_of_every_other_failure() {
     rescue_shell(&guest);
     guest.typed = "busybox echo typed $((6 * 7)); exit\n";
     let outcome = failure(&mut guest, "");
-    outcome.says("starting a shell.").says("restarting");
+    outcome
+        .says("starting a shell; exit to restart")
+        .says("restarting");
     assert!(
         outcome.console.contains("typed 42\n"),
         "{}",

@@ -40,11 +40,10 @@ fn start(arguments: Vec<CString>) -> i32 {
     }
     rescue::catch_panics();
     let Err(failure) = boot(&arguments, started);
-    // The policy returns only where the user has mounted a root by hand.
+    // The policy returns only where the rescue shell has left a root.
     rescue::fail(&failure);
     let Err(failure) = by_hand(&arguments, started);
-    rescue::fail(&failure);
-    rescue::end()
+    rescue::give_up(&failure)
 }
 
 /// The boot: streams, options, sources, plan, modules, layers, root, proof, switch, exec.
@@ -117,12 +116,11 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     if let Err(error) = report.write(&facts) {
         warn!("{error}");
     }
-    kmsg::end();
     let told = (new_root != "/" && options.timestamps).then_some(started);
     Err(hand_over(init, told, arguments))
 }
 
-/// Goes on with what the user has mounted in the rescue shell.
+/// Goes on with what the rescue shell has left at /sysroot.
 fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let options = Options::parse(&setup::cmdline()?);
     let inits = options.inits();
@@ -134,6 +132,7 @@ fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
 
 /// Starts the real init. If it is systemd, it is told when this program began.
 fn hand_over(init: &str, started: Option<Moment>, arguments: &[CString]) -> Error {
+    kmsg::end();
     let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
     switch::exec(init, more, arguments)
 }

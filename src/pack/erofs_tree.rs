@@ -80,9 +80,7 @@ impl<'a> Tree<'a> {
             return broken(format!("unknown features {unknown:#x}"));
         }
         if dirblkbits != 0 {
-            return broken(format!(
-                "dirblkbits {dirblkbits}, which no kernel supports"
-            ));
+            return broken(format!("dirblkbits {dirblkbits}, which no kernel supports"));
         }
         Ok(Self { image, superblock })
     }
