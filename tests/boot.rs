@@ -415,11 +415,10 @@ fn panics_as_pid_1() {
 #[test]
 fn a_panic_takes_the_way_of_every_other_failure() {
     let mut guest = Guest::new(&[]);
-    fs::copy(
+    copy_program(
         std::env::current_exe().unwrap(),
         guest.scratch.join("rootfs/init"),
-    )
-    .unwrap();
+    );
     guest.arguments = "panics_as_pid_1 --exact --ignored --nocapture";
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
@@ -474,7 +473,7 @@ fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
 /// Gives the initramfs a shell.
 fn rescue_shell(guest: &Guest) {
     let bin = guest.scratch.join("rootfs/bin");
-    fs::copy(busybox(), bin.join("busybox")).unwrap();
+    copy_program(busybox(), bin.join("busybox"));
     symlink("busybox", bin.join("sh")).unwrap();
 }
 

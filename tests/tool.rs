@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 mod common;
 #[path = "tool/support.rs"]
 mod support;
-use common::{bootconfig, cpio, cpio_without_trailer, dir, entry, erofs, file, join, pad, program};
+use common::{
+    bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file, join, pad,
+    program,
+};
 use support::{said, scratch, tool};
 
 /// Runs the tool with these words.
@@ -1103,11 +1106,10 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
 fn without_init_the_one_beside_the_tool_is_taken() {
     let directory = workshop("tool-build-beside");
     fs::create_dir(directory.join("bin")).unwrap();
-    fs::copy(
+    copy_program(
         env!("CARGO_BIN_EXE_layerinit"),
         directory.join("bin/layerinit"),
-    )
-    .unwrap();
+    );
     let run = |words: &[&str]| {
         let mut command = Command::new(directory.join("bin/layerinit"));
         command

@@ -1,6 +1,7 @@
 //! `/init` as PID 1 of a new PID namespace, on this machine's own kernel. Console and kernel log are
 //! files; the real init is a busybox script in a layer.
 
+use super::copy_program;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -62,7 +63,7 @@ pub fn system(directory: &Path, script: &str) {
     for name in ["bin", "sbin", "dev", "proc", "sys", "run", "etc"] {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
-    fs::copy(busybox(), directory.join("bin/busybox")).unwrap();
+    copy_program(busybox(), directory.join("bin/busybox"));
     for applet in [
         "sh", "cat", "ls", "readlink", "stat", "grep", "id", "touch", "sort", "find", "mkdir",
     ] {
@@ -106,7 +107,7 @@ impl Guest {
         let scratch = Scratch::new();
         let root = scratch.join("rootfs");
         fs::create_dir_all(root.join("bin")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_init"), root.join("init")).unwrap();
+        copy_program(env!("CARGO_BIN_EXE_init"), root.join("init"));
         for (name, content) in files {
             let path = root.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

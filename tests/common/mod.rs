@@ -7,6 +7,16 @@ pub mod disk;
 pub mod guest;
 
 use layerinit::cpio::{Header, padding};
+use std::path::Path;
+use std::process::Command;
+
+/// Copies a program that is then run. A program of its own does it: a file that this one wrote could
+/// still be open in a child that another test is just starting, and not be run for that (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut cp = Command::new("cp");
+    let status = cp.arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(status.expect("cp runs").success(), "{cp:?}");
+}
 
 /// A member of a literal archive.
 pub struct Entry<'a> {
