@@ -261,9 +261,9 @@ fn above_streams(path: &str, flags: OFlags) -> Result<OwnedFd> {
 /// Whether `/` is an overlay: the kernel has assembled the root before it started this program.
 pub fn root_is_overlay() -> Result<bool> {
     /// include/uapi/linux/magic.h.
-    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    const OVERLAYFS_SUPER_MAGIC: u32 = 0x794c_7630;
     let filesystem = rustix::fs::statfs("/").during("stat filesystem of", "/")?;
-    Ok(filesystem.f_type as u64 == OVERLAYFS_SUPER_MAGIC)
+    Ok(filesystem.f_type as u32 == OVERLAYFS_SUPER_MAGIC)
 }
 
 /// The kernel command line.

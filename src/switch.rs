@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use log::{LevelFilter, debug, info, warn};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, mkdirat, openat,
-    openat2, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, fstatvfs, mkdirat,
+    openat, openat2, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmount};
@@ -25,8 +25,8 @@ use crate::watchdog;
 const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 
 /// include/uapi/linux/magic.h.
-const RAMFS_MAGIC: u64 = 0x8584_58f6;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
+const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
 /// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
@@ -53,7 +53,8 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
             "it is not a mounted filesystem of its own",
         ));
     }
-    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?.f_type as u64;
+    // A number of 32 bits, which C libraries have as one of 32 or 64, signed or not.
+    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?.f_type as u32;
     let disposable = matches!(filesystem, RAMFS_MAGIC | TMPFS_MAGIC);
 
     for name in MOVED {
@@ -126,10 +127,8 @@ fn carry(name: &str, new: &OwnedFd) -> Result<()> {
 
 /// Free bytes of a filesystem, as it counts them.
 fn free_bytes(directory: &OwnedFd) -> u64 {
-    fstatfs(directory).map_or(0, |filesystem| {
-        filesystem
-            .f_bfree
-            .saturating_mul(filesystem.f_bsize.unsigned_abs())
+    fstatvfs(directory).map_or(0, |filesystem| {
+        filesystem.f_bfree.saturating_mul(filesystem.f_frsize)
     })
 }
 
