@@ -16,7 +16,7 @@ use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
-const DEPTH: usize = 5;
+pub const DEPTH: usize = 5;
 
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
 const LINKS: usize = 40;
@@ -69,7 +69,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     // The O_PATH descriptor names the file; this opens it.
     let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     let program = Opened::open(Path::new(&name))?;
-    let needs = match interpreter(&program) {
+    let needs = match interpreter(&program, MACHINES) {
         Ok(needs) => needs,
         Err(what) => return no(what),
     };
@@ -148,8 +148,12 @@ fn components(path: &str) -> Vec<String> {
 }
 
 /// The program that the kernel starts in place of this one: after `#!`, or an ELF file's PT_INTERP.
-/// `None`: it needs none. The error is a sentence.
-pub fn interpreter(program: &dyn ReadAt) -> std::result::Result<Option<String>, String> {
+/// `None`: it needs none, or has the byte order that is not read here. An ELF file has to be for one of
+/// the `machines` (`e_machine`); where there are none in the list, any will do. The error is a sentence.
+pub fn interpreter(
+    program: &dyn ReadAt,
+    machines: &[u16],
+) -> std::result::Result<Option<String>, String> {
     // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
     let mut head = [0; 256];
     let n = program
@@ -165,7 +169,7 @@ pub fn interpreter(program: &dyn ReadAt) -> std::result::Result<Option<String>, 
         };
     }
     if head.starts_with(b"\x7fELF") {
-        return elf_interpreter(program, head);
+        return elf_interpreter(program, machines, head);
     }
     match head.is_empty() {
         true => Err("it is empty".into()),
@@ -176,31 +180,30 @@ pub fn interpreter(program: &dyn ReadAt) -> std::result::Result<Option<String>, 
     }
 }
 
-/// `e_machine` values that a kernel of this architecture runs (include/uapi/linux/elf-em.h), 32-bit
-/// ones included; empty where that is not known.
+/// `e_machine` values that a kernel may run under which this program runs (include/uapi/linux/elf-em.h):
+/// either of a 32-bit architecture and its 64-bit successor. Empty where that is not known.
 const MACHINES: &[u16] = match () {
-    () if cfg!(target_arch = "x86_64") => &[62, 3],
-    () if cfg!(target_arch = "x86") => &[3],
-    () if cfg!(target_arch = "aarch64") => &[183, 40],
-    () if cfg!(target_arch = "arm") => &[40],
+    () if cfg!(target_endian = "big") => &[],
+    () if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => &[62, 3],
+    () if cfg!(any(target_arch = "aarch64", target_arch = "arm")) => &[183, 40],
     () if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) => &[243],
     () => &[],
 };
 
 fn elf_interpreter(
     program: &dyn ReadAt,
+    machines: &[u16],
     head: &[u8],
 ) -> std::result::Result<Option<String>, String> {
     const PT_INTERP: u32 = 3;
     let truncated = || "a truncated ELF program".to_string();
     let wide = head.get(4) == Some(&2);
-    let little = head.get(5) == Some(&1);
-    if little != cfg!(target_endian = "little") {
-        return Err("an ELF program of the other byte order".into());
-    }
-    if !little {
+    if head.get(5) != Some(&1) {
         // Fields below are read as little endian; a big-endian machine goes without this proof.
-        return Ok(None);
+        return match machines.is_empty() {
+            true => Ok(None),
+            false => Err("an ELF program of the other byte order".into()),
+        };
     }
     let mut cursor = Cursor::new(head);
     let header = (|| {
@@ -217,7 +220,7 @@ fn elf_interpreter(
         Some((kind, machine, phoff, cursor.le16()?, cursor.le16()?))
     })();
     let (kind, machine, phoff, phentsize, phnum) = header.ok_or_else(truncated)?;
-    if !MACHINES.is_empty() && !MACHINES.contains(&machine) {
+    if !machines.is_empty() && !machines.contains(&machine) {
         return Err(format!(
             "an ELF program for another machine (e_machine {machine}, here {})",
             std::env::consts::ARCH
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
 
     fn needs(program: &[u8]) -> std::result::Result<Option<String>, String> {
-        interpreter(&program)
+        interpreter(&program, &[62, 3])
     }
 
     #[test]
@@ -312,7 +315,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn programs_name_their_interpreter_or_none() {
         assert_eq!(
             needs(&elf(62, 3, b"/lib64/ld.so\0")),
@@ -321,7 +323,24 @@ mod tests {
         assert_eq!(needs(&elf(62, 2, b"")), Ok(None));
         assert_eq!(
             needs(&elf(183, 2, b"")),
-            Err("an ELF program for another machine (e_machine 183, here x86_64)".into())
+            Err(format!(
+                "an ELF program for another machine (e_machine 183, here {})",
+                std::env::consts::ARCH
+            ))
+        );
+        let mut big_endian = elf(62, 3, b"/lib64/ld.so\0");
+        big_endian[5] = 2;
+        assert_eq!(
+            needs(&big_endian),
+            Err("an ELF program of the other byte order".into())
+        );
+        assert_eq!(interpreter(&big_endian.as_slice(), &[]), Ok(None));
+        assert_eq!(
+            interpreter(
+                &elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0").as_slice(),
+                &[]
+            ),
+            Ok(Some("/lib/ld-linux-aarch64.so.1".into()))
         );
         assert_eq!(
             needs(&elf(62, 1, b"")),
@@ -330,7 +349,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn no_truncation_and_no_flipped_bit_panics() {
         let whole = elf(62, 3, b"/lib64/ld.so\0");
         for length in 0..whole.len() {

@@ -17,6 +17,7 @@ use crate::bytes::{Opened, Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Found, Layer, Place, Plan};
+use crate::proof::interpreter;
 use crate::segment::{Kind, Walk};
 
 /// What the image is going to be booted with.
@@ -283,8 +284,8 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
         Ok(file) => file,
         Err(error) => return say(error.to_string()),
     };
-    // What the real init must stand up to as well.
-    match newroot::needed(&*file) {
+    // What the real init must stand up to as well, for whichever machine.
+    match interpreter(&*file, &[]) {
         Err(what) => say(what),
         Ok(None) => {}
         Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}

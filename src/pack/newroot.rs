@@ -5,12 +5,8 @@ use super::files::kind;
 use super::merged::Layers;
 use super::rootfs::Rootfs;
 use super::text::shown;
-use crate::bytes::ReadAt;
 use crate::plan::{Plan, Root};
-use crate::proof::interpreter;
-
-/// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
-const DEPTH: usize = 5;
+use crate::proof::{DEPTH, interpreter};
 
 /// Why none of the plan's inits can be started in `root`, which the `layers` make. `None`: one can, or
 /// that cannot be told.
@@ -69,23 +65,11 @@ fn start(
     let Some(content) = layers.content(node) else {
         return Ok(());
     };
-    match needed(&*content)? {
+    // For whichever machine: images may be looked at on another than they are for.
+    match interpreter(&*content, &[])? {
         None => Ok(()),
         Some(_) if depth == 0 => Err("too many interpreters of interpreters".into()),
         Some(needed) => start(root, layers, &needed, depth.saturating_sub(1))
             .map_err(|what| format!("it needs {}: {what}", shown(needed.as_bytes()))),
-    }
-}
-
-/// The program that the kernel starts in place of this one, as the proof at boot has it. Images may
-/// be looked at on another machine than they are for: that is no error here.
-pub fn needed(program: &dyn ReadAt) -> std::result::Result<Option<String>, String> {
-    const ELSEWHERE: [&str; 2] = [
-        "an ELF program for another machine",
-        "an ELF program of the other byte order",
-    ];
-    match interpreter(program) {
-        Err(what) if ELSEWHERE.iter().any(|start| what.starts_with(start)) => Ok(None),
-        other => other,
     }
 }
