@@ -264,10 +264,9 @@ impl Options {
     }
 
     fn flag(&mut self, name: &str, value: Option<&str>, set: impl FnOnce(&mut Self, bool)) {
-        match value.map(str::to_ascii_lowercase).as_deref() {
-            None | Some("1" | "y" | "yes" | "on" | "true") => set(self, true),
-            Some("0" | "n" | "no" | "off" | "false") => set(self, false),
-            Some(_) => self.problem(name, value, "neither yes nor no; ignored"),
+        match boolean(value) {
+            Some(yes) => set(self, yes),
+            None => self.problem(name, value, "neither yes nor no; ignored"),
         }
     }
 
@@ -279,19 +278,13 @@ impl Options {
 
     /// What is no plain yes or no is for the plan to read, as `root=` is.
     fn overlay(&mut self, value: Option<&str>) {
-        let yes = |options: &mut Self| {
-            (options.overlay, options.overlay_root) = (None, true);
+        let value = value.filter(|text| !text.is_empty());
+        let yes = boolean(value);
+        self.overlay_root = yes.unwrap_or(true);
+        self.overlay = match yes {
+            Some(_) => None,
+            None => value.map(Into::into),
         };
-        match value {
-            None | Some("" | "1" | "y" | "yes" | "on" | "true") => yes(self),
-            Some("0" | "n" | "no" | "off" | "false") => {
-                (self.overlay, self.overlay_root) = (None, false);
-            }
-            Some(text) => {
-                yes(self);
-                self.overlay = Some(text.into());
-            }
-        }
     }
 
     fn overlay_fallback(&mut self, kind: &str) {
@@ -349,6 +342,15 @@ impl Options {
                 "not one of reboot, poweroff, halt; ignored",
             ),
         }
+    }
+}
+
+/// What a word says that is on or off; one without a value says yes.
+fn boolean(value: Option<&str>) -> Option<bool> {
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("1" | "y" | "yes" | "on" | "true") => Some(true),
+        Some("0" | "n" | "no" | "off" | "false") => Some(false),
+        Some(_) => None,
     }
 }
 

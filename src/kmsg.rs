@@ -90,10 +90,11 @@ pub fn end() {
     }
 }
 
-/// Whether error records show up on the console (the first number of /proc/sys/kernel/printk).
-pub fn errors_reach_console() -> bool {
-    KMSG.file.get().is_some()
-        && fs::read_to_string("/proc/sys/kernel/printk")
+/// Whether error records show up on the console: those that are written to it in place of the log, and
+/// those of the log that `loglevel=` lets through (the first number of /proc/sys/kernel/printk).
+fn errors_reach_console() -> bool {
+    KMSG.file.get().is_none()
+        || fs::read_to_string("/proc/sys/kernel/printk")
             .ok()
             .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
             .is_none_or(|console: u8| console > 3)

@@ -320,7 +320,20 @@ impl Modules {
 /// Gives a module file with its parameters to the kernel, which decompresses it if it can.
 fn insert(path: &Path, parameters: &str) -> Result<()> {
     let parameters = CString::new(parameters).unwrap_or_default();
-    let during = |errno: Errno| Error::with("load", path.display(), Cause::Os(errno));
+    let during = |errno: Errno| {
+        // Two that say something else than they do of files (init_module(2)).
+        let cause = match errno {
+            Errno::NOENT => Cause::Reason(
+                "ENOENT: it wants a symbol that this kernel has not; the kernel's log names it"
+                    .into(),
+            ),
+            Errno::NOEXEC => Cause::Reason(
+                "ENOEXEC: no module for this kernel; the kernel's log says why".into(),
+            ),
+            errno => Cause::Os(errno),
+        };
+        Error::with("load", path.display(), cause)
+    };
     let mut file = File::open(path).during("open", path.display())?;
     let mut first = [0; 8];
     let n = file.read(&mut first).during("read", path.display())?;
