@@ -17,6 +17,7 @@ use crate::compress::{Codec, Decoder};
 use crate::cpio::{self, Archive, Next};
 use crate::erofs::{self, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
+use bootconfig::Trailer;
 use contents::Contents;
 
 /// More segments than any real image has; a bound on what a hostile one can make us remember.
@@ -92,6 +93,7 @@ pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
         rdinit: cpio::normalized(rdinit),
         position: 0,
         end: image.size(),
+        damaged_trailer: false,
         by_kernel: true,
         segments: Vec::new(),
     };
@@ -121,6 +123,8 @@ struct Walker<'a> {
     position: u64,
     /// Where the segments end: at the bootconfig trailer, if there is one.
     end: u64,
+    /// What is nothing else is a bootconfig that the kernel does not take.
+    damaged_trailer: bool,
     /// Whether the kernel's unpacker is still with us.
     by_kernel: bool,
     segments: Vec<Segment>,
@@ -129,7 +133,8 @@ struct Walker<'a> {
 impl Walker<'_> {
     fn run(&mut self) -> Result<()> {
         let trailer = bootconfig::find(self.image).during("read", "the end of the initrd")?;
-        if let Some(trailer) = &trailer {
+        self.damaged_trailer = matches!(trailer, Some(Trailer::Damaged));
+        if let Some(Trailer::Intact(trailer)) = &trailer {
             self.end = trailer.offset;
         }
         while self.position < self.end {
@@ -140,7 +145,9 @@ impl Walker<'_> {
             }
             self.segment()?;
         }
-        self.segments.extend(trailer);
+        if let Some(Trailer::Intact(trailer)) = trailer {
+            self.segments.push(trailer);
+        }
         Ok(())
     }
 
@@ -177,6 +184,11 @@ impl Walker<'_> {
         if first.starts_with(&erofs::MAGIC) {
             let what = "an EROFS superblock, but not the 1024 bytes that belong before it";
             return Err(self.trouble(start, what));
+        }
+        if self.damaged_trailer {
+            self.push(start, Kind::Padding);
+            self.push(self.end, Kind::Bootconfig { intact: false });
+            return Ok(());
         }
         Err(self.trouble(start, format!("neither cpio nor EROFS: {}", shown(first))))
     }

@@ -366,9 +366,29 @@ fn a_bootconfig_trailer_ends_the_initrd() {
             ]
         );
     }
-    let mut damaged = join(&[&loader, &trailer]);
-    damaged[0x168] ^= 1;
-    assert_eq!(shown(&damaged)[1], "0x168+0x24 bootconfig intact=false");
+}
+
+#[test]
+fn a_bootconfig_that_the_kernel_does_not_take_is_what_is_left_behind_all_else() {
+    let loader = loader();
+    let image = erofs(2, "");
+    let trailer = bootconfig(b"kernel.quiet\n");
+    // Another text, another sum, and sizes: nothing, too much for any, and with the image in it.
+    for (at, with) in [(0, 1), (20, 1), (16, 16), (18, 1), (17, 0x20)] {
+        let mut damaged = loader.clone();
+        pad(&mut damaged, 4096);
+        damaged.extend(join(&[&image, &trailer]));
+        let end = damaged.len() - trailer.len();
+        damaged[end + at] ^= with;
+        assert_eq!(
+            shown(&damaged)[2..],
+            [
+                format!("{:#x}+{:#x} erofs ", end - image.len(), image.len()),
+                format!("{end:#x}+{:#x} bootconfig intact=false", trailer.len())
+            ],
+            "{at}"
+        );
+    }
 }
 
 #[test]

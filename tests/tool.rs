@@ -688,7 +688,9 @@ fn check_finds_what_goes_wrong() {
         (
             "bootconfig",
             join(&[&system(vec![init()]), &broken_bootconfig]),
-            vec!["error: 0x000001e8: the bootconfig's checksum is wrong: the kernel ignores it"],
+            vec![
+                "error: 0x000001e8: the bootconfig's size or checksum is wrong: the kernel ignores it",
+            ],
         ),
         (
             "truncated image",

@@ -153,7 +153,7 @@ fn segments(source: &Found, report: Report) {
                 report(
                     Severity::Error,
                     at(),
-                    "the bootconfig's checksum is wrong: the kernel ignores it".into(),
+                    "the bootconfig's size or checksum is wrong: the kernel ignores it".into(),
                 );
             }
             Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}

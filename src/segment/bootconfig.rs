@@ -1,14 +1,26 @@
 //! The bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
 
-use std::io::{self, BufRead};
+use std::io;
 
 use super::{Kind, Segment};
-use crate::bytes::{Cursor, ReadAt, Reader};
+use crate::bytes::{Cursor, ReadAt};
+
+const MAGIC: &[u8] = b"#BOOTCONFIG\n";
+
+/// The longest text (XBC_DATA_MAX in include/linux/bootconfig.h).
+const DATA_MAX: u32 = 32767;
+
+/// What ends with the magic word.
+pub(super) enum Trailer {
+    /// The kernel takes it off the initrd.
+    Intact(Segment),
+    /// The kernel leaves it where it is. Where it starts is not known: its size may be what is wrong.
+    Damaged,
+}
 
 /// Finds a bootconfig trailer: its text, size and checksum (both little endian), and a magic word
 /// at the very end, or up to 3 bytes before it (get_boot_config_from_initrd in init/main.c).
-pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Segment>> {
-    const MAGIC: &[u8] = b"#BOOTCONFIG\n";
+pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Trailer>> {
     let size = image.size();
     for padding in 0..4 {
         let Some(header) = size.checked_sub(8 + MAGIC.len() as u64 + padding) else {
@@ -23,28 +35,22 @@ pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Segment>> {
         if cursor.rest() != MAGIC {
             continue;
         }
-        let Some(offset) = header.checked_sub(length.into()) else {
-            break;
+        let offset = header.checked_sub(length.into());
+        let Some(offset) = offset.filter(|_| length <= DATA_MAX) else {
+            return Ok(Some(Trailer::Damaged));
         };
-        let mut reader = Reader::bounded(image, offset, header);
-        let mut sum = 0u32;
-        loop {
-            let ahead = reader.fill_buf()?;
-            if ahead.is_empty() {
-                break;
-            }
-            sum = ahead
-                .iter()
-                .fold(sum, |sum, byte| sum.wrapping_add((*byte).into()));
-            let n = ahead.len();
-            reader.consume(n);
-        }
-        return Ok(Some(Segment {
-            offset,
-            length: size.saturating_sub(offset),
-            kind: Kind::Bootconfig {
-                intact: sum == stored,
-            },
+        let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
+        image.read_exact_at(&mut text, offset)?;
+        let sum = text
+            .iter()
+            .fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()));
+        return Ok(Some(match sum == stored {
+            true => Trailer::Intact(Segment {
+                offset,
+                length: size.saturating_sub(offset),
+                kind: Kind::Bootconfig { intact: true },
+            }),
+            false => Trailer::Damaged,
         }));
     }
     Ok(None)
