@@ -151,19 +151,29 @@ pub struct Plan {
     pub modules: Vec<Module>,
     /// The real init: the first of these that exists is started. With `init=`, that one only.
     pub inits: Vec<String>,
-    /// What is odd but no reason to stop, one sentence each.
-    pub warnings: Vec<String>,
+    /// What is odd about the command line but no reason to stop, one sentence each.
+    pub cmdline_warnings: Vec<String>,
+    /// The same of the sources and layers.
+    pub content_warnings: Vec<String>,
     /// Why what is written will be lost, where `rd.overlay=` names a device to keep it: to be told
     /// whatever else is not.
     pub lost: Option<String>,
 }
 
+impl Plan {
+    /// All that is odd but no reason to stop.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.cmdline_warnings.iter().chain(&self.content_warnings)
+    }
+}
+
 /// Decides. Sources are in the order of layers: the files of `/layers` in order of their names,
 /// then one initrd.
 pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
-    let mut warnings = options.problems.clone();
+    let mut cmdline_warnings = options.problems.clone();
+    let mut content_warnings = Vec::new();
     let mut layers = Vec::new();
-    let device = device::root(options, &mut warnings);
+    let device = device::root(options, &mut cmdline_warnings);
     // The root device is number 0.
     let first = usize::from(matches!(device, Ok(Some(_))));
     for (index, found) in sources.iter().enumerate() {
@@ -178,7 +188,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     }
     for found in sources {
         for segment in &found.walk.segments {
-            warnings.extend(layers::stopped(&found.place, segment));
+            content_warnings.extend(layers::stopped(&found.place, segment));
         }
         let Some(trouble) = &found.walk.trouble else {
             continue;
@@ -194,18 +204,19 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         if layers.is_empty() && options.root.is_none() {
             return Err(Error::new("plan", &found.place, trouble.to_string()));
         }
-        warnings.push(format!(
+        content_warnings.push(format!(
             "{}: {trouble}: what follows is not used",
             found.place
         ));
     }
-    layers::select(&mut layers, options, &mut warnings)?;
+    layers::select(&mut layers, options, &mut cmdline_warnings)?;
     for layer in &layers {
-        layers::doubts(layer, &mut warnings);
+        layers::doubts(layer, &mut content_warnings);
+        layers::has_backend(layer)?;
     }
     let mut device = match device {
         Err(error) if !layers.is_empty() => {
-            warnings.push(format!("{error}; not used"));
+            cmdline_warnings.push(format!("{error}; not used"));
             None
         }
         device => device?,
@@ -226,13 +237,28 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     if let Some(device) = &mut device {
         device.writable &= root == Root::Device && !options.overlay_readonly;
     }
+    let modules = modules(&layers, &root, options);
+    for module in &modules {
+        if options
+            .driver_blacklist
+            .iter()
+            .any(|name| name == module.name())
+        {
+            cmdline_warnings.push(format!(
+                "rd.driver.blacklist={}: {}, unless the kernel has it built in",
+                module.name(),
+                module.purpose()
+            ));
+        }
+    }
     Ok(Plan {
-        modules: modules(&layers, &root, options),
+        modules,
         device,
         layers,
         root,
         inits: options.inits(),
-        warnings,
+        cmdline_warnings,
+        content_warnings,
         lost,
     })
 }
@@ -249,7 +275,8 @@ pub fn assembled(options: &Options) -> Result<Plan> {
         root: Root::Assembled,
         modules: Vec::new(),
         inits: options.inits(),
-        warnings: options.problems.clone(),
+        cmdline_warnings: options.problems.clone(),
+        content_warnings: Vec::new(),
         lost,
     })
 }

@@ -83,7 +83,7 @@ impl Report {
         layers(report.array("layers"), facts);
         root(&mut report, facts);
         strings(report.array("modules"), facts.modules);
-        strings(report.array("warnings"), &facts.plan.warnings);
+        strings(report.array("warnings"), facts.plan.warnings());
         report.text("init", facts.init);
         report.number("freed_bytes", facts.freed);
         // In microseconds: the start since the kernel's, each step since the one before.
@@ -183,7 +183,7 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     };
 }
 
-fn strings(mut array: Array<'_>, items: &[String]) {
+fn strings<'a>(mut array: Array<'_>, items: impl IntoIterator<Item = &'a String>) {
     for item in items {
         array.text(item);
     }

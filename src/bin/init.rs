@@ -72,7 +72,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         true => plan::assembled(&options)?,
         false => plan::plan(&found, &options)?,
     };
-    plan.warnings.iter().for_each(|warning| warn!("{warning}"));
+    plan.warnings().for_each(|warning| warn!("{warning}"));
     plan.lost.iter().for_each(|why| kmsg::say(why));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);

@@ -267,13 +267,6 @@ fn by_first_that_works(
             }
         }
     }
-    if refusals.is_empty() {
-        let what = format!(
-            "rd.layers.backend= names none that can reach {}",
-            source.path.display()
-        );
-        refusals.push(Error::new("choose", "a backend", what));
-    }
     Err(refusals)
 }
 

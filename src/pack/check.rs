@@ -336,10 +336,8 @@ fn real_init(
 
 /// What the plan says about this command line.
 fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Report) {
-    // The others are about segments, which have been looked at one by one.
-    let ours =
-        |warning: &&String| warning.starts_with("rd.") || boot.options.problems.contains(warning);
-    for warning in plan.warnings.iter().chain(&plan.lost).filter(ours) {
+    // What there is about segments has been looked at one by one.
+    for warning in plan.cmdline_warnings.iter().chain(&plan.lost) {
         report(Severity::Warning, "command line".into(), warning.clone());
     }
     if circumstances.cmdline.is_some()

@@ -85,6 +85,18 @@ fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock
     }
 }
 
+/// Refuses a layer that no backend of `rd.layers.backend=` can mount where it lies.
+pub(super) fn has_backend(layer: &Layer) -> Result<()> {
+    match &layer.content {
+        Content::Erofs { backends, .. } if backends.is_empty() => {
+            let place = layer.place.path();
+            let what = format!("rd.layers.backend= names none that can reach {place}");
+            Err(Error::new("mount", layer, what))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
 pub(super) fn select(
     layers: &mut Vec<Layer>,

@@ -37,7 +37,7 @@ impl fmt::Display for Device {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for warning in self.warnings.iter().chain(&self.lost) {
+        for warning in self.warnings().chain(&self.lost) {
             writeln!(f, "warning: {warning}")?;
         }
         if let Some(device) = &self.device {
