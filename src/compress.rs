@@ -117,6 +117,30 @@ impl Codec {
             .map(|&(_, codec)| codec)
     }
 
+    /// Why the kernel's decoder does not take a stream that starts with these bytes, 8 of them if there
+    /// are as many, where [`Decoder`] may. `None`: nothing there is against it.
+    pub fn refused_by_kernel(self, first: &[u8]) -> Option<&'static str> {
+        /// Bits of a gzip header's flags (RFC 1952).
+        const FHCRC: u8 = 1 << 1;
+        const FEXTRA: u8 = 1 << 2;
+        const FCOMMENT: u8 = 1 << 4;
+        match (self, first) {
+            // lib/decompress_inflate.c passes over a file name, and takes all else for data.
+            (Codec::Gzip, [_, _, _, flags, ..]) if flags & (FHCRC | FEXTRA | FCOMMENT) != 0 => {
+                Some("its gzip header has more than a file name (gzip -n writes none)")
+            }
+            // lib/xz/xz_dec_stream.c: XZ_CHECK_NONE and XZ_CHECK_CRC32.
+            (Codec::Xz, [_, _, _, _, _, _, _, check, ..]) if *check > 1 => {
+                Some("its check is not CRC32 (xz --check=crc32)")
+            }
+            // lib/decompress.c knows the magic number of a frame with data.
+            (Codec::Zstd, [magic, ..]) if *magic != 0x28 => {
+                Some("it starts with a skippable frame (pzstd writes these, zstd does not)")
+            }
+            _ => None,
+        }
+    }
+
     /// The kernel's name of the format, in lower case.
     pub fn name(self) -> &'static str {
         match self {

@@ -59,8 +59,10 @@ pub struct Cpio {
     pub members: u64,
     /// Memory that its files take when unpacked: bytes in whole pages.
     pub unpacked: u64,
-    /// Whether the kernel's unpacker got this far.
+    /// Whether the kernel's unpacker got this far, and could decompress it.
     pub by_kernel: bool,
+    /// Why it could not decompress it, where it got this far.
+    pub refused: Option<&'static str>,
     /// Where the kernel's unpacker stopped in here: the member, in bytes from the start of the plain
     /// archive, whose bytes do not have the sum that its 070702 header says. Only looked for where
     /// that unpacker got to.
@@ -176,7 +178,8 @@ impl Walker<'_> {
             return Ok(());
         }
         if let Some(codec) = Codec::detect(first) {
-            return self.compressed(start, codec);
+            let refused = codec.refused_by_kernel(first);
+            return self.compressed(start, codec, refused);
         }
         if self.erofs_around(start)? {
             return Ok(());
@@ -268,7 +271,7 @@ impl Walker<'_> {
                 "a cpio archive that does not start at a multiple of 4: the kernel refuses it too";
             return Err(self.trouble(start, what));
         }
-        let mut contents = Contents::new(None, self.by_kernel);
+        let mut contents = Contents::new(None, self.by_kernel, None);
         let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
         let end = self.members(&mut archive, start, None, &mut contents)?;
         let end = start.saturating_add(end).min(self.end);
@@ -277,7 +280,12 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn compressed(&mut self, start: u64, codec: Codec) -> Result<()> {
+    fn compressed(
+        &mut self,
+        start: u64,
+        codec: Codec,
+        refused: Option<&'static str>,
+    ) -> Result<()> {
         // Behind a plain archive the kernel's unpacker wants what follows the zeros aligned, too
         // ("broken padding", do_reset in init/initramfs.c).
         let plain =
@@ -285,7 +293,9 @@ impl Walker<'_> {
         if self.segments.last().is_some_and(plain) && !start.is_multiple_of(4) {
             self.by_kernel = false;
         }
-        let mut contents = Contents::new(Some(codec), self.by_kernel);
+        let refused = refused.filter(|_| self.by_kernel);
+        self.by_kernel &= refused.is_none();
+        let mut contents = Contents::new(Some(codec), self.by_kernel, refused);
         let whole = Part::new(self.image, 0, self.end);
         let decoder = Decoder::new(codec, Reader::new(&whole, start))
             .during("read at", format_args!("{start:#x}"))?;

@@ -268,6 +268,58 @@ fn opaque_directories_of_images_hide_what_is_below() {
     }
 }
 
+#[test]
+fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() {
+    let directory = scratch("check-compressed");
+    let packed = |command: &str, bytes: &[u8]| {
+        let words: Vec<_> = command.split(' ').collect();
+        fs::write(directory.join("plain"), bytes).unwrap();
+        let mut tool = Command::new(words[0]);
+        let output = tool.args(&words[1..]).arg(directory.join("plain")).output();
+        output.unwrap().stdout
+    };
+    let layer = cpio(&[dir("sbin"), file("sbin/init", b"#!/sbin/init\n")]);
+    let said = |image: &[u8], words: &[&str]| check(&directory, image, words);
+    // As it comes from xz, and as the kernel takes it.
+    let (lines, status) = said(
+        &packed("xz -c", &loader()),
+        &["--cmdline", "root=/dev/vda1"],
+    );
+    assert_eq!(
+        (lines[0].as_str(), status),
+        (
+            "error: /init: it is in the archive at 0x0, and the kernel cannot decompress that at 0x0: its check is \
+             not CRC32 (xz --check=crc32)",
+            1
+        )
+    );
+    let good = packed("xz -c --check=crc32", &loader());
+    let (lines, status) = said(&good, &["--cmdline", "root=/dev/vda1"]);
+    assert_eq!(status, 0, "{lines:?}");
+    assert!(
+        lines[1].contains("needs CONFIG_BLK_DEV_INITRD CONFIG_RD_XZ"),
+        "{lines:?}"
+    );
+    // A small archive has a small window, although zstd could have a large one.
+    let (lines, _) = said(
+        &packed("zstd -qc", &loader()),
+        &["--cmdline", "root=/dev/vda1"],
+    );
+    assert!(lines[0].contains("decompression 1;"), "{lines:?}");
+    // /init takes as a layer what the kernel cannot unpack, or need not.
+    for command in ["xz -c", "xz -c --check=crc32"] {
+        let mut image = loader();
+        pad(&mut image, 4);
+        image.extend(packed(command, &layer));
+        let (lines, _) = said(&image, &[]);
+        let summary = lines.last().unwrap();
+        assert!(
+            summary.contains("1 layer") && !summary.contains("CONFIG_RD"),
+            "{lines:?}"
+        );
+    }
+}
+
 const CONFIG: &str = "\
 #
 # Automatically generated file; DO NOT EDIT.
@@ -368,6 +420,20 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     let (lines, status) = config(&poor, &[]);
     assert_eq!((lines.len(), status), (3, 0), "{lines:?}");
     assert!(lines.iter().all(|line| line.starts_with("warning: ")));
+    // Features that are newer than the kernel.
+    let mut newer = image.clone();
+    let superblock = 4096 + moved + 1024;
+    let (compat, incompat) = (superblock + 8, superblock + 80);
+    newer[compat] &= !1; // no checksum
+    newer[incompat] |= 0x80;
+    fs::write(directory.join("config"), good(CONFIG)).unwrap();
+    let (lines, status) = check(&directory, &newer, &["--kernel-config", "config"]);
+    assert_eq!(status, 1);
+    assert!(
+        lines[1].contains(": it needs Linux 6.15 or newer (")
+            && lines[1].contains("48bit), and this is the configuration of 6.12"),
+        "{lines:?}"
+    );
     // Where the layers are, after all that.
     let old = |text: &str| good(text).replace("6.12.1", "6.1.170");
     let (lines, status) = config(&old, &[]);

@@ -613,6 +613,32 @@ fn an_error_of_the_input_comes_through_as_it_is() {
 // ---- memory ---------------------------------------------------------------------------------
 
 #[test]
+fn what_the_kernels_decoders_do_not_take_is_known_by_the_first_bytes() {
+    let refused = |codec: Codec, stream: &[u8]| codec.refused_by_kernel(&stream[..8]).is_some();
+    for (codec, command, expected) in [
+        (Codec::Gzip, "gzip", false),
+        (Codec::Zstd, "zstd -q", false),
+        (Codec::Lz4, "lz4 -q -l", false),
+        (Codec::Xz, "xz", true),
+        (Codec::Xz, "xz --check=sha256", true),
+        (Codec::Xz, "xz --check=crc32", false),
+        (Codec::Xz, "xz --check=none", false),
+    ] {
+        assert_eq!(
+            refused(codec, &made_by(command, b"x")),
+            expected,
+            "{command}"
+        );
+    }
+    // FTEXT and FNAME, then FHCRC, FEXTRA and FCOMMENT.
+    for (flags, expected) in [(1, false), (8, false), (2, true), (4, true), (16, true)] {
+        let header = [0x1f, 0x8b, 8, flags, 0, 0, 0, 0];
+        assert_eq!(refused(Codec::Gzip, &header), expected, "{flags}");
+    }
+    assert!(refused(Codec::Zstd, &[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0]));
+}
+
+#[test]
 fn memory_is_bounded_by_the_window_not_by_the_archive() {
     const MIB: u64 = 1 << 20;
     let plain = sample(64 << 20);

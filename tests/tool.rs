@@ -739,6 +739,23 @@ fn check_reads_the_command_line() {
             0
         )
     );
+    for (words, line) in [
+        ("root=UUIID=1", "warning: command line: read root=UUIID=1: "),
+        (
+            "rd.layers.backend=file",
+            "error: plan: mount layer 0 (initrd+0x1000): rd.layers.backend= names none that can reach \
+             /sys/firmware/initrd\n",
+        ),
+        (
+            "rd.driver.blacklist=erofs",
+            "warning: command line: rd.driver.blacklist=erofs: no EROFS layer can be mounted, unless the kernel has it \
+             built in\n",
+        ),
+    ] {
+        let words = format!("retain_initrd {words}");
+        let (stdout, _) = check("words", &image, &["--cmdline", &words]);
+        assert!(stdout.starts_with(line), "{stdout}");
+    }
     let alone = cpio(&[init()]);
     let (stdout, status) = check("alone", &alone, &[]);
     let warning = "warning: image: there are no layers, and no init but the loader: it boots with root= only\n";

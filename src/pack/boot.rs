@@ -72,9 +72,7 @@ impl Boot {
             place: Place::Initrd,
             walk,
         };
-        let layers: Vec<_> = plan::layer_segments(&found)
-            .map(|segment| segment.offset)
-            .collect();
+        let layers = layer_offsets(&found);
         for (archive, severity, place, what) in findings {
             if !layers.contains(&archive) {
                 report(severity, place, what);
@@ -108,6 +106,11 @@ impl Boot {
     /// The walk over the image itself.
     pub fn image(&self) -> Option<&Walk> {
         self.sources.last().map(|found| &found.walk)
+    }
+
+    /// Where the layers lie that stand in the image itself, in bytes from its start.
+    pub fn image_layers(&self) -> Vec<u64> {
+        self.sources.last().map(layer_offsets).unwrap_or_default()
     }
 
     fn layer_files(&mut self, image: &Opened, walk: &Walk, report: Report) {
@@ -166,6 +169,12 @@ pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
     Ok(true)
+}
+
+fn layer_offsets(found: &Found) -> Vec<u64> {
+    plan::layer_segments(found)
+        .map(|segment| segment.offset)
+        .collect()
 }
 
 fn holds_init(walk: &Walk) -> bool {

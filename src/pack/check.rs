@@ -256,19 +256,7 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
     let rdinit = &boot.options.rdinit;
     let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
     let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
-        let archives = boot.image().into_iter().flat_map(|walk| &walk.segments);
-        let late = archives.clone().find(|segment| {
-            matches!(&segment.kind, Kind::Cpio(cpio) if !cpio.by_kernel && cpio.holds_init)
-        });
-        return say(match late {
-            Some(late) => format!(
-                "it is in the archive at {:#x}, where the kernel has stopped unpacking: the loader must come first",
-                late.offset
-            ),
-            None => "no archive that the kernel unpacks has it (a kernel with the loader built in needs none: \
-                     --loader-built-in)"
-                .into(),
-        });
+        return say(unreached(boot));
     };
     if node.mode & libc::S_IFMT != libc::S_IFREG {
         return say(format!("a {}, not a file", kind(node.mode)));
@@ -293,6 +281,32 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
             "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
             shown(needed.as_bytes())
         )),
+    }
+}
+
+/// Why the kernel does not come by an `/init`.
+fn unreached(boot: &Boot) -> String {
+    let segments = boot.image().into_iter().flat_map(|walk| &walk.segments);
+    let archives = segments.filter_map(|segment| match &segment.kind {
+        Kind::Cpio(cpio) => Some((segment.offset, cpio)),
+        _ => None,
+    });
+    let refused = archives
+        .clone()
+        .find_map(|(at, cpio)| Some((at, cpio.refused?)));
+    let late = archives
+        .clone()
+        .find(|(_, cpio)| !cpio.by_kernel && cpio.holds_init);
+    match (late, refused) {
+        (Some((late, _)), Some((at, why))) if at <= late => format!(
+            "it is in the archive at {late:#x}, and the kernel cannot decompress that at {at:#x}: {why}"
+        ),
+        (Some((late, _)), _) => format!(
+            "it is in the archive at {late:#x}, where the kernel has stopped unpacking: the loader must come first"
+        ),
+        (None, _) => "no archive that the kernel unpacks has it (a kernel with the loader built in needs none: \
+                      --loader-built-in)"
+            .into(),
     }
 }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::io::Read;
 
 use super::boot::Boot;
-use crate::bytes::{Part, ReadAt, Reader};
+use crate::bytes::{Cursor, Part, ReadAt, Reader};
 use crate::compress::{Codec, WINDOW_MAX};
 use crate::plan::{Content, Plan};
 use crate::segment::{Cpio, Kind};
@@ -128,14 +128,15 @@ fn window(image: &dyn ReadAt, offset: u64, codec: Option<Codec>) -> u64 {
     let byte = |index: usize| head.get(index).copied().unwrap_or(0);
     let declared = match (codec, read.is_ok()) {
         (Some(Codec::Zstd), true) => {
-            // Frame_Header_Descriptor and Window_Descriptor of RFC 8878, 3.1.1.1.
-            let single = byte(4) & 0x20 != 0;
+            // Frame_Header_Descriptor, and what its bits say is behind it (RFC 8878, 3.1.1.1): a
+            // Window_Descriptor, or the size of all, which is the window then.
+            let descriptor = byte(4);
             let (exponent, mantissa) = (u32::from(byte(5) >> 3), u64::from(byte(5) & 7));
             let base = 1u64
                 .checked_shl(exponent.saturating_add(10))
                 .unwrap_or(u64::MAX);
-            match single {
-                true => most(codec),
+            match descriptor & 0x20 != 0 {
+                true => frame_size(&head).unwrap_or(u64::MAX),
                 false => base.saturating_add((base / 8).saturating_mul(mantissa)),
             }
         }
@@ -155,6 +156,22 @@ fn window(image: &dyn ReadAt, offset: u64, codec: Option<Codec>) -> u64 {
         _ => most(codec),
     };
     declared.min(most(codec))
+}
+
+/// The Frame_Content_Size of a zstd frame that is one segment.
+fn frame_size(head: &[u8]) -> Option<u64> {
+    let mut cursor = Cursor::new(head.get(4..)?);
+    let descriptor = cursor.u8()?;
+    let dictionary_id = [0, 1, 2, 4].get(usize::from(descriptor & 3))?;
+    cursor.take(*dictionary_id)?;
+    match descriptor >> 6 {
+        0 => cursor.u8().map(u64::from),
+        1 => cursor
+            .le16()
+            .map(|size| u64::from(size).saturating_add(256)),
+        2 => cursor.le32().map(u64::from),
+        _ => cursor.le64(),
+    }
 }
 
 /// The most that a decompressor takes: see [`crate::compress`].

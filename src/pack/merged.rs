@@ -68,7 +68,13 @@ pub fn merge<'a>(
                     }
                 }
             }
-            Content::Erofs { .. } => rootfs.partial = true,
+            Content::Erofs { superblock, .. } => {
+                if superblock.unknown_incompat() == 0 {
+                    let what = "its inodes are in a metabox, and what it holds is not looked at";
+                    report(Severity::Warning, layer.to_string(), what.into());
+                }
+                rootfs.partial = true;
+            }
             Content::Cpio { codec, .. } => {
                 if let (None, Some(source)) = (codec, sources.get(layer.source)) {
                     piece = Piece::Cpio(&**source, layer.offset);

@@ -23,17 +23,22 @@ pub fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
     sources.any(|source| source.is_some_and(|source| source.place == Place::Initrd))
 }
 
+/// The compressed archives that the kernel has to unpack: the loader, and what is no layer behind it.
+fn compressed<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Codec)> + 'a {
+    let layers = boot.image_layers();
+    let segments = boot.image().into_iter().flat_map(|walk| &walk.segments);
+    segments.filter_map(move |segment| match &segment.kind {
+        Kind::Cpio(cpio) if cpio.by_kernel && !layers.contains(&segment.offset) => {
+            Some((segment.offset, cpio.codec?))
+        }
+        _ => None,
+    })
+}
+
 /// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
 pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    let by_kernel = boot.image().into_iter().flat_map(|walk| &walk.segments);
-    for segment in by_kernel {
-        if let Kind::Cpio(cpio) = &segment.kind
-            && cpio.by_kernel
-        {
-            needs.extend(cpio.codec.map(unpacker));
-        }
-    }
+    needs.extend(compressed(boot).map(|(_, codec)| unpacker(codec)));
     for layer in &plan.layers {
         if let Content::Cpio { .. } = &layer.content {
             needs.insert("CONFIG_TMPFS");
@@ -102,6 +107,27 @@ fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
     needs
 }
 
+/// The first kernel, by major and minor number, that knows the image's features. Source: mkfs.erofs(1),
+/// and for what it does not say the kernel that added the bit to fs/erofs/erofs_fs.h.
+fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
+    /// By bit of feature_incompat.
+    const SINCE: [(u32, u32); 9] = [
+        (5, 4),
+        (5, 13),
+        (5, 15),
+        (5, 16),
+        (5, 17),
+        (6, 1),
+        (6, 4),
+        (6, 15),
+        (6, 17),
+    ];
+    let bits = (0..).zip(SINCE);
+    bits.filter(|(bit, _)| superblock.feature_incompat >> bit & 1 != 0)
+        .map(|(_, since)| since)
+        .max()
+}
+
 /// A kernel's configuration: option, without CONFIG_, to value.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -166,8 +192,30 @@ impl Config {
     }
 }
 
+/// Reports layers whose features are newer than the kernel.
+fn features(version: (u32, u32), plan: &Plan, report: Report) {
+    for layer in &plan.layers {
+        if let Content::Erofs { superblock, .. } = &layer.content
+            && let Some(since) = first_kernel(superblock).filter(|since| version < *since)
+        {
+            let what = format!(
+                "it needs Linux {}.{} or newer ({}), and this is the configuration of {}.{}",
+                since.0,
+                since.1,
+                superblock.features().join(" "),
+                version.0,
+                version.1
+            );
+            report(Severity::Error, layer.to_string(), what);
+        }
+    }
+}
+
 /// Reports what of an image's needs a kernel does not have, and what comes of that.
 pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool, report: Report) {
+    if let Some(version) = config.version {
+        features(version, plan, report);
+    }
     let mut say = |severity, option: &str, what: &str| {
         let value = config.value(option);
         report(severity, format!("CONFIG_{option}={value}"), what.into());
@@ -183,16 +231,10 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
         "SYSFS",
         "the layers in /sys/firmware/initrd, devices and modules are found there",
     );
-    for segment in boot.image().into_iter().flat_map(|walk| &walk.segments) {
-        if let Kind::Cpio(cpio) = &segment.kind
-            && let Some(codec) = cpio.codec.filter(|_| cpio.by_kernel)
-        {
-            let what = format!(
-                "the kernel cannot unpack the archive at {:#x}, nor anything behind it",
-                segment.offset
-            );
-            must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
-        }
+    for (offset, codec) in compressed(boot) {
+        let what =
+            format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
+        must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
     }
     let mut images = 0usize;
     let mut archives = 0usize;

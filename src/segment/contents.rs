@@ -17,14 +17,16 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Nothing yet, of an archive compressed with `codec` that the kernel's unpacker got to or not.
-    pub fn new(codec: Option<Codec>, by_kernel: bool) -> Self {
+    /// Nothing yet, of an archive compressed with `codec` that the kernel unpacked or not, and why not
+    /// where it got to it.
+    pub fn new(codec: Option<Codec>, by_kernel: bool, refused: Option<&'static str>) -> Self {
         Self {
             cpio: Cpio {
                 codec,
                 members: 0,
                 unpacked: 0,
                 by_kernel,
+                refused,
                 bad_sum: None,
                 holds_init: false,
                 has_root: false,
