@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
@@ -113,7 +113,10 @@ pub struct Opened {
 impl Opened {
     /// Opens a regular file for reading. A file of sysfs counts: it knows its size.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).during("open", path.display())?;
+        // A pipe is to be refused, and not its other end waited for.
+        let mut options = File::options();
+        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path).during("open", path.display())?;
         let metadata = file.metadata().during("stat", path.display())?;
         if !metadata.is_file() {
             return Err(Error::new("open", path.display(), "not a regular file"));

@@ -69,7 +69,7 @@ pub struct Superblock {
     /// The root directory's inode.
     pub root_nid: u64,
     /// What a compact inode's time counts from, in seconds since 1970.
-    pub epoch: u64,
+    pub epoch: i64,
     /// The block that inode numbers count from.
     pub meta_blkaddr: u32,
     /// The block that the numbers of shared attributes count from.
@@ -154,7 +154,7 @@ impl Superblock {
         let _sb_extslots = cursor.u8()?;
         let rb = cursor.le16()?;
         let inos = cursor.le64()?;
-        let epoch = cursor.le64()?;
+        let epoch = cursor.le64()?.cast_signed();
         let _fixed_nsec = cursor.le32()?;
         let blocks_lo = cursor.le32()?;
 

@@ -43,6 +43,12 @@ impl<'a> Object<'a> {
         self
     }
 
+    /// A number that may be negative.
+    pub fn signed(&mut self, name: &str, value: i64) -> &mut Self {
+        self.name(name).push_str(&value.to_string());
+        self
+    }
+
     /// `true` or `false`.
     pub fn boolean(&mut self, name: &str, value: bool) -> &mut Self {
         self.name(name)

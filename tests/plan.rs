@@ -54,6 +54,14 @@ fn appended_layers_are_stacked_in_their_order() {
 }
 
 #[test]
+fn a_files_name_cannot_pass_for_a_line_of_the_plan() {
+    let file = layer_file("a\x1b[31m\nlayer 9 (b", erofs(1, ""));
+    let plan = planned(&[file], "");
+    let line = r"layer 0 (a\u{1b}[31m\nlayer 9 (b): 4096 bytes, erofs by ";
+    assert!(plan.starts_with(line), "{plan}");
+}
+
+#[test]
 fn microcode_loader_and_padding_are_no_layers() {
     let microcode = cpio(&[file("kernel/x86/microcode/AuthenticAMD.bin", b"x")]);
     let image = join(&[&microcode, &[0; 512], &loader(), &[0; 512], &erofs(1, "")]);

@@ -99,6 +99,13 @@ fn what_is_no_image_is_named() {
             bad(&directory, &[command, "."]),
             "layerinit: open .: not a regular file\n"
         );
+        // And not waited for until somebody writes into it.
+        let made = Command::new("mkfifo").arg(directory.join(command)).status();
+        assert!(made.unwrap().success());
+        assert_eq!(
+            bad(&directory, &[command, command]),
+            format!("layerinit: open {command}: not a regular file\n")
+        );
     }
 }
 
@@ -1164,20 +1171,22 @@ fn without_init_the_one_beside_the_tool_is_taken() {
 fn a_link_to_an_image_stays_a_link() {
     let directory = workshop("tool-build-link");
     fs::create_dir(directory.join("elsewhere")).unwrap();
-    fs::write(directory.join("elsewhere/real"), "old").unwrap();
+    symlink("other", directory.join("elsewhere/real")).unwrap();
     symlink("elsewhere/real", directory.join("image")).unwrap();
-    good(&directory, &["build", "--init", "init", "-o", "image"]);
-    assert!(directory.join("image").is_symlink());
-    assert_eq!(
-        fs::metadata(directory.join("elsewhere/real"))
-            .unwrap()
-            .len(),
-        1536
-    );
-    assert_eq!(
-        names(&directory.join("elsewhere")),
-        BTreeSet::from(["real".to_string()])
-    );
+    // Also where nothing is there yet.
+    for _ in 0..2 {
+        good(&directory, &["build", "--init", "init", "-o", "image"]);
+        for link in ["image", "elsewhere/real"] {
+            assert!(directory.join(link).is_symlink(), "{link}");
+        }
+        let other = fs::metadata(directory.join("elsewhere/other")).unwrap();
+        assert_eq!(other.len(), 1536);
+        assert_eq!(
+            names(&directory.join("elsewhere")),
+            BTreeSet::from(["other".to_string(), "real".to_string()])
+        );
+        fs::write(directory.join("elsewhere/other"), "old").unwrap();
+    }
 }
 
 #[test]
@@ -1241,7 +1250,7 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
     let slow = "echo $$ >\"${0%/*}/../pid.new\"; mv \"${0%/*}/../pid.new\" \"${0%/*}/../pid\"; exec sleep 1000";
     script(&directory.join("bin/mkfs.erofs"), slow);
     let path = format!("{}:/usr/bin:/bin", directory.join("bin").display());
-    for (signal, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+    for (signal, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
         let before = names(&directory);
         let mut build = tool(&directory);
         build

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::archive::{self, Settings};
 use super::layer::{self, Erofs, Layer, Wanted};
@@ -68,11 +68,8 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
             ));
         }
     }
-    // A symbolic link stays; what it leads to is written anew, where it is.
-    let mut target = build.output.clone();
-    if target.is_symlink() {
-        target = fs::canonicalize(&target).unwrap_or(target);
-    }
+    // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
+    let target = behind_links(&build.output);
     let scratch = Scratch::new(&target)?;
     let mut layers = Vec::new();
     for (number, wanted) in build.layers.iter().enumerate() {
@@ -107,6 +104,20 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
         }
     ));
     Ok(lines)
+}
+
+/// What symbolic links lead to, there or not; of links without end, one of them.
+fn behind_links(path: &Path) -> PathBuf {
+    /// As many as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
+    const LINKS: usize = 40;
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {

@@ -135,7 +135,7 @@ impl<'a> Tree<'a> {
             let _i_ino = cursor.le32()?;
             file.uid = cursor.le32()?;
             file.gid = cursor.le32()?;
-            file.mtime = u64::try_from(cursor.le64()?.cast_signed()).unwrap_or(0);
+            file.mtime = cursor.le64()?.cast_signed();
             let _i_mtime_nsec = cursor.le32()?;
             file.nlink = cursor.le32()?;
         } else {

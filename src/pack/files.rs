@@ -60,7 +60,7 @@ pub struct File {
     /// Bytes of content. Of several hard links in a cpio archive the last one has them.
     pub size: u64,
     /// Modification time, in seconds since 1970.
-    pub mtime: u64,
+    pub mtime: i64,
     /// A device's major and minor number.
     pub device: Option<(u32, u32)>,
     /// A symbolic link's target.
@@ -85,7 +85,7 @@ impl File {
             .number("uid", self.uid)
             .number("gid", self.gid)
             .number("size", self.size)
-            .number("mtime", self.mtime);
+            .signed("mtime", self.mtime);
         if let Some((major, minor)) = self.device {
             object.number("major", major).number("minor", minor);
         }

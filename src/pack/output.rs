@@ -29,7 +29,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the directory, and sees to SIGINT, SIGTERM and SIGHUP from here on. `image` is where
+    /// Makes the directory, and sees to signals that would end the program from here on. `image` is where
     /// the image is going to be.
     pub fn new(image: &Path) -> Result<Self> {
         let context = || image.display();
@@ -54,7 +54,14 @@ impl Scratch {
         let path = parent.join(hidden);
 
         let mut signals = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // The last is for the thread that writes, to which the write says it as well, then.
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGXFSZ,
+        ] {
             signals.add(signal);
         }
         // Before there are other threads, which all inherit this.

@@ -21,13 +21,13 @@ pub fn shown(name: &[u8]) -> String {
     text
 }
 
-/// Seconds since 1970 as a date and time in UTC: `2026-11-21 09:03:54`.
-pub fn utc(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86400, seconds % 86400);
+/// Seconds since 1970, or before it, as a date and time in UTC: `2026-11-21 09:03:54`.
+pub fn utc(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
     // Civil from days, counted in 400-year eras from March 1 of the year 0
     // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
     let shifted = days.saturating_add(719_468);
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -38,7 +38,7 @@ pub fn utc(seconds: u64) -> String {
     } else {
         shifted_month - 9
     };
-    let year = year_of_era + era.saturating_mul(400) + u64::from(month <= 2);
+    let year = year_of_era + era.saturating_mul(400) + i64::from(month <= 2);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
@@ -65,6 +65,9 @@ mod tests {
     fn dates() {
         for (seconds, expected) in [
             (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (-315_619_200, "1960-01-01 00:00:00"),
+            (-62_167_219_201, "-001-12-31 23:59:59"),
             (951_782_399, "2000-02-28 23:59:59"),
             (951_782_400, "2000-02-29 00:00:00"),
             (1_795_251_834, "2026-11-21 09:03:54"),
@@ -72,6 +75,6 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), expected);
         }
-        assert!(!utc(u64::MAX).is_empty());
+        assert!(!utc(i64::MAX).is_empty() && !utc(i64::MIN).is_empty());
     }
 }

@@ -1,13 +1,13 @@
 //! The plan as text, the same from `/init` and from `layerinit plan`.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::{Content, Device, Layer, Place, Plan, Root, Upper};
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(name) => f.write_str(name),
+            Self::File(name) => plain(name, f),
             Self::InitrdImage => f.write_str("initrd.image"),
             Self::Initrd => f.write_str("initrd"),
         }
@@ -16,8 +16,18 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "layer {} ({})", self.number, self.name)
+        write!(f, "layer {} (", self.number)?;
+        plain(&self.name, f)?;
+        f.write_str(")")
     }
+}
+
+/// A name without what a terminal, or the reader of a log, would take for something else.
+fn plain(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    name.chars().try_for_each(|c| match c.is_control() {
+        true => write!(f, "{}", c.escape_default()),
+        false => f.write_char(c),
+    })
 }
 
 impl fmt::Display for Device {
