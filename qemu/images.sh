@@ -273,6 +273,7 @@ image_self() {
 
 # A shell in the loader, with a system that has no init, and with a good one.
 image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$out"; }
+image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$out"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
 
 # A driver for QEMU's watchdog, a real init that leaves it alone, and a check that it can be opened; the check

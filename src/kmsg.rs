@@ -25,6 +25,9 @@ const RECORD: usize = 1000;
 /// Records before the limit is lifted: below the kernel's ten, which a short boot stays below, too.
 const FREE_RECORDS: u32 = 8;
 
+/// KERN_ERR (linux/kern_levels.h).
+const ERROR: u8 = 3;
+
 const DEVKMSG: &str = "/proc/sys/kernel/printk_devkmsg";
 
 struct Kmsg {
@@ -72,10 +75,11 @@ pub fn follow(verbosity: Verbosity) {
 
 /// Lifts the kernel's limit of ten records in five seconds from userspace; [`end`] puts it back. Where
 /// `printk.devkmsg=` fixes it, it holds.
-fn lift_limit() {
+pub fn lift_limit() {
     let before = fs::read_to_string(DEVKMSG).ok();
     let before = before.filter(|now| now.trim() != "on");
     if let Some(before) = before.filter(|_| fs::write(DEVKMSG, "on\n").is_ok()) {
+        // Where it was lifted before, that is known already.
         let _ = KMSG.limit.set(before);
     }
 }
@@ -90,20 +94,19 @@ pub fn end() {
     }
 }
 
-/// Whether error records show up on the console: those that are written to it in place of the log, and
-/// those of the log that `loglevel=` lets through (the first number of /proc/sys/kernel/printk).
-fn errors_reach_console() -> bool {
-    KMSG.file.get().is_none()
-        || fs::read_to_string("/proc/sys/kernel/printk")
-            .ok()
-            .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
-            .is_none_or(|console: u8| console > 3)
+/// Records of lower levels show up on the console: `loglevel=`, the first number of
+/// /proc/sys/kernel/printk.
+fn console_level() -> u8 {
+    fs::read_to_string("/proc/sys/kernel/printk")
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
+        .unwrap_or(u8::MAX)
 }
 
 /// An error on the kernel log and the console, once each, whatever `loglevel=` says.
 pub fn say(text: &str) {
     log::error!("{text}");
-    if !errors_reach_console() {
+    if console_level() <= ERROR {
         // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
         let _ = writeln!(std::io::stderr(), "layerinit: {text}");
     }
@@ -192,7 +195,7 @@ impl Log for Kmsg {
     fn log(&self, record: &Record<'_>) {
         // linux/kern_levels.h.
         let level = match record.level() {
-            Level::Error => 3,
+            Level::Error => ERROR,
             Level::Warn => 4,
             Level::Info => 6,
             Level::Debug | Level::Trace if self.shown.load(Ordering::Relaxed) => 6,
@@ -212,10 +215,12 @@ impl Log for Kmsg {
                     let _ = writeln!(out, "<{level}>{PREFIX}{line}");
                     file.write_all(out.as_bytes())
                 }
-                None => {
+                // As the kernel would show it.
+                None if level < console_level() => {
                     let _ = writeln!(out, "{PREFIX}{line}");
                     std::io::stderr().write_all(out.as_bytes())
                 }
+                None => Ok(()),
             };
         }
     }

@@ -55,6 +55,7 @@ pub fn catch_panics() {
         if !getpid().is_init() {
             return;
         }
+        kmsg::lift_limit();
         error!("{info}");
         say("this is a bug in layerinit; please report the line above");
         after_failure(false);
@@ -83,22 +84,12 @@ fn policy() -> std::sync::MutexGuard<'static, Policy> {
 /// Reports a failure and does what the command line says. Returns where the rescue shell has left a
 /// root mounted at /sysroot: the boot can go on with that.
 pub fn fail(failure: &Error) {
-    tell(failure);
+    kmsg::lift_limit();
+    say(&format!("boot failed: {failure}"));
     if let Some(hint) = hints() {
         say(hint);
     }
     after_failure(true);
-}
-
-/// The same for a boot that has gone on, and failed again.
-pub fn give_up(failure: &Error) -> ! {
-    tell(failure);
-    after_failure(false);
-    end()
-}
-
-fn tell(failure: &Error) {
-    say(&format!("boot failed: {failure}"));
 }
 
 /// Stops for a shell where `rd.break=` says so.
@@ -113,7 +104,7 @@ pub fn pause(here: Break, options: &Options) {
     };
     say(&format!("rd.break={point}: exit the shell to go on"));
     if !shell() {
-        warn!("rd.break={point}: the initramfs holds no shell");
+        warn!("rd.break={point}: there is no shell that could be started");
     }
 }
 
@@ -122,20 +113,10 @@ fn after_failure(may_go_on: bool) {
         let policy = policy();
         (policy.shell, policy.emergency, policy.panic)
     };
-    let failed_root = is_mount_point(Path::new(SYSROOT));
     // Without a console the shell would end at once, and with it the waiting.
     if may_start_shell && has_console() {
         if shells().next().is_some() {
-            say(&match (may_go_on, failed_root) {
-                (false, _) => "starting a shell; exit to restart".into(),
-                (true, true) => format!(
-                    "starting a shell. The root that failed is at {SYSROOT}: exit to try it again; \
-                     umount -l {SYSROOT} and exit to restart"
-                ),
-                (true, false) => format!(
-                    "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
-                ),
-            });
+            offer(may_go_on);
         }
         if shell() {
             if may_go_on && is_mount_point(Path::new(SYSROOT)) {
@@ -158,6 +139,22 @@ fn after_failure(may_go_on: bool) {
         }
     }
     end()
+}
+
+/// Says what the shell is for.
+fn offer(may_go_on: bool) {
+    // For whoever does what is said here; where it cannot be made, mount says so.
+    let _ = std::fs::create_dir(SYSROOT);
+    say(&match (may_go_on, is_mount_point(Path::new(SYSROOT))) {
+        (false, _) => "starting a shell; exit to restart".into(),
+        (true, true) => format!(
+            "starting a shell. The root that failed is at {SYSROOT}: exit to try it again; \
+             umount -l {SYSROOT} and exit to restart"
+        ),
+        (true, false) => format!(
+            "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
+        ),
+    });
 }
 
 /// What is likely to be the reason where no layers were found at all.

@@ -39,11 +39,13 @@ fn start(arguments: Vec<CString>) -> i32 {
         return 1;
     }
     rescue::catch_panics();
-    let Err(failure) = boot(&arguments, started);
-    // The policy returns only where the rescue shell has left a root.
-    rescue::fail(&failure);
-    let Err(failure) = by_hand(&arguments, started);
-    rescue::give_up(&failure)
+    let Err(mut failure) = boot(&arguments, started);
+    loop {
+        // The policy returns only where the rescue shell has left a root.
+        rescue::fail(&failure);
+        let Err(again) = by_hand(&arguments, started);
+        failure = again;
+    }
 }
 
 /// The boot: streams, options, sources, plan, modules, layers, root, proof, switch, exec.
