@@ -14,6 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
 
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
+use crate::plan::Place;
 
 mod contents;
 mod matching;
@@ -78,6 +79,8 @@ pub fn enumerate() -> Result<Vec<Device>> {
     let mut devices: Vec<_> = entries
         .filter_map(|entry| Device::by_name(entry.ok()?.file_name().to_str()?))
         .collect();
+    // What this program has made of the initrd is no candidate.
+    devices.retain(|device| !device.is_layer());
     devices.sort_unstable_by_key(|device| (device.major, device.minor));
     Ok(devices)
 }
@@ -131,6 +134,13 @@ impl Device {
     pub fn by_number(major: u32, minor: u32) -> Option<Self> {
         let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         Self::by_name(link.file_name()?.to_str()?)
+    }
+
+    /// Whether it is a loop device over a source of layers.
+    fn is_layer(&self) -> bool {
+        self.name.starts_with("loop")
+            && fs::read_to_string(self.directory().join("loop/backing_file"))
+                .is_ok_and(|file| Place::holds(file.trim_end()))
     }
 
     /// The name that the device mapper gives it below /dev/mapper.

@@ -73,6 +73,14 @@ impl Error {
             Cause::Reason(_) | Cause::Each(_) => None,
         }
     }
+
+    /// Whether one of these was the answer of a call that failed, or of one of several.
+    pub fn has(&self, wanted: &[Errno]) -> bool {
+        match &self.cause {
+            Cause::Each(errors) => errors.iter().any(|error| error.has(wanted)),
+            _ => self.errno().is_some_and(|errno| wanted.contains(&errno)),
+        }
+    }
 }
 
 impl fmt::Display for Error {

@@ -26,7 +26,11 @@ fn within(seconds: u64) -> Patience {
 }
 
 fn wanted(spec: &Spec) -> Wanted<'_> {
-    Wanted { word: "root", spec }
+    Wanted {
+        word: "root",
+        spec,
+        degraded: false,
+    }
 }
 
 fn find(text: &str, patience: Patience) -> Result<Found> {

@@ -26,6 +26,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// How many devices of its filesystem were found.
+    pub(super) fn devices(&self) -> usize {
+        self.companions.len().saturating_add(1)
+    }
+
     /// The superblock to believe.
     pub fn volume(&self) -> Option<&Volume> {
         self.volumes.first()
@@ -56,8 +61,8 @@ impl Found {
 pub(super) enum Look {
     There(Box<Found>),
     NotYet,
-    /// For a filesystem of several devices: how many are there, and of how many.
-    Incomplete(usize, u64),
+    /// Some of the devices of a filesystem, and how many it has.
+    Incomplete(Box<Found>, u64),
 }
 
 impl Contents {
@@ -107,7 +112,10 @@ impl Contents {
                     let found = self.by_volume(wanted, devices, |v| v.has_uuid(&uuid))?;
                     return Ok(match found {
                         Look::There(found) => Look::There(Box::new(found.starting_at(device)?)),
-                        other => other,
+                        Look::Incomplete(found, of) => {
+                            Look::Incomplete(Box::new(found.starting_at(device)?), of)
+                        }
+                        Look::NotYet => Look::NotYet,
                     });
                 }
                 there(device, volumes, Vec::new())
@@ -172,14 +180,19 @@ impl Contents {
                 there(device, volumes.clone(), Vec::new())
             }
             several => match complete(several) {
-                Some(of) if several.len() as u64 == of => {
+                Some(of) => {
                     let Some(((device, volumes), others)) = several.split_first() else {
                         return Ok(Look::NotYet);
                     };
                     let others = others.iter().map(|(device, _)| device.node());
-                    there(device, volumes.clone(), others.collect::<Result<_>>()?)
+                    let look = there(device, volumes.clone(), others.collect::<Result<_>>()?)?;
+                    Ok(match look {
+                        Look::There(found) if several.len() as u64 != of => {
+                            Look::Incomplete(found, of)
+                        }
+                        look => look,
+                    })
                 }
-                Some(of) => Ok(Look::Incomplete(several.len(), of)),
                 None => {
                     let devices: Vec<_> = several.iter().map(|(device, _)| *device).collect();
                     Err(self.refuse_to_guess(wanted, &devices))

@@ -56,6 +56,9 @@ pub struct Wanted<'a> {
     pub word: &'static str,
     /// Which device.
     pub spec: &'a Spec,
+    /// Whether a filesystem of several devices will do with those that are there in time: the mount
+    /// option `degraded` of btrfs.
+    pub degraded: bool,
 }
 
 impl fmt::Display for Wanted<'_> {
@@ -122,7 +125,17 @@ impl Search {
                         return Ok(*found);
                     }
                     Look::NotYet => None,
-                    Look::Incomplete(there, of) => Some((there, of)),
+                    // Without a limit it waits as long as it is quiet about it.
+                    Look::Incomplete(found, of)
+                        if wanted.degraded && (timed_out || due && limit.is_none()) =>
+                    {
+                        warn!(
+                            "{wanted}: going on with {} of the {of} devices of its filesystem (degraded)",
+                            found.devices()
+                        );
+                        return Ok(*found);
+                    }
+                    Look::Incomplete(found, of) => Some((found.devices(), of)),
                 };
                 let state = State {
                     missing,

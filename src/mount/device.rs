@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
@@ -72,6 +73,27 @@ impl Finder {
         });
         self.patience.delay = Duration::ZERO;
         found
+    }
+}
+
+/// Mounts the root device: read-only where that is all it can, as the kernel does
+/// (mount_root_generic in init/do_mounts.c).
+pub fn mount_root(
+    wanted: Wanted<'_>,
+    device: &Device,
+    found: &Found,
+    loader: &mut Loader,
+) -> Result<(Mounted, Mount)> {
+    match mount(wanted, device, found, loader) {
+        Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
+            warn!("{error}: it cannot be written to, and is mounted read-only");
+            let read_only = Device {
+                writable: false,
+                ..device.clone()
+            };
+            mount(wanted, &read_only, found, loader)
+        }
+        done => done,
     }
 }
 

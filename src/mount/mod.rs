@@ -75,9 +75,10 @@ pub fn layers(
         let wanted = Wanted {
             word: "root",
             spec: &device.spec,
+            degraded: device.degraded(),
         };
         let found = finder.find(wanted, loader)?;
-        let (how, mount) = device::mount(wanted, device, &found, loader)?;
+        let (how, mount) = device::mount_root(wanted, device, &found, loader)?;
         mount.attach(&target)?;
         mounted.device = Some(how);
     }
@@ -93,10 +94,8 @@ pub fn layers(
         let target = layer_directory(layer.number);
         make_directory(&target)?;
         let means = match &layer.content {
-            Content::Cpio {
-                codec, unpacked, ..
-            } => {
-                enough_memory(layer, *unpacked)?;
+            Content::Cpio { codec, memory, .. } => {
+                enough_memory(layer, *memory)?;
                 if !below.names.is_empty() {
                     loader.need(Module::Overlay)?;
                 }

@@ -128,6 +128,7 @@ fn on_device(
     let wanted = Wanted {
         word: "rd.overlay",
         spec: &store.device.spec,
+        degraded: store.device.degraded(),
     };
     let found = finder.find(wanted, loader)?;
     let refuse = |why: &str| {

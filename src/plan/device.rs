@@ -18,6 +18,13 @@ pub struct Device {
     pub writable: bool,
 }
 
+impl Device {
+    /// Whether it may be mounted without some of its devices (`degraded` of btrfs).
+    pub fn degraded(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "degraded")
+    }
+}
+
 /// What `root=` asks for.
 pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
     let Some(text) = &options.root else {
