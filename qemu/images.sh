@@ -291,6 +291,17 @@ image_watchdog() {
 	mv "$out.shell" "$out"
 }
 
+# What is left of a layer that was cut off. An archive of many files, which take more memory than they have
+# bytes. A script that starts /init, from an archive in front of the loader.
+image_cut_off() { { cat "$(loader)" "$(layer base)"; head -c 2000 "$(layer app)"; } >"$out"; }
+tree_files() { mkdir files && (cd files && seq "$1" | command split -l 1 -a 4); }
+image_many_files() { { cat "$(loader)" "$(layer base)"; gzip -1nc "$(archive files-20000)"; } >"$out"; }
+tree_before() { tree_shell; printf '#!/bin/sh\nexec /init "$@"\n' >before && chmod +x before; }
+image_before() { cat "$(archive before)" "$(loader)" "$(layer base)" >"$out"; }
+# A real init where another filesystem is going to be.
+tree_hidden() { mkdir run && cp -L "$(tree base)/sbin/init" run/init; }
+image_hidden() { cat "$(loader)" "$(layer base)" "$(layer hidden)" >"$out"; }
+
 # Much that nobody needs once it is booted: an archive of 16 MB in front of the loader,
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
@@ -554,6 +565,12 @@ disk_f2fs_data() { mkfs.f2fs -q -l data "$out" >/dev/null; }
 # The tree "base" on other filesystems, whose drivers want modules that nothing depends on. vfat
 # keeps no links: its busybox does without.
 disk_btrfs() { truncate -s 128M "$out" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$out" >/dev/null; }
+# One of two devices.
+disk_btrfs_half() {
+	truncate -s 128M "$out" "$out.other"
+	mkfs.btrfs -q -L root -d raid1 -m raid1 "$out" "$out.other" >/dev/null
+	rm "$out.other"
+}
 disk_f2fs() { truncate -s 128M "$out" && mkfs.f2fs -q -l root "$out" >/dev/null && sload.f2fs -f "$(tree base)" "$out" >/dev/null; }
 disk_xfs() {
 	{ printf '/dev/null\n0 0\nd--755 0 0\n' && proto "$(tree base)" && echo '$'; } >"$out.proto"
@@ -606,6 +623,8 @@ image_loader() {
 }
 image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$out"; }
 image_base_disk() { build "${virtio[@]}" --layer "$(tree base)"; }
+# A layer with the label of a disk.
+image_labelled() { image_base_disk && cat "$(layer app -L data)" >>"$out"; }
 image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$out.both" && mv "$out.both" "$out"; }
 
 # The drivers that the README names, for a kernel that has all of them as modules.

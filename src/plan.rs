@@ -40,6 +40,12 @@ impl Place {
             Self::Initrd => "/sys/firmware/initrd".into(),
         }
     }
+
+    /// Whether the file with this path in the initramfs is such a place.
+    pub fn holds(path: &str) -> bool {
+        let initrd = [Self::Initrd, Self::InitrdImage];
+        path.starts_with("/layers/") || initrd.iter().any(|place| place.path() == path)
+    }
 }
 
 /// One source of layers, walked.
@@ -87,6 +93,8 @@ pub enum Content {
         codec: Option<Codec>,
         /// Bytes that its files will take, in whole pages.
         unpacked: u64,
+        /// Bytes of memory that it will take, with what the kernel needs for a file.
+        memory: u64,
         /// Whether it says what its root directory is like.
         has_root: bool,
     },
@@ -155,6 +163,9 @@ pub struct Plan {
     pub cmdline_warnings: Vec<String>,
     /// The same of the sources and layers.
     pub content_warnings: Vec<String>,
+    /// Where a source ends in what is not understood, and layers may be missing: to be told whatever
+    /// else is not.
+    pub unread: Vec<String>,
     /// Why what is written will be lost, where `rd.overlay=` names a device to keep it: to be told
     /// whatever else is not.
     pub lost: Option<String>,
@@ -163,7 +174,8 @@ pub struct Plan {
 impl Plan {
     /// All that is odd but no reason to stop.
     pub fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.cmdline_warnings.iter().chain(&self.content_warnings)
+        let warnings = self.cmdline_warnings.iter().chain(&self.content_warnings);
+        warnings.chain(&self.unread)
     }
 }
 
@@ -172,6 +184,7 @@ impl Plan {
 pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     let mut cmdline_warnings = options.problems.clone();
     let mut content_warnings = Vec::new();
+    let mut unread = Vec::new();
     let mut layers = Vec::new();
     let device = device::root(options, &mut cmdline_warnings);
     // The root device is number 0.
@@ -179,10 +192,6 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     for (index, found) in sources.iter().enumerate() {
         for segment in layers::segments(found) {
             let number = layers.len().saturating_add(first);
-            if number == MAX_LAYERS {
-                let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
-                return Err(Error::new("plan", &found.place, what));
-            }
             layers.extend(layers::layer(number, index, &found.place, segment, options));
         }
     }
@@ -204,12 +213,16 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         if layers.is_empty() && options.root.is_none() {
             return Err(Error::new("plan", &found.place, trouble.to_string()));
         }
-        content_warnings.push(format!(
+        unread.push(format!(
             "{}: {trouble}: what follows is not used",
             found.place
         ));
     }
     layers::select(&mut layers, options, &mut cmdline_warnings)?;
+    if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
+        let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
+        return Err(Error::new("plan", &layer.place, what));
+    }
     for layer in &layers {
         layers::doubts(layer, &mut content_warnings);
         layers::has_backend(layer)?;
@@ -259,6 +272,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         inits: options.inits(),
         cmdline_warnings,
         content_warnings,
+        unread,
         lost,
     })
 }
@@ -277,6 +291,7 @@ pub fn assembled(options: &Options) -> Result<Plan> {
         inits: options.inits(),
         cmdline_warnings: options.problems.clone(),
         content_warnings: Vec::new(),
+        unread: Vec::new(),
         lost,
     })
 }

@@ -1,12 +1,12 @@
 //! Proves that the real init can be executed, before the point of no return: it exists in the new
 //! root, is a program for this machine, and so is everything that the kernel will want with it.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use log::debug;
+use log::warn;
 use rustix::fs::{
     CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat, openat2, readlinkat,
 };
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
+use crate::setup::MOVED;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
 pub const DEPTH: usize = 5;
@@ -28,11 +29,14 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
     let mut refusals = Vec::new();
     for init in inits {
         match executable(&directory, init, DEPTH) {
-            Ok(()) => return Ok(init),
-            Err(error) => {
-                debug!("{error}");
-                refusals.push(error);
+            Ok(()) => {
+                let there = |error: &&Error| error.errno() != Some(Errno::NOENT);
+                for refusal in refusals.iter().filter(there) {
+                    warn!("{refusal}; starting {init} instead");
+                }
+                return Ok(init);
             }
+            Err(error) => refusals.push(error),
         }
     }
     let place = match root {
@@ -44,8 +48,10 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
 
 /// Checks one file, and what it needs in turn.
 fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
-    let no = |what: String| Err(Error::new("check", path, what));
-    let file = File::from(resolve(root.as_fd(), path).during("find", path)?);
+    // An interpreter's name ends where its line does: with a carriage return, from some editors.
+    let shown = path.escape_debug();
+    let no = |what: String| Err(Error::new("check", &shown, what));
+    let file = File::from(resolve(root.as_fd(), path).during("find", &shown)?);
     let metadata = file.metadata().during("stat", path)?;
     if !metadata.is_file() {
         return no("not a regular file".into());
@@ -67,7 +73,10 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
         return no("this is the running /init itself".into());
     }
     // The O_PATH descriptor names the file; this opens it.
-    let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if let Some(mount) = hidden_by(root, &name) {
+        return no(format!("it lies in /{mount}, which is mounted over it"));
+    }
     let program = Opened::open(Path::new(&name))?;
     let needs = match interpreter(&program, MACHINES) {
         Ok(needs) => needs,
@@ -90,6 +99,16 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
             )]),
         )
     })
+}
+
+/// The filesystem that is going to be moved over a file of the new root, whose descriptor has this name.
+fn hidden_by(root: &OwnedFd, file: &str) -> Option<&'static str> {
+    let root = format!("/proc/self/fd/{}", root.as_raw_fd());
+    let root = fs::read_link(root).ok()?;
+    let file = fs::read_link(file).ok()?;
+    let inside = file.strip_prefix(&root).ok()?;
+    let mut moved = MOVED.into_iter();
+    moved.find(|name| root != Path::new("/") && inside.starts_with(name))
 }
 
 /// Finds a path as if `root` were `/`. Returns an O_PATH descriptor.

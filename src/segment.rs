@@ -57,7 +57,7 @@ pub struct Cpio {
     pub codec: Option<Codec>,
     /// Members, the trailer not counted.
     pub members: u64,
-    /// Memory that its files take when unpacked: bytes in whole pages.
+    /// Memory that the content of its files takes when unpacked: bytes in whole pages.
     pub unpacked: u64,
     /// Whether the kernel's unpacker got this far, and could decompress it.
     pub by_kernel: bool,
@@ -76,6 +76,17 @@ pub struct Cpio {
     pub only_early: bool,
     /// Whether all of it lies in `/layers`.
     pub only_layer_files: bool,
+}
+
+impl Cpio {
+    /// Memory that it takes when unpacked into a tmpfs, in bytes: inodes and names are the kernel's, and
+    /// in no tmpfs's size.
+    pub fn memory(&self) -> u64 {
+        /// struct shmem_inode_info, a dentry, the entry in its directory, what a security module adds.
+        const FILE: u64 = 1280;
+        self.unpacked
+            .saturating_add(self.members.saturating_mul(FILE))
+    }
 }
 
 /// What a walk found.
@@ -193,7 +204,8 @@ impl Walker<'_> {
             self.push(self.end, Kind::Bootconfig { intact: false });
             return Ok(());
         }
-        Err(self.trouble(start, format!("neither cpio nor EROFS: {}", shown(first))))
+        let what = format!("neither cpio nor EROFS: {}{}", shown(first), known(first));
+        Err(self.trouble(start, what))
     }
 
     /// The offset of the next byte that is not zero, or the end.
@@ -402,6 +414,19 @@ fn shown(bytes: &[u8]) -> String {
     }
     text.push_str(&format!("\"{}\"", bytes.escape_ascii()));
     text
+}
+
+/// What people append all the same.
+fn known(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [0x04, 0x22, 0x4d, 0x18, ..] => {
+            " (an LZ4 frame: the kernel and this program take those of lz4 -l)"
+        }
+        [b'h', b's', b'q', b's', ..] => {
+            " (a squashfs image: layers are EROFS images and cpio archives)"
+        }
+        _ => "",
+    }
 }
 
 /// The members of one cpio segment, wherever it lies and however it is compressed.

@@ -18,6 +18,9 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
 
 use crate::error::{Context, Error, Result};
 
+/// What the real init expects to find mounted: these go with it into the new root.
+pub const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
+
 /// One filesystem of the kernel's, and where it belongs.
 struct Mount {
     target: &'static str,

@@ -72,25 +72,22 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
     Ok((sources, found))
 }
 
-/// Walks the initrd. The loader in it is known by the file that the kernel started; where that
-/// name is a symbolic link, by what it leads to.
+/// Walks the initrd. The loader in it is known by the running program, which need not be what the
+/// kernel started (`rdinit=` may name a link, or a script); where no archive has that, by `rdinit=`.
 fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
-    let walk = segment::walk(file, rdinit.as_bytes());
     let holds_init = |walk: &Walk| {
         let mut segments = walk.segments.iter();
         segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
     };
-    if !holds_init(&walk)
-        && let Some(program) = fs::read_link("/proc/self/exe")
-            .ok()
-            .filter(|path| path != Path::new(rdinit))
+    if let Ok(program) = fs::read_link("/proc/self/exe")
+        && program != Path::new(rdinit)
     {
-        let again = segment::walk(file, program.as_os_str().as_encoded_bytes());
-        if holds_init(&again) {
-            return again;
+        let walk = segment::walk(file, program.as_os_str().as_encoded_bytes());
+        if holds_init(&walk) {
+            return walk;
         }
     }
-    walk
+    segment::walk(file, rdinit.as_bytes())
 }
 
 /// The files of /layers, in order of their names' bytes.

@@ -17,12 +17,9 @@ use rustix::process::{chdir, chroot, pivot_root};
 use rustix::thread::set_name;
 
 use crate::error::{self, Context, Error, Result};
-use crate::setup::{is_mount_point, take_turns};
+use crate::setup::{MOVED, is_mount_point, take_turns};
 use crate::sys::process::aside;
 use crate::watchdog;
-
-/// What the real init expects to find mounted.
-const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 
 /// include/uapi/linux/magic.h.
 const RAMFS_MAGIC: u32 = 0x8584_58f6;
@@ -109,12 +106,12 @@ fn carry(name: &str, new: &OwnedFd) -> Result<()> {
     };
     let target = match open() {
         Err(Errno::NOENT) => {
-            mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create /", name)?;
+            mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create", &from)?;
             open()
         }
         done => done,
     };
-    let target = target.during("open mount point /", name)?;
+    let target = target.during("open mount point", &from)?;
     move_mount(
         CWD,
         &from,

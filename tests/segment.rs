@@ -397,7 +397,8 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
     for (tail, expected) in [
         (
             &b"hsqs\0\0\0\0squashfs"[..],
-            "read at 0x168: neither cpio nor EROFS: 68 73 71 73 00 00 00 00 \"hsqs\\x00\\x00\\x00\\x00\"",
+            "read at 0x168: neither cpio nor EROFS: 68 73 71 73 00 00 00 00 \"hsqs\\x00\\x00\\x00\\x00\" \
+             (a squashfs image: layers are EROFS images and cpio archives)",
         ),
         (
             b"0707",

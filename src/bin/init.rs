@@ -74,8 +74,10 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         true => plan::assembled(&options)?,
         false => plan::plan(&found, &options)?,
     };
-    plan.warnings().for_each(|warning| warn!("{warning}"));
-    plan.lost.iter().for_each(|why| kmsg::say(why));
+    let warnings = plan.cmdline_warnings.iter().chain(&plan.content_warnings);
+    warnings.for_each(|warning| warn!("{warning}"));
+    let alarms = plan.unread.iter().chain(&plan.lost);
+    alarms.for_each(|alarm| kmsg::say(alarm));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);
     report.ended("plan");

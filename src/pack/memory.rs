@@ -19,7 +19,7 @@ use super::boot::Boot;
 use crate::bytes::{Cursor, Part, ReadAt, Reader};
 use crate::compress::{Codec, WINDOW_MAX};
 use crate::plan::{Content, Plan};
-use crate::segment::{Cpio, Kind};
+use crate::segment::Kind;
 
 /// What a distribution's kernel takes for itself and /init: code, page structures, drivers. qemu/memory
 /// measures what images boot with; with Debian's 6.12 that was 2 to 15 % below what is said here.
@@ -27,9 +27,6 @@ pub const KERNEL: u64 = 80 << 20;
 
 /// What of that its page allocator never gets.
 const RESERVED: u64 = 48 << 20;
-
-/// An inode and a name of tmpfs.
-const FILE: u64 = 1 << 10;
 
 /// What a boot takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +61,7 @@ impl Memory {
             if let Kind::Cpio(cpio) = &segment.kind
                 && cpio.by_kernel
             {
-                memory.rootfs = memory.rootfs.saturating_add(files(cpio));
+                memory.rootfs = memory.rootfs.saturating_add(cpio.memory());
                 let window = window(image, segment.offset, cpio.codec);
                 memory.by_kernel = memory.by_kernel.max(window);
             }
@@ -79,7 +76,7 @@ impl Memory {
             if let Some(segment) = segments.find(|segment| segment.offset == layer.offset)
                 && let Kind::Cpio(cpio) = &segment.kind
             {
-                memory.layers = memory.layers.saturating_add(files(cpio));
+                memory.layers = memory.layers.saturating_add(cpio.memory());
             }
             // Of a file of /layers the bytes are not at hand.
             let window = match layer.place {
@@ -112,12 +109,6 @@ impl Memory {
         // Page structures take 64 bytes for each page.
         all.saturating_add(all / 64)
     }
-}
-
-/// What the files of an archive take.
-fn files(cpio: &Cpio) -> u64 {
-    cpio.unpacked
-        .saturating_add(cpio.members.saturating_mul(FILE))
 }
 
 /// What it takes to decompress an archive, by its first bytes.

@@ -55,6 +55,7 @@ pub(super) fn layer(
         Kind::Cpio(cpio) => Content::Cpio {
             codec: cpio.codec,
             unpacked: cpio.unpacked,
+            memory: cpio.memory(),
             has_root: cpio.has_root,
         },
         Kind::Padding | Kind::Bootconfig { .. } => return None,
