@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::modules::{Index, name};
+use crate::modules::{Index, name, plain};
 
 mod config;
 mod pattern;
@@ -181,11 +181,6 @@ fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a s
         }
     }
     found
-}
-
-/// Names of modules and of aliases compare with `-` and `_` equal.
-fn plain(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 /// The modules that a filesystem's driver asks the kernel to load while it mounts, which the kernel

@@ -102,6 +102,15 @@ impl ReadAt for [u8] {
     }
 }
 
+/// A UUID as text: 8-4-4-4-12 hexadecimal digits.
+pub fn dashed(bytes: [u8; 16]) -> String {
+    let mut text = format!("{:032x}", u128::from_be_bytes(bytes));
+    for dash in [20, 16, 12, 8] {
+        text.insert(dash, '-');
+    }
+    text
+}
+
 /// An open file, or block device, and its length.
 #[derive(Debug)]
 pub struct Opened {

@@ -1,12 +1,14 @@
 //! The kernel command line: text to options.
 //!
-//! Words are split as the kernel splits them (next_arg in lib/cmdline.c): double quotes keep
+//! Words are split as the kernel splits them ([`Words`]): double quotes keep
 //! spaces, `-` and `_` are the same in names, the last of several wins, and what follows `--` is
 //! the real init's own. Words that are not ours are left alone; values of ours that make no sense
 //! are reported in [`Options::problems`] and the default holds.
 
 use std::fmt;
 use std::str::FromStr;
+
+use crate::words::{Words, items};
 
 /// Who mounts a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,84 +379,9 @@ fn nonempty(value: &str) -> Option<String> {
         .map(Into::into)
 }
 
-fn items(list: &str) -> Vec<String> {
-    list.split(',')
-        .filter(|item| !item.is_empty())
-        .map(Into::into)
-        .collect()
-}
-
-/// Splits a command line into names and values.
-struct Words<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Words<'a> {
-    fn new(text: &'a str) -> Self {
-        Self { rest: text }
-    }
-}
-
-impl<'a> Iterator for Words<'a> {
-    type Item = (&'a str, Option<&'a str>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        // The kernel's isspace knows Latin-1: the no-break space counts, as 0xa0. That byte stands
-        // inside UTF-8 characters too, so only ASCII counts here.
-        let space = |c: char| c.is_ascii_whitespace() || c == '\x0b';
-        let text = self.rest.trim_start_matches(space);
-        let mut quoted = false;
-        let end = text.find(|c| {
-            quoted ^= c == '"';
-            !quoted && space(c)
-        });
-        let (word, rest) = text.split_at_checked(end.unwrap_or(text.len()))?;
-        self.rest = rest;
-        if word.is_empty() || word == "--" {
-            self.rest = "";
-            return None;
-        }
-        // A quote before the name spans the whole word; one after the equals sign, the value.
-        let unquoted = match word.strip_prefix('"') {
-            Some(word) => word.strip_suffix('"').unwrap_or(word),
-            None => word,
-        };
-        Some(match unquoted.split_once('=') {
-            Some((name, value)) => match value.strip_prefix('"') {
-                Some(value) => (name, Some(value.strip_suffix('"').unwrap_or(value))),
-                None => (name, Some(value)),
-            },
-            None => (unquoted, None),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(text: &str) -> Vec<(&str, Option<&str>)> {
-        Words::new(text).collect()
-    }
-
-    #[test]
-    fn words_are_split_as_the_kernel_splits_them() {
-        for (text, expected) in [
-            ("", vec![]),
-            (" \t\n", vec![]),
-            ("a b=c", vec![("a", None), ("b", Some("c"))]),
-            ("a=\"b c\" d", vec![("a", Some("b c")), ("d", None)]),
-            ("\"a=b c\" d", vec![("a", Some("b c")), ("d", None)]),
-            ("a=b\" \"c", vec![("a", Some("b\" \"c"))]),
-            ("a=\"b", vec![("a", Some("b"))]),
-            ("a==b", vec![("a", Some("=b"))]),
-            ("a= b", vec![("a", Some("")), ("b", None)]),
-            ("a -- b", vec![("a", None)]),
-            ("a --b", vec![("a", None), ("--b", None)]),
-        ] {
-            assert_eq!(words(text), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn the_last_word_wins_and_dashes_equal_underscores() {

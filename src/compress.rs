@@ -25,7 +25,6 @@
 //! window as there is data for, half as much again while it grows. A window above [`WINDOW_MAX`]
 //! is refused.
 
-#[cfg(any(feature = "gzip", feature = "xz"))]
 mod crc;
 #[cfg(feature = "gzip")]
 mod gzip;
@@ -36,7 +35,6 @@ mod xz;
 #[cfg(feature = "zstd")]
 mod zstd;
 
-#[cfg(feature = "tool")]
 pub(crate) use crc::Crc;
 
 use std::borrow::Cow;
@@ -253,11 +251,6 @@ impl<R: BufRead> Decoder<R> {
             engine,
             input,
         })
-    }
-
-    /// The format being decoded.
-    pub fn codec(&self) -> Codec {
-        self.codec
     }
 
     /// Compressed bytes that belong to this stream, of those read so far; its length once `read`

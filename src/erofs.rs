@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 
-use crate::bytes::{Cursor, ReadAt};
+use crate::bytes::{Cursor, ReadAt, dashed};
 
 /// The superblock lies this many bytes into the image (EROFS_SUPER_OFFSET).
 pub const SUPER_OFFSET: u64 = 1024;
@@ -226,14 +226,7 @@ impl Superblock {
 
     /// The volume UUID in its usual form.
     pub fn uuid(&self) -> String {
-        let mut text = String::with_capacity(36);
-        for (i, byte) in self.uuid.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push_str(&format!("{byte:02x}"));
-        }
-        text
+        dashed(self.uuid)
     }
 
     /// Names of the features, those that may be ignored first; unknown ones as `compat:0x..` and

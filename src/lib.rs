@@ -23,6 +23,7 @@ pub mod error;
 
 pub mod bytes;
 pub mod json;
+pub mod words;
 
 pub mod compress;
 pub mod cpio;

@@ -185,7 +185,7 @@ impl Modules {
     /// Loads a module, those that it depends on, and what any of these asks for softly: libcrc32c of
     /// Linux 6.12 works only with one of the modules that make its sum.
     fn load_with_wishes(&self, name: &str) -> Result<()> {
-        let module = name.replace('-', "_");
+        let module = modules::plain(name);
         let wanted = self.wanted(std::slice::from_ref(&module));
         if !wanted.contains(&module) {
             return self.load(name);
@@ -210,11 +210,11 @@ impl Modules {
             return Ok(());
         }
         for file in index.files(name)? {
-            let module = modules::name(file).replace('-', "_");
+            let module = modules::plain(modules::name(file));
             if self
                 .blacklist
                 .iter()
-                .any(|name| name.replace('-', "_") == module)
+                .any(|name| modules::plain(name) == module)
             {
                 return Err(Error::new(
                     "load module",

@@ -81,7 +81,12 @@ pub fn without_signature(image: &[u8]) -> &[u8] {
         .unwrap_or(image)
 }
 
-/// Module names compare with `-` and `_` equal.
+/// A name as all comparisons have it: `-` and `_` are equal in those of modules and of aliases.
+pub fn plain(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// Whether two names are equal so.
 fn same(a: &str, b: &str) -> bool {
     let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
     a.bytes().map(plain).eq(b.bytes().map(plain))

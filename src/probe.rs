@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use crate::bytes::{Cursor, ReadAt};
+use crate::bytes::{Cursor, ReadAt, dashed};
 use crate::erofs;
 
 mod fat;
@@ -221,11 +221,6 @@ pub fn volumes(device: &dyn ReadAt) -> io::Result<Vec<Volume>> {
     Ok(found)
 }
 
-/// The superblock to believe: the first of [`volumes`].
-pub fn volume(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
-    Ok(volumes(device)?.into_iter().next())
-}
-
 fn erofs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     let superblock = erofs::Superblock::read(device, 0)?;
     Ok(superblock.map(|superblock| {
@@ -255,15 +250,6 @@ fn field(block: &[u8], offset: usize) -> Cursor<'_> {
 /// A UUID in the order of its bytes; all zeros are none.
 fn uuid(bytes: [u8; 16]) -> Option<String> {
     (bytes != [0; 16]).then(|| dashed(bytes))
-}
-
-/// 8-4-4-4-12 hexadecimal digits.
-fn dashed(bytes: [u8; 16]) -> String {
-    let mut text = format!("{:032x}", u128::from_be_bytes(bytes));
-    for dash in [20, 16, 12, 8] {
-        text.insert(dash, '-');
-    }
-    text
 }
 
 /// A label that NUL or the field's end ends, and spaces pad.

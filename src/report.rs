@@ -63,11 +63,6 @@ impl Report {
         self.steps.push((step, now()));
     }
 
-    /// Microseconds since the start.
-    pub fn elapsed(&self) -> u64 {
-        now().saturating_sub(self.started)
-    }
-
     /// The report as one JSON object and a line feed.
     pub fn json(&self, facts: &Facts<'_>) -> String {
         let mut text = String::new();

@@ -244,7 +244,7 @@ fn streams() -> Result<()> {
     console.map(|_| ())
 }
 
-/// Whether standard input is a console, or what stands in for one in tests; not [`streams`]' /dev/null.
+/// Whether standard input is a console, or what stands in for one in tests; not the /dev/null in its place.
 pub fn has_console() -> bool {
     !fstat(stdin()).is_ok_and(|file| file.st_rdev == makedev(1, 3))
 }

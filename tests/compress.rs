@@ -408,7 +408,7 @@ fn refused_formats_are_refused_by_name() {
     for codec in Codec::ALL {
         assert_eq!(codec.to_string(), codec.name());
         match Decoder::new(codec, io::empty()) {
-            Ok(decoder) => assert!(codec.supported() && decoder.codec() == codec),
+            Ok(_) => assert!(codec.supported(), "{codec}"),
             Err(error) => {
                 assert!(!codec.supported());
                 assert_eq!(error.kind(), io::ErrorKind::Unsupported);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use layerinit::bytes::ReadAt;
 use layerinit::probe::table::{Partition, Scheme, Table, table};
-use layerinit::probe::{Kind, Share, Volume, volume, volumes};
+use layerinit::probe::{Kind, Share, Volume, volumes};
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
@@ -246,7 +246,7 @@ fn fat_in_its_three_sizes() {
     expect(&image, Kind::Vfat, SERIAL, None);
     // A serial number of zero is none.
     let image = made(2 * MIB, "dosfstools", "mkfs.vfat", &["-i", "00000000"]);
-    assert_eq!(volume(&image.open()).unwrap().unwrap().uuid, None);
+    assert_eq!(volumes(&image.open()).unwrap()[0].uuid, None);
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn a_device_of_several_says_so() {
         .open(&image.0)
         .unwrap();
     file.write_all_at(&3u64.to_le_bytes(), 65536 + 136).unwrap();
-    let volume = volume(&image.open()).unwrap().unwrap();
+    let volume = volumes(&image.open()).unwrap().swap_remove(0);
     assert_eq!(volume.share, Some(Share { member: 1, of: 3 }));
 }
 
@@ -666,7 +666,7 @@ fn a_fat_without_end_is_left() {
         entry.fill(b'A');
         entry[11] = 0x20;
     }
-    assert_eq!(volume(&&bytes[..]).unwrap().unwrap().label, None);
+    assert_eq!(volumes(&&bytes[..]).unwrap()[0].label, None);
 }
 
 // Partition tables.
@@ -872,7 +872,7 @@ fn a_filesystem_on_the_whole_disk_is_no_table() {
     let image = made(64 * MIB, "dosfstools", "mkfs.vfat", &["-F", "32"]);
     let found = table(&image.open(), 512).unwrap();
     assert!(found.is_none_or(|table| table.partitions.is_empty()));
-    assert_eq!(volume(&gpt_image().open()).unwrap(), None);
+    assert_eq!(volumes(&gpt_image().open()).unwrap(), []);
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -7,7 +7,7 @@ use std::path::Path;
 const ORDER: [&[&str]; 15] = [
     &["sys"],
     &["error"],
-    &["bytes", "json"],
+    &["bytes", "json", "words"],
     &["compress", "cpio", "erofs", "modules", "rootspec", "uevent"],
     &["alias", "probe", "segment"],
     &["cmdline"],

@@ -1,6 +1,8 @@
 //! modprobe.d files, and what the kernel command line says about modules.
 
-use super::{pattern, plain};
+use super::pattern;
+use crate::modules::plain;
+use crate::words::Words;
 
 /// What a module wants loaded before it and after it, if it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,16 +72,7 @@ impl Config {
     /// Reads the kernel command line: `module.parameter=value`, and `modprobe.blacklist=` and
     /// `module_blacklist=` with names separated by commas.
     pub fn read_cmdline(&mut self, text: &str) {
-        let mut quoted = false;
-        let words = text.split(|c: char| {
-            quoted ^= c == '"';
-            !quoted && c.is_ascii_whitespace()
-        });
-        for word in words.take_while(|word| *word != "--") {
-            let (name, value) = match word.split_once('=') {
-                Some((name, value)) => (name, Some(value.trim_matches('"'))),
-                None => (word, None),
-            };
+        for (name, value) in Words::new(text) {
             match (name.split_once('.'), value) {
                 (Some(("modprobe", "blacklist")), Some(list)) => {
                     list.split(',').for_each(|module| self.blacklist(module));

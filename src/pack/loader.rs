@@ -15,7 +15,7 @@ use super::spec::{self, Body, Content, Entry};
 use crate::alias::{Config, Database};
 use crate::cpio::normalized;
 use crate::error::{Context, Error, Result};
-use crate::modules::{self, Index};
+use crate::modules::{self, Index, plain};
 use crate::plan::Module;
 
 /// The standard loader's spec.
@@ -322,11 +322,6 @@ fn renamed(dep: &str, taken: &BTreeMap<&str, module::Prepared>) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Module names compare with `-` and `_` equal.
-fn plain(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 /// Where a loader's libraries are: `lib`, or where its symbolic link `lib` leads.

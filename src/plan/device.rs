@@ -3,6 +3,7 @@
 use crate::cmdline::Options;
 use crate::error::Result;
 use crate::rootspec::Spec;
+use crate::words::items;
 
 /// A device to mount: for `root=` what that and its companions say, for `rd.overlay=` the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +31,7 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
     let Some(text) = &options.root else {
         return Ok(None);
     };
-    let list = |list: &Option<String>| -> Vec<String> {
-        let items = list.iter().flat_map(|list| list.split(','));
-        items
-            .filter(|item| !item.is_empty())
-            .map(Into::into)
-            .collect()
-    };
+    let list = |list: &Option<String>| items(list.as_deref().unwrap_or_default());
     let spec = Spec::parse(text)?;
     if spec.is_ramdisk() {
         // The way in which boot loaders have named the initrd since before there was an initramfs.

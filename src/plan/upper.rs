@@ -6,6 +6,7 @@ use super::Device;
 use crate::cmdline::Options;
 use crate::error::{Cause, Error, Result};
 use crate::rootspec::Spec;
+use crate::words::items;
 
 /// The directory on the device where `rd.overlay=` names none.
 const DIRECTORY: &str = "layerinit";
@@ -72,8 +73,7 @@ pub(super) fn upper(options: &Options, lost: &mut Option<String>) -> Result<Uppe
         return Ok(Upper::None);
     }
     if let ("tmpfs", list) = text.split_once(':').unwrap_or((text, "")) {
-        let items = list.split(',').filter(|item| !item.is_empty());
-        return Ok(Upper::Tmpfs(items.map(Into::into).collect()));
+        return Ok(Upper::Tmpfs(items(list)));
     }
     let fallback = options.overlay_fallback.clone();
     match parse(text) {

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{block, dashed, field, le_units, wide_label};
-use crate::bytes::{Cursor, ReadAt};
+use super::{block, field, le_units, wide_label};
+use crate::bytes::{Cursor, ReadAt, dashed};
+use crate::compress::Crc;
 
 /// Numbers of partitions end here (DISK_MAX_PARTS of include/linux/genhd.h, less the disk).
 const NUMBER_MAX: u32 = 255;
@@ -254,12 +255,13 @@ impl Header {
         // Summed with its own sum as 0. The kernel reads no header longer than a sector; this
         // reads none longer than 512 bytes, of which 92 are defined.
         let mut cursor = Cursor::new(sector.get(..header_size as usize)?);
-        let mut crc = Crc32::new();
+        let mut crc = Crc::of32();
         crc.update(cursor.take(16)?);
         let _header_crc32 = cursor.take(4)?;
         crc.update(&[0; 4]);
         crc.update(cursor.rest());
-        (header_size >= 92 && my_lba == lba && crc.sum() == header_crc32).then_some(header)
+        (header_size >= 92 && my_lba == lba && crc.sum() == u64::from(header_crc32))
+            .then_some(header)
     }
 
     /// The entries, if their checksum fits. `last` is the disk's last sector.
@@ -285,7 +287,7 @@ impl Header {
             return Ok(None);
         };
         let mut partitions = Vec::new();
-        let mut crc = Crc32::new();
+        let mut crc = Crc::of32();
         for number in 1..=self.num_partition_entries {
             match disk.read_exact_at(entry, at) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -297,7 +299,7 @@ impl Header {
                 partitions.extend(gpt_entry(entry, number, sector_size, last));
             }
         }
-        let good = crc.sum() == self.partition_entry_array_crc32;
+        let good = crc.sum() == u64::from(self.partition_entry_array_crc32);
         Ok(good.then_some(partitions))
     }
 }
@@ -329,28 +331,4 @@ fn guid(mut bytes: [u8; 16]) -> String {
         *to = from;
     }
     dashed(bytes)
-}
-
-/// CRC-32 of UEFI, bit by bit: 16 KiB of entries take a fraction of a millisecond, and tables would
-/// make the file larger.
-struct Crc32(u32);
-
-impl Crc32 {
-    fn new() -> Self {
-        Self(u32::MAX)
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 ^= u32::from(*byte);
-            for _ in 0..8 {
-                let carry = (self.0 & 1).wrapping_neg() & 0xedb8_8320;
-                self.0 = (self.0 >> 1) ^ carry;
-            }
-        }
-    }
-
-    fn sum(&self) -> u32 {
-        !self.0
-    }
 }

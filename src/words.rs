@@ -1,0 +1,83 @@
+//! The kernel command line in words, as the kernel splits it (next_arg in lib/cmdline.c), and lists in them.
+
+/// Splits a command line into names and values.
+pub struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    /// The words of `text` up to `--`, which ends what is meant for the kernel.
+    pub fn new(text: &'a str) -> Self {
+        Self { rest: text }
+    }
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = (&'a str, Option<&'a str>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // The kernel's isspace knows Latin-1: the no-break space counts, as 0xa0. That byte stands
+        // inside UTF-8 characters too, so only ASCII counts here.
+        let space = |c: char| c.is_ascii_whitespace() || c == '\x0b';
+        let text = self.rest.trim_start_matches(space);
+        let mut quoted = false;
+        let end = text.find(|c| {
+            quoted ^= c == '"';
+            !quoted && space(c)
+        });
+        let (word, rest) = text.split_at_checked(end.unwrap_or(text.len()))?;
+        self.rest = rest;
+        if word.is_empty() || word == "--" {
+            self.rest = "";
+            return None;
+        }
+        // A quote before the name spans the whole word; one after the equals sign, the value.
+        let unquoted = match word.strip_prefix('"') {
+            Some(word) => word.strip_suffix('"').unwrap_or(word),
+            None => word,
+        };
+        Some(match unquoted.split_once('=') {
+            Some((name, value)) => match value.strip_prefix('"') {
+                Some(value) => (name, Some(value.strip_suffix('"').unwrap_or(value))),
+                None => (name, Some(value)),
+            },
+            None => (unquoted, None),
+        })
+    }
+}
+
+/// What is in a list that is separated by commas.
+pub fn items(list: &str) -> Vec<String> {
+    list.split(',')
+        .filter(|item| !item.is_empty())
+        .map(Into::into)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<(&str, Option<&str>)> {
+        Words::new(text).collect()
+    }
+
+    #[test]
+    fn words_are_split_as_the_kernel_splits_them() {
+        for (text, expected) in [
+            ("", vec![]),
+            (" \t\n", vec![]),
+            ("a b=c", vec![("a", None), ("b", Some("c"))]),
+            ("a=\"b c\" d", vec![("a", Some("b c")), ("d", None)]),
+            ("\"a=b c\" d", vec![("a", Some("b c")), ("d", None)]),
+            ("a=b\" \"c", vec![("a", Some("b\" \"c"))]),
+            ("a=\"b", vec![("a", Some("b"))]),
+            ("a==b", vec![("a", Some("=b"))]),
+            ("a= b", vec![("a", Some("")), ("b", None)]),
+            ("a -- b", vec![("a", None)]),
+            ("a --b", vec![("a", None), ("--b", None)]),
+        ] {
+            assert_eq!(words(text), expected, "{text:?}");
+        }
+    }
+}
