@@ -11,9 +11,9 @@ use layerinit::pack::archive::Settings;
 use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
 use layerinit::pack::check::{self, Circumstances};
+use layerinit::pack::depmod::Modules;
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
-use layerinit::pack::loader::Modules;
 use layerinit::pack::module::Treatment;
 
 /// Builds, lists and checks initrds whose filesystems are mounted where they lie

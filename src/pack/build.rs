@@ -5,8 +5,9 @@ use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use super::archive::{self, Settings};
+use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
-use super::loader::{self, Modules};
+use super::loader;
 use super::output::{Output, Scratch};
 use super::text::shown;
 use crate::error::{Context, Error, Result};
@@ -55,7 +56,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let mut entries = loader::entries(&build.specs, build.init.as_deref())?;
     let mut lines = Vec::new();
     if let Some(modules) = &build.modules {
-        let (files, host) = loader::modules(modules, &entries)?;
+        let (files, host) = depmod::entries(modules, &entries)?;
         entries.extend(files);
         if modules.host.is_some() {
             lines.push(format!(

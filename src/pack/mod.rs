@@ -9,6 +9,7 @@ pub mod build;
 pub mod check;
 pub mod compressed;
 pub mod conflicts;
+pub mod depmod;
 pub mod erofs_tree;
 pub mod files;
 pub mod host;
