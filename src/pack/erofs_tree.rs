@@ -4,6 +4,8 @@
 //! attributes and symbolic links are read; the content of files is the kernel's business. What is
 //! not understood is refused, and what a hostile image can cost is bounded by its size.
 
+mod inode;
+
 use std::collections::HashSet;
 use std::io;
 
@@ -12,6 +14,8 @@ use crate::bytes::{Cursor, ReadAt};
 use crate::cpio::PATH_MAX;
 use crate::erofs::Superblock;
 use crate::error::{Error, Result};
+pub use inode::Inode;
+use inode::{Layout, Raw};
 
 /// The inode is stored compressed, with others, in the metabox inode.
 const NID_METABOX: u64 = 1 << 63;
@@ -29,37 +33,6 @@ const DEPTH_MAX: usize = 16 * PATH_MAX as usize;
 pub struct Tree<'a> {
     image: &'a dyn ReadAt,
     superblock: &'a Superblock,
-}
-
-/// How a file's bytes are stored, as far as they are read here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    FlatPlain,
-    FlatInline,
-    /// Compressed, or in chunks.
-    Other,
-}
-
-/// What is read of an inode.
-#[derive(Clone, Debug)]
-pub struct Inode {
-    /// Where it is: a number of slots from the start of the metadata area.
-    pub nid: u64,
-    /// The attributes; without a path.
-    pub file: File,
-    layout: Layout,
-    startblk: u64,
-    /// Where its attributes are, in bytes from the start of the image.
-    xattrs: u64,
-    /// Where inline data would be, in bytes from the start of the image: behind the attributes.
-    inline: u64,
-}
-
-impl Inode {
-    /// Whether it is a directory.
-    pub fn is_directory(&self) -> bool {
-        self.file.mode & libc::S_IFMT == libc::S_IFDIR
-    }
 }
 
 /// One name in a directory.
@@ -103,96 +76,16 @@ impl<'a> Tree<'a> {
             .checked_shl(self.superblock.blkszbits.into())
             .and_then(|meta| meta.checked_add(nid.checked_mul(1 << ISLOTBITS)?))
             .ok_or_else(|| broken(nid, "its address is beyond any image"))?;
-        let mut compact = [0; 32];
-        self.read(nid, &mut compact, iloc)?;
-        let mut extended = [0; 64];
-        let is_extended = compact.first().is_some_and(|format| format & 1 != 0);
-        if is_extended {
-            self.read(nid, &mut extended, iloc)?;
+        let mut bytes = [0; Raw::COMPACT];
+        self.read(nid, &mut bytes, iloc)?;
+        let mut raw = Raw::compact(&bytes, self.superblock.epoch);
+        if raw.as_ref().is_some_and(Raw::is_extended) {
+            let mut bytes = [0; Raw::EXTENDED];
+            self.read(nid, &mut bytes, iloc)?;
+            raw = Raw::extended(&bytes);
         }
-        let bytes = if is_extended { &extended[..] } else { &compact };
-        self.decode(nid, iloc, bytes, is_extended)
-            .ok_or_else(|| broken(nid, "its inode makes no sense"))?
-    }
-
-    fn decode(&self, nid: u64, iloc: u64, bytes: &[u8], extended: bool) -> Option<Result<Inode>> {
-        const I_ALL: u16 = (1 << 5) - 1;
-        /// EROFS_I_NLINK_1_BIT, or EROFS_I_DOT_OMITTED_BIT in directories.
-        const BIT4: u16 = 1 << 4;
-        let mut cursor = Cursor::new(bytes);
-        let i_format = cursor.le16()?;
-        let i_xattr_icount = cursor.le16()?;
-        let mode = u32::from(cursor.le16()?);
-        let mut i_nb = cursor.le16()?;
-        let mut file = File {
-            mode,
-            ..File::default()
-        };
-        let i_u;
-        if extended {
-            file.size = cursor.le64()?;
-            i_u = cursor.le32()?;
-            let _i_ino = cursor.le32()?;
-            file.uid = cursor.le32()?;
-            file.gid = cursor.le32()?;
-            file.mtime = cursor.le64()?.cast_signed();
-            let _i_mtime_nsec = cursor.le32()?;
-            file.nlink = cursor.le32()?;
-        } else {
-            file.size = cursor.le32()?.into();
-            let mtime = cursor.le32()?;
-            i_u = cursor.le32()?;
-            let _i_ino = cursor.le32()?;
-            file.uid = cursor.le16()?.into();
-            file.gid = cursor.le16()?.into();
-            file.mtime = self.superblock.epoch.saturating_add(mtime.into());
-            if mode & libc::S_IFMT != libc::S_IFDIR && i_format & BIT4 != 0 {
-                file.nlink = 1;
-            } else {
-                file.nlink = i_nb.into();
-                i_nb = 0;
-            }
-        }
-        if i_format & !I_ALL != 0 {
-            return Some(Err(broken(
-                nid,
-                &format!("unknown inode format {i_format:#x}"),
-            )));
-        }
-        let layout = match i_format >> 1 & 7 {
-            0 => Layout::FlatPlain,
-            2 => Layout::FlatInline,
-            1 | 3 | 4 => Layout::Other,
-            other => return Some(Err(broken(nid, &format!("unknown data layout {other}")))),
-        };
-        match mode & libc::S_IFMT {
-            libc::S_IFCHR | libc::S_IFBLK => {
-                // new_decode_dev in include/linux/kdev_t.h.
-                let minor = (i_u & 0xff) | (i_u >> 12 & 0xf_ff00);
-                file.device = Some((i_u >> 8 & 0xfff, minor));
-            }
-            libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK => {}
-            _ => {
-                return Some(Err(broken(
-                    nid,
-                    &format!("mode {mode:o} is no type of file"),
-                )));
-            }
-        }
-        let xattr_isize = match u64::from(i_xattr_icount) {
-            0 => 0,
-            // A header of 12 bytes, and 4 bytes for each but the first.
-            n => n.saturating_mul(4).saturating_add(8),
-        };
-        let inode_isize = if extended { 64 } else { 32 };
-        Some(Ok(Inode {
-            nid,
-            file,
-            layout,
-            startblk: u64::from(i_u) | u64::from(i_nb) << 32,
-            xattrs: iloc.checked_add(inode_isize)?,
-            inline: iloc.checked_add(inode_isize)?.checked_add(xattr_isize)?,
-        }))
+        let raw = raw.ok_or_else(|| broken(nid, "its inode is cut off"))?;
+        raw.inode(nid, iloc).map_err(|what| broken(nid, &what))
     }
 
     /// The names in a directory, in their order, which is that of their bytes (erofs_readdir).
