@@ -130,6 +130,8 @@ bare() {
 image_c() { bare "$(loader)" source=/sys/firmware/initrd; }
 image_c_stripped() { bare "$(stripped_loader)" source=/sys/firmware/initrd; }
 image_c_memback() { bare "$(loader)" source=memback; }
+image_c_freed() { bare "$(loader)" source=/sys/firmware/initrd free=1; }
+image_c_memback_freed() { bare "$(loader)" source=memback free=1; }
 
 # A busybox script: layers behind its archive, or in it, as dracut has them.
 image_script() { script; append; }

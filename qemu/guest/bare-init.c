@@ -1,16 +1,19 @@
 /*
  * The yardstick of qemu/bench: the system calls that a boot from EROFS layers needs, one after
- * the other, and nothing else. It looks for nothing, checks nothing, reports nothing and frees
- * nothing. What it needs to know is told on the kernel command line, whose unknown words are in
+ * the other, and nothing else. It looks for nothing, checks nothing, reports nothing and, but for
+ * free=1, frees nothing. What it needs to know is told on the kernel command line, whose unknown words are in
  * the environment:
  *
  *   modules=NAME,...        files in / to load, in this order; not compressed
  *   layers=OFFSET:SIZE,...  where the layers lie, the lowest first
  *   source=FILE             what holds them, through a loop device each; or memback, for a kernel
  *                           that mounts them from the initrd's memory
+ *   free=1                  empties the old root, as switch_root(8) does: what it holds, and this
+ *                           program, is given back
  *   init=                   is not looked at: the real init is /sbin/init
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -107,12 +110,38 @@ static const char *layers(char *ranges, const char *name)
 	return at;
 }
 
+/* Deletes what is in the directory, and on its filesystem. */
+static void empty(int directory)
+{
+	DIR *stream = fdopendir(directory);
+	struct stat here, there;
+	struct dirent *entry;
+	int below;
+
+	ok(fstat(directory, &here), "stat", "the old root");
+	while ((entry = readdir(stream))) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		if (entry->d_type != DT_DIR) {
+			unlinkat(directory, entry->d_name, 0);
+			continue;
+		}
+		below = openat(directory, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (below < 0 || fstat(below, &there) || there.st_dev != here.st_dev)
+			continue;
+		empty(below);
+		unlinkat(directory, entry->d_name, AT_REMOVEDIR);
+	}
+	closedir(stream);
+}
+
 int main(int argc, char **argv, char **environment)
 {
 	static const char *const moved[] = { "/dev", "/proc", "/sys", "/run" };
 	char *modules = getenv("modules"), *ranges = getenv("layers"), *source = getenv("source");
 	char *module, data[4096], target[32];
 	unsigned int i;
+	int old = getenv("free") ? open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
 	(void)argc;
 	mounted("devtmpfs", "/dev", MS_NOSUID, "mode=0755");
@@ -146,6 +175,8 @@ int main(int argc, char **argv, char **environment)
 	ok(chdir("/newroot"), "enter", "/newroot");
 	ok(mount(".", "/", NULL, MS_MOVE, NULL), "move", "/newroot");
 	ok(chroot("."), "change root to", "/newroot");
+	if (old >= 0)
+		empty(old);
 	argv[0] = "/sbin/init";
 	ok(execve(argv[0], argv, environment), "execute", argv[0]);
 	return 1;
