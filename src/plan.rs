@@ -234,13 +234,12 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         }
         device => device?,
     };
-    let mut lost = None;
-    let upper = upper::upper(options, &mut lost)?;
+    let (upper, mut lost) = upper::upper(options)?;
     let over_device = options.overlay_root && upper != Upper::None;
     let root = match (layers.as_slice(), upper) {
         ([], upper) if device.is_none() => {
             let why = "there are neither layers nor root= to lay it over";
-            upper.unused(why, &mut lost)?;
+            lost = lost.or(upper.unused(why)?);
             Root::Initramfs
         }
         ([], _) if !over_device => Root::Device,
@@ -280,9 +279,8 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
 /// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
 /// memback series): what is left is to start the real init.
 pub fn assembled(options: &Options) -> Result<Plan> {
-    let mut lost = None;
+    let (upper, lost) = upper::upper(options)?;
     let why = "the kernel has stacked the layers already, under a tmpfs";
-    upper::upper(options, &mut lost)?.unused(why, &mut lost)?;
     Ok(Plan {
         device: None,
         layers: Vec::new(),
@@ -292,7 +290,7 @@ pub fn assembled(options: &Options) -> Result<Plan> {
         cmdline_warnings: options.problems.clone(),
         content_warnings: Vec::new(),
         unread: Vec::new(),
-        lost,
+        lost: lost.or(upper.unused(why)?),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use crate::error::{Context, Result};
 use crate::json::{Array, Object};
@@ -11,6 +11,7 @@ use crate::mount::{self, Means, Mounted};
 use crate::plan::{self, Found, Plan, Root};
 use crate::segment::Kind;
 use crate::setup::is_mount_point;
+use crate::systemd::microseconds;
 
 /// Where the report is.
 pub const PATH: &str = "/run/initramfs/layerinit.json";
@@ -43,9 +44,7 @@ pub struct Facts<'a> {
 
 /// Microseconds since the machine started.
 fn now() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    let seconds = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
-    seconds.saturating_add(time.tv_nsec.unsigned_abs() / 1000)
+    microseconds(ClockId::Boottime)
 }
 
 impl Report {

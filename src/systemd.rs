@@ -26,17 +26,19 @@ pub struct Moment {
     monotonic: u64,
 }
 
+/// What a clock shows, in microseconds.
+pub fn microseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let seconds = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
+    seconds.saturating_add(time.tv_nsec.unsigned_abs() / 1000)
+}
+
 impl Moment {
     /// Reads the clocks.
     pub fn now() -> Self {
-        let read = |clock| {
-            let time = clock_gettime(clock);
-            let seconds = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
-            seconds.saturating_add(time.tv_nsec.unsigned_abs() / 1000)
-        };
         Self {
-            realtime: read(ClockId::Realtime),
-            monotonic: read(ClockId::Monotonic),
+            realtime: microseconds(ClockId::Realtime),
+            monotonic: microseconds(ClockId::Monotonic),
         }
     }
 

@@ -66,31 +66,34 @@ fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec
     }
 }
 
-/// Decides what takes the writes; `lost` says why they will not stay, where they were to.
-pub(super) fn upper(options: &Options, lost: &mut Option<String>) -> Result<Upper> {
+/// Decides what takes the writes, and why they will not stay, where they were to.
+pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     let text = options.overlay.as_deref().unwrap_or("tmpfs");
     if options.overlay_readonly {
-        return Ok(Upper::None);
+        return Ok((Upper::None, None));
     }
     if let ("tmpfs", list) = text.split_once(':').unwrap_or((text, "")) {
-        return Ok(Upper::Tmpfs(items(list)));
+        return Ok((Upper::Tmpfs(items(list)), None));
     }
     let fallback = options.overlay_fallback.clone();
     match parse(text) {
-        Ok((spec, directory)) => Ok(Upper::Device(Store {
-            device: Device {
+        Ok((spec, directory)) => {
+            let device = Device {
                 spec,
                 types: Vec::new(),
                 flags: Vec::new(),
                 writable: true,
-            },
-            directory,
-            fallback,
-        })),
+            };
+            let store = Store {
+                device,
+                directory,
+                fallback,
+            };
+            Ok((Upper::Device(store), None))
+        }
         Err(error) => {
             let (options, warning) = instead(text, fallback.as_deref(), error)?;
-            *lost = Some(warning);
-            Ok(Upper::Tmpfs(options))
+            Ok((Upper::Tmpfs(options), Some(warning)))
         }
     }
 }
@@ -105,12 +108,14 @@ impl Store {
 
 impl Upper {
     /// That nothing can be written to the device is an error, or with a fallback a warning.
-    pub(super) fn unused(&self, why: &str, lost: &mut Option<String>) -> Result<()> {
-        if let Self::Device(store) = self {
-            let (_, warning) = store.instead(Error::new("make", "an overlay", why))?;
-            *lost = Some(warning);
+    pub(super) fn unused(&self, why: &str) -> Result<Option<String>> {
+        match self {
+            Self::Device(store) => {
+                let (_, warning) = store.instead(Error::new("make", "an overlay", why))?;
+                Ok(Some(warning))
+            }
+            Self::Tmpfs(_) | Self::None => Ok(None),
         }
-        Ok(())
     }
 }
 
