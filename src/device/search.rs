@@ -10,6 +10,7 @@ use super::enumerate;
 use super::matching::{Found, Look};
 use crate::cmdline::{Options, Wait};
 use crate::error::{Error, Result};
+use crate::plan;
 use crate::rootspec::Spec;
 use crate::uevent::{Event, Listener, News, pause};
 
@@ -59,6 +60,17 @@ pub struct Wanted<'a> {
     /// Whether a filesystem of several devices will do with those that are there in time: the mount
     /// option `degraded` of btrfs.
     pub degraded: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// The device of a plan that `word` asks for.
+    pub fn of(word: &'static str, device: &'a plan::Device) -> Self {
+        Self {
+            word,
+            spec: &device.spec,
+            degraded: device.degraded(),
+        }
+    }
 }
 
 impl fmt::Display for Wanted<'_> {

@@ -22,7 +22,7 @@ use crate::device::Wanted;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{self, Cause, Context as _, Error, Result};
 use crate::load::Loader;
-use crate::plan::{Content, Layer, Module, Plan, Root};
+use crate::plan::{self, Content, Layer, Module, Plan, Root};
 use crate::segment;
 use crate::source::Source;
 pub use device::Finder;
@@ -71,16 +71,7 @@ pub fn layers(
             Root::Device => SYSROOT.into(),
             _ => layer_directory(0),
         };
-        make_directory(&target)?;
-        let wanted = Wanted {
-            word: "root",
-            spec: &device.spec,
-            degraded: device.degraded(),
-        };
-        let found = finder.find(wanted, loader)?;
-        let (how, mount) = device::mount_root(wanted, device, &found, loader)?;
-        mount.attach(&target)?;
-        mounted.device = Some(how);
+        mounted.device = Some(root_device(device, &target, finder, loader)?);
     }
     let mut without_memback = false;
     let mut below = Stack {
@@ -121,6 +112,21 @@ pub fn layers(
         mounted.layers.push(means);
         below.names.push(layer.number.to_string());
     }
+    Ok(mounted)
+}
+
+/// Finds the root device, and mounts it.
+fn root_device(
+    device: &plan::Device,
+    target: &str,
+    finder: &mut Finder,
+    loader: &mut Loader,
+) -> Result<device::Mounted> {
+    make_directory(target)?;
+    let wanted = Wanted::of("root", device);
+    let found = finder.find(wanted, loader)?;
+    let (mounted, mount) = device::mount_root(wanted, device, &found, loader)?;
+    mount.attach(target)?;
     Ok(mounted)
 }
 

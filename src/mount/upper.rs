@@ -125,11 +125,7 @@ fn on_device(
     finder: &mut Finder,
     loader: &mut Loader,
 ) -> Result<Mounted> {
-    let wanted = Wanted {
-        word: "rd.overlay",
-        spec: &store.device.spec,
-        degraded: store.device.degraded(),
-    };
+    let wanted = Wanted::of("rd.overlay", &store.device);
     let found = finder.find(wanted, loader)?;
     let refuse = |why: &str| {
         let object = format_args!("{wanted} ({})", found.path.display());
