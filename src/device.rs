@@ -138,9 +138,19 @@ impl Device {
 
     /// Whether it is a loop device over a source of layers.
     fn is_layer(&self) -> bool {
-        self.name.starts_with("loop")
-            && fs::read_to_string(self.directory().join("loop/backing_file"))
-                .is_ok_and(|file| Place::holds(file.trim_end()))
+        if !self.name.starts_with("loop") {
+            return false;
+        }
+        let backing_file = fs::read_to_string(self.directory().join("loop/backing_file"));
+        let Ok(Ok(file)) = backing_file.map(|path| fs::canonicalize(path.trim_end())) else {
+            return false;
+        };
+        // In /layers there may be links.
+        let layers = fs::read_dir(Place::LAYERS).into_iter().flatten().flatten();
+        let mut places = layers
+            .map(|entry| entry.path())
+            .chain([Place::Initrd, Place::InitrdImage].map(|place| place.path().into()));
+        places.any(|place| fs::canonicalize(place).is_ok_and(|place| place == file))
     }
 
     /// The name that the device mapper gives it below /dev/mapper.

@@ -32,19 +32,16 @@ pub enum Place {
 }
 
 impl Place {
+    /// The directory of the files that are one layer, or several, each.
+    pub const LAYERS: &str = "/layers";
+
     /// Its path in the initramfs.
     pub fn path(&self) -> String {
         match self {
-            Self::File(name) => format!("/layers/{name}"),
+            Self::File(name) => format!("{}/{name}", Self::LAYERS),
             Self::InitrdImage => "/initrd.image".into(),
             Self::Initrd => "/sys/firmware/initrd".into(),
         }
-    }
-
-    /// Whether the file with this path in the initramfs is such a place.
-    pub fn holds(path: &str) -> bool {
-        let initrd = [Self::Initrd, Self::InitrdImage];
-        path.starts_with("/layers/") || initrd.iter().any(|place| place.path() == path)
     }
 }
 
@@ -225,7 +222,6 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     }
     for layer in &layers {
         layers::doubts(layer, &mut content_warnings);
-        layers::has_backend(layer)?;
     }
     let mut device = match device {
         Err(error) if !layers.is_empty() => {

@@ -81,7 +81,7 @@ impl Kind {
         }
     }
 
-    /// Why it cannot be mounted, for an error; `None` for a filesystem.
+    /// Why it cannot be mounted as it is, for an error; `None` for a filesystem that can.
     pub fn never_mounted(self) -> Option<&'static str> {
         match self {
             Self::Ntfs => Some(

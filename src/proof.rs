@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
 use crate::setup::MOVED;
+use crate::words::shown;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
 pub const DEPTH: usize = 5;
@@ -30,9 +31,10 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
     for init in inits {
         match executable(&directory, init, DEPTH) {
             Ok(()) => {
-                let there = |error: &&Error| error.errno() != Some(Errno::NOENT);
-                for refusal in refusals.iter().filter(there) {
-                    warn!("{refusal}; starting {init} instead");
+                for (other, refusal) in inits.iter().zip(&refusals) {
+                    if is_there(&directory, other) {
+                        warn!("{refusal}; starting {init} instead");
+                    }
                 }
                 return Ok(init);
             }
@@ -46,10 +48,16 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
     Err(Error::with("find init in", place, Cause::Each(refusals)))
 }
 
+/// Whether anything has this name in the root, were it a link that leads nowhere.
+fn is_there(root: &OwnedFd, path: &str) -> bool {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+}
+
 /// Checks one file, and what it needs in turn.
 fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     // An interpreter's name ends where its line does: with a carriage return, from some editors.
-    let shown = path.escape_debug();
+    let shown = shown(path.as_bytes());
     let no = |what: String| Err(Error::new("check", &shown, what));
     let file = File::from(resolve(root.as_fd(), path).during("find", &shown)?);
     let metadata = file.metadata().during("stat", path)?;

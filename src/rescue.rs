@@ -1,22 +1,24 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use rustix::fs::sync;
+use rustix::fs::{statfs, sync};
 use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
 use crate::error::Error;
 use crate::kmsg::{self, say};
-use crate::mount::SYSROOT;
-use crate::setup::{has_console, is_mount_point, take_turns};
+use crate::mount::{LAYERS, SYSROOT};
+use crate::setup::{has_console, is_in_memory, is_mount_point, take_turns};
 use crate::sys::process::{own_session, reap};
 use crate::watchdog;
 
@@ -48,6 +50,9 @@ static POLICY: Mutex<Policy> = Mutex::new(Policy {
     panic: 0,
 });
 
+/// How often the boot has failed: the shell lets it go on.
+static FAILURES: AtomicU32 = AtomicU32::new(0);
+
 /// Makes a panic of this program take the way of every other failure.
 pub fn catch_panics() {
     panic::set_hook(Box::new(|info| {
@@ -59,7 +64,6 @@ pub fn catch_panics() {
         error!("{info}");
         say("this is a bug in layerinit; please report the line above");
         after_failure(false);
-        end();
     }));
 }
 
@@ -84,6 +88,7 @@ fn policy() -> std::sync::MutexGuard<'static, Policy> {
 /// Reports a failure and does what the command line says. Returns where the rescue shell has left a
 /// root mounted at /sysroot: the boot can go on with that.
 pub fn fail(failure: &Error) {
+    FAILURES.fetch_add(1, Ordering::Relaxed);
     kmsg::lift_limit();
     say(&format!("boot failed: {failure}"));
     if let Some(hint) = hints() {
@@ -103,7 +108,7 @@ pub fn pause(here: Break, options: &Options) {
         Break::Switch => "switch",
     };
     say(&format!("rd.break={point}: exit the shell to go on"));
-    if !shell() {
+    if shell().is_none() {
         warn!("rd.break={point}: there is no shell that could be started");
     }
 }
@@ -118,8 +123,10 @@ fn after_failure(may_go_on: bool) {
         if shells().next().is_some() {
             offer(may_go_on);
         }
-        if shell() {
-            if may_go_on && is_mount_point(Path::new(SYSROOT)) {
+        if let Some(open) = shell() {
+            // Nobody needs less, but for the first time: a line that was hung up, a shell that fails.
+            let attended = FAILURES.load(Ordering::Relaxed) < 2 || open > Duration::from_secs(1);
+            if may_go_on && attended && is_mount_point(Path::new(SYSROOT)) {
                 return;
             }
             act(emergency.unwrap_or(Emergency::Reboot));
@@ -127,24 +134,28 @@ fn after_failure(may_go_on: bool) {
     }
     match (emergency, seconds) {
         (Some(action), _) => act(action),
-        (None, 0) => say(
-            "waiting: no shell can be started, and neither rd.emergency= nor panic= says what to do",
-        ),
+        (None, 0) => {
+            say(
+                "waiting: no shell can be started, and neither rd.emergency= nor panic= says what to do",
+            );
+            end()
+        }
         (None, seconds) => {
             if let Ok(seconds) = u64::try_from(seconds) {
                 say(&format!("restarting in {seconds} s (panic=)"));
                 std::thread::sleep(Duration::from_secs(seconds));
             }
-            act(Emergency::Reboot);
+            act(Emergency::Reboot)
         }
     }
-    end()
 }
 
 /// Says what the shell is for.
 fn offer(may_go_on: bool) {
-    // For whoever does what is said here; where it cannot be made, mount says so.
-    let _ = std::fs::create_dir(SYSROOT);
+    // For whoever does what is said here; not on a disk, behind the switch.
+    if statfs("/").is_ok_and(|root| is_in_memory(&root)) {
+        let _ = fs::create_dir(SYSROOT);
+    }
     say(&match (may_go_on, is_mount_point(Path::new(SYSROOT))) {
         (false, _) => "starting a shell; exit to restart".into(),
         (true, true) => format!(
@@ -160,7 +171,9 @@ fn offer(may_go_on: bool) {
 /// What is likely to be the reason where no layers were found at all.
 fn hints() -> Option<&'static str> {
     let sources = ["/sys/firmware/initrd", "/initrd.image", "/layers"];
-    if policy().root || sources.iter().any(|source| Path::new(source).exists()) {
+    // Behind the switch these are gone, and layers are mounted.
+    let mounted = fs::read_dir(LAYERS).is_ok_and(|mut layers| layers.next().is_some());
+    if mounted || policy().root || sources.iter().any(|source| Path::new(source).exists()) {
         return None;
     }
     Some(match (thrown_away(), policy().retain) {
@@ -184,8 +197,8 @@ fn thrown_away() -> bool {
     records.any(|record| record.by_kernel && record.text.contains("Initramfs unpacking failed"))
 }
 
-/// Restarts, switches off or stops the machine. Returns where the kernel cannot.
-fn act(action: Emergency) {
+/// Restarts, switches off or stops the machine; stays where the kernel cannot.
+fn act(action: Emergency) -> ! {
     let (command, text) = match action {
         Emergency::Reboot => (RebootCommand::Restart, "restarting"),
         Emergency::Poweroff => (RebootCommand::PowerOff, "switching off"),
@@ -198,6 +211,7 @@ fn act(action: Emergency) {
     if let Err(errno) = reboot(command) {
         say(&format!("{text}: {}", crate::error::name(errno)));
     }
+    end()
 }
 
 /// Stays, as PID 1 must, and takes in the dead.
@@ -219,9 +233,10 @@ fn shells() -> impl Iterator<Item = &'static str> {
     SHELLS.into_iter().filter(|path| Path::new(path).exists())
 }
 
-/// Runs a shell on the console until it ends. Whether there was one.
-fn shell() -> bool {
+/// Runs a shell on the console until it ends. How long it ran, if there was one.
+fn shell() -> Option<Duration> {
     take_turns();
+    let started = Instant::now();
     for path in shells() {
         let mut command = Command::new(path);
         // A login shell reads /etc/profile, as on any console.
@@ -241,10 +256,10 @@ fn shell() -> bool {
                 info!("the shell has ended");
                 // What was mended may be on a disk, and nothing else writes it back before a restart.
                 sync();
-                return true;
+                return Some(started.elapsed());
             }
             Err(error) => warn!("start {path}: {error}"),
         }
     }
-    false
+    None
 }

@@ -45,7 +45,7 @@ pub enum Kind {
     Erofs(Superblock),
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
     Bootconfig {
-        /// Whether its checksum fits; the kernel ignores it otherwise.
+        /// Whether its size and checksum fit; the kernel ignores it otherwise.
         intact: bool,
     },
 }
@@ -199,7 +199,7 @@ impl Walker<'_> {
             let what = "an EROFS superblock, but not the 1024 bytes that belong before it";
             return Err(self.trouble(start, what));
         }
-        if self.damaged_trailer {
+        if self.damaged_trailer && self.end.saturating_sub(start) <= bootconfig::LENGTH_MAX {
             self.push(start, Kind::Padding);
             self.push(self.end, Kind::Bootconfig { intact: false });
             return Ok(());

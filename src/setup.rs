@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use log::debug;
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fstat, makedev,
+    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatFs, StatxAttributes, StatxFlags, fstat, makedev,
     mknodat, open, statx,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -259,6 +259,15 @@ fn above_streams(path: &str, flags: OFlags) -> Result<OwnedFd> {
     )
     .during("open", path)?;
     fcntl_dupfd_cloexec(file, 3).during("duplicate", path)
+}
+
+/// Whether this is a ramfs or a tmpfs, as the rootfs of an initramfs is.
+pub fn is_in_memory(filesystem: &StatFs) -> bool {
+    /// include/uapi/linux/magic.h.
+    const RAMFS_MAGIC: u32 = 0x8584_58f6;
+    const TMPFS_MAGIC: u32 = 0x0102_1994;
+    // A number of 32 bits, which C libraries have as one of 32 or 64, signed or not.
+    matches!(filesystem.f_type as u32, RAMFS_MAGIC | TMPFS_MAGIC)
 }
 
 /// Whether `/` is an overlay: the kernel has assembled the root before it started this program.

@@ -12,8 +12,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
 use crate::plan::{Content, Found, Place, Plan, Root};
 use crate::segment::{self, Kind, Walk};
-
-const LAYERS: &str = "/layers";
+use crate::words::shown;
 
 /// As much of `/initrd.image` is given back before the real init is started, in bytes: 32 MiB take the
 /// kernel 16 ms, and the real init begins with all of the memory.
@@ -92,18 +91,19 @@ fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
 
 /// The files of /layers, in order of their names' bytes.
 fn layer_files() -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(LAYERS) {
+    let entries = match fs::read_dir(Place::LAYERS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.during("read", LAYERS)?,
+        entries => entries.during("read", Place::LAYERS)?,
     };
+    let name = |path: &Path| shown(path.as_os_str().as_encoded_bytes());
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.during("read", LAYERS)?.path();
+        let path = entry.during("read", Place::LAYERS)?.path();
         // Follows symbolic links: what counts is that there is a file to mount.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
-            Ok(_) => warn!("{}: not a file; not used", path.display()),
-            Err(error) => warn!("{}: {error}; not used", path.display()),
+            Ok(_) => warn!("{}: not a file; not used", name(&path)),
+            Err(error) => warn!("{}: {error}; not used", name(&path)),
         }
     }
     files.sort_unstable();

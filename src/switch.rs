@@ -17,13 +17,9 @@ use rustix::process::{chdir, chroot, pivot_root};
 use rustix::thread::set_name;
 
 use crate::error::{self, Context, Error, Result};
-use crate::setup::{MOVED, is_mount_point, take_turns};
+use crate::setup::{MOVED, is_in_memory, is_mount_point, take_turns};
 use crate::sys::process::aside;
 use crate::watchdog;
-
-/// include/uapi/linux/magic.h.
-const RAMFS_MAGIC: u32 = 0x8584_58f6;
-const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
 /// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
@@ -50,9 +46,7 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
             "it is not a mounted filesystem of its own",
         ));
     }
-    // A number of 32 bits, which C libraries have as one of 32 or 64, signed or not.
-    let filesystem = fstatfs(&old).during("stat filesystem of", "/")?.f_type as u32;
-    let disposable = matches!(filesystem, RAMFS_MAGIC | TMPFS_MAGIC);
+    let disposable = is_in_memory(&fstatfs(&old).during("stat filesystem of", "/")?);
 
     for name in MOVED {
         if let Err(error) = carry(name, &new) {

@@ -149,12 +149,13 @@ fn the_kernel_command_line_has_its_say() {
     let mut config = Config::default();
     config.read_cmdline(
         "root=/dev/sda1 modprobe.blacklist=nouveau,snd-pcsp module_blacklist=floppy usb-storage.quirks=1:2:u \
-         x.y=\"a b\" z.flag rd.driver.pre=q -- late.option=1",
+         x.y=\"a b\" \"w.v=c d\" z.flag rd.driver.pre=q -- late.option=1",
     );
     assert!(config.is_blacklisted("nouveau") && config.is_blacklisted("snd_pcsp"));
     assert!(config.is_disabled("floppy"));
     assert_eq!(config.parameters("usb_storage"), "quirks=1:2:u");
     assert_eq!(config.parameters("x"), "y=\"a b\"");
+    assert_eq!(config.parameters("w"), "v=\"c d\"");
     assert_eq!(config.parameters("z"), "flag");
     assert_eq!(config.parameters("late"), "");
     assert_eq!(config.problems, [""; 0]);

@@ -336,6 +336,8 @@ fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() 
     let base = scratch.join("base");
     system(&base, "true");
     symlink("/sbin/gone", base.join("dangling")).unwrap();
+    fs::copy(base.join("sbin/init"), base.join("run/init")).unwrap();
+    symlink("../run/init", base.join("hidden")).unwrap();
     fs::write(base.join("plain"), "#!/bin/sh\n").unwrap();
     fs::write(base.join("text"), "hello\n").unwrap();
     fs::write(base.join("script"), "#!/bin/perl\n").unwrap();
@@ -359,6 +361,10 @@ fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() 
             "check /script: find its interpreter: find /bin/perl: ENOENT",
         ),
         ("init=/etc panic=-1", "check /etc: not a regular file"),
+        (
+            "init=/hidden panic=-1",
+            "check /hidden: it lies in /run, which is mounted over it",
+        ),
     ] {
         failure(&mut guest, cmdline).says(&format!(
             "boot failed: find init in the new root: {expected}"
@@ -468,6 +474,22 @@ fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
         outcome.console
     );
     outcome.says("starting a shell. Mount a root at /sysroot and exit to go on with it");
+}
+
+#[test]
+fn a_shell_that_nobody_needs_does_not_keep_the_boot_from_ending() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "true");
+    let mut guest = Guest::new(&[("layers/base", &mkfs(&base))]);
+    rescue_shell(&guest);
+    // It reads the end of a file, each time.
+    guest.typed = "";
+    let outcome = failure(&mut guest, "init=/none rd.emergency=poweroff");
+    assert_eq!(outcome.status.signal(), Some(2));
+    outcome
+        .says("The root that failed is at /sysroot: exit to try it again")
+        .says("switching off");
 }
 
 /// Gives the initramfs a shell.

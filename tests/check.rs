@@ -120,6 +120,16 @@ fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
             ],
             true,
         ),
+        (
+            "under-a-mount",
+            vec![
+                node("sbin/init", 0),
+                entry("sbin/init", 0o120_777, b"../run/i"),
+                dir("run"),
+                program("run/i"),
+            ],
+            false,
+        ),
     ] {
         let lines = findings(&format!("init-{name}"), &[&entries], &[]);
         assert_eq!(!lines.iter().any(none), found, "{name}: {lines:?}");

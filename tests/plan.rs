@@ -57,7 +57,7 @@ fn appended_layers_are_stacked_in_their_order() {
 fn a_files_name_cannot_pass_for_a_line_of_the_plan() {
     let file = layer_file("a\x1b[31m\nlayer 9 (b", erofs(1, ""));
     let plan = planned(&[file], "");
-    let line = r"layer 0 (a\u{1b}[31m\nlayer 9 (b): 4096 bytes, erofs by ";
+    let line = r"layer 0 (a\x1b[31m\nlayer 9 (b): 4096 bytes, erofs by ";
     assert!(plan.starts_with(line), "{plan}");
 }
 

@@ -750,8 +750,7 @@ fn check_reads_the_command_line() {
         ("root=UUIID=1", "warning: command line: read root=UUIID=1: "),
         (
             "rd.layers.backend=file",
-            "error: plan: mount layer 0 (initrd+0x1000): rd.layers.backend= names none that can reach \
-             /sys/firmware/initrd\n",
+            "warning: layer 0 (initrd+0x1000): rd.layers.backend= names none that can reach /sys/firmware/initrd\n",
         ),
         (
             "rd.driver.blacklist=erofs",
@@ -833,6 +832,23 @@ fn every_truncation_and_flipped_byte_is_survived() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
+    let directory = scratch("tool-rdinit");
+    let layer = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop\n";
+    let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
+    let link = entry("before", 0o120_777, b"init");
+    for before in [script, link] {
+        let image = aligned(join(&[&cpio(&[before]), &cpio(&[init()])]), &erofs(1, ""));
+        fs::write(directory.join("image"), image).unwrap();
+        let plan = good(
+            &directory,
+            &["plan", "image", "--cmdline", "rdinit=/before"],
+        );
+        assert!(plan.starts_with(layer), "{plan}");
     }
 }
 

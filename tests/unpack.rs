@@ -142,7 +142,6 @@ fn device_numbers_are_cut_as_the_kernel_cuts_them() {
             "char 0600 0:0 @0 largest 4095:1048575",
             "char 0600 0:0 @0 major 7:1",
             "char 0600 0:0 @0 minor 9:3",
-            "char 0000 0:0 @0 whiteout 0:0",
         ],
     );
 }

@@ -76,8 +76,8 @@ impl Finder {
     }
 }
 
-/// Mounts the root device: read-only where that is all it can, as the kernel does
-/// (mount_root_generic in init/do_mounts.c).
+/// Mounts the root device: read-only where that is all it can, as the kernel does after EACCES
+/// (mount_root_generic in init/do_mounts.c), and here after EROFS, too.
 pub fn mount_root(
     wanted: Wanted<'_>,
     device: &Device,

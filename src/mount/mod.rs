@@ -79,6 +79,9 @@ pub fn layers(
         names: plan.device.iter().map(|_| "0".into()).collect(),
     };
     for layer in &plan.layers {
+        if let Some(why) = layer.unreachable() {
+            return Err(Error::new("mount", layer, why));
+        }
         let source = sources
             .get(layer.source)
             .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;

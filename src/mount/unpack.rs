@@ -25,6 +25,7 @@ use rustix::io::{Errno, write};
 use crate::bytes::Skip;
 use crate::cpio::{self, Archive, Header, Member, Next, OPAQUE};
 use crate::error::{self, Cause, Context, Error, Result};
+use crate::words::shown;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,9 +242,7 @@ impl Unpacker {
                 Some(changes) => hide::all_below(parent, changes),
                 None => Ok(()),
             }),
-            libc::S_IFCHR if device(header) == 0 && self.changes.is_some() => {
-                Some(hide::remove(name))
-            }
+            libc::S_IFCHR if device(header) == 0 => Some(hide::remove(name)),
             _ => None,
         }
     }
@@ -380,8 +379,4 @@ fn times(time: Timespec) -> Timestamps {
 
 fn set_times(name: &[u8], time: Timespec) -> std::result::Result<(), Errno> {
     utimensat(CWD, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
 }

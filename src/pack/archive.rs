@@ -8,9 +8,9 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use super::spec::{Body, Content, Entry};
-use super::text::shown;
 use crate::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding, sum};
 use crate::error::{Context, Error, Result};
+use crate::words::shown;
 
 /// The first inode number that is given.
 const FIRST_INO: u32 = 721;

@@ -9,9 +9,11 @@ use super::rootfs::{Bytes, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt, Skip};
 use crate::cmdline::Options;
+use crate::cpio::normalized;
 use crate::error::{Context, Error, Result};
-use crate::plan::{self, Found, MAX_LAYERS, Place, Plan};
+use crate::plan::{self, Found, Place, Plan};
 use crate::segment::{self, Kind, Walk};
+use crate::words::shown;
 
 /// More findings in one image than anybody reads.
 pub const FINDINGS_MAX: usize = 1000;
@@ -53,13 +55,18 @@ impl Boot {
                 }
             }
         }
-        // The running /init knows its file by what the kernel followed rdinit= to.
-        if !holds_init(&walk)
-            && let Some((path, _)) = rootfs.find(options.rdinit.as_bytes())
-        {
-            let again = segment::walk(image, &path);
-            if holds_init(&again) {
-                walk = again;
+        // The running /init knows its file by what the kernel followed rdinit= to, or, where that is a
+        // script, by what this starts: there is one name for it.
+        if let Some((path, node)) = rootfs.find(options.rdinit.as_bytes()) {
+            let script = node
+                .body
+                .is_some_and(|bytes| is_script(image, &walk, bytes));
+            let path = if script { b"init".to_vec() } else { path };
+            if path != normalized(options.rdinit.as_bytes()) {
+                let again = segment::walk(image, &path);
+                if holds_init(&again) {
+                    walk = again;
+                }
             }
         }
         let mut boot = Self {
@@ -117,11 +124,9 @@ impl Boot {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
         };
-        // One more than can be stacked is enough to know.
-        let names = self.rootfs.directory(&directory);
-        for name in names.take(MAX_LAYERS.saturating_add(1)) {
+        for name in self.rootfs.directory(&directory) {
             let path = [directory.as_slice(), b"/", name].concat();
-            let text = super::text::shown(name);
+            let text = shown(name);
             let Some((_, node)) = self.rootfs.find(&path) else {
                 report(
                     Severity::Warning,
@@ -175,6 +180,12 @@ fn layer_offsets(found: &Found) -> Vec<u64> {
     plan::layer_segments(found)
         .map(|segment| segment.offset)
         .collect()
+}
+
+fn is_script(image: &Opened, walk: &Walk, bytes: Bytes) -> bool {
+    let mut head = [0; 2];
+    open(image, walk, bytes).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
+        && head == *b"#!"
 }
 
 fn holds_init(walk: &Walk) -> bool {

@@ -9,8 +9,8 @@ use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
 use super::output::{Output, Scratch};
-use super::text::shown;
 use crate::error::{Context, Error, Result};
+use crate::words::shown;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
         }
     }
     // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
-    let target = behind_links(&build.output);
+    let target = behind_links(&build.output)?;
     let scratch = Scratch::new(&target)?;
     let mut layers = Vec::new();
     for (number, wanted) in build.layers.iter().enumerate() {
@@ -108,9 +108,14 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
 }
 
 /// What symbolic links lead to, there or not; of links without end, one of them.
-fn behind_links(path: &Path) -> PathBuf {
+fn behind_links(path: &Path) -> Result<PathBuf> {
     /// As many as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
     const LINKS: usize = 40;
+    // Before the links are followed: that of a pipe leads nowhere (/dev/stdout).
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let what = "it exists, and is not a regular file";
+        return Err(Error::new("write", path.display(), what));
+    }
     let mut path = path.to_path_buf();
     for _ in 0..LINKS {
         let Ok(target) = fs::read_link(&path) else {
@@ -118,7 +123,7 @@ fn behind_links(path: &Path) -> PathBuf {
         };
         path = path.parent().unwrap_or(Path::new("")).join(target);
     }
-    path
+    Ok(path)
 }
 
 fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {

@@ -11,14 +11,15 @@ use super::merged::{self, Layers};
 use super::needs::{self, Config};
 use super::newroot;
 use super::rootfs::Rootfs;
-use super::text::shown;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt};
+use crate::cmdline::Backend;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::proof::interpreter;
-use crate::segment::{Kind, Walk};
+use crate::segment::{Cpio, Kind, Walk};
+use crate::words::shown;
 
 /// What the image is going to be booted with.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +156,14 @@ fn segments(source: &Found, report: Report) {
                     at(),
                     "the bootconfig's size or checksum is wrong: the kernel ignores it".into(),
                 );
+            }
+            Kind::Cpio(Cpio {
+                refused: Some(why),
+                only_layer_files: true,
+                ..
+            }) => {
+                let what = format!("the kernel does not unpack these files of /layers: {why}");
+                report(Severity::Error, at(), what);
             }
             Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}
         }
@@ -353,6 +362,16 @@ fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Repo
     // What there is about segments has been looked at one by one.
     for warning in plan.cmdline_warnings.iter().chain(&plan.lost) {
         report(Severity::Warning, "command line".into(), warning.clone());
+    }
+    for layer in &plan.layers {
+        if let Some(why) = layer.unreachable() {
+            // A kernel with BLK_DEV_RAM=y has it in a file, which the file backend may reach.
+            let severity = match boot.options.backends.contains(&Backend::File) {
+                true => Severity::Warning,
+                false => Severity::Error,
+            };
+            report(severity, layer.to_string(), why);
+        }
     }
     if circumstances.cmdline.is_some()
         && circumstances.kernel_config.is_none()

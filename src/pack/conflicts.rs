@@ -9,8 +9,8 @@ use std::io;
 use super::files::kind;
 use super::merged::Layers;
 use super::rootfs::{Change, Changes, Node};
-use super::text::shown;
 use crate::bytes::{ReadAt, Reader};
+use crate::words::shown;
 
 /// More of either than anybody reads.
 const MAX: usize = 1000;

@@ -5,13 +5,14 @@ use std::fmt;
 use std::hash::Hash;
 use std::io::Read;
 
-use super::text::{shown, utc};
+use super::text::utc;
 use crate::bytes::{ReadAt, Skip};
 use crate::compress::Codec;
 use crate::cpio::{Archive, Header, Member, Next, PATH_MAX};
 use crate::error::{Context, Result};
 use crate::json::Object;
 use crate::segment::{self, Segment};
+use crate::words::shown;
 
 /// Earlier names of files with several names. No more are remembered than a bound of 64 MiB
 /// allows, which only a hostile image reaches.

@@ -12,13 +12,13 @@ use indicatif::ProgressBar;
 
 use super::archive::{self, Settings};
 use super::output::Scratch;
-use super::text::shown;
 use super::{compressed, tree};
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::compress::Codec;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::segment::{self, Kind};
+use crate::words::shown;
 
 /// How a directory becomes an EROFS image.
 #[derive(Clone, Debug)]

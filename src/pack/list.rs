@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::erofs_tree::Tree;
 use super::files::{self, File};
-use super::text::shown;
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::json::{Array, Object};
 use crate::segment::{self, Cpio, Kind, Segment, Walk};
+use crate::words::shown;
 
 /// What is to be listed besides the segments.
 #[derive(Clone, Copy, Debug, Default)]

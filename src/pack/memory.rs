@@ -6,7 +6,7 @@
 //!   life of the system where it is kept (retain_initrd, or the memback patches);
 //! * the files that the kernel unpacks out of it, in whole pages, until the switch to the new root;
 //! * the archives that become layers, in whole pages, for the life of the system;
-//! * a kibibyte for each file of both, for its inode and its names;
+//! * for each file of both what its inode and its names take ([`Cpio::memory`](crate::segment::Cpio::memory));
 //! * what it takes to decompress the largest of the archives.
 //!
 //! Not counted is what can be had back: pages of EROFS files. Nor what the kernel takes for itself,
@@ -25,6 +25,9 @@ use crate::segment::Kind;
 /// measures what images boot with; with Debian's 6.12 that was 2 to 15 % below what is said here.
 pub const KERNEL: u64 = 80 << 20;
 
+/// Of most machines.
+const PAGE: u64 = 4096;
+
 /// What of that its page allocator never gets.
 const RESERVED: u64 = 48 << 20;
 
@@ -37,6 +40,10 @@ pub struct Memory {
     pub retained: bool,
     /// Files that the kernel unpacks.
     pub rootfs: u64,
+    /// Of that, what they have in them: whole pages.
+    pub content: u64,
+    /// How many they are.
+    pub members: u64,
     /// Whether those are in a tmpfs, which takes half of the memory at most.
     pub capped: bool,
     /// Archives that `/init` unpacks.
@@ -62,6 +69,8 @@ impl Memory {
                 && cpio.by_kernel
             {
                 memory.rootfs = memory.rootfs.saturating_add(cpio.memory());
+                memory.content = memory.content.saturating_add(cpio.unpacked);
+                memory.members = memory.members.saturating_add(cpio.members);
                 let window = window(image, segment.offset, cpio.codec);
                 memory.by_kernel = memory.by_kernel.max(window);
             }
@@ -101,8 +110,10 @@ impl Memory {
     pub fn machine(&self) -> u64 {
         let sum = |parts: &[u64]| parts.iter().copied().fold(0, u64::saturating_add);
         // The tmpfs takes half of what the page allocator has, and the initrd is not of that.
+        // So it is with inodes and pages (shmem_default_max_inodes in mm/shmem.c).
+        let files = self.members.saturating_mul(PAGE).max(self.content);
         let capped = match self.capped {
-            true => sum(&[self.rootfs, self.rootfs, self.initrd, RESERVED]),
+            true => sum(&[files, files, self.initrd, RESERVED]),
             false => 0,
         };
         let all = sum(&[self.peak(), KERNEL]).max(capped);

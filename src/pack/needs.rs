@@ -11,7 +11,7 @@ use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::error::{Context, Error, Result};
-use crate::plan::{Content, Place, Plan, Root, Upper};
+use crate::plan::{Content, Module, Place, Plan, Root, Upper};
 use crate::segment::Kind;
 
 /// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
@@ -282,10 +282,10 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
         _ => say(Severity::Error, option, what),
     };
     if images > 0 {
-        module("EROFS_FS", "erofs", "no EROFS layer can be mounted");
+        module("EROFS_FS", "erofs", Module::Erofs.purpose());
     }
     if matches!(plan.root, Root::Overlay(_)) {
-        module("OVERLAY_FS", "overlay", "the layers cannot be stacked");
+        module("OVERLAY_FS", "overlay", Module::Overlay.purpose());
     }
     let needs_loop = plan.layers.iter().any(|layer| {
         matches!(&layer.content, Content::Erofs { backends, .. } if backends.last() == Some(&Backend::Loop))

@@ -4,9 +4,10 @@ use super::boot::Boot;
 use super::files::kind;
 use super::merged::Layers;
 use super::rootfs::Rootfs;
-use super::text::shown;
 use crate::plan::{Plan, Root};
 use crate::proof::{DEPTH, interpreter};
+use crate::setup::MOVED;
+use crate::words::shown;
 
 /// Why none of the plan's inits can be started in `root`, which the `layers` make. `None`: one can, or
 /// that cannot be told.
@@ -55,9 +56,13 @@ fn start(
     path: &str,
     depth: usize,
 ) -> std::result::Result<(), String> {
-    let Some((_, node)) = root.find(path.as_bytes()) else {
+    let Some((found, node)) = root.find(path.as_bytes()) else {
         return Err("not there".into());
     };
+    let top = found.split(|byte| *byte == b'/').next();
+    if let Some(name) = MOVED.iter().find(|name| top == Some(name.as_bytes())) {
+        return Err(format!("it lies in /{name}, which is mounted over it"));
+    }
     program(node.mode)?;
     if node.size() == 0 {
         return Err("it is empty".into());

@@ -36,13 +36,6 @@ impl Scratch {
         let name = image
             .file_name()
             .ok_or_else(|| Error::new("write", context(), "not a file name"))?;
-        if fs::metadata(image).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(Error::new(
-                "write",
-                context(),
-                "it exists, and is not a regular file",
-            ));
-        }
         let parent = match image.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -54,7 +47,7 @@ impl Scratch {
         let path = parent.join(hidden);
 
         let mut signals = SigSet::empty();
-        // The last is for the thread that writes, to which the write says it as well, then.
+        // SIGXFSZ goes to the thread that writes: blocked, the write fails with EFBIG instead.
         for signal in [
             Signal::SIGINT,
             Signal::SIGTERM,

@@ -1,25 +1,4 @@
-//! Names from an image as a terminal may show them.
-
-/// A name as text: what a terminal would act on, what is not UTF-8, and the backslash are escaped.
-pub fn shown(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                '\n' => text.push_str("\\n"),
-                '\t' => text.push_str("\\t"),
-                '\0'..='\x7f' if c.is_control() => text.push_str(&format!("\\x{:02x}", c as u32)),
-                _ if c.is_control() => text.extend(c.escape_unicode()),
-                _ => text.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
+//! Dates.
 
 /// Seconds since 1970, or before it, as a date and time in UTC: `2026-11-21 09:03:54`.
 pub fn utc(seconds: i64) -> String {
@@ -46,20 +25,6 @@ pub fn utc(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_cannot_do_anything_to_a_terminal() {
-        for (name, expected) in [
-            (&b"plain/name.txt"[..], "plain/name.txt"),
-            ("gr\u{fc}n".as_bytes(), "gr\u{fc}n"),
-            (b"a\nb\tc\\d", "a\\nb\\tc\\\\d"),
-            (b"\x1b[31m\x07\x7f", "\\x1b[31m\\x07\\x7f"),
-            (b"\xff\xc3", "\\xff\\xc3"),
-            (b"\xc2\x9b", "\\u{9b}"),
-        ] {
-            assert_eq!(shown(name), expected);
-        }
-    }
 
     #[test]
     fn dates() {

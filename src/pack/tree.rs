@@ -11,9 +11,9 @@ use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use rustix::io::Errno;
 
 use super::spec::{Body, Content, Entry};
-use super::text::shown;
 use crate::cpio::{OPAQUE, PATH_MAX, TRAILER};
 use crate::error::{Context, Error, Result};
+use crate::words::shown;
 
 /// XATTR_LIST_MAX of include/uapi/linux/limits.h.
 const XATTR_LIST_MAX: usize = 65536;

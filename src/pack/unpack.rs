@@ -8,11 +8,11 @@ use std::io::{self, Read};
 
 use super::files::kind;
 use super::rootfs::{Bytes, Node, Rootfs, join};
-use super::text::shown;
 use crate::bytes::{ReadAt, Skip};
 use crate::cpio::{self, Archive, Member, Next, OPAQUE, PATH_MAX, normalized};
 use crate::error::{Context, Error, Result};
 use crate::segment::{self, Cpio, Segment};
+use crate::words::shown;
 
 /// More bytes than the names in any initrd take; a bound on what a hostile one can make us remember.
 const NAMES_MAX: usize = 256 << 20;

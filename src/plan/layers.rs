@@ -86,18 +86,6 @@ fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock
     }
 }
 
-/// Refuses a layer that no backend of `rd.layers.backend=` can mount where it lies.
-pub(super) fn has_backend(layer: &Layer) -> Result<()> {
-    match &layer.content {
-        Content::Erofs { backends, .. } if backends.is_empty() => {
-            let place = layer.place.path();
-            let what = format!("rd.layers.backend= names none that can reach {place}");
-            Err(Error::new("mount", layer, what))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
 pub(super) fn select(
     layers: &mut Vec<Layer>,
@@ -146,6 +134,19 @@ pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
 }
 
 impl Layer {
+    /// Why it cannot be mounted, where no backend of `rd.layers.backend=` reaches it.
+    pub fn unreachable(&self) -> Option<String> {
+        match &self.content {
+            Content::Erofs { backends, .. } if backends.is_empty() => {
+                let place = self.place.path();
+                Some(format!(
+                    "rd.layers.backend= names none that can reach {place}"
+                ))
+            }
+            Content::Erofs { .. } | Content::Cpio { .. } => None,
+        }
+    }
+
     /// Whether a word of `rd.layers.only=` or `rd.layers.skip=` means this layer: its number, its
     /// name with or without the ending, or its volume label.
     pub fn is(&self, word: &str) -> bool {
@@ -158,11 +159,19 @@ impl Layer {
     }
 }
 
-/// Where the kernel's unpacker stopped in the middle of an archive. What it did not get to is not in
+/// What the kernel has not taken as it was meant: a bootconfig, or an archive in the middle of which
+/// its unpacker stopped. What it did not get to is not in
 /// the rootfs: kernel modules of the loader, files of /layers.
 pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
-    let Kind::Cpio(cpio) = &segment.kind else {
-        return None;
+    let cpio = match &segment.kind {
+        Kind::Cpio(cpio) => cpio,
+        Kind::Bootconfig { intact: false } => {
+            return Some(format!(
+                "{place}+{:#x}: a bootconfig whose size or checksum is wrong: the kernel has ignored it",
+                segment.offset
+            ));
+        }
+        Kind::Padding | Kind::Erofs(_) | Kind::Bootconfig { .. } => return None,
     };
     // A layer is unpacked by /init, which refuses it.
     let at = cpio.bad_sum.filter(|_| !matches!(place, Place::File(_)))?;

@@ -1,13 +1,14 @@
 //! The plan as text, the same from `/init` and from `layerinit plan`.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use super::{Content, Device, Layer, Place, Plan, Root, Upper};
+use crate::words::shown;
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(name) => plain(name, f),
+            Self::File(name) => f.write_str(&shown(name.as_bytes())),
             Self::InitrdImage => f.write_str("initrd.image"),
             Self::Initrd => f.write_str("initrd"),
         }
@@ -16,18 +17,9 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "layer {} (", self.number)?;
-        plain(&self.name, f)?;
-        f.write_str(")")
+        let name = shown(self.name.as_bytes());
+        write!(f, "layer {} ({name})", self.number)
     }
-}
-
-/// A name without what a terminal, or the reader of a log, would take for something else.
-fn plain(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    name.chars().try_for_each(|c| match c.is_control() {
-        true => write!(f, "{}", c.escape_default()),
-        false => f.write_char(c),
-    })
 }
 
 impl fmt::Display for Device {

@@ -10,6 +10,9 @@ const MAGIC: &[u8] = b"#BOOTCONFIG\n";
 /// The longest text (XBC_DATA_MAX in include/linux/bootconfig.h).
 const DATA_MAX: u32 = 32767;
 
+/// The longest trailer: text, size, checksum, magic word, and what GRUB pads.
+pub(super) const LENGTH_MAX: u64 = DATA_MAX as u64 + 8 + MAGIC.len() as u64 + 3;
+
 /// What ends with the magic word.
 pub(super) enum Trailer {
     /// The kernel takes it off the initrd.

@@ -24,7 +24,7 @@ impl fmt::Display for Kind {
                 write!(f, ", checksum {}", sb.checksum)
             }
             Self::Bootconfig { intact: true } => f.write_str("bootconfig"),
-            Self::Bootconfig { intact: false } => f.write_str("bootconfig, checksum bad"),
+            Self::Bootconfig { intact: false } => f.write_str("bootconfig, damaged"),
         }
     }
 }
