@@ -33,40 +33,24 @@ pub struct Tree {
 pub fn read(directory: &Path) -> Result<Tree> {
     let mut reader = Reader {
         tree: Tree::default(),
+        entries: Vec::new(),
         names: BTreeMap::new(),
     };
     reader.file(directory, b".")?;
     reader.directory(directory, b"")?;
-    // A file of several names stands where the last of them is found: by then all the directories
-    // that they are in have been made.
-    let Reader { mut tree, names } = reader;
-    for (_, mut group) in names {
-        let last = group.pop();
-        let entry =
-            last.and_then(|index| tree.entries.get_mut(index).map(|e| (index, e.name.clone())));
-        let Some((index, name)) = entry else { continue };
-        let mut all: Vec<_> = Vec::new();
-        for earlier in group {
-            if let Some(entry) = tree.entries.get_mut(earlier) {
-                all.push(std::mem::take(&mut entry.name));
-            }
-        }
-        all.push(name);
-        if let Some(entry) = tree.entries.get_mut(index)
-            && let Body::File(_, links) = &mut entry.body
-        {
-            entry.name = all.remove(0);
-            *links = all;
-        }
-    }
-    tree.entries.retain(|entry| !entry.name.is_empty());
-    Ok(tree)
+    Ok(Tree {
+        entries: reader.entries.into_iter().flatten().collect(),
+        ..reader.tree
+    })
 }
 
 struct Reader {
+    /// Without its entries.
     tree: Tree,
-    /// Entries by the file that they are, where that has several names.
-    names: BTreeMap<(u64, u64), Vec<usize>>,
+    /// What was found, in that order; nothing where a file of several names was found again later.
+    entries: Vec<Option<Entry>>,
+    /// Where a file of several names is in that, by its device and inode.
+    names: BTreeMap<(u64, u64), usize>,
 }
 
 impl Reader {
@@ -111,16 +95,6 @@ impl Reader {
             libc::S_IFCHR | libc::S_IFBLK => Body::Device(major(stat.rdev()), minor(stat.rdev())),
             _ => Body::Nothing,
         };
-        if stat.is_file() && stat.nlink() > 1 {
-            let index = self.tree.entries.len();
-            self.names
-                .entry((stat.dev(), stat.ino()))
-                .or_default()
-                .push(index);
-        }
-        // Attributes of a file of several names are told of once.
-        let again = self.names.get(&(stat.dev(), stat.ino()));
-        let again = stat.is_file() && again.is_some_and(|names| names.len() > 1);
         let entry = |name: &[u8], mode, body| Entry {
             name: name.to_vec(),
             mode,
@@ -129,14 +103,27 @@ impl Reader {
             body,
             origin: path.display().to_string(),
         };
-        self.tree.entries.push(entry(name, stat.mode(), body));
+        let mut found = entry(name, stat.mode(), body);
+        let several = (stat.is_file() && stat.nlink() > 1).then(|| (stat.dev(), stat.ino()));
+        let before = several.and_then(|file| self.names.insert(file, self.entries.len()));
+        // A file of several names stands where the last of them is found: by then all the directories
+        // that they are in have been made.
+        if let Some(mut first) = before.and_then(|index| self.entries.get_mut(index)?.take()) {
+            if let Body::File(_, links) = &mut first.body {
+                links.push(name.to_vec());
+            }
+            found = first;
+        }
+        self.entries.push(Some(found));
+        // Attributes of a file of several names are told of once.
+        let again = before.is_some();
         if !again && self.attributes(path, name)? && !path.join(mark()).exists() {
             let name = match name {
                 b"." => OPAQUE.to_vec(),
                 name => [name, b"/", OPAQUE].concat(),
             };
             let mark = Body::File(Content::Bytes(Vec::new()), Vec::new());
-            self.tree.entries.push(entry(&name, 0o100_000, mark));
+            self.entries.push(Some(entry(&name, 0o100_000, mark)));
         }
         Ok(stat)
     }
