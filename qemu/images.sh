@@ -557,6 +557,15 @@ disk_volatile() {
 	mkdir -p "$dir/layerinit/"{upper,work/work/incompat/volatile}
 	mkfs.ext4 -q -F -L data -d "$dir" "$out"
 }
+# No block is left.
+disk_full() {
+	local dir=$work/trees/full
+	mkdir -p "$dir/layerinit/"{upper,work}
+	mkfs.ext4 -q -F -L data -m 0 -d "$dir" "$out"
+	head -c 64M /dev/urandom >"$out.much"
+	debugfs -w -R "write $out.much much" "$out"
+	rm "$out.much"
+}
 disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
 disk_xfs_data() { truncate -s 300M "$out" && mkfs.xfs -q -L data "$out"; }
 disk_btrfs_data() { truncate -s 128M "$out" && mkfs.btrfs -q -L data "$out" >/dev/null; }

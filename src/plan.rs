@@ -199,16 +199,20 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         let Some(trouble) = &found.walk.trouble else {
             continue;
         };
+        let trouble = match found.place {
+            Place::InitrdImage => format!(
+                "{trouble} (\"incomplete write\" in the kernel's log: the rootfs had no room for this copy of the \
+                 initrd; retain_initrd needs none, from Linux 6.8 on)"
+            ),
+            Place::Initrd | Place::File(_) => trouble.to_string(),
+        };
         if options.strict {
-            return Err(Error::new(
-                "plan",
-                &found.place,
-                format!("{trouble} (rd.layers.strict)"),
-            ));
+            let what = format!("{trouble} (rd.layers.strict)");
+            return Err(Error::new("plan", &found.place, what));
         }
         // Somebody meant there to be layers: starting the initramfs instead would hide it.
         if layers.is_empty() && options.root.is_none() {
-            return Err(Error::new("plan", &found.place, trouble.to_string()));
+            return Err(Error::new("plan", &found.place, trouble));
         }
         unread.push(format!(
             "{}: {trouble}: what follows is not used",

@@ -80,12 +80,15 @@ pub struct Cpio {
 
 impl Cpio {
     /// Memory that it takes when unpacked into a tmpfs, in bytes: inodes and names are the kernel's, and
-    /// in no tmpfs's size.
-    pub fn memory(&self) -> u64 {
+    /// in no tmpfs's size. There are more of both if that is done through an overlay, as for a layer.
+    pub fn memory(&self, overlay: bool) -> u64 {
         /// struct shmem_inode_info, a dentry, the entry in its directory, what a security module adds.
         const FILE: u64 = 1280;
-        self.unpacked
-            .saturating_add(self.members.saturating_mul(FILE))
+        /// struct ovl_inode, and one more dentry.
+        const OVERLAY: u64 = 768;
+        let file = if overlay { FILE + OVERLAY } else { FILE };
+        let files = self.members.saturating_mul(file);
+        self.unpacked.saturating_add(files)
     }
 }
 

@@ -112,7 +112,13 @@ pub fn mount(
     let mut refusals = Vec::new();
     for fstype in types {
         loader.need_filesystem(&fstype);
-        match try_one(device, found, &node, &fstype) {
+        let mut tried = try_one(device, found, &node, &fstype);
+        // ext4 and others ask the kernel for the format of their quotas, which asks modprobe.
+        if tried.as_ref().is_err_and(|error| error.has(&[Errno::SRCH])) {
+            loader.follow(&["quota_v2".to_string()]);
+            tried = try_one(device, found, &node, &fstype);
+        }
+        match tried {
             Ok(mount) => {
                 info!("{wanted} ({node}): mounted as {fstype}");
                 return Ok((Mounted { node, fstype }, mount));

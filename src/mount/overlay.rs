@@ -5,12 +5,13 @@
 use std::ffi::CString;
 
 use log::debug;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MountFlags};
+use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 
 use super::context::{Context, quote};
 use super::upper::Mounted;
-use crate::error::{Context as _, Result};
+use crate::error::{Cause, Context as _, Error, Result};
 use crate::kmsg::Records;
 
 /// What keeps its traces in an upper: off where the upper is used again, because the layers below it
@@ -57,8 +58,21 @@ fn writable(directory: &str, again: bool) -> Vec<(&'static str, String)> {
     options
 }
 
-/// Mounts an overlay; without options, read-only.
+/// Mounts an overlay; without options, read-only. With them it is an error if it cannot be written to.
 fn mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+    let log = Records::from_now();
+    attempt(layers, options, target)?;
+    // Where overlayfs finds no room for its work directory it mounts all the same.
+    let mounted = statvfs(target).during("stat filesystem of", target)?;
+    if options.is_empty() || !mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    unmount(target, UnmountFlags::DETACH).during("unmount", target)?;
+    let error = Error::with("write to", "the overlay", Cause::Os(Errno::ROFS));
+    Err(quote(error, log))
+}
+
+fn attempt(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
     let attributes = match options {
         [] => MountAttrFlags::MOUNT_ATTR_RDONLY,
         _ => MountAttrFlags::empty(),

@@ -68,7 +68,7 @@ impl Memory {
             if let Kind::Cpio(cpio) = &segment.kind
                 && cpio.by_kernel
             {
-                memory.rootfs = memory.rootfs.saturating_add(cpio.memory());
+                memory.rootfs = memory.rootfs.saturating_add(cpio.memory(false));
                 memory.content = memory.content.saturating_add(cpio.unpacked);
                 memory.members = memory.members.saturating_add(cpio.members);
                 let window = window(image, segment.offset, cpio.codec);
@@ -85,7 +85,7 @@ impl Memory {
             if let Some(segment) = segments.find(|segment| segment.offset == layer.offset)
                 && let Kind::Cpio(cpio) = &segment.kind
             {
-                memory.layers = memory.layers.saturating_add(cpio.memory());
+                memory.layers = memory.layers.saturating_add(cpio.memory(true));
             }
             // Of a file of /layers the bytes are not at hand.
             let window = match layer.place {

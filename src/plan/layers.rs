@@ -55,7 +55,7 @@ pub(super) fn layer(
         Kind::Cpio(cpio) => Content::Cpio {
             codec: cpio.codec,
             unpacked: cpio.unpacked,
-            memory: cpio.memory(),
+            memory: cpio.memory(true),
             has_root: cpio.has_root,
         },
         Kind::Padding | Kind::Bootconfig { .. } => return None,
