@@ -22,7 +22,7 @@ use crate::plan::{Content, Plan};
 use crate::segment::Kind;
 
 /// What a distribution's kernel takes for itself and /init: code, page structures, drivers. qemu/memory
-/// measures what images boot with; with Debian's 6.12 that was 2 to 15 % below what is said here.
+/// measures what images boot with; with Debian's 6.12 that was 0 to 11 % below what is said here.
 pub const KERNEL: u64 = 80 << 20;
 
 /// Of most machines.
