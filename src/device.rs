@@ -3,6 +3,7 @@
 //! Devices come from sysfs (Documentation/ABI/stable/sysfs-block), their nodes from devtmpfs, or
 //! from here where it makes none. What is on them comes from [`crate::probe`].
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::fs::{self};
 use std::io;
@@ -80,9 +81,23 @@ pub fn enumerate() -> Result<Vec<Device>> {
         .filter_map(|entry| Device::by_name(entry.ok()?.file_name().to_str()?))
         .collect();
     // What this program has made of the initrd is no candidate.
-    devices.retain(|device| !device.is_layer());
+    let sources = LazyCell::new(layer_sources);
+    devices.retain(|device| {
+        let file = device.backing_file();
+        file.is_none_or(|file| !sources.contains(&file))
+    });
     devices.sort_unstable_by_key(|device| (device.major, device.minor));
     Ok(devices)
+}
+
+/// The files that layers come from. In /layers there may be links.
+fn layer_sources() -> Vec<PathBuf> {
+    let files = fs::read_dir(Place::LAYERS).into_iter().flatten().flatten();
+    let initrd = [Place::Initrd, Place::InitrdImage].map(|place| place.path().into());
+    let places = files.map(|file| file.path()).chain(initrd);
+    places
+        .filter_map(|place| fs::canonicalize(place).ok())
+        .collect()
 }
 
 impl Device {
@@ -136,21 +151,13 @@ impl Device {
         Self::by_name(link.file_name()?.to_str()?)
     }
 
-    /// Whether it is a loop device over a source of layers.
-    fn is_layer(&self) -> bool {
+    /// What a loop device shows, without links on the way.
+    fn backing_file(&self) -> Option<PathBuf> {
         if !self.name.starts_with("loop") {
-            return false;
+            return None;
         }
-        let backing_file = fs::read_to_string(self.directory().join("loop/backing_file"));
-        let Ok(Ok(file)) = backing_file.map(|path| fs::canonicalize(path.trim_end())) else {
-            return false;
-        };
-        // In /layers there may be links.
-        let layers = fs::read_dir(Place::LAYERS).into_iter().flatten().flatten();
-        let mut places = layers
-            .map(|entry| entry.path())
-            .chain([Place::Initrd, Place::InitrdImage].map(|place| place.path().into()));
-        places.any(|place| fs::canonicalize(place).is_ok_and(|place| place == file))
+        let path = fs::read_to_string(self.directory().join("loop/backing_file")).ok()?;
+        fs::canonicalize(path.trim_end()).ok()
     }
 
     /// The name that the device mapper gives it below /dev/mapper.

@@ -171,8 +171,12 @@ pub struct Plan {
 impl Plan {
     /// All that is odd but no reason to stop.
     pub fn warnings(&self) -> impl Iterator<Item = &String> {
-        let warnings = self.cmdline_warnings.iter().chain(&self.content_warnings);
-        warnings.chain(&self.unread)
+        self.cmdline_warnings.iter().chain(&self.content_warnings)
+    }
+
+    /// All that is to be told whatever else is not.
+    pub fn alarms(&self) -> impl Iterator<Item = &String> {
+        self.unread.iter().chain(&self.lost)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::words::shown;
 pub const DEPTH: usize = 5;
 
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
-const LINKS: usize = 40;
+pub const LINKS: usize = 40;
 
 /// The first of `inits` that can be executed with `root` as root directory.
 pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
@@ -60,7 +60,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     let shown = shown(path.as_bytes());
     let no = |what: String| Err(Error::new("check", &shown, what));
     let file = File::from(resolve(root.as_fd(), path).during("find", &shown)?);
-    let metadata = file.metadata().during("stat", path)?;
+    let metadata = file.metadata().during("stat", &shown)?;
     if !metadata.is_file() {
         return no("not a regular file".into());
     }
@@ -70,7 +70,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
             metadata.mode() & 0o7777
         ));
     }
-    let flags = fstatvfs(&file).during("stat filesystem of", path)?.f_flag;
+    let flags = fstatvfs(&file).during("stat filesystem of", &shown)?.f_flag;
     if flags.contains(StatVfsMountFlags::NOEXEC) {
         return no("its filesystem is mounted noexec".into());
     }
@@ -99,7 +99,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     executable(root, &needs, depth.saturating_sub(1)).map_err(|error| {
         Error::with(
             "check",
-            path,
+            &shown,
             Cause::Each(vec![Error::with(
                 "find",
                 "its interpreter",

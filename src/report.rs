@@ -77,7 +77,10 @@ impl Report {
         layers(report.array("layers"), facts);
         root(&mut report, facts);
         strings(report.array("modules"), facts.modules);
-        strings(report.array("warnings"), facts.plan.warnings());
+        strings(
+            report.array("warnings"),
+            facts.plan.warnings().chain(&facts.plan.unread),
+        );
         report.text("init", facts.init);
         report.number("freed_bytes", facts.freed);
         // In microseconds: the start since the kernel's, each step since the one before.

@@ -1,8 +1,8 @@
 /*
  * The yardstick of qemu/bench: the system calls that a boot from EROFS layers needs, one after
  * the other, and nothing else. It looks for nothing, checks nothing, reports nothing and, but for
- * free=1, frees nothing. What it needs to know is told on the kernel command line, whose unknown words are in
- * the environment:
+ * free=1, frees nothing. What it needs to know is told on the kernel command line, whose unknown
+ * words are in the environment:
  *
  *   modules=NAME,...        files in / to load, in this order; not compressed
  *   layers=OFFSET:SIZE,...  where the layers lie, the lowest first

@@ -74,10 +74,8 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         true => plan::assembled(&options)?,
         false => plan::plan(&found, &options)?,
     };
-    let warnings = plan.cmdline_warnings.iter().chain(&plan.content_warnings);
-    warnings.for_each(|warning| warn!("{warning}"));
-    let alarms = plan.unread.iter().chain(&plan.lost);
-    alarms.for_each(|alarm| kmsg::say(alarm));
+    plan.warnings().for_each(|warning| warn!("{warning}"));
+    plan.alarms().for_each(|alarm| kmsg::say(alarm));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);
     report.ended("plan");

@@ -114,7 +114,8 @@ pub fn mount(
         loader.need_filesystem(&fstype);
         let mut tried = try_one(device, found, &node, &fstype);
         // ext4 and others ask the kernel for the format of their quotas, which asks modprobe.
-        if tried.as_ref().is_err_and(|error| error.has(&[Errno::SRCH])) {
+        let refusal = tried.as_ref().err().and_then(Error::errno);
+        if refusal == Some(Errno::SRCH) {
             loader.follow(&["quota_v2".to_string()]);
             tried = try_one(device, found, &node, &fstype);
         }

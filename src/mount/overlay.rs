@@ -60,11 +60,14 @@ fn writable(directory: &str, again: bool) -> Vec<(&'static str, String)> {
 
 /// Mounts an overlay; without options, read-only. With them it is an error if it cannot be written to.
 fn mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+    if options.is_empty() {
+        return attempt(layers, options, target);
+    }
     let log = Records::from_now();
     attempt(layers, options, target)?;
     // Where overlayfs finds no room for its work directory it mounts all the same.
     let mounted = statvfs(target).during("stat filesystem of", target)?;
-    if options.is_empty() || !mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if !mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
     unmount(target, UnmountFlags::DETACH).during("unmount", target)?;

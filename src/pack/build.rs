@@ -10,6 +10,7 @@ use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
 use super::output::{Output, Scratch};
 use crate::error::{Context, Error, Result};
+use crate::proof::LINKS;
 use crate::words::shown;
 
 /// What to build.
@@ -109,8 +110,6 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
 
 /// What symbolic links lead to, there or not; of links without end, one of them.
 fn behind_links(path: &Path) -> Result<PathBuf> {
-    /// As many as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
-    const LINKS: usize = 40;
     // Before the links are followed: that of a pipe leads nowhere (/dev/stdout).
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         let what = "it exists, and is not a regular file";

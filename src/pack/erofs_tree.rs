@@ -76,15 +76,15 @@ impl<'a> Tree<'a> {
             .checked_shl(self.superblock.blkszbits.into())
             .and_then(|meta| meta.checked_add(nid.checked_mul(1 << ISLOTBITS)?))
             .ok_or_else(|| broken(nid, "its address is beyond any image"))?;
-        let mut bytes = [0; Raw::COMPACT];
-        self.read(nid, &mut bytes, iloc)?;
-        let mut raw = Raw::compact(&bytes, self.superblock.epoch);
-        if raw.as_ref().is_some_and(Raw::is_extended) {
-            let mut bytes = [0; Raw::EXTENDED];
-            self.read(nid, &mut bytes, iloc)?;
-            raw = Raw::extended(&bytes);
+        let mut bytes = [0; Raw::EXTENDED];
+        let (compact, more) = bytes.split_at_mut(Raw::COMPACT);
+        self.read(nid, compact, iloc)?;
+        let i_format = compact.first().copied().unwrap_or_default();
+        if Raw::is_extended(i_format.into()) {
+            self.read(nid, more, iloc.saturating_add(Raw::COMPACT as u64))?;
         }
-        let raw = raw.ok_or_else(|| broken(nid, "its inode is cut off"))?;
+        let raw = Raw::parse(&bytes, self.superblock.epoch)
+            .ok_or_else(|| broken(nid, "its inode is cut off"))?;
         raw.inode(nid, iloc).map_err(|what| broken(nid, &what))
     }
 

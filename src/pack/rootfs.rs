@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::erofs_tree::Inode;
-
-/// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
-const LINKS_MAX: usize = 40;
+use crate::proof::LINKS;
 
 /// More than anybody reads.
 const CHANGES_MAX: usize = 2000;
@@ -237,7 +235,7 @@ impl Rootfs {
                 continue;
             }
             links += 1;
-            if links > LINKS_MAX {
+            if links > LINKS {
                 return None;
             }
             if node.target.starts_with(b"/") {

@@ -160,8 +160,8 @@ impl Layer {
 }
 
 /// What the kernel has not taken as it was meant: a bootconfig, or an archive in the middle of which
-/// its unpacker stopped. What it did not get to is not in
-/// the rootfs: kernel modules of the loader, files of /layers.
+/// its unpacker stopped. What it did not get to is not in the rootfs: kernel modules of the loader,
+/// files of /layers.
 pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
     let cpio = match &segment.kind {
         Kind::Cpio(cpio) => cpio,

@@ -39,7 +39,7 @@ impl fmt::Display for Device {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for warning in self.warnings().chain(&self.lost) {
+        for warning in self.warnings().chain(self.alarms()) {
             writeln!(f, "warning: {warning}")?;
         }
         if let Some(device) = &self.device {

@@ -59,40 +59,28 @@ impl Raw {
     pub(super) const COMPACT: usize = 32;
     pub(super) const EXTENDED: usize = 64;
 
-    /// The compact form. An extended one starts alike up to its size.
-    pub(super) fn compact(bytes: &[u8; Self::COMPACT], epoch: i64) -> Option<Self> {
+    /// The fields of either form; behind a compact one anything may stand.
+    pub(super) fn parse(bytes: &[u8; Self::EXTENDED], epoch: i64) -> Option<Self> {
         let mut cursor = Cursor::new(bytes);
         let (i_format, i_xattr_icount) = (cursor.le16()?, cursor.le16()?);
         let (i_mode, i_nb) = (cursor.le16()?, cursor.le16()?);
-        let i_size = cursor.le32()?.into();
-        let i_mtime = epoch.saturating_add(cursor.le32()?.into());
-        let i_u = cursor.le32()?;
-        let _i_ino = cursor.le32()?;
-        Some(Self {
-            i_format,
-            i_xattr_icount,
-            i_mode,
-            i_nb,
-            i_size,
-            i_u,
-            i_uid: cursor.le16()?.into(),
-            i_gid: cursor.le16()?.into(),
-            i_mtime,
-            i_nlink: None,
-        })
-    }
-
-    /// The extended form.
-    pub(super) fn extended(bytes: &[u8; Self::EXTENDED]) -> Option<Self> {
-        let mut cursor = Cursor::new(bytes);
-        let (i_format, i_xattr_icount) = (cursor.le16()?, cursor.le16()?);
-        let (i_mode, i_nb) = (cursor.le16()?, cursor.le16()?);
-        let i_size = cursor.le64()?;
-        let i_u = cursor.le32()?;
-        let _i_ino = cursor.le32()?;
-        let (i_uid, i_gid) = (cursor.le32()?, cursor.le32()?);
-        let i_mtime = cursor.le64()?.cast_signed();
-        let _i_mtime_nsec = cursor.le32()?;
+        let (i_size, i_u, i_uid, i_gid, i_mtime, i_nlink);
+        if Self::is_extended(i_format) {
+            i_size = cursor.le64()?;
+            i_u = cursor.le32()?;
+            let _i_ino = cursor.le32()?;
+            (i_uid, i_gid) = (cursor.le32()?, cursor.le32()?);
+            i_mtime = cursor.le64()?.cast_signed();
+            let _i_mtime_nsec = cursor.le32()?;
+            i_nlink = Some(cursor.le32()?);
+        } else {
+            i_size = cursor.le32()?.into();
+            i_mtime = epoch.saturating_add(cursor.le32()?.into());
+            i_u = cursor.le32()?;
+            let _i_ino = cursor.le32()?;
+            (i_uid, i_gid) = (cursor.le16()?.into(), cursor.le16()?.into());
+            i_nlink = None;
+        }
         Some(Self {
             i_format,
             i_xattr_icount,
@@ -103,13 +91,13 @@ impl Raw {
             i_uid,
             i_gid,
             i_mtime,
-            i_nlink: Some(cursor.le32()?),
+            i_nlink,
         })
     }
 
-    /// Whether it is (the start of) an extended one.
-    pub(super) fn is_extended(&self) -> bool {
-        self.i_format & 1 != 0
+    /// Whether it is an extended one, by its i_format.
+    pub(super) fn is_extended(i_format: u16) -> bool {
+        i_format & 1 != 0
     }
 
     /// What the fields say of inode `nid`, which lies at `iloc`; else what is wrong with them.
@@ -140,7 +128,7 @@ impl Raw {
             None if one_link => (1, self.i_nb),
             None => (self.i_nb.into(), 0),
         };
-        let inode_isize = match self.is_extended() {
+        let inode_isize = match Self::is_extended(self.i_format) {
             true => Self::EXTENDED,
             false => Self::COMPACT,
         };
