@@ -639,6 +639,7 @@ image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$
 # The drivers that the README names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
+image_discs() { build --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
 image_drivers() { build "${drivers[@]/#/--module=}"; }
 image_base_drivers() { build "${drivers[@]/#/--module=}" --layer "$(tree base)"; }
 

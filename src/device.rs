@@ -12,13 +12,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, open};
+use rustix::io::Errno;
 
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::plan::Place;
+use crate::sys::cdrom;
 
 mod contents;
 mod matching;
+mod media;
 mod search;
 
 pub use contents::Contents;
@@ -29,6 +32,9 @@ const CLASS: &str = "/sys/class/block";
 
 /// sysfs counts in these, whatever the device's own blocks are.
 const SECTOR: u64 = 512;
+
+/// Documentation/admin-guide/devices.txt.
+const SCSI_CDROM_MAJOR: u32 = 11;
 
 /// A block device. Displayed as the path of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +157,11 @@ impl Device {
         Self::by_name(link.file_name()?.to_str()?)
     }
 
+    /// Whether it has gone away since, or has another medium.
+    pub fn is_gone(&self) -> bool {
+        Self::by_name(&self.name).is_none_or(|now| now.disk_sequence != self.disk_sequence)
+    }
+
     /// What a loop device shows, without links on the way.
     fn backing_file(&self) -> Option<PathBuf> {
         if !self.name.starts_with("loop") {
@@ -221,12 +232,16 @@ impl Device {
         Ok(path)
     }
 
-    /// Opens it for reading.
+    /// Opens it for reading. ENOMEDIUM for a drive without a disc: such a drive says that it has 1 GiB, and
+    /// each attempt to read that is worth ten lines to the kernel.
     pub fn open(&self) -> Result<Opened> {
         let path = self.node()?;
         // Without NONBLOCK a CD drive would pull its tray in and wait for the disc.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file: OwnedFd = open(&path, flags, Mode::empty()).during("open", path.display())?;
+        if self.major == SCSI_CDROM_MAJOR && cdrom::is_empty(&file) {
+            return Err(Errno::NOMEDIUM).during("open", path.display());
+        }
         Ok(Opened::new(file.into(), self.size))
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use common::disk::*;
 use layerinit::cmdline::Options;
 use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
-use layerinit::error::Result;
+use layerinit::error::{Error, Result};
+use layerinit::load::Loader;
+use layerinit::mount::Finder;
 use layerinit::probe::Kind;
 use layerinit::rootspec::Spec;
 use layerinit::uevent::Event;
@@ -158,6 +160,46 @@ fn a_device_that_comes_later_wakes_the_wait() {
     assert_eq!(found.volume().unwrap().uuid.as_deref(), Some(&*uuid));
     // Before the report after five seconds, which looks as well: an event did it.
     assert!(took >= delay && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
+    let uuid = fresh_uuid();
+    let image = Image::ext4(&uuid, "");
+    let mut device = Some(Loop::attach(&image));
+    let spec = Spec::parse(&format!("UUID={uuid}")).unwrap();
+    let mut loader = Loader::new("no release", &Options::default());
+    let mut used = Vec::new();
+    let mut finder = Finder::new(within(30));
+    let node = finder.find(wanted(&spec), &mut loader, |found, _| {
+        used.push(found.device.disk_sequence);
+        if used.len() > 1 {
+            return Ok(found.path.clone());
+        }
+        drop(device.take());
+        device = Some(Loop::attach(&image));
+        Err(Error::new(
+            "mount",
+            found.path.display(),
+            "the disk is no more",
+        ))
+    });
+    assert_eq!(node.unwrap(), Path::new(&device.as_ref().unwrap().0));
+    assert_eq!(used.len(), 2);
+
+    let error = finder.find(wanted(&spec), &mut loader, |found, _| {
+        Err::<(), _>(Error::new(
+            "mount",
+            found.path.display(),
+            "of another reason",
+        ))
+    });
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .ends_with("of another reason")
+    );
 }
 
 #[test]

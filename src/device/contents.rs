@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use rustix::io::Errno;
+
 use super::Device;
 use crate::error::{Context, Result};
 use crate::probe::table::{self, Partition, Scheme, Table};
@@ -87,14 +89,16 @@ impl Contents {
 
     /// `20.0 GiB, ext4 LABEL="root" UUID=...`.
     fn describe(&mut self, device: &Device) -> String {
+        const EMPTY: &str = "without medium";
         if device.size == 0 {
-            return "without medium".into();
+            return EMPTY.into();
         }
         let mut text = size(device.size);
         if !is_worth_reading(device) {
             return text;
         }
         match self.volumes(device) {
+            Err(error) if error.errno() == Some(Errno::NOMEDIUM) => return EMPTY.into(),
             Err(error) => {
                 let _ = write!(text, ", {error}");
             }

@@ -95,10 +95,18 @@ impl Contents {
             [] => Ok(Look::NotYet),
             [device] if device.size == 0 => Ok(Look::NotYet),
             [device] => {
-                let volumes = self.volumes(device).unwrap_or_else(|error| {
-                    warn!("{error}");
-                    Vec::new()
-                });
+                let volumes = match self.volumes(device) {
+                    Ok(volumes) => volumes,
+                    // No medium yet, or one that a drive takes its time for.
+                    Err(error) if device.is_removable() => {
+                        debug!("{error}");
+                        return Ok(Look::NotYet);
+                    }
+                    Err(error) => {
+                        warn!("{error}");
+                        Vec::new()
+                    }
+                };
                 let share = volumes.first().and_then(|volume| volume.share);
                 if let (
                     Some(_),

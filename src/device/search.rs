@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::contents::Contents;
-use super::enumerate;
 use super::matching::{Found, Look};
+use super::media::Polling;
+use super::{Device, enumerate};
 use crate::cmdline::{Options, Wait};
 use crate::error::{Error, Result};
 use crate::plan;
@@ -115,6 +116,7 @@ impl Search {
         let limit = patience.limit.and_then(|limit| first.checked_add(limit));
         let mut report = later(started, REPORT);
         let mut look = patience.delay.is_zero();
+        let mut polling = None;
         if !look {
             info!(
                 "rootdelay: looking for {wanted} in {} s",
@@ -176,6 +178,7 @@ impl Search {
             if now < first {
                 until = first;
             }
+            polling.get_or_insert_with(Polling::start);
             let news = self.wait(until)?;
             look = self.follow(&news, modaliases) || now < first;
         }
@@ -214,6 +217,12 @@ impl Search {
             any = true;
             if let Some(node) = &event.devname {
                 self.contents.forget(Some(node));
+            }
+            let (_, name) = event.devpath.rsplit_once('/').unwrap_or_default();
+            if event.action == "change"
+                && let Some(drive) = Device::by_name(name).filter(Device::is_removable)
+            {
+                drive.revalidate();
             }
         }
         any

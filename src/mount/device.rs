@@ -56,8 +56,29 @@ impl Finder {
         }
     }
 
-    /// Waits for a device.
-    pub fn find(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
+    /// Waits for a device, and returns what `using` makes of it. One that goes away meanwhile, as a USB disk
+    /// does that is reset, is waited for again.
+    pub fn find<T>(
+        &mut self,
+        wanted: Wanted<'_>,
+        loader: &mut Loader,
+        mut using: impl FnMut(&Found, &mut Loader) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let found = self.wait(wanted, loader)?;
+            match using(&found, loader) {
+                Err(error) if found.device.is_gone() => {
+                    warn!(
+                        "{error}: {} has gone away; waiting for {wanted} again",
+                        found.device
+                    );
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn wait(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
         let search = match &mut self.search {
             Some(search) => search,
             None => {

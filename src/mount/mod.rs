@@ -127,8 +127,9 @@ fn root_device(
 ) -> Result<device::Mounted> {
     make_directory(target)?;
     let wanted = Wanted::of("root", device);
-    let found = finder.find(wanted, loader)?;
-    let (mounted, mount) = device::mount_root(wanted, device, &found, loader)?;
+    let (mounted, mount) = finder.find(wanted, loader, |found, loader| {
+        device::mount_root(wanted, device, found, loader)
+    })?;
     mount.attach(target)?;
     Ok(mounted)
 }

@@ -14,11 +14,12 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use super::context::Context;
 use super::device::{self, Finder};
 use super::{layer_directory, make_directory};
-use crate::device::Wanted;
+use crate::device::{Found, Wanted};
 use crate::error::{self as errors, Cause, Context as _, Error, Result};
 use crate::kmsg::say;
 use crate::load::Loader;
 use crate::plan::{self, Store};
+use crate::probe::Volume;
 
 /// Where the filesystem that takes the writes is mounted; the new root finds it there too.
 pub const UPPER: &str = "/run/initramfs/upper";
@@ -126,26 +127,11 @@ fn on_device(
     loader: &mut Loader,
 ) -> Result<Mounted> {
     let wanted = Wanted::of("rd.overlay", &store.device);
-    let found = finder.find(wanted, loader)?;
-    let refuse = |why: &str| {
-        let object = format_args!("{wanted} ({})", found.path.display());
-        Err(Error::new("write to", object, why))
-    };
-    let is_root = |root: &device::Mounted| {
-        let mut nodes = found.companions.iter().chain([&found.path]);
-        nodes.any(|node| node.as_os_str() == root.node.as_str())
-    };
-    if root.is_some_and(is_root) {
-        return refuse("it is the root device as well, and an overlay cannot lie in its own layer");
-    }
-    found.mountable()?;
-    if let Some(volume) = found.volume()
-        && let Some(why) = volume.kind.never_upper()
-    {
-        return refuse(&format!("it is {}: {why}", volume.kind));
-    }
+    let (mounted, mount) = finder.find(wanted, loader, |found, loader| {
+        accepts_writes(wanted, found, root)?;
+        device::mount(wanted, &store.device, found, loader)
+    })?;
     make_directory(UPPER)?;
-    let (mounted, mount) = device::mount(wanted, &store.device, &found, loader)?;
     mount.attach(UPPER)?;
     let directory = match store.directory.as_str() {
         "" => UPPER.into(),
@@ -162,6 +148,33 @@ fn on_device(
         device: Some(mounted),
         refused: None,
     })
+}
+
+/// Whether a device can be what an overlay writes to, as far as can be seen before it is mounted.
+fn accepts_writes(wanted: Wanted<'_>, found: &Found, root: Option<&device::Mounted>) -> Result<()> {
+    let refuse = |why: &str| {
+        let object = format_args!("{wanted} ({})", found.path.display());
+        Err(Error::new("write to", object, why))
+    };
+    let is_root = |root: &device::Mounted| {
+        let mut nodes = found.companions.iter().chain([&found.path]);
+        nodes.any(|node| node.as_os_str() == root.node.as_str())
+    };
+    if root.is_some_and(is_root) {
+        return refuse("it is the root device as well, and an overlay cannot lie in its own layer");
+    }
+    found.mountable()?;
+    let unfit = |volume: &Volume| {
+        Some(format!(
+            "it is {}: {}",
+            volume.kind,
+            volume.kind.never_upper()?
+        ))
+    };
+    match found.volume().and_then(unfit) {
+        Some(why) => refuse(&why),
+        None => Ok(()),
+    }
 }
 
 /// Opens a directory, which is no symbolic link: on a device such a link may lead anywhere.

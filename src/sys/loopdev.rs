@@ -1,10 +1,12 @@
 //! The loop driver's ioctls. Source: include/uapi/linux/loop.h, drivers/block/loop.c.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Result;
-use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
+use rustix::ioctl::{NoArg, Opcode, Setter, ioctl};
+
+use super::number::Number;
 
 const LOOP_SET_FD: Opcode = 0x4C00;
 const LOOP_CLR_FD: Opcode = 0x4C01;
@@ -75,32 +77,10 @@ impl Range {
     }
 }
 
-/// An ioctl whose argument is a number; the answer is one too.
-struct Number<const OPCODE: Opcode>(c_int);
-
-// SAFETY: LOOP_SET_FD takes a file descriptor by value and LOOP_CTL_GET_FREE ignores its
-// argument; neither reads or writes memory of ours.
-unsafe impl<const OPCODE: Opcode> Ioctl for Number<OPCODE> {
-    type Output = c_int;
-    const IS_MUTATING: bool = false;
-
-    fn opcode(&self) -> Opcode {
-        OPCODE
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        std::ptr::without_provenance_mut(self.0 as usize)
-    }
-
-    unsafe fn output_from_ptr(answer: IoctlOutput, _: *mut c_void) -> Result<c_int> {
-        Ok(answer)
-    }
-}
-
 /// The number of a loop device that is free now, made if need be. Another process can take it
 /// before it is configured, which then fails with EBUSY.
 pub fn get_free(control: impl AsFd) -> Result<c_int> {
-    // SAFETY: see `Number`.
+    // SAFETY: LOOP_CTL_GET_FREE ignores its argument.
     unsafe { ioctl(control, Number::<LOOP_CTL_GET_FREE>(0)) }
 }
 
@@ -122,7 +102,7 @@ pub fn configure(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()>
 /// The same in two steps, for kernels before 5.8. Where the second fails the device is let go.
 pub fn set_fd_and_status(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()> {
     let device = device.as_fd();
-    // SAFETY: see `Number`.
+    // SAFETY: LOOP_SET_FD takes a file descriptor by value.
     unsafe { ioctl(device, Number::<LOOP_SET_FD>(file.as_fd().as_raw_fd())) }?;
     // SAFETY: the ioctl reads one struct loop_info64.
     let set = unsafe { Setter::<LOOP_SET_STATUS64, _>::new(range.info()) };
