@@ -101,6 +101,18 @@ pub struct Walk {
     pub trouble: Option<Error>,
 }
 
+impl Walk {
+    /// Whether the kernel's unpacker came through all of it.
+    pub fn is_unpacked_whole(&self) -> bool {
+        let taken = |segment: &Segment| match &segment.kind {
+            Kind::Cpio(cpio) => cpio.by_kernel,
+            Kind::Padding | Kind::Bootconfig { intact: true } => true,
+            Kind::Erofs(_) | Kind::Bootconfig { intact: false } => false,
+        };
+        self.trouble.is_none() && self.segments.iter().all(taken)
+    }
+}
+
 /// Walks `image` from its start to its end. `rdinit` is the path of the file that the kernel
 /// starts, `/init` unless the command line says otherwise.
 pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {

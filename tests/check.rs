@@ -556,3 +556,30 @@ fn memory_is_added_up() {
         assert!(line.contains(expected), "{tool} {arguments:?}: {line}");
     }
 }
+
+#[test]
+fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed() {
+    let directory = scratch("check-memory-copy");
+    let loader = cpio(&[init(), file("ballast", &vec![b'x'; 10 << 20])]);
+    let layers = join(&[&loader, &erofs(1, "")]);
+    let archives = join(&[&loader, &cpio(&[dir("sbin"), program("sbin/init")])]);
+    const COPY: &str = "files of the rootfs 21 (with /initrd.image),";
+    const NONE: &str = "files of the rootfs 11,";
+    for (image, blk_dev_ram, cmdline, expected) in [
+        (&layers, "y", "quiet", COPY),
+        (&layers, "y", "retain_initrd", NONE),
+        (&layers, "y", "retain_initrd rootfstype=ramfs", COPY),
+        (&layers, "m", "quiet", NONE),
+        (&archives, "y", "quiet", NONE),
+    ] {
+        let config = format!("CONFIG_BLK_DEV_INITRD=y\nCONFIG_BLK_DEV_RAM={blk_dev_ram}\n");
+        fs::write(directory.join("config"), config).unwrap();
+        let words = ["--kernel-config", "config", "--cmdline", cmdline];
+        let (lines, _) = check(&directory, image, &words);
+        let line = lines.iter().find(|line| line.starts_with("memory: "));
+        assert!(
+            line.unwrap().contains(expected),
+            "{blk_dev_ram} {cmdline}: {line:?}"
+        );
+    }
+}

@@ -82,10 +82,11 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let wanted = circumstances.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
         real_init(&boot, plan, &root, &layers, circumstances, &mut report);
-        if let Some(config) = &circumstances.kernel_config {
-            let config = Config::read(config)?;
+        let config = circumstances.kernel_config.as_deref();
+        let config = config.map(Config::read).transpose()?;
+        if let Some(config) = &config {
             let built_in = circumstances.loader_built_in;
-            needs::compare(&config, &boot, plan, built_in, &mut report);
+            needs::compare(config, &boot, plan, built_in, &mut report);
         }
         if let Some(changes) = &root.changes {
             let names: Vec<_> = plan.layers.iter().map(Layer::to_string).collect();
@@ -98,7 +99,8 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             more.extend(conflicts);
             more.extend(overrides);
         }
-        let memory = Memory::of(&image, &boot, plan);
+        let copies = config.is_some_and(|config| config.copies_initrd());
+        let memory = Memory::of(&image, &boot, plan, copies);
         more.push(format!("memory: {memory}"));
     }
 

@@ -40,6 +40,8 @@ pub struct Memory {
     pub retained: bool,
     /// Files that the kernel unpacks.
     pub rootfs: u64,
+    /// Whether the whole initrd is one of them, /initrd.image.
+    pub copied: bool,
     /// Of that, what they have in them: whole pages.
     pub content: u64,
     /// How many they are.
@@ -55,8 +57,10 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Adds up what the plan for an image takes.
-    pub fn of(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> Self {
+    /// Adds up what the plan for an image takes. A kernel that `copies` an initrd which is not all archives
+    /// (CONFIG_BLK_DEV_RAM=y) makes a file of it, /initrd.image, before it frees it. Where the initrd is
+    /// kept that file is not needed: as much is written as half of the memory takes, and given back.
+    pub fn of(image: &dyn ReadAt, boot: &Boot, plan: &Plan, copies: bool) -> Self {
         let options = &boot.options;
         let mut memory = Self {
             initrd: image.size(),
@@ -74,6 +78,14 @@ impl Memory {
                 let window = window(image, segment.offset, cpio.codec);
                 memory.by_kernel = memory.by_kernel.max(window);
             }
+        }
+        let needed = copies && !(memory.retained && memory.capped);
+        if needed && boot.image().is_some_and(|walk| !walk.is_unpacked_whole()) {
+            let pages = image.size().div_ceil(PAGE).saturating_mul(PAGE);
+            memory.copied = true;
+            memory.rootfs = memory.rootfs.saturating_add(pages);
+            memory.content = memory.content.saturating_add(pages);
+            memory.members = memory.members.saturating_add(1);
         }
         let sources = &boot.sources;
         for layer in &plan.layers {
@@ -191,12 +203,17 @@ impl fmt::Display for Memory {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB at the peak: initrd {}{}, files of the rootfs {}, layers unpacked {}, decompression {}; \
+            "{} MiB at the peak: initrd {}{}, files of the rootfs {}{}, layers unpacked {}, decompression {}; \
              with a kernel of {} MiB it should boot on a machine with {} MiB",
             mib(self.peak()),
             mib(self.initrd),
             if self.retained { " (kept)" } else { "" },
             mib(self.rootfs),
+            if self.copied {
+                " (with /initrd.image)"
+            } else {
+                ""
+            },
             mib(self.layers),
             mib(self.by_kernel.max(self.by_init)),
             mib(KERNEL),

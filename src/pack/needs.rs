@@ -190,6 +190,11 @@ impl Config {
     fn built_in(&self, option: &str) -> bool {
         self.value(option) == "y"
     }
+
+    /// Whether the kernel makes a file of an initrd that is not all archives: /initrd.image.
+    pub fn copies_initrd(&self) -> bool {
+        self.built_in("BLK_DEV_RAM")
+    }
 }
 
 /// Reports layers whose features are newer than the kernel.
@@ -319,7 +324,7 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
             "attributes of files that are changed or unpacked are lost",
         );
     }
-    if in_the_initrd(boot, plan) && !config.built_in("BLK_DEV_RAM") {
+    if in_the_initrd(boot, plan) && !config.copies_initrd() {
         match config.version {
             Some(version) if version < (6, 8) => {
                 let what = "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers behind \
