@@ -1,7 +1,7 @@
 //! gzip members, as lib/decompress_inflate.c of the kernel takes them.
 
 use super::crc::Crc;
-use super::{Fault, Input};
+use super::input::{Fault, Input};
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
 use std::io::BufRead;

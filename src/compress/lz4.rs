@@ -1,6 +1,6 @@
 //! LZ4 legacy archives, as lib/decompress_unlz4.c of the kernel takes them.
 
-use super::{Fault, Input};
+use super::input::{Fault, Input};
 use std::io::{BufRead, Read};
 
 /// `ARCHIVE_MAGICNUMBER`

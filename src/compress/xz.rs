@@ -3,8 +3,9 @@
 //! The container is read here; lzma-rust2 decodes the LZMA2 data and the BCJ filters in it. The
 //! crate's own container reader would keep a list of all blocks and link SHA-256.
 
+use super::WINDOW_MAX;
 use super::crc::Crc;
-use super::{Fault, Input, WINDOW_MAX};
+use super::input::{Fault, Input};
 use lzma_rust2::{Action, FilterConfig, FilterType, Lzma2Stream, Status};
 use std::io::{self, BufRead};
 

@@ -1,6 +1,7 @@
 //! zstd frames, as lib/decompress_unzstd.c of the kernel takes them.
 
-use super::{Fault, Input, WINDOW_MAX};
+use super::WINDOW_MAX;
+use super::input::{Fault, Input};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use std::io::{BufRead, Read};
 
