@@ -543,6 +543,7 @@ disk_gpt() {
 	ext4 $((1 << 20)) -L root -d "$(tree base)"
 }
 disk_other() { cp "$(disk gpt)" "$out"; }
+disk_quota() { ext4 0 -O quota -L root -d "$(tree base)"; }
 disk_whole() { ext4 0 -L root -d "$(tree base)"; }
 
 # Group descriptors that are none; a superblock that does not fit its checksum.
@@ -639,6 +640,7 @@ image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$
 # The drivers that the README names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
+image_quota() { build "${drivers[@]/#/--module=}" --module=quota_v2; }
 image_discs() { build --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
 image_drivers() { build "${drivers[@]/#/--module=}"; }
 image_base_drivers() { build "${drivers[@]/#/--module=}" --layer "$(tree base)"; }
