@@ -583,3 +583,46 @@ fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed(
         );
     }
 }
+
+#[test]
+fn words_that_the_kernel_refuses_are_told() {
+    let directory = scratch("check-words");
+    let image = |layer: &[u8]| {
+        let mut files = vec![init(), dir("layers")];
+        files.push(file("layers/base", layer));
+        cpio(&files)
+    };
+    let with = |cmdline: &str| {
+        let image = image(&cpio(&[dir("sbin"), program("sbin/init")]));
+        check(&directory, &image, &["--cmdline", cmdline])
+            .0
+            .join("\n")
+    };
+    for option in ["siez=10%", "size=banana", "size=", "size=10x", "noexec"] {
+        let lines = with(&format!("rd.overlay=tmpfs:mode=755,{option}"));
+        let told = format!("warning: command line: tmpfs option \"{option}\": unknown here");
+        assert!(lines.contains(&told), "{lines}");
+    }
+    for options in [
+        "size=10%,nr_inodes=1k,huge=advise,noswap,inode64",
+        "nr_blocks=0x100",
+    ] {
+        let lines = with(&format!("rd.overlay=tmpfs:{options}"));
+        assert!(!lines.contains("tmpfs option"), "{lines}");
+    }
+    let erofs = image(&erofs(1, ""));
+    for (cmdline, told) in [
+        ("rd.layers.backend=file", true),
+        ("rd.layers.backend=file rootfstype=ramfs", false),
+        ("rd.layers.backend=file,loop", false),
+        ("", false),
+    ] {
+        let (lines, _) = check(&directory, &erofs, &["--cmdline", cmdline]);
+        let lines = lines.join("\n");
+        assert_eq!(
+            lines.contains("names \"file\" alone"),
+            told,
+            "{cmdline}: {lines}"
+        );
+    }
+}

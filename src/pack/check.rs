@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::boot::{self, Boot, FINDINGS_MAX};
 use super::conflicts;
+use super::doubts;
 use super::files::kind;
 use super::memory::Memory;
 use super::merged::{self, Layers};
@@ -77,6 +78,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     let mut listed = String::new();
     if let Some(plan) = &plan {
         planned(&boot, plan, circumstances, &mut report);
+        doubts::of(&boot, plan, &mut report);
         let sources = boot.open(&image)?;
         let parts = parts(plan, &sources);
         let wanted = circumstances.conflicts;

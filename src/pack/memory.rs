@@ -29,7 +29,7 @@ pub const KERNEL: u64 = 80 << 20;
 const PAGE: u64 = 4096;
 
 /// What of that its page allocator never gets.
-const RESERVED: u64 = 48 << 20;
+const RESERVED: u64 = 56 << 20;
 
 /// What a boot takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

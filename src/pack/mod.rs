@@ -10,6 +10,7 @@ pub mod check;
 pub mod compressed;
 pub mod conflicts;
 pub mod depmod;
+pub mod doubts;
 pub mod erofs_tree;
 pub mod files;
 pub mod host;
