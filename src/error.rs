@@ -2,7 +2,7 @@
 //!
 //! Prints nothing and exits nowhere; [`crate::rescue`] decides what an error means for the machine.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 
 use rustix::io::Errno;
@@ -85,7 +85,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.step, self.object, self.cause)
+        write!(f, "{} ", self.step)?;
+        // A name can hold what a terminal would act on.
+        for c in self.object.chars() {
+            match c.is_control() {
+                true => write!(f, "{}", c.escape_default())?,
+                false => f.write_char(c)?,
+            }
+        }
+        write!(f, ": {}", self.cause)
     }
 }
 

@@ -1053,6 +1053,70 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn files_keep_their_times_if_that_is_asked_for() {
+    let directory = workshop("tool-build-times");
+    let touch = |time: &str, names: &[&str]| {
+        let mut command = Command::new("touch");
+        let status = command
+            .args(["-h", "-d", time])
+            .args(names)
+            .current_dir(&directory);
+        assert!(status.status().unwrap().success());
+    };
+    symlink("old", directory.join("root/link")).unwrap();
+    fs::write(directory.join("root/old"), "old").unwrap();
+    fs::write(directory.join("root/new"), "new").unwrap();
+    touch("2001-02-03 04:05:06 UTC", &["root/old", "root/link"]);
+    touch("2020-01-01 00:00:00 UTC", &["root/new"]);
+    touch("2010-01-01 00:00:00 UTC", &["root"]);
+    let times = |words: &[&str]| {
+        good(
+            &directory,
+            &[&["build", "-o", "image", "--init", "init"], words].concat(),
+        );
+        let list = good(&directory, &["list", "--files", "image"]);
+        let year = |name: &str| {
+            let is = |line: &&str| {
+                line.split(" -> ")
+                    .next()
+                    .unwrap()
+                    .ends_with(&format!(" {name}"))
+            };
+            let line = list.lines().rfind(is).unwrap();
+            let date = line
+                .split_whitespace()
+                .find(|word| word.len() == 10 && word.starts_with(['1', '2']));
+            date.unwrap()[..4].parse::<u32>().unwrap()
+        };
+        [".", "link", "new", "old"].map(year)
+    };
+    for form in [
+        &["--layer", "root"][..],
+        &["--layer", "root", "--as", "cpio"],
+    ] {
+        let with = |words: &[&str]| times(&[form, words].concat());
+        assert_eq!(with(&[]), [1970; 4]);
+        assert_eq!(with(&["--keep-times"]), [2010, 2001, 2020, 2001]);
+        // 2015.
+        assert_eq!(
+            with(&["--keep-times", "--mtime", "1420070400"]),
+            [2010, 2001, 2015, 2001]
+        );
+        let before = fs::read(directory.join("image")).unwrap();
+        touch("2022-01-01 00:00:00 UTC", &["root/new"]);
+        with(&["--keep-times", "--mtime", "1420070400"]);
+        assert!(before == fs::read(directory.join("image")).unwrap());
+        touch("2020-01-01 00:00:00 UTC", &["root/new"]);
+    }
+    // An image does not depend on when it was made.
+    times(&["--layer", "root", "--keep-times"]);
+    let before = fs::read(directory.join("image")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    times(&["--layer", "root", "--keep-times"]);
+    assert!(before == fs::read(directory.join("image")).unwrap());
+}
+
+#[test]
 fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
     let directory = workshop("tool-build-fails");
     fs::write(
@@ -1739,5 +1803,62 @@ fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
     assert!(
         error.starts_with("layerinit: find nowhere/sys/devices: ENOENT"),
         "{error}"
+    );
+}
+
+#[test]
+fn a_build_goes_on_through_a_signal_that_it_was_told_to_ignore() {
+    let directory = workshop("tool-build-nohup");
+    fs::create_dir(directory.join("bin")).unwrap();
+    script(
+        &directory.join("bin/mkfs.erofs"),
+        "kill -HUP $PPID; exec /usr/bin/mkfs.erofs \"$@\"",
+    );
+    let path = format!("{}/bin:/usr/bin:/bin", directory.display());
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' HUP; exec \"$@\"", "-"])
+        .arg(env!("CARGO_BIN_EXE_layerinit"))
+        .args(["build", "-o", "image", "--init", "init", "--layer", "root"]);
+    let output = shell.current_dir(&directory).env("PATH", path).output();
+    assert_eq!(said(&output.unwrap()).2, 0);
+    assert!(directory.join("image").exists());
+}
+
+#[test]
+fn fakeroot_is_refused_where_it_has_no_effect() {
+    let directory = workshop("tool-build-fakeroot");
+    let build = |form: &str| {
+        let words = [
+            "build", "-o", "image", "--init", "init", "--layer", "root", "--as", form,
+        ];
+        let mut command = tool(&directory);
+        said(
+            &command
+                .args(words)
+                .env("FAKEROOTKEY", "1")
+                .output()
+                .unwrap(),
+        )
+    };
+    assert_eq!(build("erofs").2, 0);
+    let (_, stderr, status) = build("cpio.gz");
+    assert!(
+        stderr.starts_with("layerinit: read root: fakeroot does not reach"),
+        "{stderr}"
+    );
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn a_name_in_a_message_cannot_do_anything_to_a_terminal() {
+    let directory = workshop("tool-message");
+    let output = tool(&directory)
+        .args(["list", "a\x1b[31m\nb"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        said(&output).1,
+        "layerinit: open a\\u{1b}[31m\\nb: ENOENT: No such file or directory\n"
     );
 }

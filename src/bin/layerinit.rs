@@ -12,7 +12,7 @@ use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
 use layerinit::pack::check::{self, Circumstances};
 use layerinit::pack::depmod::Modules;
-use layerinit::pack::layer::{Erofs, Form, Wanted};
+use layerinit::pack::layer::{Erofs, Form, Times, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::module::Treatment;
 
@@ -44,7 +44,8 @@ enum Command {
 #[derive(Args)]
 #[command(after_help = "\
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
-image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime,
+image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime
+(--keep-times: their own, for what compares them: Python's .pyc, systemd's ConditionNeedsUpdate=),
 the UUID is made of the content. With --as cpio behind it, it is made into a cpio archive, which
 /init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
 to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
@@ -67,7 +68,8 @@ Examples:
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
-  layerinit build -o loader.cpio --spec initramfs-spec/loader --spec initramfs-spec/shell
+  BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \
+    --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
 struct BuildArgs {
     /// The image to write
@@ -123,6 +125,10 @@ struct BuildArgs {
     /// the environment, else 0]
     #[arg(long, value_name = "SECONDS")]
     mtime: Option<u32>,
+    /// The files of directories keep their times, none later than --mtime or SOURCE_DATE_EPOCH if
+    /// there is one [default: they get that time, too]
+    #[arg(long, verbatim_doc_comment)]
+    keep_times: bool,
     /// mkfs.erofs's compression, as for its -z; `none` for no compression
     #[arg(long, value_name = "ALGORITHM", default_value = "lz4hc")]
     erofs_compression: String,
@@ -136,7 +142,7 @@ struct BuildArgs {
     /// Store checksums of the loader's files, for the kernel to verify (gen_init_cpio -c)
     #[arg(long)]
     cpio_checksums: bool,
-    /// Align the loader's larger files to this many bytes (gen_init_cpio -a)
+    /// Align the loader's larger files to this many bytes, a power of two (gen_init_cpio -a)
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = multiple_of_4)]
     cpio_align: u32,
 }
@@ -157,7 +163,8 @@ JSON fields:
   and with --files files: a list of path, type, mode (octal), links, uid, gid, size, mtime (seconds
   since 1970), and where there is one major, minor, target, link_to (an earlier name of the file);
   files_trouble, where the list ends early.
-Bytes that are not UTF-8 and control characters in names are written \\xNN.
+Bytes that are not UTF-8 and control characters in names are written \\xNN (tab \\t, newline \\n), a
+backslash \\\\.
 
 Exit status 1 if something is neither cpio nor EROFS, or cannot be listed.
 
@@ -313,13 +320,16 @@ impl BuildArgs {
             layers,
             align: self.align,
             settings: Settings {
-                mtime,
+                mtime: mtime.unwrap_or(0),
                 checksums: self.cpio_checksums,
                 data_align: self.cpio_align,
             },
             erofs: Erofs {
                 compression: Some(self.erofs_compression).filter(|name| name != "none"),
-                mtime,
+                times: match self.keep_times {
+                    true => Times::Own(mtime.unwrap_or(u32::MAX)),
+                    false => Times::All(mtime.unwrap_or(0)),
+                },
                 args: self.mkfs_erofs_args,
             },
         })?;

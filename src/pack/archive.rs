@@ -39,10 +39,16 @@ pub struct Written {
     pub unaligned: Vec<String>,
 }
 
-/// Writes an archive with its trailer.
-pub fn write(entries: &[Entry], settings: Settings, out: &mut dyn Write) -> Result<Written> {
+/// Writes an archive with its trailer. `object` is what a message calls it.
+pub fn write(
+    entries: &[Entry],
+    settings: Settings,
+    out: &mut dyn Write,
+    object: &str,
+) -> Result<Written> {
     let mut writer = Writer {
         out,
+        object,
         settings,
         offset: 0,
         ino: FIRST_INO,
@@ -60,6 +66,7 @@ pub fn write(entries: &[Entry], settings: Settings, out: &mut dyn Write) -> Resu
 
 struct Writer<'a> {
     out: &'a mut dyn Write,
+    object: &'a str,
     settings: Settings,
     /// Bytes written.
     offset: u64,
@@ -77,7 +84,7 @@ impl Writer<'_> {
             uid: entry.uid,
             gid: entry.gid,
             nlink: 1,
-            mtime: self.settings.mtime,
+            mtime: entry.mtime.unwrap_or(self.settings.mtime),
             maj: 3,
             min: 1,
             ..Header::default()
@@ -196,7 +203,7 @@ impl Writer<'_> {
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).during("write", "the archive")?;
+        self.out.write_all(bytes).during("write", self.object)?;
         self.offset = self.offset.saturating_add(bytes.len() as u64);
         Ok(())
     }
@@ -227,7 +234,10 @@ impl<'a> Source<'a> {
         let (name, size, bytes) = match content {
             Content::Bytes(bytes) => (origin.to_string(), bytes.len() as u64, Bytes::Memory(bytes)),
             Content::Location(path) => {
-                let name = format!("{} ({origin})", path.display());
+                let mut name = path.display().to_string();
+                if name != origin {
+                    name = format!("{name} ({origin})");
+                }
                 let (file, size) = open(path).during("open", &name)?;
                 (name, size, Bytes::File(file))
             }
@@ -301,7 +311,7 @@ mod tests {
     fn archive(text: &str, settings: Settings) -> Vec<u8> {
         let entries = spec::parse(text.as_bytes(), "spec", &|_| None).unwrap();
         let mut out = Vec::new();
-        let written = write(&entries, settings, &mut out).unwrap();
+        let written = write(&entries, settings, &mut out, "it").unwrap();
         assert_eq!(written.length, out.len() as u64);
         out
     }
@@ -367,7 +377,7 @@ mod tests {
         ] {
             let text = format!("dir a 0755 0 0\nfile a/b {location} 0644 0 0\n");
             let entries = spec::parse(text.as_bytes(), "spec", &|_| None).unwrap();
-            let error = write(&entries, Settings::default(), &mut Vec::new()).unwrap_err();
+            let error = write(&entries, Settings::default(), &mut Vec::new(), "it").unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
     }

@@ -34,14 +34,14 @@ pub struct Build {
     pub erofs: Erofs,
 }
 
-/// The modification time of everything: what is given, else the environment's SOURCE_DATE_EPOCH
-/// (<https://reproducible-builds.org/specs/source-date-epoch/>), else 0.
-pub fn mtime(given: Option<u32>) -> Result<u32> {
+/// The modification time that is given, or else the environment's SOURCE_DATE_EPOCH
+/// (<https://reproducible-builds.org/specs/source-date-epoch/>).
+pub fn mtime(given: Option<u32>) -> Result<Option<u32>> {
     let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|_| given.is_none()) else {
-        return Ok(given.unwrap_or(0));
+        return Ok(given);
     };
     let epoch = epoch.to_string_lossy();
-    epoch.parse().map_err(|_| {
+    epoch.parse().map(Some).map_err(|_| {
         let what = "not a number of seconds that a cpio archive can hold (0 to 4294967295)";
         Error::new("read", format!("SOURCE_DATE_EPOCH={epoch}"), what)
     })
@@ -81,7 +81,8 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
 
     let mut output = Output::new(&target, scratch, expected)?;
-    let written = archive::write(&entries, build.settings, &mut output)?;
+    let image = build.output.display().to_string();
+    let written = archive::write(&entries, build.settings, &mut output, &image)?;
     for layer in &mut layers {
         output.align(build.align)?;
         append(layer, &mut output)?;

@@ -353,6 +353,7 @@ impl Tree {
             mode,
             uid: 0,
             gid: 0,
+            mtime: None,
             body,
             origin: origin.display().to_string(),
         };

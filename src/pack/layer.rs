@@ -25,8 +25,8 @@ use crate::words::shown;
 pub struct Erofs {
     /// The algorithm for mkfs.erofs -z, with its level; `None`: uncompressed.
     pub compression: Option<String>,
-    /// The modification time of every file, in seconds since 1970.
-    pub mtime: u32,
+    /// The modification time of every file.
+    pub times: Times,
     /// Further options, which win over ours.
     pub args: Vec<String>,
 }
@@ -61,11 +61,20 @@ pub struct Wanted {
     pub form: Option<Form>,
 }
 
+/// The times of the files of a layer that is made, in seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub enum Times {
+    /// This one for all.
+    All(u32),
+    /// Each file's own, but none later than this.
+    Own(u32),
+}
+
 /// How a directory becomes an archive.
 #[derive(Clone, Copy, Debug)]
 struct Archive {
     codec: Option<Codec>,
-    mtime: u32,
+    times: Times,
 }
 
 /// A layer, ready to be appended.
@@ -97,8 +106,8 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
         return match wanted.form {
             None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
             Some(Form::Cpio(codec)) => {
-                let mtime = erofs.mtime;
-                archive(path, number, Archive { codec, mtime }, scratch)
+                let times = erofs.times;
+                archive(path, number, Archive { codec, times }, scratch)
             }
         };
     }
@@ -148,16 +157,27 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
 
 /// Makes an archive of a directory.
 fn archive(directory: &Path, number: usize, how: Archive, scratch: &Scratch) -> Result<Layer> {
-    let tree = tree::read(directory)?;
+    // Whose library is of no effect on a static program: it would see the files as they are.
+    if std::env::var_os("FAKEROOTKEY").is_some() {
+        let what = "fakeroot does not reach this program, which is linked statically: owners and devices \
+                    would be lost (as an EROFS image, --as erofs, they are not)";
+        return Err(Error::new("read", directory.display(), what));
+    }
+    let (mtime, keep_until) = match how.times {
+        Times::All(mtime) => (mtime, None),
+        Times::Own(end) => (0, Some(end)),
+    };
+    let tree = tree::read(directory, keep_until)?;
     let settings = Settings {
-        mtime: how.mtime,
+        mtime,
         ..Settings::default()
     };
     let plain = scratch.path().join(format!("layer{number}.cpio"));
     let create = |path: &Path| File::create_new(path).during("create", path.display());
     let mut out = BufWriter::new(create(&plain)?);
-    archive::write(&tree.entries, settings, &mut out)?;
-    out.flush().during("write", plain.display())?;
+    let object = format!("the archive of {}", directory.display());
+    archive::write(&tree.entries, settings, &mut out, &object)?;
+    out.flush().during("write", &object)?;
     drop(out);
     let mut written = plain.clone();
     if let Some(codec) = how.codec {
@@ -211,17 +231,32 @@ fn make(
     if let Some(compression) = &erofs.compression {
         command.arg(format!("-z{compression}"));
     }
+    command.env_remove("SOURCE_DATE_EPOCH");
+    match erofs.times {
+        Times::All(mtime) => command.arg(format!("-T{mtime}")),
+        // This mkfs.erofs takes for the time when the image was made, and for the latest of any file. One that
+        // depends on nothing else keeps the image the same.
+        Times::Own(end) => {
+            let newest = tree::newest(source)?.min(end);
+            command.env("SOURCE_DATE_EPOCH", newest.to_string())
+        }
+    };
     command
-        .arg(format!("-T{}", erofs.mtime))
-        .arg(format!("-U{NIL}"));
-    command
+        .arg(format!("-U{NIL}"))
         .args(&erofs.args)
         .arg(&image)
         .arg(source)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    command.env_remove("SOURCE_DATE_EPOCH");
     run(&mut command, "erofs-utils", directory, scratch)?;
+    if !image.exists() {
+        let object = format_args!("mkfs.erofs for {}", directory.display());
+        return Err(Error::new(
+            "run",
+            object,
+            "it wrote no image (does one of --mkfs-erofs-arg ask for none?)",
+        ));
+    }
 
     let mut file = File::options()
         .read(true)

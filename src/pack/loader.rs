@@ -36,23 +36,19 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
         missing.set(missing.get() || path.is_none());
         path.map(OsStringExt::into_vec)
     };
-    let mut entries = Vec::new();
-    for path in specs {
-        let text = read(path)?;
-        entries.extend(spec::parse(
-            &text,
-            &path.display().to_string(),
-            &environment,
-        )?);
-    }
-    if specs.is_empty() {
-        entries = spec::parse(STANDARD.as_bytes(), "standard loader", &environment)?;
-    }
+    let parsed = match specs {
+        [] => spec::parse(STANDARD.as_bytes(), "standard loader", &environment),
+        specs => specs.iter().try_fold(Vec::new(), |mut entries, path| {
+            let name = path.display().to_string();
+            entries.extend(spec::parse(&read(path)?, &name, &environment)?);
+            Ok(entries)
+        }),
+    };
     if missing.get() {
         let what = "not beside this program; build it with `cargo build --release --bin init`, or say --init PATH";
         return Err(Error::new("find", "init", what));
     }
-    Ok(entries)
+    parsed
 }
 
 /// The `init` that was installed or built together with this program.

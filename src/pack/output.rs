@@ -47,6 +47,7 @@ impl Scratch {
         let path = parent.join(hidden);
 
         let mut signals = SigSet::empty();
+        let ignored = ignored();
         // SIGXFSZ goes to the thread that writes: blocked, the write fails with EFBIG instead.
         for signal in [
             Signal::SIGINT,
@@ -55,7 +56,10 @@ impl Scratch {
             Signal::SIGQUIT,
             Signal::SIGXFSZ,
         ] {
-            signals.add(signal);
+            let bit = 1u64.checked_shl((signal as u32).saturating_sub(1));
+            if bit.is_none_or(|bit| ignored & bit == 0) {
+                signals.add(signal);
+            }
         }
         // Before there are other threads, which all inherit this.
         signals.thread_block().during("block", "signals")?;
@@ -108,6 +112,16 @@ impl Drop for Scratch {
             remove(&self.path);
         }
     }
+}
+
+/// The signals that whoever started this program wants ignored (nohup, a shell's background jobs), bit 0 for
+/// number 1: one that is waited for would come all the same.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 /// Removes the directory. What cannot be removed is said, once: there is nothing else to do.

@@ -35,6 +35,8 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// When it was changed, in seconds since 1970, where that is not the same for the whole archive.
+    pub mtime: Option<u32>,
     /// What else there is to it.
     pub body: Body,
     /// Where it comes from, for messages: `FILE line N`.
@@ -77,6 +79,7 @@ pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<En
                 mode,
                 uid,
                 gid,
+                mtime: None,
                 body,
                 origin: origin(),
             }),
@@ -234,14 +237,23 @@ fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<
     /// More than any location needs; a variable that holds itself would go on for ever.
     const ROUNDS: usize = 100;
     let mut location = location.to_vec();
+    let mut unset = None;
     for _ in 0..ROUNDS {
         let Some((before, name, after)) = variable(&location) else {
+            if let (true, Some(name)) = (location.is_empty(), unset) {
+                return Err(format!(
+                    "nothing is left of the location: ${{{name}}} is not set"
+                ));
+            }
             return match location.len() as u64 > u64::from(PATH_MAX) {
                 true => Err(format!("a location of more than {PATH_MAX} bytes")),
                 false => Ok(location),
             };
         };
-        let value = environment(name).unwrap_or_default();
+        let value = environment(name).unwrap_or_else(|| {
+            unset.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
+            Vec::new()
+        });
         location = [before, value.as_slice(), after].concat();
         if location.len() > 1 << 20 {
             break;
@@ -311,6 +323,7 @@ mod tests {
             uid: 1,
             gid: 2,
             body,
+            mtime: None,
             origin: "spec line 1".into(),
         };
         let file = |location: &str, links: &[&str]| {
@@ -412,6 +425,10 @@ mod tests {
                 "no minor number; the line reads nod NAME MODE UID GID b|c MAJOR MINOR",
             ),
             ("nod a 0644 0 0 c 1 -2", "\"-2\" is not a device number"),
+            (
+                "file a ${NOWHERE} 0644 0 0",
+                "nothing is left of the location: ${NOWHERE} is not set",
+            ),
             ("dir TRAILER!!! 0755 0 0", "this name ends an archive"),
             ("file a b 0644 0 0 /TRAILER!!!", "this name ends an archive"),
             ("dir a\0 0755 0 0", "a NUL byte"),

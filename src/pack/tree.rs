@@ -29,9 +29,11 @@ pub struct Tree {
     pub with_attributes: usize,
 }
 
-/// Reads a directory, but not the contents of its files.
-pub fn read(directory: &Path) -> Result<Tree> {
+/// Reads a directory, but not the contents of its files. These keep their times, none of them later than
+/// `keep_until`, if that is said.
+pub fn read(directory: &Path, keep_until: Option<u32>) -> Result<Tree> {
     let mut reader = Reader {
+        keep_until,
         tree: Tree::default(),
         entries: Vec::new(),
         names: BTreeMap::new(),
@@ -45,6 +47,7 @@ pub fn read(directory: &Path) -> Result<Tree> {
 }
 
 struct Reader {
+    keep_until: Option<u32>,
     /// Without its entries.
     tree: Tree,
     /// What was found, in that order; nothing where a file of several names was found again later.
@@ -95,11 +98,13 @@ impl Reader {
             libc::S_IFCHR | libc::S_IFBLK => Body::Device(major(stat.rdev()), minor(stat.rdev())),
             _ => Body::Nothing,
         };
+        let mtime = self.keep_until.map(|end| time(&stat).min(end));
         let entry = |name: &[u8], mode, body| Entry {
             name: name.to_vec(),
             mode,
             uid: stat.uid(),
             gid: stat.gid(),
+            mtime,
             body,
             origin: path.display().to_string(),
         };
@@ -161,6 +166,24 @@ impl Reader {
         }
         Ok(opaque)
     }
+}
+
+/// The latest time of a directory and all that is in it, in seconds since 1970.
+pub fn newest(path: &Path) -> Result<u32> {
+    let stat = fs::symlink_metadata(path).during("read", path.display())?;
+    let mut newest = time(&stat);
+    if stat.is_dir() {
+        for entry in fs::read_dir(path).during("read", path.display())? {
+            let entry = entry.during("read", path.display())?;
+            newest = newest.max(self::newest(&entry.path())?);
+        }
+    }
+    Ok(newest)
+}
+
+/// As a cpio archive can hold it.
+fn time(stat: &Metadata) -> u32 {
+    u32::try_from(stat.mtime().max(0)).unwrap_or(u32::MAX)
 }
 
 fn mark() -> &'static std::ffi::OsStr {
