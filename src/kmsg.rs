@@ -19,8 +19,9 @@ use crate::cmdline::Verbosity;
 /// printk's prefix, the same on every line.
 const PREFIX: &str = "layerinit: ";
 
-/// devkmsg_write refuses records of more than PRINTKRB_RECORD_MAX (1024) bytes.
-const RECORD: usize = 1000;
+/// Bytes of a record. devkmsg_write (kernel/printk/printk.c) refuses more than 1024 with level, prefix and
+/// line feed, and before Linux 6.3 more than LOG_LINE_MAX: 976, with CONFIG_PRINTK_CALLER.
+const RECORD: usize = 960;
 
 /// Records before the limit is lifted: below the kernel's ten, which a short boot stays below, too.
 const FREE_RECORDS: u32 = 8;
@@ -228,16 +229,21 @@ impl Log for Kmsg {
     fn flush(&self) {}
 }
 
-/// A line in pieces that fit into a record, cut between characters.
+/// A line in pieces that fit into a record, cut between words: a UUID is of no use in two halves.
 struct Chunks<'a>(&'a str);
 
 impl<'a> Iterator for Chunks<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        let (chunk, rest) = self
-            .0
-            .split_at_checked(self.0.floor_char_boundary(RECORD))?;
+        let text = self.0;
+        let mut end = text.floor_char_boundary(RECORD);
+        if end < text.len()
+            && let Some(space) = text.get(..end)?.rfind(' ').filter(|at| *at > RECORD / 2)
+        {
+            end = space.saturating_add(1);
+        }
+        let (chunk, rest) = text.split_at_checked(end)?;
         self.0 = rest;
         Some(chunk).filter(|chunk| !chunk.is_empty())
     }
@@ -271,14 +277,20 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_cut_between_characters_and_nothing_is_lost() {
-        let line = "ä".repeat(1201);
-        let chunks: Vec<_> = Chunks(&line).collect();
-        assert_eq!(
-            chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(),
-            [1000, 1000, 402]
-        );
-        assert_eq!(chunks.concat(), line);
-        assert_eq!(Chunks("").count(), 0);
+    fn long_lines_are_cut_between_words_or_characters_and_nothing_is_lost() {
+        let uuid = "UUID=0f0f0f0f-0101-4202-8303-040404040404; ";
+        for (line, lengths) in [
+            ("ä".repeat(1201), vec![960, 960, 482]),
+            (uuid.repeat(45), vec![43 * 22, 43 * 22, 43]),
+            (format!("a {}", "b".repeat(1000)), vec![960, 42]),
+            (String::new(), vec![]),
+        ] {
+            let chunks: Vec<_> = Chunks(&line).collect();
+            let found: Vec<_> = chunks.iter().map(|chunk| chunk.len()).collect();
+            assert_eq!(found, lengths);
+            assert_eq!(chunks.concat(), line);
+        }
+        // What Linux 6.2 takes, with PRINTK_CALLER.
+        assert!("<3>".len() + PREFIX.len() + RECORD + "\n".len() <= 1024 - 48);
     }
 }
