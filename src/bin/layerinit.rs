@@ -199,7 +199,9 @@ sense. Without --cmdline, it is taken to be retain_initrd alone.
 
 The line `memory:` predicts what the boot takes at its peak, before the real init starts: the initrd,
 kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
-that become layers, likewise; 1 KiB for each of these files; and the largest window of a decompressor.
+that become layers, likewise; 1 to 2 KiB for each of these files; with --kernel-config the copy
+that a kernel with BLK_DEV_RAM=y makes of an initrd which it does not keep; and the largest window
+of a decompressor.
 Pages of EROFS files are not counted, as the kernel can drop them. The machine that is named has room
 for that and for 80 MiB of kernel; and for the tmpfs of the rootfs, which is half of what is left of
 the memory beside the initrd.
