@@ -291,20 +291,19 @@ fn run(command: &mut Command, package: &str, directory: &Path, scratch: &Scratch
     let program = command.get_program().to_string_lossy().into_owned();
     let object = || format!("{program} for {}", directory.display());
     command.env("LC_ALL", "C").stderr(Stdio::piped());
-    let child = command.spawn().map_err(|error| match error.kind() {
+    let child = scratch.start(command).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             let what = format!("it is not installed (Debian: apt install {package})");
             Error::new("run", object(), what)
         }
         _ => Error::new("run", object(), error.to_string()),
     })?;
-    scratch.watch(child.id());
     // A sign of life, on a terminal only.
     let spinner = ProgressBar::new_spinner().with_message(object());
     spinner.enable_steady_tick(Duration::from_millis(120));
     let output = child.wait_with_output().during("run", object());
     spinner.finish_and_clear();
-    scratch.watch(0);
+    scratch.ended();
     let output = output?;
     if output.status.success() {
         return Ok(());

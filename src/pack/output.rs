@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ pub struct Scratch {
     path: PathBuf,
     /// Held while the directory must not go away under a finished image.
     alive: Arc<Mutex<bool>>,
-    /// The process to end with us, or 0.
-    child: Arc<AtomicI32>,
+    /// The process to end with us. Held while it is started: a signal at that time must find it.
+    child: Arc<Mutex<Option<Pid>>>,
 }
 
 impl Scratch {
@@ -67,7 +67,7 @@ impl Scratch {
         let scratch = Self {
             path,
             alive: Arc::new(Mutex::new(true)),
-            child: Arc::new(AtomicI32::new(0)),
+            child: Arc::new(Mutex::new(None)),
         };
         let (path, alive, child) = (
             scratch.path.clone(),
@@ -77,15 +77,19 @@ impl Scratch {
         thread::spawn(move || {
             let Ok(signal) = signals.wait() else { return };
             // Waits where the image is just being given its name.
-            let _alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(pid) = Pid::from_raw(child.load(Ordering::Relaxed)) {
+            let _alive = locked(&alive);
+            // Until it is gone the child could still put a file into the directory; and while there is none,
+            // none is started.
+            let mut running = locked(&child);
+            let patience = Instant::now() + PATIENCE;
+            while let Some(pid) = *running
+                && Instant::now() < patience
+            {
                 // It may have ended by itself: nothing is left to be done then.
                 process::kill_process(pid, process::Signal::KILL).unwrap_or(());
-            }
-            // Until it is gone it could still put a file into the directory.
-            let patience = Instant::now() + PATIENCE;
-            while child.load(Ordering::Relaxed) != 0 && Instant::now() < patience {
+                drop(running);
                 thread::sleep(Duration::from_millis(1));
+                running = locked(&child);
             }
             remove(&path);
             std::process::exit((signal as i32).saturating_add(128));
@@ -98,16 +102,27 @@ impl Scratch {
         &self.path
     }
 
-    /// Names the child process that is to be ended with this one; 0 for none.
-    pub fn watch(&self, child: u32) {
-        self.child
-            .store(i32::try_from(child).unwrap_or(0), Ordering::Relaxed);
+    /// Starts a process that is to be ended with this one.
+    pub fn start(&self, command: &mut Command) -> io::Result<Child> {
+        let mut running = locked(&self.child);
+        let child = command.spawn()?;
+        *running = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(child)
     }
+
+    /// The process that was started has ended.
+    pub fn ended(&self) {
+        *locked(&self.child) = None;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alive = locked(&self.alive);
         if std::mem::replace(&mut *alive, false) {
             remove(&self.path);
         }
@@ -195,11 +210,7 @@ impl Output {
             .sync_all()
             .during("write", context())?;
         self.progress.finish_and_clear();
-        let whole = self
-            .scratch
-            .alive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let whole = locked(&self.scratch.alive);
         fs::rename(self.scratch.path().join("image"), &self.image)
             .during("rename to", context())?;
         drop(whole);
