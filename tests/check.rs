@@ -626,3 +626,101 @@ fn words_that_the_kernel_refuses_are_told() {
         );
     }
 }
+
+/// The lowest layer, as an image: has a program to start, and what is made besides. Without a checksum:
+/// tests change its bytes.
+fn base_image(directory: &Path, make: impl FnOnce(&Path)) -> Vec<u8> {
+    let tree = directory.join("tree");
+    let _ = fs::remove_dir_all(&tree);
+    fs::create_dir_all(tree.join("sbin")).unwrap();
+    fs::write(tree.join("sbin/init"), "\x7fELF").unwrap();
+    fs::set_permissions(tree.join("sbin/init"), fs::Permissions::from_mode(0o755)).unwrap();
+    make(&tree);
+    let mut image = erofs_of(directory, &tree, &["-Eforce-inode-compact"]);
+    image[1032] &= !1;
+    image
+}
+
+/// The loader with images above it.
+fn with_images(images: &[&[u8]]) -> Vec<u8> {
+    let mut whole = loader();
+    for image in images {
+        pad(&mut whole, 4096);
+        whole.extend_from_slice(image);
+    }
+    whole
+}
+
+/// The number of the inode at `path` in an EROFS image, and where it lies.
+fn inode_of(image: &[u8], path: &str) -> (u64, usize) {
+    use layerinit::erofs::Superblock;
+    use layerinit::pack::erofs_tree::Tree;
+    let superblock = Superblock::read(&image, 0).unwrap().unwrap();
+    let mut found = None;
+    let tree = Tree::new(&image, &superblock).unwrap();
+    let walked = tree.walk(|file, inode| {
+        if file.path == path.as_bytes() {
+            found = Some(inode.nid);
+        }
+        Ok(())
+    });
+    walked.unwrap();
+    let nid = found.unwrap();
+    let at = u64::from(superblock.meta_blkaddr) * superblock.block_size() + nid * 32;
+    (nid, at as usize)
+}
+
+/// Says of an inode that its bytes are stored in another way (EROFS_INODE_*).
+fn store(image: &mut [u8], path: &str, layout: u8) {
+    let (_, at) = inode_of(image, path);
+    image[at] = image[at] & !0b1110 | layout << 1;
+}
+
+#[test]
+fn directories_of_images_that_are_compressed_are_no_damage() {
+    const COMPRESSED: u8 = 3;
+    const CHUNKS: u8 = 4;
+    let directory = scratch("check-compressed-directories");
+    let sound = base_image(&directory, |tree| {
+        for name in ["a/b", "c/d"] {
+            fs::create_dir_all(tree.join(name)).unwrap();
+        }
+    });
+    for (stored, expected) in [
+        (
+            &[("", COMPRESSED)][..],
+            &["its root directory is compressed, and what it holds is not looked at"][..],
+        ),
+        (
+            // Deeper ones first, while they can be found.
+            &[("sbin", COMPRESSED), ("a", COMPRESSED), ("c", CHUNKS)],
+            &[
+                "its directory a is compressed, and what it holds is not looked at (and 1 more like it)",
+                "its directory c is in chunks, and what it holds is not looked at",
+            ],
+        ),
+    ] {
+        let mut image = sound.clone();
+        for (path, layout) in stored {
+            store(&mut image, path, *layout);
+        }
+        let (lines, status) = check(&directory, &with_images(&[&image]), &[]);
+        let told: Vec<_> = lines
+            .iter()
+            .filter(|line| !line.starts_with("memory: ") && !line.starts_with("image: "))
+            .map(|line| line.replace("warning: layer 0 (initrd+0x1000): ", ""))
+            .collect();
+        assert_eq!(
+            (told.iter().map(String::as_str).collect::<Vec<_>>(), status),
+            (expected.to_vec(), 0)
+        );
+
+        // What is there is listed, but it is not all.
+        let listed = tool(&directory).args(["list", "--files", "image"]).output();
+        let (out, err, status) = said(&listed.unwrap());
+        assert_eq!((err.as_str(), status), ("", 1));
+        let error = format!("    error: list EROFS image: {}", expected[0]);
+        assert_eq!(out.lines().last(), Some(error.as_str()));
+        assert_eq!(out.contains(" sbin\n"), expected.len() == 2, "{out}");
+    }
+}

@@ -4,6 +4,7 @@
 //! attributes and symbolic links are read; the content of files is the kernel's business. What is
 //! not understood is refused, and what a hostile image can cost is bounded by its size.
 
+mod gaps;
 mod inode;
 
 use std::collections::HashSet;
@@ -14,6 +15,7 @@ use crate::bytes::{Cursor, ReadAt};
 use crate::cpio::PATH_MAX;
 use crate::erofs::Superblock;
 use crate::error::{Error, Result};
+pub use gaps::{Gap, Gaps};
 pub use inode::Inode;
 use inode::{Layout, Raw};
 
@@ -70,7 +72,8 @@ impl<'a> Tree<'a> {
     /// Reads an inode (erofs_read_inode).
     pub fn inode(&self, nid: u64) -> Result<Inode> {
         if nid & NID_METABOX != 0 {
-            return Err(broken(nid, "it is in a metabox, which is not read here"));
+            let inode = format_args!("EROFS inode {} of the metabox", nid & !NID_METABOX);
+            return Err(Error::new("read", inode, "the metabox is not read here"));
         }
         let iloc = u64::from(self.superblock.meta_blkaddr)
             .checked_shl(self.superblock.blkszbits.into())
@@ -111,7 +114,7 @@ impl<'a> Tree<'a> {
 
     /// What a symbolic link leads to. `None` where it is stored in a way that is not read here.
     pub fn target(&self, link: &Inode) -> Result<Option<Vec<u8>>> {
-        if link.layout == Layout::Other {
+        if link.unread().is_some() {
             return Ok(None);
         }
         if link.file.size > u64::from(PATH_MAX) {
@@ -124,7 +127,9 @@ impl<'a> Tree<'a> {
 
     /// The bytes of a regular file. `None` where they are compressed or in chunks.
     pub fn content(&self, file: Inode) -> Option<Content<'_>> {
-        (file.layout != Layout::Other).then_some(Content { tree: self, file })
+        file.unread()
+            .is_none()
+            .then_some(Content { tree: self, file })
     }
 
     /// Whether overlayfs shows nothing of lower layers in this directory: whether the attribute
@@ -176,7 +181,8 @@ impl<'a> Tree<'a> {
             Layout::FlatPlain => inode.file.size,
             // The last block, whole or not, is behind the inode.
             Layout::FlatInline => inode.file.size.saturating_sub(1) & !(block - 1),
-            Layout::Other => return Err(broken(inode.nid, "it is compressed or in chunks")),
+            Layout::Compressed => return Err(broken(inode.nid, "it is compressed")),
+            Layout::Chunks => return Err(broken(inode.nid, "it is in chunks")),
         };
         let in_blocks = usize::try_from(tail.saturating_sub(at)).unwrap_or(usize::MAX);
         let (blocks, inline) = bytes.split_at_mut(in_blocks.min(bytes.len()));
@@ -204,7 +210,8 @@ impl<'a> Tree<'a> {
             })
     }
 
-    /// Hands over every file, a directory before what is in it.
+    /// Hands over every file, a directory before what is in it; nothing of what is in a directory whose
+    /// names are not read here ([`Inode::unread`]).
     pub fn walk(&self, mut take: impl FnMut(File, &Inode) -> Result<()>) -> Result<()> {
         /// The bytes that a name takes in a directory at least: a dirent and a letter.
         const NAME_MIN: u64 = 13;
@@ -243,6 +250,9 @@ impl<'a> Tree<'a> {
             }
             if !seen.insert(nid) {
                 return Err(broken(nid, "a directory that is in the tree twice"));
+            }
+            if inode.unread().is_some() {
+                continue;
             }
             let dirents = self.directory(&inode)?;
             left = left
@@ -466,6 +476,17 @@ mod tests {
             let expected = "read EROFS inode 36: its names at 0x0 make no sense";
             assert_eq!(list(&image(&tree)).unwrap_err(), expected, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_metabox_is_named_as_what_is_not_read() {
+        let mut image = image(&sound());
+        // The first dirent but for `.` and `..`, behind the root's inode.
+        image[FIRST as usize * 32 + 32 + 2 * 12 + 7] = 0x80;
+        assert_eq!(
+            list(&image).unwrap_err(),
+            "read EROFS inode 42 of the metabox: the metabox is not read here"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::erofs_tree::Tree;
+use super::erofs_tree::{Gap, Gaps, Tree};
 use super::files::{self, File};
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
@@ -86,7 +86,19 @@ fn each_file(
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
         Kind::Erofs(superblock) => {
             let alone = Part::new(image, segment.offset, segment.length);
-            Tree::new(&alone, superblock)?.walk(|file, _| take(file))
+            let mut gaps = Gaps::default();
+            Tree::new(&alone, superblock)?.walk(|file, inode| {
+                // A link is listed all the same, with a ? for where it leads.
+                if let Some(gap @ Gap::Directory(_)) = Gap::of(inode) {
+                    gaps.add(gap, &file.path);
+                }
+                take(file)
+            })?;
+            // A list with names left out is not what was asked for.
+            match gaps.clauses().next() {
+                None => Ok(()),
+                Some(what) => Err(Error::new("list", "EROFS image", what)),
+            }
         }
         Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }

@@ -1,7 +1,7 @@
 //! The root that the layers make, put together as overlayfs and `/init` do it, without their bytes.
 
 use super::boot::Boot;
-use super::erofs_tree::{Inode, Tree};
+use super::erofs_tree::{Gap, Gaps, Inode, Tree};
 use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::{Report, Severity};
@@ -61,7 +61,13 @@ pub fn merge<'a>(
         match &layer.content {
             Content::Erofs { superblock, .. } if is_readable(superblock) => {
                 match rootfs.put_image(part, superblock, index) {
-                    Ok(tree) => piece = Piece::Erofs(tree),
+                    Ok((tree, gaps)) => {
+                        piece = Piece::Erofs(tree);
+                        for what in gaps.clauses() {
+                            report(Severity::Warning, layer.to_string(), what);
+                            rootfs.partial = true;
+                        }
+                    }
                     Err(error) => {
                         report(Severity::Error, layer.to_string(), error.to_string());
                         rootfs.partial = true;
@@ -111,14 +117,16 @@ impl Rootfs {
         }
     }
 
-    /// Puts the files of an EROFS image over what is there, as overlayfs does.
+    /// Puts the files of an EROFS image over what is there, as overlayfs does, and says of which it
+    /// cannot tell.
     fn put_image<'a>(
         &mut self,
         part: &'a Part<&'a dyn ReadAt>,
         superblock: &'a Superblock,
         layer: usize,
-    ) -> Result<Tree<'a>> {
+    ) -> Result<(Tree<'a>, Gaps)> {
         let tree = Tree::new(part, superblock)?;
+        let mut gaps = Gaps::default();
         tree.walk(|file, inode| {
             if file.device == Some((0, 0)) && file.mode & libc::S_IFMT == libc::S_IFCHR {
                 self.whiteout(&file.path);
@@ -127,10 +135,13 @@ impl Rootfs {
             if inode.is_directory() && tree.is_opaque(inode)? {
                 self.hide(&file.path);
             }
+            if let Some(gap) = Gap::of(inode) {
+                gaps.add(gap, &file.path);
+            }
             self.put(file.path.clone(), node(file, inode, layer));
             Ok(())
         })?;
-        Ok(tree)
+        Ok((tree, gaps))
     }
 
     /// Puts a file where another may be: a directory stays, and takes the attributes; whatever else

@@ -8,8 +8,8 @@ use crate::pack::files::File;
 pub(super) enum Layout {
     FlatPlain,
     FlatInline,
-    /// Compressed, or in chunks.
-    Other,
+    Compressed,
+    Chunks,
 }
 
 /// What is read of an inode.
@@ -31,6 +31,15 @@ impl Inode {
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.file.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+
+    /// How its bytes are stored, where that is a way that is not read here.
+    pub fn unread(&self) -> Option<&'static str> {
+        match self.layout {
+            Layout::FlatPlain | Layout::FlatInline => None,
+            Layout::Compressed => Some("compressed"),
+            Layout::Chunks => Some("in chunks"),
+        }
     }
 }
 
@@ -109,7 +118,8 @@ impl Raw {
         let layout = match self.i_format >> 1 & 7 {
             0 => Layout::FlatPlain,
             2 => Layout::FlatInline,
-            1 | 3 | 4 => Layout::Other,
+            1 | 3 => Layout::Compressed,
+            4 => Layout::Chunks,
             other => return Err(format!("unknown data layout {other}")),
         };
         let mode = u32::from(self.i_mode);
