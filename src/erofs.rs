@@ -43,10 +43,15 @@ const INCOMPAT: [&str; 9] = [
 
 const COMPAT_SB_CHKSUM: u32 = 1 << 0;
 
+/// EROFS_FEATURE_COMPAT_PLAIN_XATTR_PFX: prefixes of attributes lie in the image, not in the packed inode.
+pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
+
 /// EROFS_FEATURE_INCOMPAT_ZERO_PADDING: compressed data may be there, of LZ4 if no more is said.
 pub const INCOMPAT_0PADDING: u32 = 1 << 0;
 /// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the algorithms in use are named.
 const INCOMPAT_COMPR_CFGS: u32 = 1 << 1;
+/// EROFS_FEATURE_INCOMPAT_FRAGMENTS: there may be a packed inode.
+pub const INCOMPAT_FRAGMENTS: u32 = 1 << 5;
 /// EROFS_FEATURE_INCOMPAT_48BIT: block numbers may have 48 bits, and the root any number.
 const INCOMPAT_48BIT: u32 = 1 << 7;
 /// EROFS_FEATURE_INCOMPAT_METABOX: inodes may lie, compressed, in a file of the image.
@@ -76,6 +81,12 @@ pub struct Superblock {
     pub xattr_blkaddr: u32,
     /// Blocks in a piece of a directory, as a power of two; kernels know 0 alone.
     pub dirblkbits: u8,
+    /// Number of prefixes of attributes that are the image's own.
+    pub xattr_prefix_count: u8,
+    /// Where they start, in units of four bytes.
+    pub xattr_prefix_start: u32,
+    /// The inode that holds the ends of files, and other things.
+    pub packed_nid: u64,
     /// Number of inodes.
     pub inos: u64,
     /// Volume UUID.
@@ -167,8 +178,9 @@ impl Superblock {
         let extra_devices = cursor.le16()?;
         let _devt_slotoff = cursor.le16()?;
         let dirblkbits = cursor.u8()?;
-        let _xattr_prefixes = cursor.take(5)?;
-        let _packed_nid = cursor.le64()?;
+        let xattr_prefix_count = cursor.u8()?;
+        let xattr_prefix_start = cursor.le32()?;
+        let packed_nid = cursor.le64()?;
         let _reserved = cursor.take(4)?;
         let _build_time = cursor.le32()?;
         let rootnid_8b = cursor.le64()?;
@@ -193,6 +205,9 @@ impl Superblock {
             meta_blkaddr,
             xattr_blkaddr,
             dirblkbits,
+            xattr_prefix_count,
+            xattr_prefix_start,
+            packed_nid,
             inos,
             uuid,
             volume_name,

@@ -724,3 +724,99 @@ fn directories_of_images_that_are_compressed_are_no_damage() {
         assert_eq!(out.contains(" sbin\n"), expected.len() == 2, "{out}");
     }
 }
+
+/// The bytes of a prefix of attributes that is the image's own: trusted.overlay. (struct
+/// erofs_xattr_long_prefix, behind its length), and before it another.
+const PREFIXES: &[u8] = b"\x05\0\x01abcd\0\x09\0\x04overlay.";
+
+/// Puts all attributes trusted.opaque under the second of the image's own prefixes, which start at
+/// `start`: what mkfs.erofs makes of trusted.overlay.opaque, with --xattr-prefix=trusted.overlay.
+fn prefixed(image: &mut [u8], start: usize) {
+    let entries: Vec<_> = (0..image.len())
+        .filter(|at| image[*at..].starts_with(b"\x06\x04\x01\0opaquey"))
+        .collect();
+    assert!(!entries.is_empty());
+    entries.iter().for_each(|at| image[at + 1] = 0x81);
+    image[1024 + 91] = 2;
+    image[1024 + 92..][..4].copy_from_slice(&(start as u32 / 4).to_le_bytes());
+    image[1024 + 80] |= 0x40;
+}
+
+/// An image of directories, `sbin` among them, with an attribute trusted.opaque.
+fn marked(directory: &Path, count: usize) -> Vec<u8> {
+    use rustix::fs::{XattrFlags, setxattr};
+    base_image(directory, |tree| {
+        fs::remove_file(tree.join("sbin/init")).unwrap();
+        fs::write(tree.join("table"), PREFIXES).unwrap();
+        for name in ["sbin", "b", "c", "d", "e"].iter().take(count) {
+            let _ = fs::create_dir(tree.join(name));
+            let flags = XattrFlags::empty();
+            setxattr(tree.join(name), "trusted.opaque", b"y", flags).unwrap();
+        }
+    })
+}
+
+const NO_INIT: &str = "error: no init in the new root: /sbin/init: not there";
+
+#[test]
+fn opaque_directories_are_found_under_a_prefix_of_the_image_s_own() {
+    let directory = scratch("check-prefixes");
+    let low = base_image(&directory, |_| ());
+    // Where all share the attribute mkfs.erofs stores it apart.
+    for count in [1, 5] {
+        let mut high = marked(&directory, count);
+        let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
+        assert_eq!(status, 0, "trusted.opaque is no mark: {lines:?}");
+
+        let start = high.len();
+        high.extend_from_slice(PREFIXES);
+        pad(&mut high, 4096);
+        high[1024 + 36] += 1;
+        prefixed(&mut high, start);
+        let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
+        assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
+        assert_eq!(status, 1);
+
+        // Beyond the end of the image: the kernel refuses it, too.
+        prefixed_at(&mut high, 0x0fff_0000);
+        let (lines, _) = check(&directory, &with_images(&[&low, &high]), &[]);
+        assert!(
+            lines[0].contains("read EROFS image's prefixes of attributes: those at 0xfff0000: "),
+            "{lines:?}"
+        );
+    }
+}
+
+fn prefixed_at(image: &mut [u8], start: usize) {
+    image[1024 + 92..][..4].copy_from_slice(&(start as u32 / 4).to_le_bytes());
+}
+
+#[test]
+fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
+    let directory = scratch("check-packed-prefixes");
+    let low = base_image(&directory, |_| ());
+    let mut high = marked(&directory, 1);
+    prefixed(&mut high, 0);
+    let (nid, at) = inode_of(&high, "table");
+    high[1024 + 80] |= 0x20;
+    high[1024 + 96..][..8].copy_from_slice(&nid.to_le_bytes());
+    let (lines, _) = check(&directory, &with_images(&[&low, &high]), &[]);
+    assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
+
+    // Unless the image says that they do not.
+    let mut plain = high.clone();
+    plain[1024 + 8] |= 0x10;
+    // Its inline data, behind the inode and its attributes.
+    prefixed_at(&mut plain, at + 32);
+    let (lines, _) = check(&directory, &with_images(&[&low, &plain]), &[]);
+    assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
+
+    store(&mut high, "table", 1);
+    let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
+    assert_eq!(
+        lines[0],
+        "warning: layer 1 (initrd+0x2000): its directory sbin has an attribute under a prefix of the image's \
+         own, which is compressed and not looked at: it may be opaque"
+    );
+    assert_eq!(status, 0, "{lines:?}");
+}

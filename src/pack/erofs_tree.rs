@@ -6,6 +6,7 @@
 
 mod gaps;
 mod inode;
+mod xattr;
 
 use std::collections::HashSet;
 use std::io;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 pub use gaps::{Gap, Gaps};
 pub use inode::Inode;
 use inode::{Layout, Raw};
+pub use xattr::{Attributes, Marks};
 
 /// The inode is stored compressed, with others, in the metabox inode.
 const NID_METABOX: u64 = 1 << 63;
@@ -132,48 +134,6 @@ impl<'a> Tree<'a> {
             .then_some(Content { tree: self, file })
     }
 
-    /// Whether overlayfs shows nothing of lower layers in this directory: whether the attribute
-    /// trusted.overlay.opaque is `y` (erofs_xattr_iter_inline, erofs_xattr_iter_shared). Names with a
-    /// prefix of the image's own are not looked at.
-    pub fn is_opaque(&self, directory: &Inode) -> Result<bool> {
-        let length = directory.inline.saturating_sub(directory.xattrs);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.read(directory.nid, &mut bytes, directory.xattrs)?;
-        let mut cursor = Cursor::new(&bytes);
-        let mut shared = Vec::new();
-        let header = (|| {
-            cursor.take(4)?;
-            let count = cursor.u8()?;
-            cursor.take(7)?;
-            for _ in 0..count {
-                shared.push(cursor.le32()?);
-            }
-            Some(())
-        })();
-        if header.is_none() {
-            return Ok(false);
-        }
-        while let Some(opaque) = is_opaque(&mut cursor) {
-            if opaque {
-                return Ok(true);
-            }
-        }
-        for id in shared {
-            let mut bytes = [0; 32];
-            let start = u64::from(self.superblock.xattr_blkaddr) << self.superblock.blkszbits;
-            let at = start.saturating_add(u64::from(id).saturating_mul(4));
-            let n = self.image.size().saturating_sub(at).min(bytes.len() as u64);
-            let bytes = bytes
-                .get_mut(..usize::try_from(n).unwrap_or(0))
-                .unwrap_or_default();
-            self.read(directory.nid, bytes, at)?;
-            if is_opaque(&mut Cursor::new(bytes)) == Some(true) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Reads the bytes of a flat file at `at` (erofs_map_blocks).
     fn data(&self, inode: &Inode, at: u64, bytes: &mut [u8]) -> Result<()> {
         let block = 1u64 << self.superblock.blkszbits;
@@ -263,21 +223,6 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
-}
-
-/// Takes one attribute (struct erofs_xattr_entry). Whether it makes a directory opaque.
-fn is_opaque(cursor: &mut Cursor) -> Option<bool> {
-    /// EROFS_XATTR_INDEX_TRUSTED.
-    const TRUSTED: u8 = 4;
-    let name_length = usize::from(cursor.u8()?);
-    let index = cursor.u8()?;
-    let value_length = usize::from(cursor.le16()?);
-    let name = cursor.take(name_length)?;
-    let value = cursor.take(value_length)?;
-    let end = name_length.saturating_add(value_length);
-    // Behind the last one there need be nothing.
-    cursor.take(end.wrapping_neg() & 3).unwrap_or_default();
-    Some(index == TRUSTED && name == b"overlay.opaque" && value == b"y")
 }
 
 /// The bytes of a file that is stored as it is.
@@ -401,9 +346,10 @@ mod tests {
             .ok_or("no superblock")?;
         let mut lines = Vec::new();
         let tree = Tree::new(&image, &superblock).map_err(|error| error.to_string())?;
-        let walked = tree.walk(|file, _| {
+        let mut attributes = Attributes::new(&tree).map_err(|error| error.to_string())?;
+        let walked = tree.walk(|file, inode| {
             lines.push(file.to_string());
-            Ok(())
+            attributes.marks(inode).map(|_| ())
         });
         walked.map(|()| lines).map_err(|error| error.to_string())
     }
@@ -465,6 +411,23 @@ mod tests {
         assert_eq!(
             error,
             "read EROFS inode 66: more names than the image has room for"
+        );
+    }
+
+    #[test]
+    fn attributes_that_overlap_are_read_only_so_often() {
+        let mut crowded = inode(0o040_700, 2, 0, b"");
+        // Two thousand bytes of them.
+        crowded[2..4].copy_from_slice(&500u16.to_le_bytes());
+        let mut tree = vec![inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2)]))];
+        tree.extend([crowded.clone(), crowded.clone()]);
+        assert_eq!(list(&image(&tree)).unwrap().len(), 3);
+        tree[0] = inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2), ("c", 3)]));
+        tree.push(crowded);
+        let error = list(&image(&tree)).unwrap_err();
+        assert_eq!(
+            error,
+            "read EROFS inode 54: more attributes than the image has room for"
         );
     }
 

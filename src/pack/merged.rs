@@ -1,7 +1,7 @@
 //! The root that the layers make, put together as overlayfs and `/init` do it, without their bytes.
 
 use super::boot::Boot;
-use super::erofs_tree::{Gap, Gaps, Inode, Tree};
+use super::erofs_tree::{Attributes, Gap, Gaps, Inode, Tree};
 use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::{Report, Severity};
@@ -127,13 +127,20 @@ impl Rootfs {
     ) -> Result<(Tree<'a>, Gaps)> {
         let tree = Tree::new(part, superblock)?;
         let mut gaps = Gaps::default();
+        let mut attributes = Attributes::new(&tree)?;
         tree.walk(|file, inode| {
             if file.device == Some((0, 0)) && file.mode & libc::S_IFMT == libc::S_IFCHR {
                 self.whiteout(&file.path);
                 return Ok(());
             }
-            if inode.is_directory() && tree.is_opaque(inode)? {
-                self.hide(&file.path);
+            if inode.is_directory() {
+                let marks = attributes.marks(inode)?;
+                if marks.opaque {
+                    self.hide(&file.path);
+                }
+                if marks.unknown {
+                    gaps.add(Gap::Prefix, &file.path);
+                }
             }
             if let Some(gap) = Gap::of(inode) {
                 gaps.add(gap, &file.path);

@@ -13,6 +13,8 @@ pub enum Gap {
     Directory(&'static str),
     /// Where a symbolic link leads, for how that is stored.
     Link(&'static str),
+    /// An attribute that may be one for overlayfs, under a prefix of the image's own.
+    Prefix,
 }
 
 impl Gap {
@@ -81,6 +83,11 @@ impl fmt::Display for Clause<'_> {
                 f,
                 "its symbolic link {} is {stored}, and where it leads is not looked at",
                 shown(path)
+            ),
+            Gap::Prefix => write!(
+                f,
+                "{directory} has an attribute under a prefix of the image's own, which is compressed and not \
+                 looked at: it may be opaque"
             ),
         }
     }
