@@ -815,8 +815,69 @@ fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
     let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
     assert_eq!(
         lines[0],
-        "warning: layer 1 (initrd+0x2000): its directory sbin has an attribute under a prefix of the image's \
-         own, which is compressed and not looked at: it may be opaque"
+        "warning: layer 1 (initrd+0x2000): its file sbin has an attribute under a prefix of the image's own, \
+         which is compressed and not looked at: it may be one for overlayfs, such as trusted.overlay.opaque"
     );
     assert_eq!(status, 0, "{lines:?}");
+}
+
+#[test]
+fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
+    use rustix::fs::{XattrFlags, setxattr};
+    let directory = scratch("check-redirects");
+    let low = base_image(&directory, |_| ());
+    let mark = |path: &Path, name: &str, value: &[u8]| {
+        setxattr(path, name, value, XattrFlags::empty()).unwrap();
+    };
+    let words = ["--cmdline", "retain_initrd init=/new/init"];
+    let told = |images: &[&[u8]]| {
+        let (mut lines, status) = check(&directory, &with_images(images), &words);
+        lines.retain(|line| !line.starts_with("memory: ") && !line.starts_with("image: "));
+        (lines, status)
+    };
+    // An upper directory in which sbin was renamed, by way of directories that share the attribute.
+    for names in [&["new"][..], &["a", "b", "c", "new"]] {
+        let high = base_image(&directory, |tree| {
+            fs::remove_dir_all(tree.join("sbin")).unwrap();
+            for name in names {
+                fs::create_dir(tree.join(name)).unwrap();
+                mark(&tree.join(name), "trusted.overlay.redirect", b"sbin");
+            }
+        });
+        let more = match names.len() {
+            1 => String::new(),
+            n => format!(" (and {} more like it)", n - 1),
+        };
+        let warning = format!(
+            "warning: layer 1 (initrd+0x2000): its directory {} has trusted.overlay.redirect, which is not looked \
+             at: where the kernel follows it, what a directory of another name holds in lower layers is in it, \
+             too{more}",
+            names[0]
+        );
+        assert_eq!(told(&[&low, &high]), (vec![warning], 0));
+        // Nothing is below.
+        let (lines, status) = told(&[&high]);
+        assert!(
+            lines[0].starts_with("error: no init in the new root: /new/init: not there"),
+            "{lines:?}"
+        );
+        assert_eq!((lines.len(), status), (1, 1));
+    }
+    // Nothing of what is below shows.
+    let high = base_image(&directory, |tree| {
+        fs::create_dir(tree.join("new")).unwrap();
+        mark(&tree.join("new"), "trusted.overlay.redirect", b"sbin");
+        mark(&tree.join("new"), "trusted.overlay.opaque", b"y");
+    });
+    assert_eq!(told(&[&low, &high]).1, 1);
+
+    let high = base_image(&directory, |tree| {
+        fs::create_dir(tree.join("new")).unwrap();
+        fs::write(tree.join("new/init"), "\0\0\0\0").unwrap();
+        mark(&tree.join("new/init"), "trusted.overlay.metacopy", b"");
+    });
+    let warning = "warning: layer 1 (initrd+0x2000): its file new/init has trusted.overlay.metacopy, which is not \
+                   looked at: its bytes are in a lower layer, and overlayfs \
+                   refuses the file (EPERM) unless its metacopy is on";
+    assert_eq!(told(&[&low, &high]), (vec![warning.to_string()], 0));
 }

@@ -133,13 +133,21 @@ impl Rootfs {
                 self.whiteout(&file.path);
                 return Ok(());
             }
-            if inode.is_directory() {
-                let marks = attributes.marks(inode)?;
-                if marks.opaque {
-                    self.hide(&file.path);
-                }
-                if marks.unknown {
-                    gaps.add(Gap::Prefix, &file.path);
+            let marks = attributes.marks(inode)?;
+            let directory = inode.is_directory();
+            if directory && marks.opaque {
+                self.hide(&file.path);
+            }
+            // Where nothing is below, or shows, overlayfs looks for no more.
+            let merges = directory && !marks.opaque && (layer > 0 || self.partial);
+            let metacopy = marks.metacopy && file.mode & libc::S_IFMT == libc::S_IFREG;
+            for (found, gap) in [
+                (marks.unknown, Gap::Prefix),
+                (marks.redirect && merges, Gap::Redirect),
+                (metacopy, Gap::Metacopy),
+            ] {
+                if found {
+                    gaps.add(gap, &file.path);
                 }
             }
             if let Some(gap) = Gap::of(inode) {

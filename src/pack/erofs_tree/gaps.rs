@@ -15,6 +15,10 @@ pub enum Gap {
     Link(&'static str),
     /// An attribute that may be one for overlayfs, under a prefix of the image's own.
     Prefix,
+    /// trusted.overlay.redirect of a directory.
+    Redirect,
+    /// trusted.overlay.metacopy of a file.
+    Metacopy,
 }
 
 impl Gap {
@@ -68,26 +72,38 @@ struct Clause<'a>(Gap, &'a [u8]);
 impl fmt::Display for Clause<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(gap, path) = self;
-        let directory = match *path {
+        let named = |kind: &str| match *path {
             b"" => "its root directory".to_string(),
-            path => format!("its directory {}", shown(path)),
+            path => format!("its {kind} {}", shown(path)),
         };
         match gap {
-            Gap::Directory(stored) => {
-                write!(
-                    f,
-                    "{directory} is {stored}, and what it holds is not looked at"
-                )
-            }
+            Gap::Directory(stored) => write!(
+                f,
+                "{} is {stored}, and what it holds is not looked at",
+                named("directory")
+            ),
             Gap::Link(stored) => write!(
                 f,
-                "its symbolic link {} is {stored}, and where it leads is not looked at",
-                shown(path)
+                "{} is {stored}, and where it leads is not looked at",
+                named("symbolic link")
             ),
             Gap::Prefix => write!(
                 f,
-                "{directory} has an attribute under a prefix of the image's own, which is compressed and not \
-                 looked at: it may be opaque"
+                "{} has an attribute under a prefix of the image's own, which is compressed and not looked at: it \
+                 may be one for overlayfs, such as trusted.overlay.opaque",
+                named("file")
+            ),
+            Gap::Redirect => write!(
+                f,
+                "{} has trusted.overlay.redirect, which is not looked at: where the kernel follows it, what a \
+                 directory of another name holds in lower layers is in it, too",
+                named("directory")
+            ),
+            Gap::Metacopy => write!(
+                f,
+                "{} has trusted.overlay.metacopy, which is not looked at: its bytes are in a lower layer, and \
+                 overlayfs refuses the file (EPERM) unless its metacopy is on",
+                named("file")
             ),
         }
     }

@@ -31,6 +31,10 @@ pub struct Attributes<'t> {
 pub struct Marks {
     /// trusted.overlay.opaque is `y`: a directory in which nothing of lower layers shows.
     pub opaque: bool,
+    /// trusted.overlay.redirect: a directory in which that of lower layers shows which has another name.
+    pub redirect: bool,
+    /// trusted.overlay.metacopy: a file whose bytes are in a lower layer.
+    pub metacopy: bool,
     /// There is an attribute that may be one of these, but for a prefix that is not known.
     pub unknown: bool,
 }
@@ -100,12 +104,15 @@ impl<'t> Attributes<'t> {
 
     /// Adds what one attribute says.
     fn mark(&self, entry: &Entry, marks: &mut Marks) {
+        let mut add = |name: &[u8], mark: &mut bool| match self.is(entry, name) {
+            Some(yes) => *mark |= yes,
+            None => marks.unknown = true,
+        };
         if entry.value == Some(b"y") {
-            match self.is(entry, b"overlay.opaque") {
-                Some(yes) => marks.opaque |= yes,
-                None => marks.unknown = true,
-            }
+            add(b"overlay.opaque", &mut marks.opaque);
         }
+        add(b"overlay.redirect", &mut marks.redirect);
+        add(b"overlay.metacopy", &mut marks.metacopy);
     }
 
     /// Whether it is the attribute trusted.`name`. `None`: it may be.
