@@ -86,7 +86,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
         return no(format!("it lies in /{mount}, which is mounted over it"));
     }
     let program = Opened::open(Path::new(&name))?;
-    let needs = match interpreter(&program, MACHINES) {
+    let needs = match interpreter(&program, HERE) {
         Ok(needs) => needs,
         Err(what) => return no(what),
     };
@@ -176,10 +176,10 @@ fn components(path: &str) -> Vec<String> {
 
 /// The program that the kernel starts in place of this one: after `#!`, or an ELF file's PT_INTERP.
 /// `None`: it needs none, or has the byte order that is not read here. An ELF file has to be for one of
-/// the `machines` (`e_machine`); where there are none in the list, any will do. The error is a sentence.
+/// the `machines`. The error is a sentence.
 pub fn interpreter(
     program: &dyn ReadAt,
-    machines: &[u16],
+    machines: Machines,
 ) -> std::result::Result<Option<String>, String> {
     // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
     let mut head = [0; 256];
@@ -207,19 +207,44 @@ pub fn interpreter(
     }
 }
 
-/// `e_machine` values that a kernel may run under which this program runs (include/uapi/linux/elf-em.h):
-/// either of a 32-bit architecture and its 64-bit successor. Empty where that is not known.
-const MACHINES: &[u16] = match () {
-    () if cfg!(target_endian = "big") => &[],
-    () if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => &[62, 3],
-    () if cfg!(any(target_arch = "aarch64", target_arch = "arm")) => &[183, 40],
-    () if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) => &[243],
-    () => &[],
+/// Machines whose programs one kernel runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Machines {
+    /// What a message calls them.
+    pub name: &'static str,
+    /// Their `e_machine` values (include/uapi/linux/elf-em.h): of a 64-bit architecture, and of the
+    /// 32-bit one before it. Empty: any.
+    pub numbers: &'static [u16],
+}
+
+impl Machines {
+    /// Any.
+    pub const ANY: Self = Self::new("any", &[]);
+    /// What a kernel for x86_64 runs.
+    pub const X86_64: Self = Self::new("x86_64", &[62, 3]);
+    /// What a kernel for aarch64 runs.
+    pub const AARCH64: Self = Self::new("aarch64", &[183, 40]);
+    /// What a kernel for riscv64 runs.
+    pub const RISCV64: Self = Self::new("riscv64", &[243]);
+
+    /// Those of these numbers.
+    pub const fn new(name: &'static str, numbers: &'static [u16]) -> Self {
+        Self { name, numbers }
+    }
+}
+
+/// Those that a kernel may run under which this program runs; any where that is not known.
+const HERE: Machines = match () {
+    () if cfg!(target_endian = "big") => Machines::ANY,
+    () if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => Machines::X86_64,
+    () if cfg!(any(target_arch = "aarch64", target_arch = "arm")) => Machines::AARCH64,
+    () if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) => Machines::RISCV64,
+    () => Machines::ANY,
 };
 
 fn elf_interpreter(
     program: &dyn ReadAt,
-    machines: &[u16],
+    machines: Machines,
     head: &[u8],
 ) -> std::result::Result<Option<String>, String> {
     const PT_INTERP: u32 = 3;
@@ -227,7 +252,7 @@ fn elf_interpreter(
     let wide = head.get(4) == Some(&2);
     if head.get(5) != Some(&1) {
         // Fields below are read as little endian; a big-endian machine goes without this proof.
-        return match machines.is_empty() {
+        return match machines.numbers.is_empty() {
             true => Ok(None),
             false => Err("an ELF program of the other byte order".into()),
         };
@@ -247,10 +272,10 @@ fn elf_interpreter(
         Some((kind, machine, phoff, cursor.le16()?, cursor.le16()?))
     })();
     let (kind, machine, phoff, phentsize, phnum) = header.ok_or_else(truncated)?;
-    if !machines.is_empty() && !machines.contains(&machine) {
+    if !machines.numbers.is_empty() && !machines.numbers.contains(&machine) {
         return Err(format!(
             "an ELF program for another machine (e_machine {machine}, here {})",
-            std::env::consts::ARCH
+            machines.name
         ));
     }
     if !matches!(kind, 2 | 3) {
@@ -307,7 +332,7 @@ mod tests {
     use super::*;
 
     fn needs(program: &[u8]) -> std::result::Result<Option<String>, String> {
-        interpreter(&program, &[62, 3])
+        interpreter(&program, Machines::X86_64)
     }
 
     #[test]
@@ -350,10 +375,7 @@ mod tests {
         assert_eq!(needs(&elf(62, 2, b"")), Ok(None));
         assert_eq!(
             needs(&elf(183, 2, b"")),
-            Err(format!(
-                "an ELF program for another machine (e_machine 183, here {})",
-                std::env::consts::ARCH
-            ))
+            Err("an ELF program for another machine (e_machine 183, here x86_64)".into())
         );
         let mut big_endian = elf(62, 3, b"/lib64/ld.so\0");
         big_endian[5] = 2;
@@ -361,11 +383,11 @@ mod tests {
             needs(&big_endian),
             Err("an ELF program of the other byte order".into())
         );
-        assert_eq!(interpreter(&big_endian.as_slice(), &[]), Ok(None));
+        assert_eq!(interpreter(&big_endian.as_slice(), Machines::ANY), Ok(None));
         assert_eq!(
             interpreter(
                 &elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0").as_slice(),
-                &[]
+                Machines::ANY
             ),
             Ok(Some("/lib/ld-linux-aarch64.so.1".into()))
         );

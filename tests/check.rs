@@ -30,6 +30,19 @@ fn loader() -> Vec<u8> {
     cpio(&[init()])
 }
 
+/// A 64-bit program for this machine, by its e_machine.
+fn elf(machine: u16) -> Vec<u8> {
+    let mut elf = vec![0; 64];
+    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    elf[16] = 2;
+    elf[18..20].copy_from_slice(&machine.to_le_bytes());
+    elf[54] = 56;
+    elf
+}
+
+const X86_64: u16 = 62;
+const AARCH64: u16 = 183;
+
 /// The lowest layer: has a program to start, and directories.
 fn base() -> Vec<u8> {
     cpio(&[
@@ -353,7 +366,7 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     let directory = scratch("check-config");
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("sbin")).unwrap();
-    fs::write(tree.join("sbin/init"), "\x7fELF").unwrap();
+    fs::write(tree.join("sbin/init"), elf(X86_64)).unwrap();
     let x = fs::Permissions::from_mode(0o755);
     fs::set_permissions(tree.join("sbin/init"), x).unwrap();
     fs::write(tree.join("text"), "text ".repeat(10_000)).unwrap();
@@ -473,7 +486,9 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
         .output()
         .unwrap();
     fs::write(directory.join("config.gz"), packed.stdout).unwrap();
-    let image = join(&[&loader(), &base()]);
+    let init = elf(X86_64);
+    let layer = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &init)]);
+    let image = join(&[&loader(), &layer]);
     let plain = check(&directory, &image, &["--kernel-config", "config"]);
     assert_eq!(plain.1, 0, "{plain:?}");
     assert_eq!(
@@ -498,6 +513,100 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
             .unwrap();
         assert_eq!(said(&output).1, message);
     }
+}
+
+#[test]
+fn programs_for_another_machine_than_the_kernel_are_told() {
+    let directory = scratch("check-machine");
+    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(elf);
+    let mut s390 = elf(22 << 8);
+    s390[5] = 2;
+    let script = b"#!/init\n".to_vec();
+    // What the loader starts, what the layer has, the configuration; what is wrong.
+    let header = |name: &str| format!("# Linux/{name} 6.12.1 Kernel Configuration\n");
+    let x86_32 = header("x86") + "CONFIG_X86=y\n";
+    let x86_64 = header("x86") + "CONFIG_X86_64=y\nCONFIG_X86=y\n";
+    let wrong = |place: &str, number: u16, here: &str| {
+        Some(format!(
+            "error: {place}: an ELF program for another machine (e_machine {number}, here {here})"
+        ))
+    };
+    const REAL: &str = "no init in the new root: /sbin/init";
+    for (loader, real, config, expected) in [
+        (&x86, &x86, None, None),
+        (&x86, &i386, None, None),
+        (&x86, &arm64, None, wrong(REAL, 183, "x86_64")),
+        (&arm64, &x86, None, wrong(REAL, 62, "aarch64")),
+        (&arm64, &arm64, None, None),
+        (&arm, &arm64, None, None),
+        // Of what is not known nothing is said.
+        (&script, &arm64, None, None),
+        (&none, &arm64, None, None),
+        (&s390, &s390, None, None),
+        (&x86, &x86, Some(header("x86")), None),
+        (&x86, &x86, Some(x86_64.clone()), None),
+        (&i386, &i386, Some(x86_64), None),
+        (&i386, &i386, Some(x86_32.clone()), None),
+        (
+            &x86,
+            &x86,
+            Some(header("arm64")),
+            wrong("/init", 62, "aarch64"),
+        ),
+        (
+            &x86,
+            &x86,
+            Some("CONFIG_RISCV=y\n".into()),
+            wrong("/init", 62, "riscv64"),
+        ),
+        (&x86, &x86, Some(x86_32), wrong("/init", 62, "i386")),
+        (&x86, &x86, Some(header("s390")), wrong("/init", 62, "s390")),
+        (
+            &arm64,
+            &arm64,
+            Some(header("arm")),
+            wrong("/init", 183, "arm"),
+        ),
+        (&s390, &s390, Some(header("s390")), None),
+        (&x86, &x86, Some(header("um")), None),
+        (
+            &script,
+            &arm64,
+            Some(header("x86")),
+            wrong(REAL, 183, "x86_64"),
+        ),
+    ] {
+        let image = join(&[
+            &cpio(&[entry("init", 0o100_755, loader)]),
+            &cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, real)]),
+        ]);
+        let mut words = Vec::new();
+        if let Some(config) = &config {
+            fs::write(directory.join("config"), format!("{config}{CONFIG}")).unwrap();
+            words = vec!["--kernel-config", "config"];
+        }
+        let (lines, status) = check(&directory, &image, &words);
+        let first = lines
+            .iter()
+            .find(|line| line.starts_with("error: ") && !line.contains("CONFIG_"));
+        let first = first.map(|line| line.split(';').next().unwrap().to_string());
+        assert_eq!(first, expected, "{config:?}: {lines:?}");
+        assert_eq!(status == 0, expected.is_none(), "{lines:?}");
+    }
+    // The interpreter is looked at, too.
+    let layer = cpio(&[
+        dir("sbin"),
+        entry("sbin/init", 0o100_755, b"#!/sbin/sh\n"),
+        entry("sbin/sh", 0o100_755, &arm64),
+    ]);
+    let loader = cpio(&[entry("init", 0o100_755, &x86)]);
+    let (lines, _) = check(&directory, &join(&[&loader, &layer]), &[]);
+    assert!(
+        lines[0].contains(
+            "/sbin/init: it needs /sbin/sh: an ELF program for another machine (e_machine 183"
+        ),
+        "{lines:?}"
+    );
 }
 
 #[test]

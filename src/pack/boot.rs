@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{Bytes, Rootfs};
+use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt, Skip};
 use crate::cmdline::Options;
@@ -110,6 +110,15 @@ impl Boot {
         files.collect()
     }
 
+    /// The bytes of a regular file of the rootfs.
+    pub fn content<'a>(&self, image: &'a Opened, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
+        let nothing = Walk::default();
+        match node.body {
+            Some(bytes) => open(image, self.image().unwrap_or(&nothing), bytes),
+            None => Ok(Box::new(Part::new(image, 0, 0))),
+        }
+    }
+
     /// The walk over the image itself.
     pub fn image(&self) -> Option<&Walk> {
         self.sources.last().map(|found| &found.walk)
@@ -200,7 +209,7 @@ fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
 }
 
 /// The bytes of a file in an archive. Those in a compressed one go to a nameless temporary file.
-pub fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Bytes) -> Result<Box<dyn ReadAt + 'a>> {
+fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Bytes) -> Result<Box<dyn ReadAt + 'a>> {
     let context = || format!("archive at {:#x}", bytes.segment);
     let segment = walk
         .segments

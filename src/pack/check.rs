@@ -3,23 +3,23 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::boot::{self, Boot, FINDINGS_MAX};
+use super::boot::{Boot, FINDINGS_MAX};
+use super::config::Config;
 use super::conflicts;
 use super::doubts;
 use super::files::kind;
+use super::machine::Machine;
 use super::memory::Memory;
-use super::merged::{self, Layers};
-use super::needs::{self, Config};
+use super::merged;
+use super::needs;
 use super::newroot;
-use super::rootfs::Rootfs;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::cmdline::Backend;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Found, Layer, Place, Plan};
-use crate::proof::interpreter;
-use crate::segment::{Cpio, Kind, Walk};
+use crate::segment::{Cpio, Kind};
 use crate::words::shown;
 
 /// What the image is going to be booted with.
@@ -56,8 +56,11 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     for source in &boot.sources {
         segments(source, &mut report);
     }
+    let config = circumstances.kernel_config.as_deref();
+    let config = config.map(Config::read).transpose()?;
+    let machine = Machine::of(&boot, &image, config.as_ref());
     if !circumstances.loader_built_in {
-        init(&boot, &image, &mut report);
+        init(&boot, &image, &machine, &mut report);
     }
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
@@ -83,9 +86,8 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let parts = parts(plan, &sources);
         let wanted = circumstances.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
-        real_init(&boot, plan, &root, &layers, circumstances, &mut report);
-        let config = circumstances.kernel_config.as_deref();
-        let config = config.map(Config::read).transpose()?;
+        let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
+        real_init(plan, refusal, circumstances, &mut report);
         if let Some(config) = &config {
             let built_in = circumstances.loader_built_in;
             needs::compare(config, &boot, plan, built_in, &mut report);
@@ -101,7 +103,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             more.extend(conflicts);
             more.extend(overrides);
         }
-        let copies = config.is_some_and(|config| config.copies_initrd());
+        let copies = config.as_ref().is_some_and(|config| config.copies_initrd());
         let memory = Memory::of(&image, &boot, plan, copies);
         more.push(format!("memory: {memory}"));
     }
@@ -265,7 +267,7 @@ fn erofs(superblock: &Superblock, at: &str, report: Report) {
 }
 
 /// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &Opened, report: Report) {
+fn init(boot: &Boot, image: &Opened, machine: &Machine, report: Report) {
     let rdinit = &boot.options.rdinit;
     let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
     let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
@@ -277,16 +279,15 @@ fn init(boot: &Boot, image: &Opened, report: Report) {
     if node.mode & 0o111 == 0 {
         return say(format!("not executable (mode {:04o})", node.mode & 0o7777));
     }
-    let Some(bytes) = node.body.filter(|bytes| bytes.length > 0) else {
+    if node.size() == 0 {
         return say("it is empty".into());
-    };
-    let nothing = Walk::default();
-    let file = match boot::open(image, boot.image().unwrap_or(&nothing), bytes) {
+    }
+    let file = match boot.content(image, node) {
         Ok(file) => file,
         Err(error) => return say(error.to_string()),
     };
-    // What the real init must stand up to as well, for whichever machine.
-    match interpreter(&*file, &[]) {
+    // What the real init must stand up to as well.
+    match machine.interpreter(&*file) {
         Err(what) => say(what),
         Ok(None) => {}
         Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}
@@ -335,15 +336,8 @@ fn parts<'a>(plan: &Plan, sources: &'a [Box<dyn ReadAt + 'a>]) -> Vec<Part<&'a d
 }
 
 /// Whether the layers hold a program to start.
-fn real_init(
-    boot: &Boot,
-    plan: &Plan,
-    root: &Rootfs,
-    files: &Layers,
-    circumstances: &Circumstances,
-    report: Report,
-) {
-    let Some(what) = newroot::init(boot, plan, root, files) else {
+fn real_init(plan: &Plan, refusal: Option<String>, circumstances: &Circumstances, report: Report) {
+    let Some(what) = refusal else {
         return;
     };
     let layers = !plan.layers.is_empty();

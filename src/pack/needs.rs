@@ -1,16 +1,13 @@
 //! What an image needs of the kernel, and whether a kernel's configuration has it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use super::boot::Boot;
+use super::config::Config;
 use super::unpack::{Report, Severity};
 use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::erofs::{INCOMPAT_0PADDING, Superblock};
-use crate::error::{Context, Error, Result};
 use crate::plan::{Content, Module, Place, Plan, Root, Upper};
 use crate::segment::Kind;
 
@@ -126,75 +123,6 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
     bits.filter(|(bit, _)| superblock.feature_incompat >> bit & 1 != 0)
         .map(|(_, since)| since)
         .max()
-}
-
-/// A kernel's configuration: option, without CONFIG_, to value.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    values: BTreeMap<String, String>,
-    /// The kernel's version, from the first lines: major and minor number.
-    version: Option<(u32, u32)>,
-}
-
-impl Config {
-    /// Reads a configuration, plain or compressed.
-    pub fn read(path: &Path) -> Result<Self> {
-        /// No configuration is longer: a bound for what a file of another kind can ask for.
-        const MAX: u64 = 16 << 20;
-        let context = || path.display();
-        let mut file = BufReader::new(File::open(path).during("open", context())?);
-        let codec = Codec::detect(file.fill_buf().during("read", context())?);
-        let bytes = match codec {
-            None => {
-                let mut bytes = Vec::new();
-                file.take(MAX).read_to_end(&mut bytes).map(|_| bytes)
-            }
-            Some(codec) => codec.decompress(file, MAX),
-        };
-        let bytes = bytes.during("read", context())?;
-        let config = Self::parse(&String::from_utf8_lossy(&bytes));
-        match config.values.is_empty() {
-            true => {
-                let what = "no kernel configuration: it has no line CONFIG_NAME=VALUE";
-                Err(Error::new("read", context(), what))
-            }
-            false => Ok(config),
-        }
-    }
-
-    /// Reads the text of a .config.
-    pub fn parse(text: &str) -> Self {
-        let mut config = Self::default();
-        for line in text.lines() {
-            if let Some((name, value)) = line
-                .strip_prefix("CONFIG_")
-                .and_then(|line| line.split_once('='))
-            {
-                config.values.insert(name.into(), value.trim().into());
-            } else if config.version.is_none() && line.ends_with(" Kernel Configuration") {
-                // "# Linux/x86 6.12.117 Kernel Configuration"
-                let number = line.split_ascii_whitespace().nth(2).unwrap_or_default();
-                let mut parts = number.split('.').map(|part| part.parse().ok());
-                if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) {
-                    config.version = Some((major, minor));
-                }
-            }
-        }
-        config
-    }
-
-    fn value(&self, option: &str) -> &str {
-        self.values.get(option).map_or("n", String::as_str)
-    }
-
-    fn built_in(&self, option: &str) -> bool {
-        self.value(option) == "y"
-    }
-
-    /// Whether the kernel makes a file of an initrd that is not all archives: /initrd.image.
-    pub fn copies_initrd(&self) -> bool {
-        self.built_in("BLK_DEV_RAM")
-    }
 }
 
 /// Reports layers whose features are newer than the kernel.

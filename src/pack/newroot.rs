@@ -2,16 +2,23 @@
 
 use super::boot::Boot;
 use super::files::kind;
+use super::machine::Machine;
 use super::merged::Layers;
 use super::rootfs::Rootfs;
 use crate::plan::{Plan, Root};
-use crate::proof::{DEPTH, interpreter};
+use crate::proof::DEPTH;
 use crate::setup::MOVED;
 use crate::words::shown;
 
 /// Why none of the plan's inits can be started in `root`, which the `layers` make. `None`: one can, or
 /// that cannot be told.
-pub fn init(boot: &Boot, plan: &Plan, root: &Rootfs, layers: &Layers) -> Option<String> {
+pub fn init(
+    boot: &Boot,
+    plan: &Plan,
+    root: &Rootfs,
+    layers: &Layers,
+    machine: &Machine,
+) -> Option<String> {
     if plan.root == Root::Initramfs {
         return refusals(plan, |path| match boot.rootfs.find(path.as_bytes()) {
             None => Err("not there".into()),
@@ -21,7 +28,7 @@ pub fn init(boot: &Boot, plan: &Plan, root: &Rootfs, layers: &Layers) -> Option<
     if root.partial || plan.layers.is_empty() {
         return None;
     }
-    refusals(plan, |path| start(root, layers, path, DEPTH))
+    refusals(plan, |path| start(root, layers, machine, path, DEPTH))
 }
 
 /// Why none of the inits can be started, if that is so.
@@ -53,6 +60,7 @@ fn program(mode: u32) -> std::result::Result<(), String> {
 fn start(
     root: &Rootfs,
     layers: &Layers,
+    machine: &Machine,
     path: &str,
     depth: usize,
 ) -> std::result::Result<(), String> {
@@ -70,11 +78,10 @@ fn start(
     let Some(content) = layers.content(node) else {
         return Ok(());
     };
-    // For whichever machine: images may be looked at on another than they are for.
-    match interpreter(&*content, &[])? {
+    match machine.interpreter(&*content)? {
         None => Ok(()),
         Some(_) if depth == 0 => Err("too many interpreters of interpreters".into()),
-        Some(needed) => start(root, layers, &needed, depth.saturating_sub(1))
+        Some(needed) => start(root, layers, machine, &needed, depth.saturating_sub(1))
             .map_err(|what| format!("it needs {}: {what}", shown(needed.as_bytes()))),
     }
 }

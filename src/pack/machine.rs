@@ -1,0 +1,95 @@
+//! Which programs the kernel that boots an image can start, as far as that can be told.
+
+use super::boot::Boot;
+use super::config::Config;
+use crate::bytes::{Cursor, Opened, ReadAt};
+use crate::proof::{Machines, interpreter};
+
+const I386: Machines = Machines::new("i386", &[3]);
+const ARM: Machines = Machines::new("arm", &[40]);
+const S390: Machines = Machines::new("s390", &[22]);
+const POWERPC: Machines = Machines::new("powerpc", &[21, 20]);
+
+/// By option, the first that is set.
+const OPTIONS: [(&str, Machines); 7] = [
+    ("X86_64", Machines::X86_64),
+    ("X86", I386),
+    ("ARM64", Machines::AARCH64),
+    ("ARM", ARM),
+    ("RISCV", Machines::RISCV64),
+    ("S390", S390),
+    ("PPC64", POWERPC),
+];
+
+/// By the name in the first lines of a configuration. Most are of two widths.
+const NAMES: [(&str, Machines); 8] = [
+    ("x86", Machines::X86_64),
+    ("x86_64", Machines::X86_64),
+    ("i386", I386),
+    ("arm64", Machines::AARCH64),
+    ("arm", ARM),
+    ("riscv", Machines::RISCV64),
+    ("s390", S390),
+    ("powerpc", POWERPC),
+];
+
+/// What a kernel starts.
+#[derive(Debug)]
+pub struct Machine {
+    machines: Machines,
+}
+
+impl Machine {
+    /// That of a kernel with this configuration, or else of one that starts the image's own `/init`.
+    pub fn of(boot: &Boot, image: &Opened, config: Option<&Config>) -> Self {
+        let machines = config.and_then(configured);
+        let machines = machines.or_else(|| started(boot, image));
+        Self {
+            machines: machines.unwrap_or(Machines::ANY),
+        }
+    }
+
+    /// What the kernel starts in place of a program, or why it does not start it:
+    /// [`proof::interpreter`](interpreter).
+    pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
+        // The proof reads no big-endian program, and either order may be theirs.
+        let machines = match (self.machines.name, header(program)) {
+            ("s390" | "powerpc", Some((true, _))) => Machines::ANY,
+            _ => self.machines,
+        };
+        interpreter(program, machines)
+    }
+}
+
+fn configured(config: &Config) -> Option<Machines> {
+    let mut options = OPTIONS.iter();
+    let set = options.find(|(option, _)| config.built_in(option));
+    let named = || {
+        let name = config.architecture.as_deref()?;
+        NAMES.iter().find(|(other, _)| *other == name)
+    };
+    set.or_else(named).map(|(_, machines)| *machines)
+}
+
+/// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
+/// of those that are known here.
+fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
+    let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
+    let program = boot.content(image, node).ok()?;
+    let (big_endian, number) = header(&*program)?;
+    let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
+    families.find(|family| !big_endian && family.numbers.contains(&number))
+}
+
+/// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
+fn header(program: &dyn ReadAt) -> Option<(bool, u16)> {
+    let mut head = [0; 20];
+    program.read_exact_at(&mut head, 0).ok()?;
+    let mut cursor = Cursor::new(&head);
+    if cursor.take(5)?.starts_with(b"\x7fELF") {
+        let big_endian = cursor.u8()? == 2;
+        cursor.take(12)?;
+        return Some((big_endian, cursor.le16()?));
+    }
+    None
+}
