@@ -361,6 +361,229 @@ CONFIG_BLK_DEV_LOOP=y
 # CONFIG_BLK_DEV_RAM is not set
 ";
 
+/// A loader with modules of one kernel: the text of their modules.dep, if there is one, and files by
+/// their names in kernel/fs/erofs.
+fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+    let top = format!("lib/modules/{release}");
+    let mut names = vec!["lib".into(), "lib/modules".into(), top.clone()];
+    for name in ["kernel", "kernel/fs", "kernel/fs/erofs"] {
+        names.push(format!("{top}/{name}"));
+    }
+    let index = format!("{top}/modules.dep");
+    let paths = files
+        .iter()
+        .map(|(name, _)| format!("{top}/kernel/fs/erofs/{name}"));
+    let paths = Vec::from_iter(paths);
+    let mut entries = vec![init()];
+    entries.extend(names.iter().map(|name| dir(name)));
+    if !dep.is_empty() {
+        entries.push(file(&index, dep.as_bytes()));
+    }
+    let bodies = files.iter().map(|(_, body)| *body);
+    entries.extend(
+        paths
+            .iter()
+            .zip(bodies)
+            .map(|(path, body)| file(path, body)),
+    );
+    cpio(&entries)
+}
+
+const DEP: &str = "\
+kernel/fs/erofs/erofs.ko: kernel/fs/erofs/libcrc32c.ko
+kernel/fs/erofs/libcrc32c.ko:
+kernel/fs/erofs/loop.ko:
+kernel/fs/erofs/overlay.ko:
+kernel/drivers/gpu/large.ko: kernel/drivers/gpu/other.ko
+";
+
+const FILES: [(&str, &[u8]); 4] = [
+    ("erofs.ko", b"module"),
+    ("libcrc32c.ko", b"module"),
+    ("loop.ko", b"module"),
+    ("overlay.ko", b"module"),
+];
+
+/// Errors and warnings for a loader in front of an EROFS image, without those of the image.
+fn of_loader(directory: &Path, loader: &[u8], words: &[&str]) -> Vec<String> {
+    let mut image = loader.to_vec();
+    pad(&mut image, 4096);
+    let tree = directory.join("tree");
+    if !tree.exists() {
+        fs::create_dir_all(tree.join("sbin")).unwrap();
+        fs::write(tree.join("sbin/init"), elf(X86_64)).unwrap();
+        let x = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(tree.join("sbin/init"), x).unwrap();
+        fs::write(
+            directory.join("tree.erofs"),
+            erofs_of(directory, &tree, &[]),
+        )
+        .unwrap();
+    }
+    image.extend(fs::read(directory.join("tree.erofs")).unwrap());
+    let (mut lines, _) = check(directory, &image, words);
+    lines.retain(|line| line.starts_with("error: ") || line.starts_with("warning: "));
+    lines
+}
+
+#[test]
+fn modules_that_init_could_not_load_are_told() {
+    let directory = scratch("check-modules");
+    let config = CONFIG
+        .replace("EROFS_FS=y", "EROFS_FS=m")
+        .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
+        .replace("LOOP=y", "LOOP=m");
+    fs::write(directory.join("config"), config).unwrap();
+    let with = ["--kernel-config", "config"];
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    const OURS: &str = "6.12.117+deb13-amd64";
+    let place = format!("lib/modules/{OURS}");
+    for words in [&[][..], &with] {
+        assert_eq!(of(OURS, DEP, &FILES, words), [""; 0]);
+    }
+    // Where there are none, the kernel may have all of it.
+    assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
+    assert_eq!(
+        of_loader(&directory, &loader(), &with)[0],
+        "error: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted"
+    );
+    // Another kernel's.
+    let old = "6.1.0-56-cloud-amd64";
+    assert_eq!(of(old, DEP, &FILES, &[]), [""; 0]);
+    let lines = of(old, DEP, &FILES, &with);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(
+        lines[0],
+        "error: CONFIG_EROFS_FS=m: the loader has modules of other kernels only: 6.1.0-56-cloud-amd64: no EROFS \
+         layer can be mounted"
+    );
+    assert_eq!(of("6.120.1", DEP, &FILES, &with).len(), 3);
+    // No index.
+    assert_eq!(
+        of(OURS, "", &FILES, &[]),
+        [format!(
+            "error: loader: {place} has no modules.dep (depmod): /init finds no module there"
+        )]
+    );
+    assert_eq!(of(OURS, "", &[("xhci.ko", b"")], &[]), [""; 0]);
+    assert_eq!(
+        of(
+            OURS,
+            "",
+            &[("xhci.ko", b"")],
+            &["--cmdline", "retain_initrd root=/dev/sda1"]
+        )
+        .len(),
+        1
+    );
+    let lines = of(OURS, "", &FILES, &with);
+    assert_eq!(
+        (lines.len(), &*lines[2]),
+        (
+            3,
+            &*format!(
+                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): EROFS layers can be mounted by \
+                 the memback patches only, or out of /layers by the file backend"
+            )
+        )
+    );
+    // A file that is gone: what a module needs, and the module itself.
+    let without = |name: &str| Vec::from_iter(FILES.into_iter().filter(|file| file.0 != name));
+    let text = format!(
+        "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted"
+    );
+    let gone = without("libcrc32c.ko");
+    assert_eq!(
+        of(OURS, DEP, &gone, &[]),
+        [format!("error: loader: {text}")]
+    );
+    assert_eq!(
+        of(OURS, DEP, &gone, &with),
+        [format!("error: CONFIG_EROFS_FS=m: {text}")]
+    );
+    let lines = of(OURS, DEP, &without("loop.ko"), &[]);
+    assert_eq!(
+        lines,
+        [format!(
+            "warning: loader: {place} has no kernel/fs/erofs/loop.ko: the loop backend cannot be used"
+        )]
+    );
+}
+
+#[test]
+fn modules_without_signature_are_told_where_the_kernel_wants_them() {
+    let directory = scratch("check-signatures");
+    let mut signed = b"modulesignature".to_vec();
+    signed.extend([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    signed.extend(b"~Module signature appended~\n");
+    fs::write(directory.join("erofs.ko"), &signed).unwrap();
+    let mut xz = Command::new("xz");
+    let packed = xz
+        .args(["-c", "--check=crc32"])
+        .arg(directory.join("erofs.ko"));
+    let packed = packed.output().unwrap().stdout;
+    let files = |erofs: &[u8]| {
+        let mut files = FILES.map(|(name, _)| (name, signed.clone()));
+        files[0].1 = erofs.to_vec();
+        let files = files
+            .each_ref()
+            .map(|(name, body)| (*name, body.as_slice()));
+        modules("6.12.1", DEP, &files)
+    };
+    let config = CONFIG.replace("EROFS_FS=y", "EROFS_FS=m");
+    let write =
+        |more: &str| fs::write(directory.join("config"), format!("{config}{more}")).unwrap();
+    let line = |place: &str, why: &str| {
+        format!(
+            "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no \
+             module without ({why}): no EROFS layer can be mounted"
+        )
+    };
+    let said = |erofs: &[u8], cmdline: &str, with_config: bool| {
+        let cmdline = format!("retain_initrd {cmdline}");
+        let mut words = vec!["--cmdline", &cmdline];
+        if with_config {
+            words.extend(["--kernel-config", "config"]);
+        }
+        of_loader(&directory, &files(erofs), &words)
+    };
+    for word in [
+        "module.sig_enforce",
+        "module.sig-enforce=1",
+        "lockdown=integrity",
+    ] {
+        assert_eq!(said(b"module", word, false), [line("loader", word)]);
+        assert_eq!(said(&signed, word, false), [""; 0]);
+        assert_eq!(said(&packed, word, false), [""; 0]);
+    }
+    for word in [
+        "",
+        "module.sig_enforce=0",
+        "lockdown=none",
+        "-- module.sig_enforce",
+    ] {
+        assert_eq!(said(b"module", word, false), [""; 0]);
+    }
+    // A kernel that does not know the word does nothing.
+    write("");
+    assert_eq!(said(b"module", "module.sig_enforce", true), [""; 0]);
+    write("CONFIG_MODULE_SIG=y\n");
+    assert_eq!(said(b"module", "", true), [""; 0]);
+    assert_eq!(said(b"module", "lockdown=integrity", true), [""; 0]);
+    assert_eq!(
+        said(b"module", "module.sig_enforce", true),
+        [line("CONFIG_EROFS_FS=m", "module.sig_enforce")]
+    );
+    write("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n");
+    assert_eq!(
+        said(b"module", "", true),
+        [line("CONFIG_EROFS_FS=m", "CONFIG_MODULE_SIG_FORCE=y")]
+    );
+    assert_eq!(said(&packed, "", true), [""; 0]);
+}
+
 #[test]
 fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     let directory = scratch("check-config");
@@ -370,7 +593,11 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     let x = fs::Permissions::from_mode(0o755);
     fs::set_permissions(tree.join("sbin/init"), x).unwrap();
     fs::write(tree.join("text"), "text ".repeat(10_000)).unwrap();
-    let mut image = cpio(&[init(), dir("lib"), file("lib/erofs.ko.xz", b"")]);
+    let mut image = modules(
+        "6.12.1+deb13-amd64",
+        "kernel/fs/erofs/erofs.ko.xz:\n",
+        &[("erofs.ko.xz", b"")],
+    );
     pad(&mut image, 4096);
     image.extend(erofs_of(&directory, &tree, &["-zlz4hc"]));
     let mut compressed = Command::new("gzip");
@@ -409,25 +636,27 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
         )
     );
     // Modules: the loader has erofs.ko.xz, and nothing else.
-    let modules = |text: &str| {
+    let as_modules = |text: &str| {
         good(text)
             .replace("EROFS_FS=y", "EROFS_FS=m")
             .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
             .replace("LOOP=y", "LOOP=m")
     };
-    let (lines, status) = config(&modules, &[]);
+    let (lines, status) = config(&as_modules, &[]);
     assert_eq!(
         (&lines[..], status),
         (
             &[
-                "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko (build --modules): the layers cannot be stacked".to_string(),
-                "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko (build --modules): EROFS layers can be mounted by \
+                "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
+                 (build --modules): the layers cannot be stacked".to_string(),
+                "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
+                 (build --modules): EROFS layers can be mounted by \
                  the memback patches only, or out of /layers by the file backend".to_string(),
             ][..],
             1
         )
     );
-    let (lines, _) = config(&modules, &["--loader-built-in"]);
+    let (lines, _) = config(&as_modules, &["--loader-built-in"]);
     assert_eq!(
         lines[0],
         "warning: CONFIG_OVERLAY_FS=m: the loader that is built into the kernel must hold overlay.ko"

@@ -8,6 +8,7 @@ use super::config::Config;
 use super::conflicts;
 use super::doubts;
 use super::files::kind;
+use super::loader_modules::Modules;
 use super::machine::Machine;
 use super::memory::Memory;
 use super::merged;
@@ -88,9 +89,14 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
         let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
         real_init(plan, refusal, circumstances, &mut report);
-        if let Some(config) = &config {
-            let built_in = circumstances.loader_built_in;
-            needs::compare(config, &boot, plan, built_in, &mut report);
+        let cmdline = cmdline.unwrap_or_default();
+        let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
+        match &config {
+            Some(config) => {
+                let built_in = circumstances.loader_built_in;
+                needs::compare(config, &boot, plan, &modules, built_in, &mut report);
+            }
+            None => modules.check(plan, &mut report),
         }
         if let Some(changes) = &root.changes {
             let names: Vec<_> = plan.layers.iter().map(Layer::to_string).collect();

@@ -59,10 +59,7 @@ impl Config {
                 let name = words.next().and_then(|word| word.strip_prefix("Linux/"));
                 config.architecture = name.map(Into::into);
                 let number = words.next().unwrap_or_default();
-                let mut parts = number.split('.').map(|part| part.parse().ok());
-                if let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) {
-                    config.version = Some((major, minor));
-                }
+                config.version = version(number);
             }
         }
         config
@@ -82,4 +79,11 @@ impl Config {
     pub fn copies_initrd(&self) -> bool {
         self.built_in("BLK_DEV_RAM")
     }
+}
+
+/// The major and minor number of a kernel's version or release, such as "6.12.117+deb13-amd64".
+pub fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(|c: char| !c.is_ascii_digit());
+    let mut number = || parts.next()?.parse().ok();
+    Some((number()?, number()?))
 }

@@ -18,6 +18,7 @@ pub mod host;
 pub mod layer;
 pub mod list;
 pub mod loader;
+pub mod loader_modules;
 pub mod machine;
 pub mod memory;
 pub mod merged;

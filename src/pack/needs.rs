@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use super::boot::Boot;
 use super::config::Config;
+use super::loader_modules::Modules;
 use super::unpack::{Report, Severity};
 use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::erofs::{INCOMPAT_0PADDING, Superblock};
-use crate::plan::{Content, Module, Place, Plan, Root, Upper};
+use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
 use crate::segment::Kind;
 
 /// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
@@ -71,6 +72,15 @@ fn upper_in_memory(upper: &Upper) -> bool {
         Upper::Device(store) => store.fallback.is_some(),
         Upper::None => false,
     }
+}
+
+/// The devices that are mounted.
+pub fn devices(plan: &Plan) -> impl Iterator<Item = &Device> {
+    let store = match &plan.root {
+        Root::Overlay(Upper::Device(store)) => Some(&store.device),
+        _ => None,
+    };
+    plan.device.iter().chain(store)
 }
 
 /// The option for unpacking such an archive.
@@ -145,7 +155,14 @@ fn features(version: (u32, u32), plan: &Plan, report: Report) {
 }
 
 /// Reports what of an image's needs a kernel does not have, and what comes of that.
-pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool, report: Report) {
+pub fn compare(
+    config: &Config,
+    boot: &Boot,
+    plan: &Plan,
+    modules: &Modules,
+    loader_built_in: bool,
+    report: Report,
+) {
     if let Some(version) = config.version {
         features(version, plan, report);
     }
@@ -189,29 +206,17 @@ pub fn compare(config: &Config, boot: &Boot, plan: &Plan, loader_built_in: bool,
     }
 
     // What may be a module, if the loader has it.
-    let has = |module: &str| {
-        let mut names = boot.rootfs.names.keys();
-        let file = format!("/{module}.ko");
-        names.any(|name| {
-            let name = String::from_utf8_lossy(name);
-            let name = name
-                .strip_suffix(".xz")
-                .or(name.strip_suffix(".gz"))
-                .unwrap_or(&name);
-            name.strip_suffix(".zst").unwrap_or(name).ends_with(&file)
-        })
-    };
     let mut module = |option: &str, module: &str, what: &str| match config.value(option) {
         "y" => {}
-        "m" if has(module) => {}
-        "m" if loader_built_in => {
-            let what = format!("the loader that is built into the kernel must hold {module}.ko");
-            say(Severity::Warning, option, &what);
-        }
-        "m" => {
-            let what = format!("the loader has no {module}.ko (build --modules): {what}");
-            say(Severity::Error, option, &what);
-        }
+        "m" => match modules.lacks(config.version, module) {
+            None => {}
+            Some(_) if loader_built_in => {
+                let what =
+                    format!("the loader that is built into the kernel must hold {module}.ko");
+                say(Severity::Warning, option, &what);
+            }
+            Some(why) => say(Severity::Error, option, &format!("{why}: {what}")),
+        },
         _ => say(Severity::Error, option, what),
     };
     if images > 0 {
