@@ -358,6 +358,8 @@ CONFIG_OVERLAY_FS=y
 CONFIG_EROFS_FS=y
 CONFIG_EROFS_FS_XATTR=y
 CONFIG_BLK_DEV_LOOP=y
+CONFIG_BINFMT_ELF=y
+CONFIG_BINFMT_SCRIPT=y
 # CONFIG_BLK_DEV_RAM is not set
 ";
 
@@ -835,6 +837,54 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
             "/sbin/init: it needs /sbin/sh: an ELF program for another machine (e_machine 183"
         ),
         "{lines:?}"
+    );
+}
+
+#[test]
+fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
+    let directory = scratch("check-binfmt");
+    let x86 = elf(X86_64);
+    let script = b"#!/sbin/sh\n".to_vec();
+    let line = |place: &str, start: &str, option: &str| {
+        format!("error: {place}: it starts with \"{start}\", and the kernel has CONFIG_{option}=n")
+    };
+    const REAL: &str = "no init in the new root: /sbin/init";
+    let said = |loader: &[u8], real: &[u8], without: &str| {
+        let config = CONFIG.replace(&format!("CONFIG_{without}=y"), "");
+        fs::write(directory.join("config"), config).unwrap();
+        let image = join(&[
+            &cpio(&[
+                entry("init", 0o100_755, loader),
+                dir("sbin"),
+                entry("sbin/sh", 0o100_755, &x86),
+            ]),
+            &cpio(&[
+                dir("sbin"),
+                entry("sbin/init", 0o100_755, real),
+                entry("sbin/sh", 0o100_755, &x86),
+            ]),
+        ]);
+        let (mut lines, _) = check(&directory, &image, &["--kernel-config", "config"]);
+        lines.retain(|line| line.contains("starts with"));
+        let short = |line: &String| line.split("; ").next().unwrap().to_string();
+        Vec::from_iter(lines.iter().map(short))
+    };
+    assert_eq!(said(&x86, &script, "none"), [""; 0]);
+    assert_eq!(said(&x86, &x86, "BINFMT_SCRIPT"), [""; 0]);
+    assert_eq!(
+        said(&x86, &x86, "BINFMT_ELF"),
+        [
+            line("/init", "\\x7fELF", "BINFMT_ELF"),
+            line(REAL, "\\x7fELF", "BINFMT_ELF")
+        ]
+    );
+    assert_eq!(
+        said(&x86, &script, "BINFMT_SCRIPT"),
+        [line(REAL, "#!", "BINFMT_SCRIPT")]
+    );
+    assert_eq!(
+        said(&script, &x86, "BINFMT_SCRIPT"),
+        [line("/init", "#!", "BINFMT_SCRIPT")]
     );
 }
 

@@ -37,6 +37,8 @@ const NAMES: [(&str, Machines); 8] = [
 #[derive(Debug)]
 pub struct Machine {
     machines: Machines,
+    /// How programs of a kind begin that it does not start, and the option that it lacks.
+    lacks: Vec<(&'static [u8], String)>,
 }
 
 impl Machine {
@@ -44,8 +46,14 @@ impl Machine {
     pub fn of(boot: &Boot, image: &Opened, config: Option<&Config>) -> Self {
         let machines = config.and_then(configured);
         let machines = machines.or_else(|| started(boot, image));
+        let formats: [(&[u8], &str); 2] = [(b"\x7fELF", "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
+        let lacks = formats.into_iter().filter_map(|(start, option)| {
+            let value = config?.value(option);
+            (!matches!(value, "y" | "m")).then(|| (start, format!("CONFIG_{option}={value}")))
+        });
         Self {
             machines: machines.unwrap_or(Machines::ANY),
+            lacks: lacks.collect(),
         }
     }
 
@@ -57,7 +65,17 @@ impl Machine {
             ("s390" | "powerpc", Some((true, _))) => Machines::ANY,
             _ => self.machines,
         };
-        interpreter(program, machines)
+        let needed = interpreter(program, machines)?;
+        let mut start = [0; 4];
+        let n = program.read_at(&mut start, 0).unwrap_or(0);
+        let start = start.get(..n).unwrap_or_default();
+        match self.lacks.iter().find(|(kind, _)| start.starts_with(kind)) {
+            Some((kind, option)) => Err(format!(
+                "it starts with \"{}\", and the kernel has {option}",
+                kind.escape_ascii()
+            )),
+            None => Ok(needed),
+        }
     }
 }
 
