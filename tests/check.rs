@@ -889,6 +889,78 @@ fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
 }
 
 #[test]
+fn filesystems_that_the_kernel_does_not_mount_are_told() {
+    let directory = scratch("check-rootfstype");
+    let said = |types: &str, config: &str, module: &str| {
+        let dep = format!("{DEP}kernel/fs/erofs/{module}.ko:\n");
+        let name = format!("{module}.ko");
+        let loader = modules("6.12.1", &dep, &[(&name, b"module")]);
+        fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
+        let cmdline = format!("root=LABEL=x {types}");
+        let words = ["--kernel-config", "config", "--cmdline", &cmdline];
+        let (mut lines, _) = check(&directory, &loader, &words);
+        lines.retain(|line| line.starts_with("error: ") || line.starts_with("warning: "));
+        lines
+    };
+    const LIST: &str = "lib/modules/6.12.1/modules.dep (build --modules)";
+    assert_eq!(
+        said("rootfstype=xfs", "", "ext4"),
+        ["error: rootfstype=xfs: LABEL=x cannot be mounted: CONFIG_XFS_FS=n"]
+    );
+    assert_eq!(
+        said("rootfstype=xfs,iso9660", "CONFIG_ISO9660_FS=m\n", "ext4"),
+        [format!(
+            "error: rootfstype=xfs,iso9660: LABEL=x cannot be mounted: CONFIG_XFS_FS=n; CONFIG_ISO9660_FS=m, and the \
+             loader has no isofs.ko in {LIST}"
+        )]
+    );
+    for (types, config, module) in [
+        ("", "", "ext4"),
+        ("rootfstype=xfs", "CONFIG_XFS_FS=y\n", "ext4"),
+        ("rootfstype=xfs", "CONFIG_XFS_FS=m\n", "xfs"),
+        ("rootfstype=xfs,ext4", "CONFIG_EXT4_FS=y\n", "x"),
+        ("rootfstype=iso9660", "CONFIG_ISO9660_FS=m\n", "isofs"),
+        ("rootfstype=unheard-of,xfs", "", "x"),
+    ] {
+        assert_eq!(said(types, config, module), [""; 0], "{types} {config}");
+    }
+}
+
+#[test]
+fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
+    let directory = scratch("check-bootconfig");
+    let init = elf(X86_64);
+    let layer = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &init)]);
+    let image = join(&[&loader(), &layer, &bootconfig(b"kernel.quiet\n")]);
+    let said = |config: &str, cmdline: &[&str]| {
+        fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
+        let words = [&["--kernel-config", "config"], cmdline].concat();
+        let (mut lines, _) = check(&directory, &image, &words);
+        lines.retain(|line| line.contains("bootconfig"));
+        Vec::from_iter(lines.iter().map(|line| line.replace("0x2a0", "AT")))
+    };
+    let with = "CONFIG_BOOT_CONFIG=y\n";
+    assert_eq!(
+        said("", &[]),
+        ["warning: CONFIG_BOOT_CONFIG=n: the bootconfig at AT has no effect"]
+    );
+    assert_eq!(said(with, &[]), [""; 0]);
+    assert_eq!(
+        said(with, &["--cmdline", "retain_initrd bootconfig"]),
+        [""; 0]
+    );
+    assert_eq!(
+        said(with, &["--cmdline", "retain_initrd -- bootconfig"]),
+        [
+            "warning: CONFIG_BOOT_CONFIG_FORCE=n: and no bootconfig on the command line: the bootconfig at AT has no \
+             effect"
+        ]
+    );
+    let forced = format!("{with}CONFIG_BOOT_CONFIG_FORCE=y\n");
+    assert_eq!(said(&forced, &["--cmdline", "retain_initrd"]), [""; 0]);
+}
+
+#[test]
 fn memory_is_added_up() {
     let directory = scratch("check-memory");
     let mib = vec![b'x'; 1 << 20];

@@ -93,8 +93,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
         match &config {
             Some(config) => {
-                let built_in = circumstances.loader_built_in;
-                needs::compare(config, &boot, plan, &modules, built_in, &mut report);
+                needs::compare(config, &boot, plan, &modules, circumstances, &mut report);
             }
             None => modules.check(plan, &mut report),
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::boot::Boot;
+use super::check::Circumstances;
 use super::config::Config;
 use super::loader_modules::Modules;
 use super::unpack::{Report, Severity};
@@ -11,6 +12,7 @@ use crate::compress::Codec;
 use crate::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
 use crate::segment::Kind;
+use crate::words::Words;
 
 /// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
 pub fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
@@ -135,6 +137,38 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
         .max()
 }
 
+/// Why a kernel mounts none of the types that are named for a device; `None`: it mounts one, or that is
+/// not known.
+fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<String> {
+    /// Type, option, module.
+    const FILESYSTEMS: [(&str, &str, &str); 9] = [
+        ("btrfs", "BTRFS_FS", "btrfs"),
+        ("erofs", "EROFS_FS", "erofs"),
+        ("exfat", "EXFAT_FS", "exfat"),
+        ("ext4", "EXT4_FS", "ext4"),
+        ("f2fs", "F2FS_FS", "f2fs"),
+        ("iso9660", "ISO9660_FS", "isofs"),
+        ("squashfs", "SQUASHFS", "squashfs"),
+        ("vfat", "VFAT_FS", "vfat"),
+        ("xfs", "XFS_FS", "xfs"),
+    ];
+    let mut refusals = Vec::new();
+    for fstype in &device.types {
+        let known = FILESYSTEMS.iter().find(|(name, _, _)| name == fstype);
+        let (_, option, module) = known?;
+        refusals.push(match config.value(option) {
+            "y" => return None,
+            "m" => format!(
+                "CONFIG_{option}=m, and {}",
+                modules.lacks(config.version, module)?
+            ),
+            value => format!("CONFIG_{option}={value}"),
+        });
+    }
+    let what = format!("{} cannot be mounted: {}", device.spec, refusals.join("; "));
+    Some(what).filter(|_| !refusals.is_empty())
+}
+
 /// Reports layers whose features are newer than the kernel.
 fn features(version: (u32, u32), plan: &Plan, report: Report) {
     for layer in &plan.layers {
@@ -154,15 +188,38 @@ fn features(version: (u32, u32), plan: &Plan, report: Report) {
     }
 }
 
+/// Reports a bootconfig that the kernel does not look for (setup_boot_config in init/main.c).
+fn bootconfig(config: &Config, boot: &Boot, cmdline: Option<&str>, report: Report) {
+    let mut segments = boot.image().into_iter().flat_map(|walk| &walk.segments);
+    let intact = Kind::Bootconfig { intact: true };
+    let Some(segment) = segments.find(|segment| segment.kind == intact) else {
+        return;
+    };
+    let asked = |cmdline: &str| Words::new(cmdline).any(|(name, _)| name == "bootconfig");
+    let (option, why) = match cmdline {
+        _ if !config.built_in("BOOT_CONFIG") => ("BOOT_CONFIG", ""),
+        Some(cmdline) if !config.built_in("BOOT_CONFIG_FORCE") && !asked(cmdline) => (
+            "BOOT_CONFIG_FORCE",
+            "and no bootconfig on the command line: ",
+        ),
+        _ => return,
+    };
+    let place = format!("CONFIG_{option}={}", config.value(option));
+    let what = format!("{why}the bootconfig at {:#x} has no effect", segment.offset);
+    report(Severity::Warning, place, what);
+}
+
 /// Reports what of an image's needs a kernel does not have, and what comes of that.
 pub fn compare(
     config: &Config,
     boot: &Boot,
     plan: &Plan,
     modules: &Modules,
-    loader_built_in: bool,
+    circumstances: &Circumstances,
     report: Report,
 ) {
+    let loader_built_in = circumstances.loader_built_in;
+    bootconfig(config, boot, circumstances.cmdline.as_deref(), report);
     if let Some(version) = config.version {
         features(version, plan, report);
     }
@@ -236,6 +293,16 @@ pub fn compare(
         );
     }
 
+    for device in devices(plan) {
+        if let Some(what) = no_filesystem(config, modules, device).filter(|_| !loader_built_in) {
+            let place = format!("rootfstype={}", device.types.join(","));
+            report(Severity::Error, place, what);
+        }
+    }
+    let mut say = |severity, option: &str, what: &str| {
+        let value = config.value(option);
+        report(severity, format!("CONFIG_{option}={value}"), what.into());
+    };
     let mut should = |option: &str, what: &str| {
         if !config.built_in(option) {
             say(Severity::Warning, option, what);
