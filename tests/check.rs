@@ -637,6 +637,28 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
             1
         )
     );
+    // An image of the time before 0padding says nothing; its files do.
+    let bits = 4096 + moved + 1024;
+    let of_before = |image: &[u8]| {
+        let mut old = image.to_vec();
+        (old[bits + 8], old[bits + 80]) = (old[bits + 8] & !1, old[bits + 80] & !1);
+        fs::write(
+            directory.join("config"),
+            format!("{CONFIG}CONFIG_RD_GZIP=y\n"),
+        )
+        .unwrap();
+        let (lines, _) = check(&directory, &old, &["--kernel-config", "config"]);
+        let errors = lines.into_iter().filter(|line| line.starts_with("error: "));
+        Vec::from_iter(errors)
+    };
+    let said = of_before(&image);
+    assert!(
+        said.len() == 1 && said[0].starts_with("error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+"),
+        "{said:?}"
+    );
+    let plain = erofs_of(&directory, &tree, &[]);
+    let plain = join(&[&image[..4096 + moved], &plain]);
+    assert_eq!(of_before(&plain), [""; 0]);
     // Modules: the loader has erofs.ko.xz, and nothing else.
     let as_modules = |text: &str| {
         good(text)

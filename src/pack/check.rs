@@ -93,7 +93,8 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
         match &config {
             Some(config) => {
-                needs::compare(config, &boot, plan, &modules, circumstances, &mut report);
+                let report = &mut report;
+                needs::compare(config, &boot, plan, &root, &modules, circumstances, report);
             }
             None => modules.check(plan, &mut report),
         }

@@ -6,6 +6,7 @@ use super::boot::Boot;
 use super::check::Circumstances;
 use super::config::Config;
 use super::loader_modules::Modules;
+use super::rootfs::Rootfs;
 use super::unpack::{Report, Severity};
 use crate::cmdline::Backend;
 use crate::compress::Codec;
@@ -116,6 +117,18 @@ fn decompressors(superblock: &Superblock) -> Vec<&'static str> {
     needs
 }
 
+impl Rootfs {
+    /// Whether a layer has compressed files. Images that Linux 5.2 could read have them, or not, without
+    /// a word in the superblock.
+    fn has_compressed(&self, layer: usize) -> bool {
+        let mut inodes = self.nodes.iter().filter(|node| node.layer == layer);
+        inodes.any(|node| {
+            let unread = node.inode.as_ref().and_then(|inode| inode.unread());
+            unread == Some("compressed")
+        })
+    }
+}
+
 /// The first kernel, by major and minor number, that knows the image's features. Source: mkfs.erofs(1),
 /// and for what it does not say the kernel that added the bit to fs/erofs/erofs_fs.h.
 fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
@@ -209,11 +222,13 @@ fn bootconfig(config: &Config, boot: &Boot, cmdline: Option<&str>, report: Repor
     report(Severity::Warning, place, what);
 }
 
-/// Reports what of an image's needs a kernel does not have, and what comes of that.
+/// Reports what of an image's needs a kernel does not have, and what comes of that. `root` is what the
+/// layers make.
 pub fn compare(
     config: &Config,
     boot: &Boot,
     plan: &Plan,
+    root: &Rootfs,
     modules: &Modules,
     circumstances: &Circumstances,
     report: Report,
@@ -245,12 +260,16 @@ pub fn compare(
     }
     let mut images = 0usize;
     let mut archives = 0usize;
-    for layer in &plan.layers {
+    for (index, layer) in plan.layers.iter().enumerate() {
         match &layer.content {
             Content::Cpio { .. } => archives = archives.saturating_add(1),
             Content::Erofs { superblock, .. } => {
                 images = images.saturating_add(1);
-                for option in decompressors(superblock) {
+                let mut options = decompressors(superblock);
+                if options.is_empty() && root.has_compressed(index) {
+                    options.push("CONFIG_EROFS_FS_ZIP");
+                }
+                for option in options {
                     let what = format!("{layer} is compressed so, and cannot be mounted or read");
                     must(option.trim_start_matches("CONFIG_"), &what);
                 }
