@@ -872,7 +872,8 @@ fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
     };
     const REAL: &str = "no init in the new root: /sbin/init";
     let said = |loader: &[u8], real: &[u8], without: &str| {
-        let config = CONFIG.replace(&format!("CONFIG_{without}=y"), "");
+        let off = format!("# CONFIG_{without} is not set");
+        let config = CONFIG.replace(&format!("CONFIG_{without}=y"), &off);
         fs::write(directory.join("config"), config).unwrap();
         let image = join(&[
             &cpio(&[
@@ -1362,4 +1363,18 @@ fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
                    looked at: its bytes are in a lower layer, and overlayfs \
                    refuses the file (EPERM) unless its metacopy is on";
     assert_eq!(told(&[&low, &high]), (vec![warning.to_string()], 0));
+}
+
+#[test]
+fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() {
+    let directory = scratch("check-futex");
+    let told = |config: String| {
+        fs::write(directory.join("config"), config).unwrap();
+        let lines = of_loader(&directory, &loader(), &["--kernel-config", "config"]);
+        lines
+            .iter()
+            .any(|line| line.starts_with("error: CONFIG_FUTEX=n: "))
+    };
+    assert!(!told(CONFIG.into()));
+    assert!(told(format!("{CONFIG}# CONFIG_FUTEX is not set\n")));
 }

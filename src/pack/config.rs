@@ -1,6 +1,6 @@
 //! A kernel's configuration, read from a file as /boot/config-* or /proc/config.gz.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,6 +12,8 @@ use crate::error::{Context, Error, Result};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Config {
     values: BTreeMap<String, String>,
+    /// What it says is not set.
+    off: BTreeSet<String>,
     /// The architecture, from the first lines, as the kernel's Makefile calls it: x86, arm64.
     pub architecture: Option<String>,
     /// The kernel's version, from there: major and minor number.
@@ -53,6 +55,11 @@ impl Config {
                 .and_then(|line| line.split_once('='))
             {
                 config.values.insert(name.into(), value.trim().into());
+            } else if let Some(name) = line
+                .strip_prefix("# CONFIG_")
+                .and_then(|line| line.strip_suffix(" is not set"))
+            {
+                config.off.insert(name.into());
             } else if config.version.is_none() && line.ends_with(" Kernel Configuration") {
                 // "# Linux/x86 6.12.117 Kernel Configuration"
                 let mut words = line.split_ascii_whitespace().skip(1);
@@ -73,6 +80,12 @@ impl Config {
     /// Whether an option is set to `y`.
     pub fn built_in(&self, option: &str) -> bool {
         self.value(option) == "y"
+    }
+
+    /// Whether an option is said not to be set. For what nearly every kernel has: a configuration that was
+    /// shortened by hand is no reason to miss it.
+    pub fn is_off(&self, option: &str) -> bool {
+        self.off.contains(option)
     }
 
     /// Whether the kernel makes a file of an initrd that is not all archives: /initrd.image.

@@ -48,8 +48,8 @@ impl Machine {
         let machines = machines.or_else(|| started(boot, image));
         let formats: [(&[u8], &str); 2] = [(b"\x7fELF", "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
         let lacks = formats.into_iter().filter_map(|(start, option)| {
-            let value = config?.value(option);
-            (!matches!(value, "y" | "m")).then(|| (start, format!("CONFIG_{option}={value}")))
+            let off = config?.is_off(option);
+            off.then(|| (start, format!("CONFIG_{option}=n")))
         });
         Self {
             machines: machines.unwrap_or(Machines::ANY),

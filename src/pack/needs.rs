@@ -253,6 +253,12 @@ pub fn compare(
         "SYSFS",
         "the layers in /sys/firmware/initrd, devices and modules are found there",
     );
+    if config.is_off("FUTEX") {
+        must(
+            "FUTEX",
+            "/init has threads, which need it to wait for each other",
+        );
+    }
     for (offset, codec) in compressed(boot) {
         let what =
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
