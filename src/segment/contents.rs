@@ -106,7 +106,7 @@ impl Contents {
 }
 
 /// Whether `path` is `place` or lies below it.
-fn under(path: &[u8], place: &[u8]) -> bool {
+pub(super) fn under(path: &[u8], place: &[u8]) -> bool {
     match path.strip_prefix(place) {
         Some(rest) => rest.first().is_none_or(|byte| *byte == b'/'),
         None => false,

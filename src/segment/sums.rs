@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::contents::Contents;
+use super::contents::{Contents, under};
 use super::{Kind, Segment, open_archive};
 use crate::bytes::{Part, ReadAt, Skip};
 use crate::compress::Codec;
@@ -93,11 +93,9 @@ fn makes(
             Next::Member(member) if !member.counts() => {}
             Next::Member(member) => {
                 let path = member.path();
-                let below = directory.strip_prefix(path.as_slice());
-                let on_the_way = below.is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'));
                 match member.header.file_type() {
                     libc::S_IFDIR if path == directory => return Ok(true),
-                    libc::S_IFLNK if on_the_way => return Ok(true),
+                    libc::S_IFLNK if under(directory, &path) => return Ok(true),
                     _ => {}
                 }
             }
