@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -15,7 +16,8 @@ use layerinit::cmdline::Options;
 use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
 use layerinit::error::{Error, Result};
 use layerinit::load::Loader;
-use layerinit::mount::Finder;
+use layerinit::mount::{self, Finder};
+use layerinit::plan::Device as Plan;
 use layerinit::probe::Kind;
 use layerinit::rootspec::Spec;
 use layerinit::uevent::Event;
@@ -370,6 +372,52 @@ fn what_is_no_filesystem_is_refused_with_its_name() {
     assert_eq!(
         error.to_string(),
         format!("mount {}: it is swap space", device.0)
+    );
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_not_called_empty() {
+    let image = Image::new(4 << 20);
+    let device = Loop::attach(&image);
+    // A loop device whose file has become shorter answers EIO, as a failing disk does.
+    fs::File::options()
+        .write(true)
+        .open(&image.0)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
+    // What another test has read of it before is in memory.
+    while fs::File::open(&device.0)
+        .and_then(|mut disk| disk.read_exact(&mut [0; 4096]))
+        .is_ok()
+    {
+        run("util-linux", "blockdev", &["--flushbufs", &device.0]);
+    }
+    let spec = Spec::parse(&device.0).unwrap();
+    let plan = Plan {
+        spec: spec.clone(),
+        types: Vec::new(),
+        flags: Vec::new(),
+        writable: false,
+    };
+    let mut loader = Loader::new("no release", &Options::default());
+    let mount = |plan: &Plan, loader: &mut Loader| {
+        let error = mount::device::mount(wanted(&spec), plan, &found(&device.0), loader);
+        error.unwrap_err().to_string()
+    };
+    assert_eq!(
+        mount(&plan, &mut loader),
+        format!("recognise {0}: read {0}: EIO: I/O error", device.0)
+    );
+    // Who names a type gets the kernel's own answer.
+    let named = Plan {
+        types: vec!["ext4".into()],
+        ..plan
+    };
+    let error = mount(&named, &mut loader);
+    assert!(
+        error.starts_with(&format!("mount root={0} ({0}): mount ext4: ", device.0)),
+        "{error}"
     );
 }
 

@@ -21,6 +21,8 @@ pub struct Found {
     /// those that an earlier use has left behind. Empty where nothing is known, or it could not be
     /// read.
     pub volumes: Vec<Volume>,
+    /// Why it could not be read, in words: a disk that fails is not one without a filesystem.
+    pub unread: Option<String>,
     /// The nodes of the filesystem's other devices (btrfs). A mount wants each as `device=`.
     pub companions: Vec<PathBuf>,
 }
@@ -95,8 +97,8 @@ impl Contents {
             [] => Ok(Look::NotYet),
             [device] if device.size == 0 => Ok(Look::NotYet),
             [device] => {
-                let volumes = match self.volumes(device) {
-                    Ok(volumes) => volumes,
+                let (volumes, unread) = match self.volumes(device) {
+                    Ok(volumes) => (volumes, None),
                     // No medium yet, or one that a drive takes its time for.
                     Err(error) if device.is_removable() => {
                         debug!("{error}");
@@ -104,7 +106,7 @@ impl Contents {
                     }
                     Err(error) => {
                         warn!("{error}");
-                        Vec::new()
+                        (Vec::new(), Some(error.to_string()))
                     }
                 };
                 let share = volumes.first().and_then(|volume| volume.share);
@@ -126,7 +128,7 @@ impl Contents {
                         Look::NotYet => Look::NotYet,
                     });
                 }
-                there(device, volumes, Vec::new())
+                there(device, volumes, unread, Vec::new())
             }
             several => Err(self.refuse_to_guess(wanted, several)),
         }
@@ -185,7 +187,7 @@ impl Contents {
         match found.as_slice() {
             [] => Ok(Look::NotYet),
             [(device, volumes)] if volumes.first().is_none_or(|v| v.share.is_none()) => {
-                there(device, volumes.clone(), Vec::new())
+                there(device, volumes.clone(), None, Vec::new())
             }
             several => match complete(several) {
                 Some(of) => {
@@ -193,7 +195,8 @@ impl Contents {
                         return Ok(Look::NotYet);
                     };
                     let others = others.iter().map(|(device, _)| device.node());
-                    let look = there(device, volumes.clone(), others.collect::<Result<_>>()?)?;
+                    let others = others.collect::<Result<_>>()?;
+                    let look = there(device, volumes.clone(), None, others)?;
                     Ok(match look {
                         Look::There(found) if several.len() as u64 != of => {
                             Look::Incomplete(found, of)
@@ -226,7 +229,12 @@ impl Contents {
     }
 }
 
-fn there(device: &Device, volumes: Vec<Volume>, companions: Vec<PathBuf>) -> Result<Look> {
+fn there(
+    device: &Device,
+    volumes: Vec<Volume>,
+    unread: Option<String>,
+    companions: Vec<PathBuf>,
+) -> Result<Look> {
     let path = match device.node() {
         // Gone between the look at sysfs and now; it may come back.
         Err(_) if Device::by_name(&device.name).is_none() => return Ok(Look::NotYet),
@@ -236,6 +244,7 @@ fn there(device: &Device, volumes: Vec<Volume>, companions: Vec<PathBuf>) -> Res
         device: device.clone(),
         path,
         volumes,
+        unread,
         companions,
     })))
 }

@@ -155,9 +155,10 @@ pub fn mount(
 /// The type of the filesystem on a device, as the kernel calls it.
 fn recognised(found: &Found) -> Result<String> {
     found.mountable()?;
-    match found.volume() {
-        Some(volume) => Ok(volume.kind.name().into()),
-        None => {
+    match (found.volume(), &found.unread) {
+        (Some(volume), _) => Ok(volume.kind.name().into()),
+        (None, Some(why)) => Err(Error::new("recognise", found.path.display(), why)),
+        (None, None) => {
             let what =
                 "it holds no filesystem that is known here (for root=, rootfstype= can name one)";
             Err(Error::new("recognise", found.path.display(), what))
