@@ -116,7 +116,8 @@ pub struct Options {
     pub shell: bool,
     /// `rd.emergency=`.
     pub emergency: Option<Emergency>,
-    /// `rd.timeout=`: seconds to wait for a device before giving up.
+    /// `rd.timeout=`: seconds to wait for a device before giving up; 0 is for ever
+    /// (dracut.cmdline(7)).
     pub timeout: Option<u64>,
     /// `panic=`: seconds before a failed boot restarts; negative: at once; 0 or absent: never.
     pub panic: i64,
@@ -194,9 +195,7 @@ impl Options {
                 ("ro", None) => options.root_writable = false,
                 ("rw", None) => options.root_writable = true,
                 ("rootwait", None) => options.rootwait = Wait::Forever,
-                ("rootwait", Some(s)) => {
-                    options.number(name, s, |o, n| o.rootwait = Wait::Seconds(n))
-                }
+                ("rootwait", Some(s)) => options.rootwait(s),
                 ("rootdelay", Some(s)) => options.number(name, s, |o, n| o.rootdelay = n),
                 ("rd.overlay", value) => options.overlay(value),
                 ("rd.overlay.readonly", value) => {
@@ -276,6 +275,18 @@ impl Options {
         if self.verbosity != Verbosity::Shown {
             self.verbosity = verbosity;
         }
+    }
+
+    /// What is no number is for ever (rootwait_timeout_setup in init/do_mounts.c).
+    fn rootwait(&mut self, seconds: &str) {
+        self.rootwait = match seconds.parse() {
+            Ok(seconds) => Wait::Seconds(seconds),
+            Err(_) => {
+                let why = "not a number of seconds; waiting for ever, as the kernel does then";
+                self.problem("rootwait", Some(seconds), why);
+                Wait::Forever
+            }
+        };
     }
 
     /// What is no plain yes or no is for the plan to read, as `root=` is.
@@ -480,5 +491,15 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn a_wait_that_makes_no_sense_is_for_ever_as_in_the_kernel() {
+        let options = Options::parse("rootwait=5s");
+        assert_eq!(options.rootwait, Wait::Forever);
+        assert_eq!(
+            options.problems,
+            ["rootwait=5s: not a number of seconds; waiting for ever, as the kernel does then"]
+        );
     }
 }

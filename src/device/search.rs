@@ -36,12 +36,12 @@ pub struct Patience {
 
 impl Patience {
     /// What the command line asks for: `rootwait=N`, else `rd.timeout=N`, else `rootwait` for ever,
-    /// else [`DEFAULT_WAIT`].
+    /// else [`DEFAULT_WAIT`]. `rd.timeout=0` is for ever, too, as in dracut, whose word it is.
     pub fn of(options: &Options) -> Self {
         let limit = match (options.rootwait, options.timeout) {
             (Wait::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
+            (_, Some(0)) | (Wait::Forever, None) => None,
             (_, Some(seconds)) => Some(Duration::from_secs(seconds)),
-            (Wait::Forever, None) => None,
             (Wait::Default, None) => Some(DEFAULT_WAIT),
         };
         Self {
