@@ -13,22 +13,80 @@ use crate::error::{Cause, Error, Result};
 use crate::load::Loader;
 use crate::plan::Device;
 
-/// Mount options that belong to the mount and not to the filesystem (mount(8)); those without a bit
-/// are what every mount is anyway.
-const ATTRIBUTES: [(&str, MountAttrFlags); 12] = [
-    ("nosuid", MountAttrFlags::MOUNT_ATTR_NOSUID),
-    ("nodev", MountAttrFlags::MOUNT_ATTR_NODEV),
-    ("noexec", MountAttrFlags::MOUNT_ATTR_NOEXEC),
-    ("noatime", MountAttrFlags::MOUNT_ATTR_NOATIME),
-    ("strictatime", MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-    ("nodiratime", MountAttrFlags::MOUNT_ATTR_NODIRATIME),
-    ("relatime", MountAttrFlags::empty()),
-    ("defaults", MountAttrFlags::empty()),
-    ("suid", MountAttrFlags::empty()),
-    ("dev", MountAttrFlags::empty()),
-    ("exec", MountAttrFlags::empty()),
-    ("auto", MountAttrFlags::empty()),
+/// How atime is kept; fsmount(2) takes one of these only.
+const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
+
+/// Mount options that belong to the mount and not to the filesystem: what each takes away, and what
+/// it adds, so that the last of several wins. Source: linux_flags_map in libmount/src/optmap.c of
+/// util-linux, mount(8). relatime is what a mount has unless something else is said, and
+/// `norelatime` does not change that.
+const ATTRIBUTES: [(&str, MountAttrFlags, MountAttrFlags); 17] = {
+    use MountAttrFlags as Flags;
+    const NONE: MountAttrFlags = MountAttrFlags::empty();
+    [
+        ("nosuid", NONE, Flags::MOUNT_ATTR_NOSUID),
+        ("suid", Flags::MOUNT_ATTR_NOSUID, NONE),
+        ("nodev", NONE, Flags::MOUNT_ATTR_NODEV),
+        ("dev", Flags::MOUNT_ATTR_NODEV, NONE),
+        ("noexec", NONE, Flags::MOUNT_ATTR_NOEXEC),
+        ("exec", Flags::MOUNT_ATTR_NOEXEC, NONE),
+        ("noatime", ATIME, Flags::MOUNT_ATTR_NOATIME),
+        ("atime", Flags::MOUNT_ATTR_NOATIME, NONE),
+        ("strictatime", ATIME, Flags::MOUNT_ATTR_STRICTATIME),
+        ("nostrictatime", Flags::MOUNT_ATTR_STRICTATIME, NONE),
+        ("relatime", ATIME, NONE),
+        ("norelatime", NONE, NONE),
+        ("nodiratime", NONE, Flags::MOUNT_ATTR_NODIRATIME),
+        ("diratime", Flags::MOUNT_ATTR_NODIRATIME, NONE),
+        // From Linux 5.14 on (fsmount(2)).
+        ("nosymfollow", NONE, Flags::MOUNT_ATTR_NOSYMFOLLOW),
+        ("symfollow", Flags::MOUNT_ATTR_NOSYMFOLLOW, NONE),
+        ("defaults", NONE, NONE),
+    ]
+};
+
+/// What mount(8) keeps from the kernel: who may mount, when, and what it says meanwhile
+/// (userspace_opts_map in libmount/src/optmap.c). Root's mount at boot is not concerned. The last four
+/// are flags of mount(2) that fsconfig(2) does not know, and that change nothing in a root filesystem.
+const USERSPACE: [&str; 16] = [
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "silent",
+    "loud",
+    "iversion",
+    "noiversion",
 ];
+
+/// The same, with anything behind.
+const USERSPACE_PREFIXES: [&str; 4] = ["user=", "comment=", "x-", "X-"];
+
+/// Parts mount options into those of the mount and those of the filesystem.
+fn parted(flags: &[String]) -> (MountAttrFlags, Vec<&String>) {
+    let mut attributes = MountAttrFlags::empty();
+    let mut rest = Vec::new();
+    for flag in flags {
+        if let Some((_, less, more)) = ATTRIBUTES.iter().find(|(name, ..)| name == flag) {
+            attributes = attributes.difference(*less).union(*more);
+        } else if !USERSPACE.contains(&flag.as_str())
+            && !USERSPACE_PREFIXES
+                .iter()
+                .any(|start| flag.starts_with(start))
+        {
+            rest.push(flag);
+        }
+    }
+    (attributes, rest)
+}
 
 /// A device as it was mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,16 +230,76 @@ fn try_one(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<M
     for companion in &found.companions {
         context.string("device", &companion.to_string_lossy())?;
     }
-    let mut attributes = MountAttrFlags::empty();
+    let (mut attributes, options) = parted(&device.flags);
+    for option in options {
+        context.option(option)?;
+    }
+    // After them: `rootflags=rw` does not make a layer writable.
     if !device.writable {
         context.flag("ro")?;
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    for flag in &device.flags {
-        match ATTRIBUTES.iter().find(|(name, _)| name == flag) {
-            Some((_, attribute)) => attributes |= *attribute,
-            None => context.option(flag)?,
+    context.mount(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_go_where_mount_8_sends_them() {
+        for (text, attributes, rest) in [
+            (
+                "defaults,errors=remount-ro,commit=30",
+                MountAttrFlags::empty(),
+                "errors=remount-ro,commit=30",
+            ),
+            (
+                "noatime,nodiratime,nosuid,nodev,noexec,nosymfollow",
+                MountAttrFlags::MOUNT_ATTR_NOATIME
+                    | MountAttrFlags::MOUNT_ATTR_NODIRATIME
+                    | MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC
+                    | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
+                "",
+            ),
+            // The last one wins; both together would be EINVAL.
+            (
+                "noatime,strictatime",
+                MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+                "",
+            ),
+            (
+                "strictatime,noatime,norelatime",
+                MountAttrFlags::MOUNT_ATTR_NOATIME,
+                "",
+            ),
+            (
+                "noatime,atime,nodiratime,diratime,noexec,exec,nosuid,suid,nodev,dev",
+                MountAttrFlags::empty(),
+                "",
+            ),
+            (
+                "strictatime,nostrictatime,nosymfollow,symfollow,noatime,relatime",
+                MountAttrFlags::empty(),
+                "",
+            ),
+            (
+                "nofail,_netdev,noauto,auto,user,user=joe,nouser,users,owner,group,silent,\
+                 x-systemd.growfs,X-mount.mkdir,comment=root,lazytime,group_id=1",
+                MountAttrFlags::empty(),
+                "lazytime,group_id=1",
+            ),
+        ] {
+            let flags = crate::words::items(text);
+            let (got, left) = parted(&flags);
+            assert_eq!(got, attributes, "{text}");
+            assert_eq!(
+                left,
+                crate::words::items(rest).iter().collect::<Vec<_>>(),
+                "{text}"
+            );
         }
     }
-    context.mount(attributes)
 }
