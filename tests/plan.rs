@@ -283,6 +283,13 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
             "root device UUID=1-2: rw,noatime,subvol=x, as ext4, btrfs\nroot: the root device itself\n{modules}"
         )
     );
+    for types in ["auto", "auto,ext4", "ext4,auto"] {
+        let plan = planned(&[], &format!("root=/dev/vda1 rootfstype={types}"));
+        assert!(
+            plan.starts_with("root device /dev/vda1: ro, as whatever is on it\n"),
+            "{plan}"
+        );
+    }
     // Read-only altogether; or under an overlay, where nothing is written to it.
     assert!(
         planned(&[], "root=/dev/vda1 rw rd.overlay.readonly")

@@ -10,7 +10,7 @@ use crate::words::items;
 pub struct Device {
     /// Which device.
     pub spec: Spec,
-    /// `rootfstype=`: types to try, in order; empty: whatever is on it.
+    /// `rootfstype=`: types to try, in order; empty, as with `auto` among them: whatever is on it.
     pub types: Vec<String>,
     /// `rootflags=`: mount options.
     pub flags: Vec<String>,
@@ -40,9 +40,14 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
         ));
         return Ok(None);
     }
+    // "Look", in mount(8), dracut and initramfs-tools; no filesystem has the name.
+    let mut types = list(&options.rootfstype);
+    if types.iter().any(|fstype| fstype == "auto") {
+        types.clear();
+    }
     Ok(Some(Device {
         spec,
-        types: list(&options.rootfstype),
+        types,
         flags: list(&options.rootflags),
         writable: options.root_writable,
     }))
