@@ -102,6 +102,8 @@ pub struct Options {
     /// An overlay over `root=` even where there are no layers (`rd.overlay`,
     /// `systemd.volatile=overlay`).
     pub overlay_root: bool,
+    /// `systemd.volatile=yes`: systemd's own initrd would lay nothing but /usr over a tmpfs.
+    pub volatile: bool,
     /// `rd.layers.backend=`: the backends to try, in order.
     pub backends: Vec<Backend>,
     /// `rd.layers.only=`: names or numbers of the only layers to use.
@@ -151,6 +153,7 @@ impl Default for Options {
             overlay_fallback: None,
             overlay_readonly: false,
             overlay_root: false,
+            volatile: false,
             backends: BACKENDS.to_vec(),
             only: Vec::new(),
             skip: Vec::new(),
@@ -232,6 +235,8 @@ impl Options {
                 ("rd.driver.pre", Some(list)) => options.driver_pre.extend(items(list)),
                 ("rd.driver.blacklist", Some(list)) => options.driver_blacklist.extend(items(list)),
                 ("systemd.volatile", Some("overlay")) => options.overlay_root = true,
+                // `state` is for the system's own systemd (systemd-fstab-generator(8)).
+                ("systemd.volatile", value) => options.volatile = boolean(value) == Some(true),
                 (ours, _) if ours.starts_with("rd.layers.") || ours.starts_with("rd.overlay.") => {
                     options.problem(name, value, "there is no such option, or it wants a value");
                 }

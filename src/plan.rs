@@ -180,6 +180,10 @@ impl Plan {
     }
 }
 
+/// Somebody who asks for a stateless system must not find the disk written to without a word.
+const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
+                        and what is written to / is written to it";
+
 /// Decides. Sources are in the order of layers: the files of `/layers` in order of their names,
 /// then one initrd.
 pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
@@ -250,6 +254,9 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         ([_], Upper::None) if device.is_none() => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
+    if options.volatile && root == Root::Device {
+        cmdline_warnings.push(VOLATILE.into());
+    }
     if let Some(device) = &mut device {
         device.writable &= root == Root::Device && !options.overlay_readonly;
     }

@@ -317,6 +317,34 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
 }
 
 #[test]
+fn a_stateless_system_that_is_none_is_told() {
+    let warning = "warning: systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
+                   and what is written to / is written to it\n";
+    for word in [
+        "systemd.volatile=yes",
+        "systemd.volatile=1",
+        "systemd.volatile",
+    ] {
+        let plan = planned(&[], &format!("root=/dev/vda1 {word}"));
+        assert!(plan.starts_with(warning), "{plan}");
+    }
+    let layers = initrd(join(&[&loader(), &erofs(1, "")]));
+    for (sources, cmdline) in [
+        (&[][..], "root=/dev/vda1 systemd.volatile=no"),
+        // The system's own systemd does that.
+        (&[], "root=/dev/vda1 systemd.volatile=state"),
+        (&[], "root=/dev/vda1 systemd.volatile=overlay"),
+        // Nothing is written to the device.
+        (&[], "root=/dev/vda1 systemd.volatile=yes rd.overlay"),
+        (&layers, "root=/dev/vda1 systemd.volatile=yes"),
+        (&layers, "systemd.volatile=yes"),
+    ] {
+        let plan = planned(sources, cmdline);
+        assert!(!plan.contains("volatile"), "{cmdline}: {plan}");
+    }
+}
+
+#[test]
 fn a_root_that_names_no_device_is_left_where_there_are_layers() {
     let image = || join(&[&loader(), &erofs(1, "")]);
     let ramdisk = planned(&initrd(image()), "root=/dev/ram0");
