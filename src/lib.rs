@@ -42,6 +42,7 @@ pub mod plan;
 
 pub mod kmsg;
 pub mod setup;
+pub mod systemd;
 pub mod watchdog;
 
 pub mod coldplug;
@@ -52,7 +53,6 @@ pub mod source;
 pub mod mount;
 
 pub mod proof;
-pub mod systemd;
 
 pub mod switch;
 

@@ -1,4 +1,4 @@
-//! What systemd is told when it is the real init: when userspace began.
+//! What systemd is told when it is the real init: when userspace began, and what device is below `/`.
 //!
 //! systemd hands its state from one instance to the next in a file, whose descriptor the next one
 //! finds after `--deserialize`. An initramfs without systemd can make such a file, too (booster
@@ -10,10 +10,11 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use log::debug;
-use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::fs::{MemfdFlags, SeekFrom, major, memfd_create, minor, seek, stat};
 use rustix::io::{Errno, write};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -47,6 +48,27 @@ impl Moment {
     fn state(self) -> String {
         format!("initrd-timestamp={} {}\n\n", self.realtime, self.monotonic)
     }
+}
+
+/// A link to the device below an overlay, as systemd-volatile-root makes it (src/volatile-root in
+/// systemd). Without it systemd-gpt-auto-generator sees no disk below `/`, and finds neither swap nor
+/// /home on it (blockdev_get_root in src/shared/blockdev-util.c).
+const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
+
+/// Tells that the device whose node is `node` is below the overlay that becomes `/`. What else may be
+/// the real init has no use for it, and systemd starts without.
+pub fn tell_root_device(node: &str) {
+    if let Err(error) = link_root_device(node) {
+        debug!("{error}; systemd will not know the disk below /");
+    }
+}
+
+fn link_root_device(node: &str) -> Result<()> {
+    let device = stat(node).during("stat", node)?.st_rdev;
+    let target = format!("/dev/block/{}:{}", major(device), minor(device));
+    let directory = Path::new(VOLATILE_ROOT).parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).during("create", directory.display())?;
+    symlink(target, VOLATILE_ROOT).during("create", VOLATILE_ROOT)
 }
 
 /// Whether `program` is systemd's manager, links followed: /sbin/init says nothing, and
@@ -107,7 +129,6 @@ fn state_file(started: Moment) -> Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::os::unix::fs::symlink;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use common::disk::{Image, Loop};
 use common::guest::*;
 use common::*;
 
@@ -629,4 +630,29 @@ fn the_program_is_static_and_needs_no_interpreter() {
         "it has a fixed address: nothing to relocate"
     );
     assert!(fs::metadata(env!("CARGO_BIN_EXE_init")).unwrap().mode() & 0o111 != 0);
+}
+
+/// systemd looks for the disk of `/` there, which it cannot see through an overlay.
+#[test]
+fn the_device_below_the_overlay_is_told_to_systemd() {
+    let scratch = Scratch::new();
+    let script = "readlink /run/systemd/volatile-root || echo no link";
+    system(&scratch.join("system"), script);
+    let image = Image::new(16 << 20);
+    let tree = scratch.join("system");
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-d"])
+        .arg(&tree)
+        .arg(image.path()));
+    let disk = Loop::attach(&image);
+    let number = fs::metadata(&disk.0).unwrap().rdev();
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let mut guest = Guest::new(&[]);
+    for (overlay, expected) in [
+        ("rd.overlay", format!("/dev/block/{major}:{minor}\n")),
+        ("", "no link\n".into()),
+    ] {
+        guest.cmdline = format!("root={} {overlay} panic=-1", disk.0).leak();
+        assert_eq!(guest.boot().reached(), expected, "{overlay}");
+    }
 }

@@ -25,6 +25,7 @@ use crate::load::Loader;
 use crate::plan::{self, Content, Layer, Module, Plan, Root};
 use crate::segment;
 use crate::source::Source;
+use crate::systemd;
 pub use device::Finder;
 use overlay::Stack;
 
@@ -202,6 +203,9 @@ pub fn root(
             let stack = |upper: Option<&upper::Mounted>| overlay::stack(&layers, upper, SYSROOT);
             let device = mounted.device.as_ref();
             mounted.upper = upper::with(upper, root_of, device, finder, loader, stack)?;
+            if let Some(device) = &mounted.device {
+                systemd::tell_root_device(&device.node);
+            }
             info!("layers stacked: {}", layers.names.len());
         }
         _ => return Err(Error::new("mount", "root", "there is nothing to mount")),
