@@ -55,7 +55,18 @@ impl Spec {
         if let Some((tag, value)) = text.split_once('=') {
             return tagged(text, tag, unquote(value));
         }
-        number(text)
+        match text {
+            // systemd-gpt-auto-generator(8), systemd-fstab-generator(8).
+            "gpt-auto" | "gpt-auto-force" | "dissect" | "dissect-force" => Err(refuse(
+                text,
+                "no partition is chosen by its type here; name it, as by PARTUUID=",
+            )),
+            "tmpfs" => Err(refuse(
+                text,
+                "no root starts empty here; without root= the layers lie under a tmpfs",
+            )),
+            _ => number(text),
+        }
     }
 
     /// Whether this is the ramdisk into which old kernels copied the initrd (`/dev/ram0`, major 1).
@@ -147,6 +158,7 @@ fn tagged(text: &str, tag: &str, value: &str) -> Result<Spec> {
                 "UUID" | "LABEL" | "PARTUUID" | "PARTLABEL" => {
                     refuse(text, &format!("did you mean {upper}=?"))
                 }
+                "ZFS" => refuse(text, ZFS),
                 _ => refuse(text, EXPECTED),
             })
         }
@@ -155,6 +167,8 @@ fn tagged(text: &str, tag: &str, value: &str) -> Result<Spec> {
 
 const EXPECTED: &str = "not understood; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL=, \
                         MAJOR:MINOR or a hexadecimal device number";
+
+const ZFS: &str = "a root on ZFS is not supported";
 
 /// `PARTUUID=UUID/PARTNROFF=N`. The kernel compares only as many characters as were given; here all
 /// of them count, since a part of an identifier can name two disks.
@@ -193,6 +207,7 @@ fn number(text: &str) -> Result<Spec> {
                 "nfs" | "nfs4" | "cifs" | "smb" | "http" | "https" | "iscsi" | "nbd" => {
                     refuse(text, "a root on the network is not supported")
                 }
+                "zfs" => refuse(text, ZFS),
                 "mtd" | "ubi" | "ubi0" => {
                     refuse(text, "a root on raw flash (mtd, ubi) is not supported")
                 }

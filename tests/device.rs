@@ -224,6 +224,22 @@ fn a_wait_ends_with_a_list_of_what_is_there() {
     assert!(error.contains(&entry), "{error}");
 }
 
+#[test]
+fn a_device_that_would_have_to_be_assembled_is_not_merely_missing() {
+    let end = "; nothing here assembles LVM, LUKS or RAID";
+    for (root, told) in [
+        ("/dev/mapper/none", true),
+        ("/dev/none/root", true),
+        ("/dev/md126p9", true),
+        ("/dev/dm-9999", true),
+        ("/dev/sdzz9", false),
+        ("LABEL=md/none", false),
+    ] {
+        let error = find(root, within(0)).unwrap_err().to_string();
+        assert_eq!(error.ends_with(end), told, "{error}");
+    }
+}
+
 /// What the library logs, for the test that looks at it.
 struct Log(Mutex<Vec<String>>);
 

@@ -121,7 +121,17 @@ fn what_is_not_understood_is_refused_with_a_reason() {
         ("LABEL=\"\"", "nothing follows the equals sign"),
         ("uuid=1", "did you mean UUID=?"),
         ("PartLabel=1", "did you mean PARTLABEL=?"),
-        ("ZFS=tank/root", EXPECTED),
+        ("ZFS=tank/root", "a root on ZFS is not supported"),
+        ("zfs:AUTO", "a root on ZFS is not supported"),
+        ("zfs:tank/root", "a root on ZFS is not supported"),
+        (
+            "gpt-auto",
+            "no partition is chosen by its type here; name it, as by PARTUUID=",
+        ),
+        (
+            "tmpfs",
+            "no root starts empty here; without root= the layers lie under a tmpfs",
+        ),
         ("live:CDLABEL", EXPECTED),
         ("sda1", &format!("{EXPECTED}. Did you mean /dev/sda1?")),
         ("8:", EXPECTED),

@@ -157,15 +157,17 @@ impl Search {
                 };
                 if timed_out {
                     let list = self.contents.list(&devices);
+                    let hint = hint(wanted.spec);
                     return Err(Error::new(
                         "find",
                         wanted,
-                        format!("{state}; there are: {list}"),
+                        format!("{state}; there are: {list}{hint}"),
                     ));
                 }
                 if due {
                     let list = self.contents.list(&devices);
-                    info!("waiting for {wanted}: {state}; there are: {list}");
+                    let hint = hint(wanted.spec);
+                    info!("waiting for {wanted}: {state}; there are: {list}{hint}");
                 }
             }
             if due {
@@ -251,6 +253,19 @@ impl fmt::Display for State {
                 "{there} of the {of} devices of its filesystem after {seconds} s"
             ),
         }
+    }
+}
+
+/// What to add where the name is one of those that LVM, LUKS or RAID give (`mapper/root`, `vg/root`, `md0`,
+/// `md/root`): waiting does not help.
+fn hint(spec: &Spec) -> &'static str {
+    match spec {
+        Spec::Name(name)
+            if name.contains('/') || name.starts_with("md") || name.starts_with("dm-") =>
+        {
+            "; nothing here assembles LVM, LUKS or RAID"
+        }
+        _ => "",
     }
 }
 
