@@ -186,6 +186,7 @@ impl Options {
     /// Reads a command line.
     pub fn parse(text: &str) -> Self {
         let mut options = Self::default();
+        let (mut resume, mut noresume) = (None, false);
         for (name, value) in Words::new(text) {
             // The kernel's own words have no dots, and `-` for `_` in them is rare but allowed.
             match (name.replace('-', "_").as_str(), value) {
@@ -220,6 +221,8 @@ impl Options {
                 ("rd.watchdog", value) => options.flag(name, value, |o, on| {
                     o.watchdog = on.then(|| "/dev/watchdog".into());
                 }),
+                ("resume", Some(device)) => resume = nonempty(device),
+                ("noresume", None) => noresume = true,
                 ("rd.timestamps", value) => options.flag(name, value, |o, on| o.timestamps = on),
                 ("debug", None) => options.verbose(Verbosity::Debug),
                 ("loglevel", Some(s)) => options.number(name, s, |o, n: u8| {
@@ -242,6 +245,13 @@ impl Options {
                 }
                 _ => {}
             }
+        }
+        if let Some(device) = resume.filter(|_| !noresume) {
+            // software_resume in kernel/power/hibernate.c, a late initcall: had it found a hibernated
+            // system, this program would not run.
+            let why = "nothing is resumed from here; the kernel does it by itself before /init, where it has the \
+                       disk's driver built in";
+            options.problem("resume", Some(&device), why);
         }
         options
     }
@@ -496,6 +506,25 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn a_hibernated_system_is_not_resumed_and_that_is_told() {
+        let problems = |text: &str| Options::parse(text).problems;
+        assert_eq!(
+            problems("root=/dev/sda1 resume=/dev/sda2 resume_offset=1"),
+            [
+                "resume=/dev/sda2: nothing is resumed from here; the kernel does it by itself before /init, where it \
+              has the disk's driver built in"
+            ]
+        );
+        for text in [
+            "resume=/dev/sda2 noresume",
+            "noresume resume=/dev/sda2",
+            "resume=",
+        ] {
+            assert_eq!(problems(text), [""; 0], "{text}");
+        }
     }
 
     #[test]
