@@ -344,17 +344,24 @@ impl Options {
         }
     }
 
+    /// A point of another initramfs (dracut's `pre-pivot`, ...) stops where none does: who asks for a
+    /// shell is to get one.
     fn breaks(&mut self, value: Option<&str>) {
-        for item in items(value.unwrap_or("switch")) {
+        let list = match boolean(value) {
+            Some(false) => return,
+            Some(true) => "switch",
+            None => value.unwrap_or_default(),
+        };
+        for item in items(list) {
             match item.as_str() {
                 "plan" => self.breaks.push(Break::Plan),
                 "mount" => self.breaks.push(Break::Mount),
                 "switch" => self.breaks.push(Break::Switch),
-                _ => self.problem(
-                    "rd.break",
-                    Some(&item),
-                    "not one of plan, mount, switch; ignored",
-                ),
+                _ => {
+                    self.breaks.push(Break::Switch);
+                    let why = "not one of plan, mount, switch; stopping at switch";
+                    self.problem("rd.break", Some(&item), why);
+                }
             }
         }
     }
@@ -476,7 +483,15 @@ mod tests {
                 expected
             );
         }
-        assert_eq!(Options::parse("rd.break").breaks, [Break::Switch]);
+        for (text, breaks) in [
+            ("rd.break", &[Break::Switch][..]),
+            ("rd.break=1", &[Break::Switch]),
+            ("rd.break=0", &[]),
+            ("rd.break=pre-pivot", &[Break::Switch]),
+            ("rd.break=plan rd.break=mount", &[Break::Plan, Break::Mount]),
+        ] {
+            assert_eq!(Options::parse(text).breaks, breaks, "{text}");
+        }
         let watchdog = Options::parse("rd.watchdog=/dev/watchdog1").watchdog;
         assert_eq!(watchdog.as_deref(), Some("/dev/watchdog1"));
     }
@@ -494,7 +509,7 @@ mod tests {
                 "rd.layers.backend=disk: not one of memback, file, loop; ignored",
                 "rd.timeout=soon: not a number of this range; ignored",
                 "rd.layers.oly=1: there is no such option, or it wants a value",
-                "rd.break=now: not one of plan, mount, switch; ignored",
+                "rd.break=now: not one of plan, mount, switch; stopping at switch",
                 "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
                 "rd.overlay.fallback=LABEL=x: not tmpfs[:option,...]; ignored",
                 "rd.watchdog=dog: neither yes nor no; ignored",
@@ -503,6 +518,8 @@ mod tests {
         );
         let expected = Options {
             problems: options.problems.clone(),
+            // Who asks for a shell gets one.
+            breaks: vec![Break::Switch],
             ..Options::default()
         };
         assert_eq!(options, expected);
