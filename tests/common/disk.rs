@@ -106,12 +106,13 @@ impl Drop for Loop {
             let _ = Command::new(program).args([option, &self.0]).output();
         };
         for _ in 0..100 {
-            if !clear() {
-                program("partx", "--delete");
-            } else if !free() {
-                program("losetup", "--detach");
-            } else {
+            // Once it is free, partitions that it has are those of the next test.
+            if free() {
                 return;
+            }
+            match clear() {
+                false => program("partx", "--delete"),
+                true => program("losetup", "--detach"),
             }
             thread::sleep(Duration::from_millis(50));
         }
