@@ -123,8 +123,9 @@ fn hidden_by(root: &OwnedFd, file: &str) -> Option<&'static str> {
 fn resolve(root: std::os::fd::BorrowedFd<'_>, path: &str) -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-        // Before Linux 5.6, or refused by a container's filter.
-        Err(Errno::NOSYS | Errno::PERM) => walk(root, path),
+        // Before Linux 5.6, or refused by a container's filter; or somewhere something was renamed or mounted
+        // meanwhile, and the kernel is not sure of a `..` on the way (openat2(2)).
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => walk(root, path),
         done => done,
     }
 }
