@@ -10,6 +10,7 @@ use super::matching::{Found, Look};
 use super::media::Polling;
 use super::{Device, enumerate};
 use crate::cmdline::{Options, Wait};
+use crate::coldplug;
 use crate::error::{Error, Result};
 use crate::plan;
 use crate::rootspec::Spec;
@@ -85,6 +86,8 @@ impl fmt::Display for Wanted<'_> {
 pub struct Search {
     listener: Option<Listener>,
     contents: Contents,
+    /// What has been handed over to be loaded.
+    modaliases: Vec<String>,
 }
 
 impl Search {
@@ -96,6 +99,18 @@ impl Search {
         Self {
             listener: listener.ok(),
             contents: Contents::default(),
+            modaliases: Vec::new(),
+        }
+    }
+
+    /// Hands over what devices that are there want loaded, as far as it has not been: at the start of a
+    /// search, and when it may have missed some that came.
+    pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) {
+        let mut wanted = coldplug::modaliases();
+        wanted.retain(|modalias| !self.modaliases.contains(modalias));
+        if !wanted.is_empty() {
+            modaliases(&wanted);
+            self.modaliases.extend(wanted);
         }
     }
 
@@ -127,6 +142,8 @@ impl Search {
             let now = Instant::now();
             let timed_out = limit.is_some_and(|limit| now >= limit);
             let due = now >= report;
+            // Without a limit, somebody who is content with half a mirror does not wait for ever.
+            let enough = limit.is_none() && now >= later(first, DEFAULT_WAIT);
             if now >= first && (look || due || timed_out) {
                 let devices = enumerate()?;
                 let missing = match self.contents.look(wanted, &devices)? {
@@ -139,10 +156,7 @@ impl Search {
                         return Ok(*found);
                     }
                     Look::NotYet => None,
-                    // Without a limit it waits as long as it is quiet about it.
-                    Look::Incomplete(found, of)
-                        if wanted.degraded && (timed_out || due && limit.is_none()) =>
-                    {
+                    Look::Incomplete(found, of) if wanted.degraded && (timed_out || enough) => {
                         warn!(
                             "{wanted}: going on with {} of the {of} devices of its filesystem (degraded)",
                             found.devices()
@@ -210,8 +224,11 @@ impl Search {
         if !wanted.is_empty() {
             modaliases(&wanted);
         }
-        if news.lost && self.listener.is_some() {
-            self.contents.forget(None);
+        if news.lost {
+            self.coldplug(modaliases);
+            if self.listener.is_some() {
+                self.contents.forget(None);
+            }
         }
         let is_block = |event: &&Event| event.subsystem == "block";
         let mut any = news.lost;
@@ -271,4 +288,23 @@ fn hint(spec: &Spec) -> &'static str {
 
 fn later(now: Instant, by: Duration) -> Instant {
     now.checked_add(by).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_unnoticed_is_handed_over_once() {
+        let mut search = Search::new();
+        let mut heard = Vec::new();
+        let lost = News {
+            lost: true,
+            ..News::default()
+        };
+        for _ in 0..2 {
+            search.follow(&lost, &mut |wanted| heard.extend(wanted.to_vec()));
+            assert_eq!(heard, coldplug::modaliases());
+        }
+    }
 }

@@ -7,7 +7,6 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
-use crate::coldplug;
 use crate::device::{Found, Patience, Search, Wanted};
 use crate::error::{Cause, Error, Result};
 use crate::load::Loader;
@@ -137,19 +136,18 @@ impl Finder {
     }
 
     fn wait(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
+        let mut follow = |modaliases: &[String]| loader.follow(modaliases);
         let search = match &mut self.search {
             Some(search) => search,
             None => {
                 // Listening comes first: drivers find devices as they are loaded, and those want
                 // drivers in turn.
                 let search = self.search.insert(Search::new());
-                loader.follow(&coldplug::modaliases());
+                search.coldplug(&mut follow);
                 search
             }
         };
-        let found = search.find(wanted, self.patience, &mut |modaliases| {
-            loader.follow(modaliases)
-        });
+        let found = search.find(wanted, self.patience, &mut follow);
         self.patience.delay = Duration::ZERO;
         found
     }
