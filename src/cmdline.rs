@@ -187,7 +187,7 @@ impl Options {
     /// Reads a command line.
     pub fn parse(text: &str) -> Self {
         let mut options = Self::default();
-        let (mut resume, mut noresume) = (None, false);
+        let (mut resume, mut noresume, mut shown) = (None, false, false);
         for (name, value) in Words::new(text) {
             // The kernel's own words have no dots, and `-` for `_` in them is rare but allowed.
             match (name.replace('-', "_").as_str(), value) {
@@ -225,17 +225,13 @@ impl Options {
                 ("resume", Some(device)) => resume = nonempty(device),
                 ("noresume", None) => noresume = true,
                 ("rd.timestamps", value) => options.flag(name, value, |o, on| o.timestamps = on),
-                ("debug", None) => options.verbose(Verbosity::Debug),
+                ("debug", None) => options.verbosity = Verbosity::Debug,
                 ("loglevel", Some(s)) => options.number(name, s, |o, n: u8| {
                     if n >= 8 {
-                        o.verbose(Verbosity::Debug);
+                        o.verbosity = Verbosity::Debug;
                     }
                 }),
-                ("rd.debug", value) => options.flag(name, value, |o, on| {
-                    if on {
-                        o.verbose(Verbosity::Shown);
-                    }
-                }),
+                ("rd.debug", value) => options.flag(name, value, |_, on| shown = on),
                 ("rd.driver.pre", Some(list)) => options.driver_pre.extend(items(list)),
                 ("rd.driver.blacklist", Some(list)) => options.driver_blacklist.extend(items(list)),
                 ("systemd.volatile", Some("overlay")) => options.overlay_root = true,
@@ -246,6 +242,9 @@ impl Options {
                 }
                 _ => {}
             }
+        }
+        if shown {
+            options.verbosity = Verbosity::Shown;
         }
         if let Some(device) = resume.filter(|_| !noresume) {
             // software_resume in kernel/power/hibernate.c, a late initcall: had it found a hibernated
@@ -284,12 +283,6 @@ impl Options {
         match boolean(value) {
             Some(yes) => set(self, yes),
             None => self.problem(name, value, "neither yes nor no; ignored"),
-        }
-    }
-
-    fn verbose(&mut self, verbosity: Verbosity) {
-        if self.verbosity != Verbosity::Shown {
-            self.verbosity = verbosity;
         }
     }
 
@@ -486,6 +479,14 @@ mod tests {
                 Options::parse(&format!("rd.overlay=LABEL=a {text}")),
                 expected
             );
+        }
+        for (text, verbosity) in [
+            ("rd.debug", Verbosity::Shown),
+            ("rd.debug debug", Verbosity::Shown),
+            ("rd.debug rd.debug=0", Verbosity::Normal),
+            ("rd.debug debug rd.debug=no", Verbosity::Debug),
+        ] {
+            assert_eq!(Options::parse(text).verbosity, verbosity, "{text}");
         }
         for (text, breaks) in [
             ("rd.break", &[Break::Switch][..]),

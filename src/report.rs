@@ -79,7 +79,7 @@ impl Report {
         strings(report.array("modules"), facts.modules);
         strings(
             report.array("warnings"),
-            facts.plan.warnings().chain(&facts.plan.unread),
+            facts.plan.warnings().chain(facts.plan.alarms()),
         );
         report.text("init", facts.init);
         report.number("freed_bytes", facts.freed);
