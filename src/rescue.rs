@@ -1,16 +1,15 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
+use std::ffi::CStr;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use rustix::fs::{statfs, sync};
+use rustix::fs::{Access, access, statfs, sync};
 use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
@@ -19,16 +18,16 @@ use crate::error::Error;
 use crate::kmsg::{self, say};
 use crate::mount::{LAYERS, SYSROOT};
 use crate::setup::{has_console, is_in_memory, is_mount_point, take_turns};
-use crate::sys::process::{own_session, reap};
+use crate::sys::process::{reap, start_session};
 use crate::watchdog;
 
 /// Shells that an initramfs may hold, the plainest name first.
-const SHELLS: [&str; 5] = [
-    "/bin/sh",
-    "/usr/bin/sh",
-    "/bin/bash",
-    "/bin/busybox",
-    "/busybox",
+const SHELLS: [&CStr; 5] = [
+    c"/bin/sh",
+    c"/usr/bin/sh",
+    c"/bin/bash",
+    c"/bin/busybox",
+    c"/busybox",
 ];
 
 /// What the command line says about failures; set as soon as it is read.
@@ -229,8 +228,9 @@ pub fn end() -> ! {
     }
 }
 
-fn shells() -> impl Iterator<Item = &'static str> {
-    SHELLS.into_iter().filter(|path| Path::new(path).exists())
+fn shells() -> impl Iterator<Item = &'static CStr> {
+    let there = |path: &&CStr| access(*path, Access::EXISTS).is_ok();
+    SHELLS.into_iter().filter(there)
 }
 
 /// Runs a shell on the console until it ends. How long it ran, if there was one.
@@ -238,15 +238,13 @@ fn shell() -> Option<Duration> {
     take_turns();
     let started = Instant::now();
     for path in shells() {
-        let mut command = Command::new(path);
         // A login shell reads /etc/profile, as on any console.
-        match path.ends_with("busybox") {
-            true => command.arg("sh"),
-            false => command.arg0("-sh"),
+        let arguments: &[&CStr] = match path.to_bytes().ends_with(b"busybox") {
+            true => &[path, c"sh"],
+            false => &[c"-sh"],
         };
-        match own_session(&mut command).spawn() {
-            Ok(child) => {
-                let pid = i32::try_from(child.id()).unwrap_or(0);
+        match start_session(path, arguments) {
+            Ok(pid) => {
                 // Whatever the shell leaves behind becomes a child of PID 1.
                 while let Some(dead) = reap() {
                     if dead == pid {
@@ -258,7 +256,7 @@ fn shell() -> Option<Duration> {
                 sync();
                 return Some(started.elapsed());
             }
-            Err(error) => warn!("start {path}: {error}"),
+            Err(error) => warn!("start {}: {error}", path.to_string_lossy()),
         }
     }
     None

@@ -1,33 +1,60 @@
 //! Child processes.
 
-use std::ffi::c_int;
-use std::io;
+use std::ffi::{CStr, c_int};
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::ptr;
 
 use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
-/// Makes `command`'s process lead a session of its own, with its standard input as controlling
-/// terminal where that is a terminal: what job control and Ctrl-C need.
-pub fn own_session(command: &mut Command) -> &mut Command {
-    let enter = || {
-        // Not a terminal, or not ours to take: the shell works without job control.
-        if rustix::process::setsid().is_ok() {
-            let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+/// Starts the program at `path` with `arguments`, its own name first, and this one's environment. It
+/// leads a session of its own, with standard input as controlling terminal where that is a terminal:
+/// what job control and Ctrl-C need.
+///
+/// Not std's Command, which with anything to be done between fork and exec wants a pair of sockets: a
+/// kernel without CONFIG_UNIX has none, and a rescue shell is not to need a network.
+pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
+    let mut argv: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
+    argv.push(ptr::null());
+    // An errno, or the end at once when the program has replaced the child: both ends are close-on-exec.
+    let (mut reader, writer) = io::pipe()?;
+    // SAFETY: other threads do not go on in the child, so it must not wait for a lock that one of them
+    // had: it makes system calls, allocates nothing, and ends.
+    let child = match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => child.as_raw(),
+        ForkResult::Child => {
+            // Not a terminal, or not ours to take: the shell works without job control.
+            if rustix::process::setsid().is_ok() {
+                let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+            }
+            // SAFETY: `path` ends with NUL, as every string of `argv` does; that ends with a null
+            // pointer. All of them live in the caller, of which this is a copy.
+            unsafe { libc::execv(path.as_ptr(), argv.as_ptr()) };
+            let errno = nix::errno::Errno::last_raw();
+            // Without it the parent takes this for a program that has ended.
+            let _ = rustix::io::write(&writer, &errno.to_ne_bytes());
+            // SAFETY: nothing that the parent has is flushed or undone by it.
+            unsafe { libc::_exit(127) }
         }
-        Ok::<_, io::Error>(())
     };
-    // SAFETY: between fork and exec, `enter` makes two system calls and neither allocates nor
-    // takes a lock.
-    unsafe { command.pre_exec(enter) }
+    drop(writer);
+    let mut errno = [0; size_of::<c_int>()];
+    match reader.read_exact(&mut errno) {
+        Ok(()) => {
+            // Nobody else is to be told of it. Where it has been reaped already, that is as well.
+            let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
+            Err(io::Error::from_raw_os_error(c_int::from_ne_bytes(errno)))
+        }
+        Err(_) => Ok(child),
+    }
 }
 
 /// Waits for any child; `None` where there is none left.
 pub fn reap() -> Option<c_int> {
     loop {
-        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
+        match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, _))) => return Some(pid.as_raw_nonzero().get()),
             Err(rustix::io::Errno::INTR) => {}
             Ok(None) | Err(_) => return None,
@@ -100,8 +127,9 @@ pub fn confined<T: Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
     use std::fs::{self, File};
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
     use std::os::fd::AsFd as _;
 
     use super::*;
@@ -123,5 +151,28 @@ mod tests {
         reader.read_to_string(&mut said).unwrap();
         // The other one is the directory that it looked into.
         assert_eq!(said, "2 false\n");
+    }
+
+    #[test]
+    fn a_program_leads_its_session_and_one_that_cannot_be_started_says_why() {
+        let scratch =
+            std::env::temp_dir().join(format!("layerinit-session-{}", std::process::id()));
+        // The fields after the name are state, parent, process group and session.
+        let script = format!(
+            "read pid name state parent group session rest </proc/$$/stat; \
+             echo $# $0 $((pid == $$ && group == $$ && session == $$)) >{}",
+            scratch.display()
+        );
+        let script = CString::new(script).unwrap();
+        let pid = start_session(c"/bin/sh", &[c"sh", c"-c", &script, c"zero", c"one"]).unwrap();
+        let (_, status) = waitpid(Pid::from_raw(pid), WaitOptions::empty())
+            .unwrap()
+            .unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+        assert_eq!(fs::read_to_string(&scratch).unwrap(), "1 zero 1\n");
+        fs::remove_file(&scratch).unwrap();
+
+        let error = start_session(c"/nowhere/sh", &[c"-sh"]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }
