@@ -281,7 +281,9 @@ pub fn root_is_overlay() -> Result<bool> {
 /// The kernel command line.
 pub fn cmdline() -> Result<String> {
     let bytes = fs::read("/proc/cmdline").during("read", "/proc/cmdline")?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    // The line's end is the file's, and not part of a last word whose quote is left open.
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    Ok(String::from_utf8_lossy(line).into_owned())
 }
 
 /// The release of the running kernel, as in /lib/modules.

@@ -114,6 +114,16 @@ fn arguments_environment_and_streams_are_handed_on() {
 }
 
 #[test]
+fn the_end_of_the_command_line_is_no_part_of_its_last_word() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "echo $0");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    // The kernel's parser takes a quote that is left open to the end, too.
+    guest.cmdline = "init=\"/sbin/init\n";
+    assert_eq!(guest.boot().reached(), "/sbin/init\n");
+}
+
+#[test]
 fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
