@@ -276,6 +276,9 @@ image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; }
 image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$out"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
 
+# A shell, and the driver of a console.
+image_console() { build --module virtio_pci --module virtio_console && { files base app; cat "$(archive shell)" "$out"; } >"$out.both" && mv "$out.both" "$out"; }
+
 # A driver for QEMU's watchdog, a real init that leaves it alone, and a check that it can be opened; the check
 # stops it, as the letter says.
 tree_watchdog() {

@@ -17,7 +17,9 @@ use crate::cmdline::{Break, Emergency, Options};
 use crate::error::Error;
 use crate::kmsg::{self, say};
 use crate::mount::{LAYERS, SYSROOT};
-use crate::setup::{has_console, is_in_memory, is_mount_point, take_turns};
+use crate::setup::{
+    CONSOLE_WAIT, has_console, is_in_memory, is_mount_point, take_turns, take_up_console,
+};
 use crate::sys::process::{reap, start_session};
 use crate::watchdog;
 
@@ -106,6 +108,11 @@ pub fn pause(here: Break, options: &Options) {
         Break::Mount => "mount",
         Break::Switch => "switch",
     };
+    take_up_console(CONSOLE_WAIT);
+    if !has_console() {
+        warn!("rd.break={point}: there is no console for a shell");
+        return;
+    }
     say(&format!("rd.break={point}: exit the shell to go on"));
     if shell().is_none() {
         warn!("rd.break={point}: there is no shell that could be started");
@@ -118,6 +125,7 @@ fn after_failure(may_go_on: bool) {
         (policy.shell, policy.emergency, policy.panic)
     };
     // Without a console the shell would end at once, and with it the waiting.
+    take_up_console(CONSOLE_WAIT);
     if may_start_shell && has_console() {
         if shells().next().is_some() {
             offer(may_go_on);

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use rustix::fs::{
@@ -20,6 +21,8 @@ use crate::error::{Context, Error, Result};
 
 /// What the real init expects to find mounted: these go with it into the new root.
 pub const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
+
+const CONSOLE: &str = "/dev/console";
 
 /// One filesystem of the kernel's, and where it belongs.
 struct Mount {
@@ -225,7 +228,7 @@ fn node(path: &str, mode: u32, device: Dev) -> Result<()> {
 /// Standard streams on /dev/console; where it does not open, output to the kernel log and input
 /// from nowhere.
 fn streams() -> Result<()> {
-    let console = above_streams("/dev/console", OFlags::RDWR);
+    let console = above_streams(CONSOLE, OFlags::RDWR);
     let (input, output) = match &console {
         Ok(console) => (console.try_clone(), console.try_clone()),
         Err(_) => {
@@ -238,15 +241,55 @@ fn streams() -> Result<()> {
     };
     let input = input.during("duplicate", "standard input")?;
     let output = output.during("duplicate", "standard output")?;
-    dup2_stdin(input).during("open", "standard input")?;
-    dup2_stdout(&output).during("open", "standard output")?;
-    dup2_stderr(&output).during("open", "standard error")?;
+    become_streams(&input, &output)?;
     console.map(|_| ())
 }
 
+fn become_streams(input: &OwnedFd, output: &OwnedFd) -> Result<()> {
+    dup2_stdin(input).during("open", "standard input")?;
+    dup2_stdout(output).during("open", "standard output")?;
+    dup2_stderr(output).during("open", "standard error")
+}
+
+/// How long a console may take after its driver was loaded: the device tells of it later (virtio).
+pub const CONSOLE_WAIT: Duration = Duration::from_millis(500);
+
+/// Opens the console if there was none at first: its driver may be a module, loaded since then
+/// (`console=hvc0`). Tries for as long as `patience` says, and at least once.
+pub fn take_up_console(patience: Duration) {
+    let started = Instant::now();
+    while !is_open() {
+        // ENODEV where there still is none, EINVAL just before it is complete: the streams stay.
+        let opened = above_streams(CONSOLE, OFlags::RDWR)
+            .and_then(|console| become_streams(&console, &console));
+        match opened {
+            Ok(()) => debug!("{CONSOLE} is there now"),
+            Err(error) if started.elapsed() >= patience => return debug!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
 /// Whether standard input is a console, or what stands in for one in tests; not the /dev/null in its place.
-pub fn has_console() -> bool {
+fn is_open() -> bool {
     !fstat(stdin()).is_ok_and(|file| file.st_rdev == makedev(1, 3))
+}
+
+/// Whether somebody can type on standard input.
+pub fn has_console() -> bool {
+    // Not /sys/class/tty/console/active, which leaves out a console that cannot be written to. Without
+    // proc there is no telling.
+    let consoles = fs::read_to_string("/proc/consoles").unwrap_or_default();
+    is_open() && !is_null(&consoles)
+}
+
+/// Whether /dev/console is what `console=null` asks for (CONFIG_NULL_TTY), from the text of
+/// /proc/consoles: it opens as any other, and a shell there would wait for ever. `C` marks the console
+/// behind /dev/console (Documentation/filesystems/proc.rst).
+fn is_null(consoles: &str) -> bool {
+    consoles
+        .lines()
+        .any(|line| line.starts_with("ttynull") && line.contains("(EC"))
 }
 
 /// Opens a file at a descriptor above the standard ones: the kernel leaves those closed where it
@@ -292,4 +335,26 @@ pub fn release() -> String {
         .release()
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_that_swallows_everything_is_none_to_type_on() {
+        let null = "ttynull0             --- (EC     )  252:0\n";
+        let other = "ttynull0             --- (E      )  252:0\n";
+        let serial = "ttyS0                -W- (EC  p a)    4:64\n";
+        let early = "earlyser0            -W- (E   p  )\n";
+        for (consoles, expected) in [
+            (null.to_string(), true),
+            (format!("{null}{early}"), true),
+            (format!("{serial}{other}"), false),
+            (serial.into(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_null(&consoles), expected, "{consoles}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::time::Duration;
 
 use layerinit::cmdline::{Break, Options};
 use layerinit::device::Patience;
@@ -119,7 +120,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         warn!("{error}");
     }
     let told = (new_root != "/" && options.timestamps).then_some(started);
-    Err(hand_over(init, told, arguments))
+    Err(hand_over(init, told, arguments, &options))
 }
 
 /// Goes on with what the rescue shell has left at /sysroot.
@@ -129,12 +130,22 @@ fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
     let init = proof::init(SYSROOT, &inits)?;
     switch::root(SYSROOT, false)?;
     let told = options.timestamps.then_some(started);
-    Err(hand_over(init, told, arguments))
+    Err(hand_over(init, told, arguments, &options))
 }
 
 /// Starts the real init. If it is systemd, it is told when this program began.
-fn hand_over(init: &str, started: Option<Moment>, arguments: &[CString]) -> Error {
+fn hand_over(
+    init: &str,
+    started: Option<Moment>,
+    arguments: &[CString],
+    options: &Options,
+) -> Error {
     kmsg::end();
+    // Only a driver that was asked for can be a console's, and keep a boot without one waiting.
+    setup::take_up_console(match options.driver_pre.is_empty() {
+        true => Duration::ZERO,
+        false => setup::CONSOLE_WAIT,
+    });
     let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
     switch::exec(init, more, arguments)
 }
