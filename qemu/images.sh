@@ -276,8 +276,13 @@ image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; }
 image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$out"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
 
-# A shell, and the driver of a console.
+# A shell, and the drivers of a console and of a keyboard.
 image_console() { build --module virtio_pci --module virtio_console && { files base app; cat "$(archive shell)" "$out"; } >"$out.both" && mv "$out.both" "$out"; }
+image_keyboard() {
+	build --module xhci_pci --module usbhid --module hid_generic --layer "$(tree base)"
+	{ cat "$(archive shell)" "$out"; } >"$out.shell"
+	mv "$out.shell" "$out"
+}
 
 # A driver for QEMU's watchdog, a real init that leaves it alone, and a check that it can be opened; the check
 # stops it, as the letter says.

@@ -1,11 +1,13 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs;
 use std::panic;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
@@ -14,11 +16,14 @@ use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
+use crate::coldplug::modaliases;
 use crate::error::Error;
 use crate::kmsg::{self, say};
+use crate::load::Loader;
 use crate::mount::{LAYERS, SYSROOT};
 use crate::setup::{
-    CONSOLE_WAIT, has_console, is_in_memory, is_mount_point, take_turns, take_up_console,
+    CONSOLE_WAIT, cmdline, has_console, is_in_memory, is_mount_point, release, take_turns,
+    take_up_console,
 };
 use crate::sys::process::{reap, start_session};
 use crate::watchdog;
@@ -31,6 +36,14 @@ const SHELLS: [&CStr; 5] = [
     c"/bin/busybox",
     c"/busybox",
 ];
+
+/// Without -f, busybox sends PID 1 a signal that only its own init knows.
+const BY_FORCE: &str = "in the shell: reboot -f or poweroff -f; without -f they do nothing here";
+
+/// How long a shell waits for the drivers of the devices that are there, and how often devices that have
+/// come since are looked for.
+const DRIVERS_WAIT: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What the command line says about failures; set as soon as it is read.
 struct Policy {
@@ -108,6 +121,11 @@ pub fn pause(here: Break, options: &Options) {
         Break::Mount => "mount",
         Break::Switch => "switch",
     };
+    if shells().next().is_none() {
+        warn!("rd.break={point}: the initramfs holds no shell");
+        return;
+    }
+    let _drivers = Drivers::load();
     take_up_console(CONSOLE_WAIT);
     if !has_console() {
         warn!("rd.break={point}: there is no console for a shell");
@@ -124,19 +142,22 @@ fn after_failure(may_go_on: bool) {
         let policy = policy();
         (policy.shell, policy.emergency, policy.panic)
     };
-    // Without a console the shell would end at once, and with it the waiting.
-    take_up_console(CONSOLE_WAIT);
-    if may_start_shell && has_console() {
-        if shells().next().is_some() {
+    if may_start_shell && shells().next().is_some() {
+        // Not behind a panic: it may have come from there.
+        let _drivers = may_go_on.then(Drivers::load);
+        take_up_console(CONSOLE_WAIT);
+        // Without a console the shell would end at once, and with it the waiting.
+        if has_console() {
             offer(may_go_on);
-        }
-        if let Some(open) = shell() {
-            // Nobody needs less, but for the first time: a line that was hung up, a shell that fails.
-            let attended = FAILURES.load(Ordering::Relaxed) < 2 || open > Duration::from_secs(1);
-            if may_go_on && attended && is_mount_point(Path::new(SYSROOT)) {
-                return;
+            if let Some(open) = shell() {
+                // Nobody needs less, but for the first time: a line that was hung up, a shell that fails.
+                let attended =
+                    FAILURES.load(Ordering::Relaxed) < 2 || open > Duration::from_secs(1);
+                if may_go_on && attended && is_mount_point(Path::new(SYSROOT)) {
+                    return;
+                }
+                act(emergency.unwrap_or(Emergency::Reboot));
             }
-            act(emergency.unwrap_or(Emergency::Reboot));
         }
     }
     match (emergency, seconds) {
@@ -150,10 +171,53 @@ fn after_failure(may_go_on: bool) {
         (None, seconds) => {
             if let Ok(seconds) = u64::try_from(seconds) {
                 say(&format!("restarting in {seconds} s (panic=)"));
-                std::thread::sleep(Duration::from_secs(seconds));
+                thread::sleep(Duration::from_secs(seconds));
             }
             act(Emergency::Reboot)
         }
+    }
+}
+
+/// The drivers of whatever somebody in a shell needs, a keyboard above all. As long as this lives, those
+/// of devices that come are loaded as well: the keyboard comes after its USB controller.
+struct Drivers {
+    /// Whether those are loaded whose devices were there; the thread ends with it.
+    _loaded: Arc<AtomicBool>,
+}
+
+impl Drivers {
+    /// Loads them, on a thread: a driver that hangs may be the failure that the shell is for.
+    fn load() -> Self {
+        let loaded = Arc::new(AtomicBool::new(false));
+        let alive = Arc::downgrade(&loaded);
+        let work = move || {
+            let options = Options::parse(&cmdline().unwrap_or_default());
+            let mut loader = Loader::new(&release(), &options);
+            let mut known = BTreeSet::new();
+            while let Some(loaded) = alive.upgrade() {
+                // Each once: what does not load is told.
+                let mut new = modaliases();
+                new.retain(|modalias| known.insert(modalias.clone()));
+                loader.follow(&new);
+                // What a driver has found is there now: a bridge, and what stands behind it.
+                if new.is_empty() {
+                    loaded.store(true, Ordering::Relaxed);
+                    drop(loaded);
+                    thread::sleep(LOOK_AGAIN);
+                }
+            }
+        };
+        match thread::Builder::new().spawn(work) {
+            Ok(_) => {
+                // What drivers say comes before the prompt.
+                let started = Instant::now();
+                while !loaded.load(Ordering::Relaxed) && started.elapsed() < DRIVERS_WAIT {
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+            Err(error) => warn!("load drivers for the shell: {error}"),
+        }
+        Self { _loaded: loaded }
     }
 }
 
@@ -173,6 +237,7 @@ fn offer(may_go_on: bool) {
             "starting a shell. Mount a root at {SYSROOT} and exit to go on with it; exit without one to restart"
         ),
     });
+    say(BY_FORCE);
 }
 
 /// What is likely to be the reason where no layers were found at all.
@@ -231,7 +296,7 @@ pub fn end() -> ! {
     }
     loop {
         if reap().is_none() {
-            std::thread::park();
+            thread::park();
         }
     }
 }

@@ -484,7 +484,9 @@ fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
         "{}",
         outcome.console
     );
-    outcome.says("starting a shell. Mount a root at /sysroot and exit to go on with it");
+    outcome
+        .says("starting a shell. Mount a root at /sysroot and exit to go on with it")
+        .says("in the shell: reboot -f or poweroff -f");
 }
 
 #[test]
