@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -39,6 +39,8 @@ struct Kmsg {
     records: AtomicU32,
     /// The limit that was there before it was lifted.
     limit: OnceLock<String>,
+    /// `printk.devkmsg=` fixes the limit.
+    fixed: AtomicBool,
 }
 
 static KMSG: Kmsg = Kmsg {
@@ -46,6 +48,7 @@ static KMSG: Kmsg = Kmsg {
     shown: AtomicBool::new(false),
     records: AtomicU32::new(0),
     limit: OnceLock::new(),
+    fixed: AtomicBool::new(false),
 };
 
 /// Starts logging, to standard error until /dev/kmsg can be opened.
@@ -53,16 +56,17 @@ pub fn start() {
     // A second call changes nothing: the logger is already this one.
     let _ = log::set_logger(&KMSG);
     log::set_max_level(LevelFilter::Info);
-    let open = |read| {
-        let mut options = File::options();
-        // The flag is for reading: it ends where the log does.
-        let options = options.read(read).write(true);
-        options.custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")
-    };
     // Who may write to the log may not always read it (dmesg_restrict).
     if let Ok(file) = open(true).or_else(|_| open(false)) {
         let _ = KMSG.file.set(file);
     }
+}
+
+fn open(read: bool) -> io::Result<File> {
+    let mut options = File::options();
+    // The flag is for reading: it ends where the log does.
+    let options = options.read(read).append(true);
+    options.custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")
 }
 
 /// Follows the command line.
@@ -75,13 +79,18 @@ pub fn follow(verbosity: Verbosity) {
 }
 
 /// Lifts the kernel's limit of ten records in five seconds from userspace; [`end`] puts it back. Where
-/// `printk.devkmsg=` fixes it, it holds.
+/// `printk.devkmsg=` fixes it, it holds for all but errors.
 pub fn lift_limit() {
     let before = fs::read_to_string(DEVKMSG).ok();
-    let before = before.filter(|now| now.trim() != "on");
-    if let Some(before) = before.filter(|_| fs::write(DEVKMSG, "on\n").is_ok()) {
-        // Where it was lifted before, that is known already.
-        let _ = KMSG.limit.set(before);
+    let Some(before) = before.filter(|now| now.trim() != "on") else {
+        return;
+    };
+    match fs::write(DEVKMSG, "on\n") {
+        Ok(()) => {
+            // Where it was lifted before, that is known already.
+            let _ = KMSG.limit.set(before);
+        }
+        Err(_) => KMSG.fixed.store(true, Ordering::Relaxed),
     }
 }
 
@@ -209,11 +218,18 @@ impl Log for Kmsg {
             // the line feed the kernel keeps a record back until the next one, in case that
             // continues it (vprintk_store in kernel/printk/printk.c): the last is never seen.
             let _ = match self.file.get() {
-                Some(mut file) => {
+                Some(file) => {
                     if self.records.fetch_add(1, Ordering::Relaxed) == FREE_RECORDS {
                         lift_limit();
                     }
                     let _ = writeln!(out, "<{level}>{PREFIX}{line}");
+                    // The kernel counts for each open file (struct devkmsg_user), and drops what is beyond
+                    // without an error: why a boot has failed goes through a file of its own.
+                    let fresh = match level == ERROR && self.fixed.load(Ordering::Relaxed) {
+                        true => open(false).ok(),
+                        false => None,
+                    };
+                    let mut file = fresh.as_ref().unwrap_or(file);
                     file.write_all(out.as_bytes())
                 }
                 // As the kernel would show it.
