@@ -1,12 +1,11 @@
 //! The failure policy: one message, then a shell, a restart, or waiting. PID 1 never exits.
 
-use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs;
 use std::panic;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cmdline::{Break, Emergency, Options};
-use crate::coldplug::modaliases;
+use crate::device::Search;
 use crate::error::Error;
 use crate::kmsg::{self, say};
 use crate::load::Loader;
@@ -40,10 +39,11 @@ const SHELLS: [&CStr; 5] = [
 /// Without -f, busybox sends PID 1 a signal that only its own init knows.
 const BY_FORCE: &str = "in the shell: reboot -f or poweroff -f; without -f they do nothing here";
 
-/// How long a shell waits for the drivers of the devices that are there, and how often devices that have
-/// come since are looked for.
+/// How long a shell waits for the drivers of the devices that are there.
 const DRIVERS_WAIT: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often who waits for devices looks whether the shell is still there.
+const ALIVE: Duration = Duration::from_secs(1);
 
 /// What the command line says about failures; set as soon as it is read.
 struct Policy {
@@ -181,43 +181,41 @@ fn after_failure(may_go_on: bool) {
 /// The drivers of whatever somebody in a shell needs, a keyboard above all. As long as this lives, those
 /// of devices that come are loaded as well: the keyboard comes after its USB controller.
 struct Drivers {
-    /// Whether those are loaded whose devices were there; the thread ends with it.
-    _loaded: Arc<AtomicBool>,
+    /// The thread ends with it.
+    _alive: Arc<()>,
 }
 
 impl Drivers {
     /// Loads them, on a thread: a driver that hangs may be the failure that the shell is for.
     fn load() -> Self {
-        let loaded = Arc::new(AtomicBool::new(false));
-        let alive = Arc::downgrade(&loaded);
+        let alive = Arc::new(());
+        let watch = Arc::downgrade(&alive);
+        let (loaded, first) = mpsc::channel();
         let work = move || {
             let options = Options::parse(&cmdline().unwrap_or_default());
             let mut loader = Loader::new(&release(), &options);
-            let mut known = BTreeSet::new();
-            while let Some(loaded) = alive.upgrade() {
-                // Each once: what does not load is told.
-                let mut new = modaliases();
-                new.retain(|modalias| known.insert(modalias.clone()));
-                loader.follow(&new);
-                // What a driver has found is there now: a bridge, and what stands behind it.
-                if new.is_empty() {
-                    loaded.store(true, Ordering::Relaxed);
-                    drop(loaded);
-                    thread::sleep(LOOK_AGAIN);
+            let mut follow = |modaliases: &[String]| loader.follow(modaliases);
+            let mut search = Search::new();
+            // What a driver has found is there now: a bridge, and what stands behind it.
+            while search.coldplug(&mut follow) {}
+            // Nobody may be waiting any more.
+            let _ = loaded.send(());
+            while watch.strong_count() > 0 {
+                let until = Instant::now().checked_add(ALIVE);
+                if search
+                    .hotplug(until.unwrap_or_else(Instant::now), &mut follow)
+                    .is_err()
+                {
+                    break;
                 }
             }
         };
         match thread::Builder::new().spawn(work) {
-            Ok(_) => {
-                // What drivers say comes before the prompt.
-                let started = Instant::now();
-                while !loaded.load(Ordering::Relaxed) && started.elapsed() < DRIVERS_WAIT {
-                    thread::sleep(Duration::from_millis(10));
-                }
-            }
+            // What drivers say comes before the prompt.
+            Ok(_) => drop(first.recv_timeout(DRIVERS_WAIT)),
             Err(error) => warn!("load drivers for the shell: {error}"),
         }
-        Self { _loaded: loaded }
+        Self { _alive: alive }
     }
 }
 

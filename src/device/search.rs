@@ -104,14 +104,24 @@ impl Search {
     }
 
     /// Hands over what devices that are there want loaded, as far as it has not been: at the start of a
-    /// search, and when it may have missed some that came.
-    pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) {
+    /// search, and when it may have missed some that came. Whether there was any.
+    pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) -> bool {
         let mut wanted = coldplug::modaliases();
         wanted.retain(|modalias| !self.modaliases.contains(modalias));
-        if !wanted.is_empty() {
-            modaliases(&wanted);
-            self.modaliases.extend(wanted);
+        if wanted.is_empty() {
+            return false;
         }
+        modaliases(&wanted);
+        self.modaliases.extend(wanted);
+        true
+    }
+
+    /// Hands over what devices want loaded that have come by the time `until`, as [`find`](Self::find)
+    /// does.
+    pub fn hotplug(&mut self, until: Instant, modaliases: &mut dyn FnMut(&[String])) -> Result<()> {
+        let news = self.wait(until)?;
+        self.follow(&news, modaliases);
+        Ok(())
     }
 
     /// Waits for the device that is `wanted`. `modaliases` gets what came and wants a driver, as
