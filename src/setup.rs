@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatFs, StatxAttributes, StatxFlags, fstat, makedev,
-    mknodat, open, statx,
+    AtFlags, CWD, Dev, FileType, Mode, OFlags, StatFs, StatxAttributes, StatxFlags, chmod, fstat,
+    makedev, mknodat, open, statx,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{MountFlags, mount};
@@ -222,7 +222,9 @@ fn node(path: &str, mode: u32, device: Dev) -> Result<()> {
         Mode::from_raw_mode(mode),
         device,
     )
-    .during("create", path)
+    .during("create", path)?;
+    // The kernel's umask for PID 1 takes the right to write from others, who need it for /dev/null.
+    chmod(path, Mode::from_raw_mode(mode)).during("change mode of", path)
 }
 
 /// Standard streams on /dev/console; where it does not open, output to the kernel log and input

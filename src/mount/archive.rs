@@ -12,12 +12,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, open, stat, utimensat,
 };
-use rustix::mount::{
-    MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_remount,
-    move_mount, open_tree, unmount,
-};
+use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, mount_remount, unmount};
 
-use super::context::Context;
+use super::context::{Context, Mount};
 use super::overlay::{self, Stack};
 use super::upper::copy_attributes;
 use crate::error::{Context as _, Result};
@@ -85,11 +82,7 @@ fn over<T: Send>(
     for directory in [&root, &scratch] {
         fs::remove_dir_all(directory).during("remove", directory)?;
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, &upper, flags).during("open", &upper)?;
-    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&tree, "", CWD, target, empty)
-        .during("attach", format_args!("{upper} at {target}"))?;
+    Mount::again(&upper, false)?.attach(target)?;
     unmount(bench, UnmountFlags::empty()).during("unmount", bench)?;
     Ok(done)
 }

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::CWD;
 use rustix::io::{Errno, read};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::error::{Cause, Context as _, Error, Result};
@@ -28,7 +28,8 @@ pub struct Context {
 #[derive(Debug)]
 pub struct Mount {
     fd: OwnedFd,
-    fstype: String,
+    /// What a message calls it: the filesystem's type, or where it is mounted already.
+    name: String,
 }
 
 impl Context {
@@ -80,7 +81,7 @@ impl Context {
         let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
         Ok(Mount {
             fd,
-            fstype: self.fstype,
+            name: self.fstype,
         })
     }
 
@@ -134,6 +135,15 @@ pub fn quote(error: Error, log: Records) -> Error {
 }
 
 impl Mount {
+    /// A second mount of what is mounted at `path`, with what is mounted below it if that is said.
+    pub fn again(path: &str, below: bool) -> Result<Self> {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        flags.set(OpenTreeFlags::AT_RECURSIVE, below);
+        let fd = open_tree(CWD, path, flags).during("open", path)?;
+        let name = path.into();
+        Ok(Self { fd, name })
+    }
+
     /// Puts it into the tree.
     pub fn attach(self, target: &str) -> Result<()> {
         move_mount(
@@ -143,6 +153,6 @@ impl Mount {
             target,
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
         )
-        .during("attach", format_args!("{} at {target}", self.fstype))
+        .during("attach", format_args!("{} at {target}", self.name))
     }
 }

@@ -13,19 +13,18 @@ pub mod upper;
 use std::fs;
 
 use log::{debug, info};
-use rustix::fs::CWD;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::cmdline::Backend;
 use crate::compress::Codec;
 use crate::device::Wanted;
 use crate::erofs::{Checksum, Superblock};
-use crate::error::{self, Cause, Context as _, Error, Result};
+use crate::error::{Cause, Context as _, Error, Result};
 use crate::load::Loader;
 use crate::plan::{self, Content, Layer, Module, Plan, Root};
 use crate::segment;
 use crate::source::Source;
 use crate::systemd;
+use context::Mount;
 pub use device::Finder;
 use overlay::Stack;
 
@@ -173,17 +172,7 @@ pub fn root(
     };
     match (&plan.root, layers.names.first()) {
         (Root::Layer, Some(name)) => {
-            let from = format!("{LAYERS}/{name}");
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let tree = open_tree(CWD, &from, flags).during("open", &from)?;
-            move_mount(
-                &tree,
-                "",
-                CWD,
-                SYSROOT,
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-            )
-            .during("attach", format_args!("{from} at {SYSROOT}"))?;
+            Mount::again(&format!("{LAYERS}/{name}"), false)?.attach(SYSROOT)?;
         }
         (Root::Overlay(upper), Some(_)) => {
             let has_root = |layer: &&Layer| {
@@ -216,24 +205,10 @@ pub fn root(
 /// Shows the kernel's own layers where ours would be.
 fn show_assembled_layers() {
     const KERNEL_LAYERS: &str = "/initrd_layers";
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let shown = open_tree(CWD, KERNEL_LAYERS, flags).and_then(|tree| {
-        move_mount(
-            &tree,
-            "",
-            CWD,
-            LAYERS,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    });
+    let shown = Mount::again(KERNEL_LAYERS, true).and_then(|layers| layers.attach(LAYERS));
     // Nobody needs them to boot.
-    if let Err(errno) = shown {
-        debug!(
-            "{KERNEL_LAYERS}: not shown in {LAYERS}: {}",
-            error::name(errno)
-        );
+    if let Err(error) = shown {
+        debug!("not shown in {LAYERS}: {error}");
     }
 }
 
