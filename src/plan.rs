@@ -174,6 +174,15 @@ impl Plan {
         self.cmdline_warnings.iter().chain(&self.content_warnings)
     }
 
+    /// The devices that are to be mounted.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        let store = match &self.root {
+            Root::Overlay(Upper::Device(store)) => Some(&store.device),
+            _ => None,
+        };
+        self.device.iter().chain(store)
+    }
+
     /// All that is to be told whatever else is not.
     pub fn alarms(&self) -> impl Iterator<Item = &String> {
         self.unread.iter().chain(&self.lost)

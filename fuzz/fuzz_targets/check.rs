@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use layerinit::pack::check::{Circumstances, check};
+use layerinit::pack::check::check;
+use layerinit::pack::config::Circumstances;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {

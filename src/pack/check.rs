@@ -1,10 +1,11 @@
 //! Everything that would go wrong at boot, one line each.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::boot::{Boot, FINDINGS_MAX};
-use super::config::Config;
+
+use super::config::{Circumstances, Config};
 use super::conflicts;
 use super::doubts;
 use super::files::kind;
@@ -22,19 +23,6 @@ use crate::error::{Context, Result};
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::segment::{Cpio, Kind};
 use crate::words::shown;
-
-/// What the image is going to be booted with.
-#[derive(Clone, Debug, Default)]
-pub struct Circumstances {
-    /// The kernel command line, if it is known.
-    pub cmdline: Option<String>,
-    /// The kernel has the loader built in: the image needs none.
-    pub loader_built_in: bool,
-    /// The kernel's configuration: a file as /boot/config-* or /proc/config.gz.
-    pub kernel_config: Option<PathBuf>,
-    /// What layers do to those below is listed, too.
-    pub conflicts: bool,
-}
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {

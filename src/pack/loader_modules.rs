@@ -5,7 +5,6 @@ use std::io::Read;
 
 use super::boot::Boot;
 use super::config::{self, Config};
-use super::needs::devices;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Reader};
 use crate::compress::Codec;
@@ -107,7 +106,7 @@ impl<'a> Modules<'a> {
             let Some(dep) = &release.dep else {
                 let mut modules = plan.modules.iter();
                 if modules.any(|module| here(module.name()))
-                    || (devices(plan).next().is_some() && any())
+                    || (plan.devices().next().is_some() && any())
                 {
                     let place = shown(&release.directory);
                     let what =

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::boot::Boot;
-use super::check::Circumstances;
-use super::config::Config;
+use super::config::{Circumstances, Config};
 use super::loader_modules::Modules;
 use super::rootfs::Rootfs;
 use super::unpack::{Report, Severity};
@@ -75,15 +74,6 @@ fn upper_in_memory(upper: &Upper) -> bool {
         Upper::Device(store) => store.fallback.is_some(),
         Upper::None => false,
     }
-}
-
-/// The devices that are mounted.
-pub fn devices(plan: &Plan) -> impl Iterator<Item = &Device> {
-    let store = match &plan.root {
-        Root::Overlay(Upper::Device(store)) => Some(&store.device),
-        _ => None,
-    };
-    plan.device.iter().chain(store)
 }
 
 /// The option for unpacking such an archive.
@@ -318,7 +308,7 @@ pub fn compare(
         );
     }
 
-    for device in devices(plan) {
+    for device in plan.devices() {
         if let Some(what) = no_filesystem(config, modules, device).filter(|_| !loader_built_in) {
             let place = format!("rootfstype={}", device.types.join(","));
             report(Severity::Error, place, what);
