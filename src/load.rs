@@ -20,6 +20,7 @@ use crate::compress::Codec;
 use crate::error::{Cause, Context, Error, Result};
 use crate::modules::{self, Index, MODULE_MAX};
 use crate::plan::Module;
+use crate::setup;
 
 /// include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
@@ -278,7 +279,7 @@ impl Modules {
 
     fn config(&self) -> &Config {
         self.config.get_or_init(|| {
-            let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+            let cmdline = setup::cmdline().unwrap_or_default();
             let config = coldplug::config(&cmdline).unwrap_or_else(|error| {
                 warn!("{error}");
                 Config::default()
