@@ -2,9 +2,8 @@
 //!
 //! Words are split as the kernel splits them ([`Words`]): double quotes keep
 //! spaces, `-` and `_` are the same in names, the last of several wins, and what follows `--` is
-//! the real init's own. Lists that name things add up: the kernel makes a word of each element of a list
-//! in a bootconfig (xbc_snprint_cmdline in init/main.c). Words that are not ours are left alone; values of ours that make no sense
-//! are reported in [`Options::problems`] and the default holds.
+//! the real init's own. `rd.break=` and the lists of drivers add up, as dracut's do. Words that are not
+//! ours are left alone; values of ours that make no sense are reported in [`Options::problems`] and the default holds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -208,8 +207,8 @@ impl Options {
                 }
                 ("rd.overlay.fallback", Some(kind)) => options.overlay_fallback(kind),
                 ("rd.layers.backend", Some(list)) => options.backends(list),
-                ("rd.layers.only", Some(list)) => options.only.extend(items(list)),
-                ("rd.layers.skip", Some(list)) => options.skip.extend(items(list)),
+                ("rd.layers.only", Some(list)) => options.only = items(list),
+                ("rd.layers.skip", Some(list)) => options.skip = items(list),
                 ("rd.layers.strict", value) => options.flag(name, value, |o, on| o.strict = on),
                 ("rd.break", value) => options.breaks(value),
                 ("rd.shell", value) => options.flag(name, value, |o, on| o.shell = on),
@@ -465,7 +464,7 @@ mod tests {
         assert_eq!(options, expected);
         let options =
             Options::parse("rd.layers.skip=1 rd.layers.skip=2,3 rd.layers.only=a rd.layers.only=b");
-        assert_eq!((options.skip, options.only), (items("1,2,3"), items("a,b")));
+        assert_eq!((options.skip, options.only), (items("2,3"), items("b")));
         assert!(Options::parse("rd.overlay.readonly").overlay_readonly);
         let options = Options::parse("rd.overlay=LABEL=a:b rd.overlay.fallback=tmpfs:size=1g");
         assert_eq!(options.overlay.as_deref(), Some("LABEL=a:b"));
