@@ -3,7 +3,8 @@
 //! Words are split as the kernel splits them ([`Words`]): double quotes keep
 //! spaces, `-` and `_` are the same in names, the last of several wins, and what follows `--` is
 //! the real init's own. `rd.break=` and the lists of drivers add up, as dracut's do. Words that are not
-//! ours are left alone; values of ours that make no sense are reported in [`Options::problems`] and the default holds.
+//! ours are left alone; values of ours that make no sense are reported in [`Options::problems`] and the
+//! default holds.
 
 use std::fmt;
 use std::str::FromStr;

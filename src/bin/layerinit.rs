@@ -13,9 +13,10 @@ use layerinit::pack::build::{self, Build};
 use layerinit::pack::check;
 use layerinit::pack::config::Circumstances;
 use layerinit::pack::depmod::Modules;
-use layerinit::pack::layer::{Erofs, Form, Times, Wanted};
+use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::module::Treatment;
+use layerinit::pack::tree::Times;
 
 /// Builds, lists and checks initrds whose filesystems are mounted where they lie
 #[derive(Parser)]

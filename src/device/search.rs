@@ -179,19 +179,13 @@ impl Search {
                     missing,
                     waited: started.elapsed(),
                 };
-                if timed_out {
+                if timed_out || due {
                     let list = self.contents.list(&devices);
-                    let hint = hint(wanted.spec);
-                    return Err(Error::new(
-                        "find",
-                        wanted,
-                        format!("{state}; there are: {list}{hint}"),
-                    ));
-                }
-                if due {
-                    let list = self.contents.list(&devices);
-                    let hint = hint(wanted.spec);
-                    info!("waiting for {wanted}: {state}; there are: {list}{hint}");
+                    let so_far = format!("{state}; there are: {list}{}", hint(wanted.spec));
+                    if timed_out {
+                        return Err(Error::new("find", wanted, so_far));
+                    }
+                    info!("waiting for {wanted}: {so_far}");
                 }
             }
             if due {

@@ -230,7 +230,7 @@ impl Unpacker {
         const TOLD_MAX: u64 = 20;
         match self.done.dropped {
             ..TOLD_MAX => warn!("{}: not created: {why}", shown(&member.name)),
-            TOLD_MAX => warn!("... and more: `layerinit check` has them all"),
+            TOLD_MAX => warn!("... and more: see `layerinit check`"),
             _ => debug!("{}: not created: {why}", shown(&member.name)),
         }
         self.done.dropped = self.done.dropped.saturating_add(1);

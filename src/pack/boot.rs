@@ -101,9 +101,8 @@ impl Boot {
         let walk = self.image().unwrap_or(&nothing);
         let files = self.sources.iter().enumerate().map(|(index, source)| {
             let bytes = self.bytes.get(index).copied().flatten();
-            match (&source.place, bytes) {
-                (Place::File(_), Some(bytes)) => open(image, walk, bytes),
-                (Place::File(_), None) => Ok(Box::new(Part::new(image, 0, 0)) as Box<dyn ReadAt>),
+            match &source.place {
+                Place::File(_) => open(image, walk, bytes),
                 _ => Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt>),
             }
         });
@@ -113,10 +112,7 @@ impl Boot {
     /// The bytes of a regular file of the rootfs.
     pub fn content<'a>(&self, image: &'a Opened, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
         let nothing = Walk::default();
-        match node.body {
-            Some(bytes) => open(image, self.image().unwrap_or(&nothing), bytes),
-            None => Ok(Box::new(Part::new(image, 0, 0))),
-        }
+        open(image, self.image().unwrap_or(&nothing), node.body)
     }
 
     /// The walk over the image itself.
@@ -157,11 +153,7 @@ impl Boot {
                             when it is read";
                 report(Severity::Warning, format!("layers/{text}"), what.into());
             }
-            let opened = match node.body {
-                Some(bytes) => open(image, walk, bytes),
-                None => Ok(Box::new(Part::new(image, 0, 0)) as Box<dyn ReadAt>),
-            };
-            match opened {
+            match open(image, walk, node.body) {
                 Ok(file) => {
                     let walk = segment::walk_layer_file(&*file);
                     self.bytes.push(node.body);
@@ -193,7 +185,7 @@ fn layer_offsets(found: &Found) -> Vec<u64> {
 
 fn is_script(image: &Opened, walk: &Walk, bytes: Bytes) -> bool {
     let mut head = [0; 2];
-    open(image, walk, bytes).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
+    open(image, walk, Some(bytes)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
 }
 
@@ -208,8 +200,12 @@ fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
     segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_some()))
 }
 
-/// The bytes of a file in an archive. Those in a compressed one go to a nameless temporary file.
-fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Bytes) -> Result<Box<dyn ReadAt + 'a>> {
+/// The bytes of a file in an archive, of which an empty one has none. Those in a compressed archive go to a
+/// nameless temporary file.
+fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Option<Bytes>) -> Result<Box<dyn ReadAt + 'a>> {
+    let Some(bytes) = bytes else {
+        return Ok(Box::new(Part::new(image, 0, 0)));
+    };
     let context = || format!("archive at {:#x}", bytes.segment);
     let segment = walk
         .segments

@@ -11,8 +11,9 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::archive::{self, Settings};
+use super::compressed;
 use super::output::Scratch;
-use super::{compressed, tree};
+use super::tree::{self, Times};
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::compress::Codec;
 use crate::erofs::{Checksum, SUPER_OFFSET, Superblock};
@@ -61,22 +62,6 @@ pub struct Wanted {
     pub form: Option<Form>,
 }
 
-/// The times of the files of a layer that is made, in seconds since 1970.
-#[derive(Clone, Copy, Debug)]
-pub enum Times {
-    /// This one for all.
-    All(u32),
-    /// Each file's own, but none later than this.
-    Own(u32),
-}
-
-/// How a directory becomes an archive.
-#[derive(Clone, Copy, Debug)]
-struct Archive {
-    codec: Option<Codec>,
-    times: Times,
-}
-
 /// A layer, ready to be appended.
 #[derive(Debug)]
 pub struct Layer {
@@ -105,10 +90,7 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
         }
         return match wanted.form {
             None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
-            Some(Form::Cpio(codec)) => {
-                let times = erofs.times;
-                archive(path, number, Archive { codec, times }, scratch)
-            }
+            Some(Form::Cpio(codec)) => archive(path, number, codec, erofs.times, scratch),
         };
     }
     if wanted.form.is_some() {
@@ -156,31 +138,29 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
 }
 
 /// Makes an archive of a directory.
-fn archive(directory: &Path, number: usize, how: Archive, scratch: &Scratch) -> Result<Layer> {
+fn archive(
+    directory: &Path,
+    number: usize,
+    codec: Option<Codec>,
+    times: Times,
+    scratch: &Scratch,
+) -> Result<Layer> {
     // Whose library is of no effect on a static program: it would see the files as they are.
     if std::env::var_os("FAKEROOTKEY").is_some() {
         let what = "fakeroot does not reach this program, which is linked statically: owners and devices \
                     would be lost (as an EROFS image, --as erofs, they are not)";
         return Err(Error::new("read", directory.display(), what));
     }
-    let (mtime, keep_until) = match how.times {
-        Times::All(mtime) => (mtime, None),
-        Times::Own(end) => (0, Some(end)),
-    };
-    let tree = tree::read(directory, keep_until)?;
-    let settings = Settings {
-        mtime,
-        ..Settings::default()
-    };
+    let tree = tree::read(directory, times)?;
     let plain = scratch.path().join(format!("layer{number}.cpio"));
     let create = |path: &Path| File::create_new(path).during("create", path.display());
     let mut out = BufWriter::new(create(&plain)?);
     let object = format!("the archive of {}", directory.display());
-    archive::write(&tree.entries, settings, &mut out, &object)?;
+    archive::write(&tree.entries, Settings::default(), &mut out, &object)?;
     out.flush().during("write", &object)?;
     drop(out);
     let mut written = plain.clone();
-    if let Some(codec) = how.codec {
+    if let Some(codec) = codec {
         written = scratch.path().join(format!("layer{number}.cpio.{codec}"));
         let (mut input, output) = (
             File::open(&plain).during("open", plain.display())?,

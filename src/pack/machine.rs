@@ -10,27 +10,16 @@ const ARM: Machines = Machines::new("arm", &[40]);
 const S390: Machines = Machines::new("s390", &[22]);
 const POWERPC: Machines = Machines::new("powerpc", &[21, 20]);
 
-/// By option, the first that is set.
-const OPTIONS: [(&str, Machines); 7] = [
-    ("X86_64", Machines::X86_64),
-    ("X86", I386),
-    ("ARM64", Machines::AARCH64),
-    ("ARM", ARM),
-    ("RISCV", Machines::RISCV64),
-    ("S390", S390),
-    ("PPC64", POWERPC),
-];
-
-/// By the name in the first lines of a configuration. Most are of two widths.
-const NAMES: [(&str, Machines); 8] = [
-    ("x86", Machines::X86_64),
-    ("x86_64", Machines::X86_64),
-    ("i386", I386),
-    ("arm64", Machines::AARCH64),
-    ("arm", ARM),
-    ("riscv", Machines::RISCV64),
-    ("s390", S390),
-    ("powerpc", POWERPC),
+/// By option, the first that is set; and by the names in the first lines of a configuration, most of which
+/// are of two widths.
+const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
+    ("X86_64", &["x86", "x86_64"], Machines::X86_64),
+    ("X86", &["i386"], I386),
+    ("ARM64", &["arm64"], Machines::AARCH64),
+    ("ARM", &["arm"], ARM),
+    ("RISCV", &["riscv"], Machines::RISCV64),
+    ("S390", &["s390"], S390),
+    ("PPC64", &["powerpc"], POWERPC),
 ];
 
 /// What a kernel starts.
@@ -80,13 +69,14 @@ impl Machine {
 }
 
 fn configured(config: &Config) -> Option<Machines> {
-    let mut options = OPTIONS.iter();
-    let set = options.find(|(option, _)| config.built_in(option));
+    let mut all = ARCHITECTURES.iter();
+    let set = all.find(|(option, ..)| config.built_in(option));
     let named = || {
         let name = config.architecture.as_deref()?;
-        NAMES.iter().find(|(other, _)| *other == name)
+        let mut all = ARCHITECTURES.iter();
+        all.find(|(_, names, _)| names.contains(&name))
     };
-    set.or_else(named).map(|(_, machines)| *machines)
+    set.or_else(named).map(|(.., machines)| *machines)
 }
 
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one

@@ -29,11 +29,28 @@ pub struct Tree {
     pub with_attributes: usize,
 }
 
-/// Reads a directory, but not the contents of its files. These keep their times, none of them later than
-/// `keep_until`, if that is said.
-pub fn read(directory: &Path, keep_until: Option<u32>) -> Result<Tree> {
+/// The times of the files of a layer that is made, in seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub enum Times {
+    /// This one for all.
+    All(u32),
+    /// Each file's own, but none later than this.
+    Own(u32),
+}
+
+impl Times {
+    fn of(self, stat: &Metadata) -> u32 {
+        match self {
+            Self::All(time) => time,
+            Self::Own(end) => time(stat).min(end),
+        }
+    }
+}
+
+/// Reads a directory, but not the contents of its files.
+pub fn read(directory: &Path, times: Times) -> Result<Tree> {
     let mut reader = Reader {
-        keep_until,
+        times,
         tree: Tree::default(),
         entries: Vec::new(),
         names: BTreeMap::new(),
@@ -47,7 +64,7 @@ pub fn read(directory: &Path, keep_until: Option<u32>) -> Result<Tree> {
 }
 
 struct Reader {
-    keep_until: Option<u32>,
+    times: Times,
     /// Without its entries.
     tree: Tree,
     /// What was found, in that order; nothing where a file of several names was found again later.
@@ -98,7 +115,7 @@ impl Reader {
             libc::S_IFCHR | libc::S_IFBLK => Body::Device(major(stat.rdev()), minor(stat.rdev())),
             _ => Body::Nothing,
         };
-        let mtime = self.keep_until.map(|end| time(&stat).min(end));
+        let mtime = Some(self.times.of(&stat));
         let entry = |name: &[u8], mode, body| Entry {
             name: name.to_vec(),
             mode,
