@@ -1,6 +1,6 @@
 //! The error type: the step that failed, the object it failed on, and the cause.
 //!
-//! Prints nothing and exits nowhere; [`crate::rescue`] decides what an error means for the machine.
+//! Prints nothing and exits nowhere; [`crate::boot::rescue`] decides what an error means for the machine.
 
 use std::fmt::{self, Write as _};
 use std::io;

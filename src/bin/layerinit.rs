@@ -1,4 +1,4 @@
-//! The host tool: arguments and dispatch. The work is in `layerinit::pack`.
+//! The host tool: arguments and dispatch. The work is in `layerinit::tool`.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use layerinit::error::{Context, Result};
-use layerinit::pack::archive::Settings;
-use layerinit::pack::boot;
-use layerinit::pack::build::{self, Build};
-use layerinit::pack::check;
-use layerinit::pack::config::Circumstances;
-use layerinit::pack::depmod::Modules;
-use layerinit::pack::layer::{Erofs, Form, Wanted};
-use layerinit::pack::list::{self, Detail};
-use layerinit::pack::module::Treatment;
-use layerinit::pack::tree::Times;
+use layerinit::tool::build::archive::Settings;
+use layerinit::tool::build::depmod::Modules;
+use layerinit::tool::build::layer::{Erofs, Form, Wanted};
+use layerinit::tool::build::module::Treatment;
+use layerinit::tool::build::tree::Times;
+use layerinit::tool::build::{self, Build};
+use layerinit::tool::check;
+use layerinit::tool::image::boot;
+use layerinit::tool::kernel_config::Circumstances;
+use layerinit::tool::list::{self, Detail};
 
 /// Builds, lists and checks initrds whose filesystems are mounted where they lie
 #[derive(Parser)]

@@ -1,10 +1,10 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
+use super::cmdline::{Backend, Options};
 use super::{Content, Found, Layer, Place};
-use crate::cmdline::{Backend, Options};
-use crate::erofs::Superblock;
 use crate::error::{Error, Result};
-use crate::segment::{Cpio, Kind, Segment};
+use crate::format::erofs::Superblock;
+use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.

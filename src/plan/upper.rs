@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::Device;
-use crate::cmdline::Options;
+use super::cmdline::Options;
+use super::device_spec::Spec;
 use crate::error::{Cause, Error, Result};
-use crate::rootspec::Spec;
-use crate::words::items;
+use crate::text::items;
 
 /// The directory on the device where `rd.overlay=` names none.
 const DIRECTORY: &str = "layerinit";

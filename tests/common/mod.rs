@@ -6,7 +6,7 @@ pub mod disk;
 #[cfg(test)]
 pub mod guest;
 
-use layerinit::cpio::{Header, padding};
+use layerinit::format::cpio::{Header, padding};
 use std::path::Path;
 use std::process::Command;
 
@@ -87,7 +87,7 @@ pub fn pad(bytes: &mut Vec<u8>, align: usize) {
 /// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
 pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     let mut image = vec![0; 4096 * blocks as usize];
-    image[1024..1028].copy_from_slice(&layerinit::erofs::MAGIC);
+    image[1024..1028].copy_from_slice(&layerinit::format::erofs::MAGIC);
     image[1036] = 12;
     image[1060..1064].copy_from_slice(&blocks.to_le_bytes());
     image[1088..1088 + label.len()].copy_from_slice(label.as_bytes());

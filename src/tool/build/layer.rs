@@ -1,0 +1,349 @@
+//! Layers of an image being built: recognised by what they hold, or made out of a directory.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use super::archive::{self, Settings};
+use super::compressed;
+use super::output::Scratch;
+use super::tree::{self, Times};
+use crate::bytes::{Opened, ReadAt, fill};
+use crate::error::{Context, Error, Result};
+use crate::format::compress::Codec;
+use crate::format::erofs::{Checksum, SUPER_OFFSET, Superblock};
+use crate::initrd::{self, Kind};
+use crate::text::shown;
+
+/// How a directory becomes an EROFS image.
+#[derive(Clone, Debug)]
+pub struct Erofs {
+    /// The algorithm for mkfs.erofs -z, with its level; `None`: uncompressed.
+    pub compression: Option<String>,
+    /// The modification time of every file.
+    pub times: Times,
+    /// Further options, which win over ours.
+    pub args: Vec<String>,
+}
+
+/// What a directory becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// An EROFS image.
+    Erofs,
+    /// A cpio archive, compressed or not.
+    Cpio(Option<Codec>),
+}
+
+impl Form {
+    /// The names of all forms, as on the command line.
+    pub const NAMES: [(&str, Self); 6] = [
+        ("erofs", Self::Erofs),
+        ("cpio", Self::Cpio(None)),
+        ("cpio.gz", Self::Cpio(Some(Codec::Gzip))),
+        ("cpio.lz4", Self::Cpio(Some(Codec::Lz4))),
+        ("cpio.xz", Self::Cpio(Some(Codec::Xz))),
+        ("cpio.zst", Self::Cpio(Some(Codec::Zstd))),
+    ];
+}
+
+/// A layer to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// A directory, or a file that holds layers.
+    pub path: PathBuf,
+    /// What the directory becomes; an EROFS image where nothing is said.
+    pub form: Option<Form>,
+}
+
+/// A layer, ready to be appended.
+#[derive(Debug)]
+pub struct Layer {
+    /// Its bytes, from the file's start to its end.
+    pub file: File,
+    /// Their number.
+    pub length: u64,
+    /// Where it comes from.
+    pub path: PathBuf,
+    /// What of it got lost.
+    pub warning: Option<String>,
+}
+
+/// Looks at what a layer is. A directory becomes an image or an archive in `scratch`; a file is taken
+/// as it is if it holds EROFS images or cpio archives and nothing else.
+pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch) -> Result<Layer> {
+    let path = &wanted.path;
+    let metadata = fs::metadata(path).during("open", path.display())?;
+    if metadata.is_dir() {
+        // Absolute, so that no name is taken for an option.
+        let source = fs::canonicalize(path).during("open", path.display())?;
+        if scratch.path().starts_with(&source) {
+            let what =
+                "the image is written into this directory, and would become a part of itself";
+            return Err(Error::new("read", path.display(), what));
+        }
+        return match wanted.form {
+            None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
+            Some(Form::Cpio(codec)) => archive(path, number, codec, erofs.times, scratch),
+        };
+    }
+    if wanted.form.is_some() {
+        let what = "not a directory: --as says what a directory becomes, a file stays as it is";
+        return Err(Error::new("read", path.display(), what));
+    }
+    taken_as_it_is(path)
+}
+
+/// A file that holds layers.
+fn taken_as_it_is(path: &Path) -> Result<Layer> {
+    let opened = Opened::open(path)?;
+    let walk = initrd::walk(&opened, b"");
+    if let Some(trouble) = walk.trouble {
+        let what = format!(
+            "not a layer, which is a directory, an EROFS image or a cpio archive ({trouble})"
+        );
+        return Err(Error::new("read", path.display(), what));
+    }
+    let mut layers = 0usize;
+    for segment in &walk.segments {
+        match &segment.kind {
+            Kind::Padding => {}
+            Kind::Erofs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Bootconfig { .. } => {
+                let what =
+                    "it ends with a bootconfig, which only works at the end of the whole image";
+                return Err(Error::new("read", path.display(), what));
+            }
+        }
+    }
+    if layers == 0 {
+        let what = match opened.size() {
+            0 => "an empty file is no layer",
+            _ => "nothing but zeros is no layer",
+        };
+        return Err(Error::new("read", path.display(), what));
+    }
+    Ok(Layer {
+        length: opened.size(),
+        file: opened.file,
+        path: path.into(),
+        warning: None,
+    })
+}
+
+/// Makes an archive of a directory.
+fn archive(
+    directory: &Path,
+    number: usize,
+    codec: Option<Codec>,
+    times: Times,
+    scratch: &Scratch,
+) -> Result<Layer> {
+    // Whose library is of no effect on a static program: it would see the files as they are.
+    if std::env::var_os("FAKEROOTKEY").is_some() {
+        let what = "fakeroot does not reach this program, which is linked statically: owners and devices \
+                    would be lost (as an EROFS image, --as erofs, they are not)";
+        return Err(Error::new("read", directory.display(), what));
+    }
+    let tree = tree::read(directory, times)?;
+    let plain = scratch.path().join(format!("layer{number}.cpio"));
+    let create = |path: &Path| File::create_new(path).during("create", path.display());
+    let mut out = BufWriter::new(create(&plain)?);
+    let object = format!("the archive of {}", directory.display());
+    archive::write(&tree.entries, Settings::default(), &mut out, &object)?;
+    out.flush().during("write", &object)?;
+    drop(out);
+    let mut written = plain.clone();
+    if let Some(codec) = codec {
+        written = scratch.path().join(format!("layer{number}.cpio.{codec}"));
+        let (mut input, output) = (
+            File::open(&plain).during("open", plain.display())?,
+            create(&written)?,
+        );
+        match compressed::program(codec) {
+            None => {
+                let mut out = BufWriter::new(output);
+                compressed::write(codec, &mut input, &mut out)
+                    .and_then(|()| out.flush())
+                    .during("compress", directory.display())?;
+            }
+            Some((mut command, package)) => {
+                command.stdin(input).stdout(output);
+                run(&mut command, package, directory, scratch)?;
+            }
+        }
+        fs::remove_file(&plain).during("remove", plain.display())?;
+    }
+    let mut layer = taken_as_it_is(&written)?;
+    layer.path = directory.into();
+    layer.warning = tree.attributes.map(|(first, names)| {
+        let others = match tree.with_attributes {
+            1 => String::new(),
+            n => format!(", nor those of {} more files", n.saturating_sub(1)),
+        };
+        format!(
+            "warning: {}: the extended attributes of {} ({names}) are not stored{others}: a cpio archive \
+             cannot hold any (--as erofs can)",
+            shown(directory.as_os_str().as_encoded_bytes()),
+            shown(&first)
+        )
+    });
+    Ok(layer)
+}
+
+/// Makes an EROFS image of a directory, whose absolute name is `source`.
+fn make(
+    directory: &Path,
+    source: &Path,
+    number: usize,
+    erofs: &Erofs,
+    scratch: &Scratch,
+) -> Result<Layer> {
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
+    let image = scratch.path().join(format!("layer{number}.erofs"));
+    let mut command = Command::new("mkfs.erofs");
+    if let Some(compression) = &erofs.compression {
+        command.arg(format!("-z{compression}"));
+    }
+    command.env_remove("SOURCE_DATE_EPOCH");
+    match erofs.times {
+        Times::All(mtime) => command.arg(format!("-T{mtime}")),
+        // This mkfs.erofs takes for the time when the image was made, and for the latest of any file. One that
+        // depends on nothing else keeps the image the same.
+        Times::Own(end) => {
+            let newest = tree::newest(source)?.min(end);
+            command.env("SOURCE_DATE_EPOCH", newest.to_string())
+        }
+    };
+    command
+        .arg(format!("-U{NIL}"))
+        .args(&erofs.args)
+        .arg(&image)
+        .arg(source)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    run(&mut command, "erofs-utils", directory, scratch)?;
+    if !image.exists() {
+        let object = format_args!("mkfs.erofs for {}", directory.display());
+        return Err(Error::new(
+            "run",
+            object,
+            "it wrote no image (does one of --mkfs-erofs-arg ask for none?)",
+        ));
+    }
+
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .during("open", image.display())?;
+    let chosen = |arg: &String| arg.starts_with("-U");
+    if !erofs.args.iter().any(chosen) {
+        name_by_content(&mut file).during("write", image.display())?;
+    }
+    let opened = Opened::open(&image)?;
+    let length = match Superblock::read(&opened, 0).during("read", image.display())? {
+        Some(superblock) => superblock.length(),
+        None => {
+            return Err(Error::new(
+                "run",
+                "mkfs.erofs",
+                "what it wrote is no EROFS image",
+            ));
+        }
+    };
+    Ok(Layer {
+        file: opened.file,
+        length,
+        path: directory.into(),
+        warning: None,
+    })
+}
+
+/// Runs a program that `package` has. Its messages are shown only if it fails.
+fn run(command: &mut Command, package: &str, directory: &Path, scratch: &Scratch) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let object = || format!("{program} for {}", directory.display());
+    command.env("LC_ALL", "C").stderr(Stdio::piped());
+    let child = scratch.start(command).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let what = format!("it is not installed (Debian: apt install {package})");
+            Error::new("run", object(), what)
+        }
+        _ => Error::new("run", object(), error.to_string()),
+    })?;
+    // A sign of life, on a terminal only.
+    let spinner = ProgressBar::new_spinner().with_message(object());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    let output = child.wait_with_output().during("run", object());
+    spinner.finish_and_clear();
+    scratch.ended();
+    let output = output?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut what = output.status.to_string();
+    for line in said.lines().filter(|line| !line.trim().is_empty()).take(20) {
+        let _ = write!(what, "\n    {}", line.trim_end());
+    }
+    Err(Error::new("run", object(), what))
+}
+
+/// Gives an image a UUID made of its content: the same content has the same, and layers of one
+/// image differ, without which overlayfs warns and does without stable inode numbers
+/// (Documentation/filesystems/overlayfs.rst). Version 8 of RFC 9562; no cryptography.
+fn name_by_content(file: &mut File) -> io::Result<()> {
+    /// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
+    const CHECKSUM: u64 = SUPER_OFFSET + 4;
+    const UUID: u64 = SUPER_OFFSET + 48;
+    file.rewind()?;
+    let mut uuid = digest(file)?.to_be_bytes();
+    let [.., version, _, variant, _, _, _, _, _, _, _] = &mut uuid;
+    *version = *version & 0x0f | 0x80;
+    *variant = *variant & 0x3f | 0x80;
+    file.write_all_at(&uuid, UUID)?;
+    let mut head = vec![0; 1 << 17];
+    file.rewind()?;
+    let n = fill(file, &mut head)?;
+    let superblock = Superblock::read(&head.get(..n).unwrap_or_default(), 0)?;
+    if let Some(Checksum::Bad { computed, .. }) = superblock.map(|superblock| superblock.checksum) {
+        file.write_all_at(&computed.to_le_bytes(), CHECKSUM)?;
+    }
+    file.flush()
+}
+
+/// 128 bits that any change of the content changes.
+fn digest(file: &mut File) -> io::Result<u128> {
+    let mut buffer = vec![0; 1 << 16];
+    let (mut a, mut b) = (0x9E37_79B9_7F4A_7C15_u64, 0xC2B2_AE3D_27D4_EB4F_u64);
+    loop {
+        let n = fill(file, &mut buffer)?;
+        for word in buffer.get(..n).unwrap_or_default().chunks(8) {
+            let mut bytes = [0; 8];
+            bytes
+                .iter_mut()
+                .zip(word)
+                .for_each(|(to, from)| *to = *from);
+            let word = u64::from_le_bytes(bytes);
+            a = (a ^ word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29);
+            b = (b.rotate_left(23) ^ word).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        }
+        if n < buffer.len() {
+            // The multiplications carry upwards only: mix the high bits back down.
+            let (a, b) = (
+                a ^ a >> 32 ^ b.rotate_left(17),
+                b ^ b >> 29 ^ a.rotate_left(41),
+            );
+            return Ok(u128::from(a) << 64 | u128::from(b));
+        }
+    }
+}
