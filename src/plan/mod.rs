@@ -6,6 +6,8 @@
 pub mod cmdline;
 pub mod device_spec;
 
+pub mod words;
+
 mod device;
 mod layers;
 mod upper;
