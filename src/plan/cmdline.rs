@@ -1,20 +1,6 @@
 //! What the kernel command line asks for. Each word is in [`super::words`].
 
-use std::fmt;
-
-/// Who mounts a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The EROFS driver on the initrd's memory.
-    Memback,
-    /// The EROFS driver on a regular file, without a block device.
-    File,
-    /// The EROFS driver on a loop device.
-    Loop,
-}
-
-/// Every backend, the cheapest first: the order in which they are tried.
-pub const BACKENDS: [Backend; 3] = [Backend::Memback, Backend::File, Backend::Loop];
+use super::backend::Backend;
 
 /// A point at which `rd.break=` stops for a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +135,7 @@ impl Default for Options {
             overlay_readonly: false,
             overlay_root: false,
             volatile: false,
-            backends: BACKENDS.to_vec(),
+            backends: Backend::ALL.to_vec(),
             only: Vec::new(),
             skip: Vec::new(),
             strict: false,
@@ -184,22 +170,5 @@ impl Options {
             Some(init) => vec![init.clone()],
             None => INITS.map(String::from).to_vec(),
         }
-    }
-}
-
-impl Backend {
-    /// Its name on the command line and in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Memback => "memback",
-            Self::File => "file",
-            Self::Loop => "loop",
-        }
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

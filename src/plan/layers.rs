@@ -1,9 +1,8 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
-use super::cmdline::{Backend, Options};
+use super::cmdline::Options;
 use super::{Content, Found, Layer, Place};
 use crate::error::{Error, Result};
-use crate::format::erofs::Superblock;
 use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
@@ -49,7 +48,7 @@ pub(super) fn layer(
                 .backends
                 .iter()
                 .copied()
-                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
+                .filter(|backend| backend.reaches(place, segment.offset, superblock))
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -73,17 +72,6 @@ pub(super) fn layer(
         length: segment.length,
         content,
     })
-}
-
-/// Whether a backend can mount an image that lies there at all.
-fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
-    match backend {
-        Backend::Loop => true,
-        Backend::Memback => *place == Place::Initrd,
-        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
-        // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
-    }
 }
 
 /// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.

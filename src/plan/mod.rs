@@ -3,8 +3,10 @@
 //! Pure. `/init` makes the plan before it changes anything, `layerinit plan` makes the same one on
 //! a host, and both print it with the same `Display`.
 
-pub mod cmdline;
+pub mod backend;
 pub mod device_spec;
+
+pub mod cmdline;
 
 pub mod words;
 
@@ -18,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
 use crate::initrd::Walk;
-use cmdline::{Backend, Options};
+use backend::Backend;
+use cmdline::Options;
 pub use device::Device;
 pub use layers::segments as layer_segments;
 pub use upper::{Store, Upper};

@@ -10,7 +10,8 @@
 
 use std::str::FromStr;
 
-use super::cmdline::{BACKENDS, Break, Emergency, Options, Verbosity, Wait};
+use super::backend::{self, Backend};
+use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
 use crate::text::{Words, items};
 
 /// How a word is read.
@@ -311,11 +312,11 @@ impl Reader {
     fn backends(&mut self, list: &str) {
         let mut backends = Vec::new();
         for item in items(list) {
-            match BACKENDS.iter().find(|backend| backend.name() == item) {
+            match Backend::ALL.iter().find(|backend| backend.name() == item) {
                 Some(backend) if backends.contains(backend) => {}
                 Some(backend) => backends.push(*backend),
                 None => {
-                    let names = BACKENDS.map(|backend| backend.name()).join(", ");
+                    let names = backend::names();
                     self.problem(Some(&item), &format!("not one of {names}; ignored"));
                 }
             }
@@ -376,7 +377,6 @@ fn nonempty(value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::cmdline::Backend;
 
     /// The options of a command line, without the text.
     fn parse(text: &str) -> Options {
@@ -534,6 +534,9 @@ mod tests {
 
     #[test]
     fn each_word_is_described_in_sentences_and_once() {
+        let backends = DOCS.iter().find(|doc| doc.name == "rd.layers.backend");
+        let default = backend::names().replace(' ', "");
+        assert_eq!(backends.map(|doc| doc.default), Some(default.as_str()));
         for (number, doc) in DOCS.iter().enumerate() {
             assert!(!doc.default.is_empty(), "{}", doc.name);
             assert!(doc.help.ends_with('.'), "{}", doc.name);

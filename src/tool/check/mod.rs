@@ -22,7 +22,7 @@ use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{Cpio, Kind};
-use crate::plan::cmdline::Backend;
+use crate::plan::backend::Backend;
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::text::shown;
 use machine::Machine;
