@@ -10,3 +10,5 @@ pub mod image;
 
 pub mod check;
 pub mod list;
+
+pub mod cli;
