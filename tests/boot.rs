@@ -531,6 +531,22 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
 }
 
 #[test]
+fn what_is_no_watchdog_is_not_written_to() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "echo here");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    // In a guest of these tests the console is a file.
+    guest.cmdline = "rd.watchdog=/dev/console";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/console is not a watchdog: it is a regular file");
+    guest.cmdline = "rd.watchdog=/dev/null";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY");
+}
+
+#[test]
 fn a_new_root_without_mount_points_still_boots_where_they_can_be_made_or_done_without() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
