@@ -660,6 +660,25 @@ fn the_program_is_static_and_needs_no_interpreter() {
     assert!(fs::metadata(env!("CARGO_BIN_EXE_init")).unwrap().mode() & 0o111 != 0);
 }
 
+#[test]
+fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
+    let scratch = Scratch::new();
+    let tree = scratch.join("system");
+    system(&tree, "echo never");
+    fs::copy(tree.join("sbin/init"), tree.join("etc/init")).unwrap();
+    let image = Image::new(16 << 20);
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-d"])
+        .arg(&tree)
+        .arg(image.path()));
+    // The directory names an inode that is none.
+    run(Command::new("debugfs").args(["-w", "-R", "clri /sbin/init", image.path()]));
+    let disk = Loop::attach(&image);
+    let mut guest = Guest::new(&[]);
+    let outcome = failure(&mut guest, format!("root={} panic=-1", disk.0).leak());
+    outcome.says("boot failed: find init in the new root: find /sbin/init: EUCLEAN");
+}
+
 /// systemd looks for the disk of `/` there, which it cannot see through an overlay.
 #[test]
 fn the_device_below_the_overlay_is_told_to_systemd() {
