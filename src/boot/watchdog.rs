@@ -8,13 +8,16 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::{debug, info, warn};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use crate::sys::watchdog::timeout;
+use crate::sys::watchdog::{support, timeout};
 
 /// Where the driver does not tell its timeout, it is at least some seconds.
 const UNKNOWN: u32 = 3;
@@ -34,12 +37,48 @@ fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
     WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Opens a watchdog. The command line can name anything, and a ping is a byte written: what is not a
+/// character device is not opened, and what does not answer as a watchdog is not written to.
+fn open(path: &str) -> Result<File> {
+    const STEP: &str = "open watchdog";
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let node = openat(CWD, path, flags, Mode::empty()).during(STEP, path)?;
+    let mode = fstat(&node).during(STEP, path)?.st_mode;
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::CharacterDevice => None,
+        FileType::BlockDevice => Some("a block device"),
+        FileType::Directory => Some("a directory"),
+        FileType::RegularFile => Some("a regular file"),
+        _ => Some("not a character device"),
+    };
+    if let Some(kind) = kind {
+        let what = format!("{path} is not a watchdog: it is {kind}");
+        return Err(Error::new(STEP, path, what));
+    }
+    // The same node that was looked at. A serial line is not waited for, and becomes no terminal of ours.
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = match openat(
+        CWD,
+        format!("/proc/self/fd/{}", node.as_raw_fd()),
+        flags,
+        Mode::empty(),
+    ) {
+        // A kernel without proc.
+        Err(Errno::NOENT) => openat(CWD, path, flags, Mode::empty()),
+        opened => opened,
+    };
+    let device = opened.during(STEP, path)?;
+    if let Err(errno) = support(&device) {
+        let answer = crate::error::name(errno);
+        let what = format!("{path} is not a watchdog: WDIOC_GETSUPPORT gives {answer}");
+        return Err(Error::new(STEP, path, what));
+    }
+    Ok(device.into())
+}
+
 /// Opens the device, which starts the watchdog, and pings it from now on.
 pub fn start(path: &str) -> Result<()> {
-    let device = File::options()
-        .write(true)
-        .open(path)
-        .during("open watchdog", path)?;
+    let device = open(path)?;
     let timeout = match timeout(&device) {
         Ok(seconds) => u32::try_from(seconds).unwrap_or(UNKNOWN).max(1),
         Err(errno) => {

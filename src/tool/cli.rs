@@ -6,17 +6,17 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::build::archive::Settings;
+use super::build::depmod::Modules;
+use super::build::layer::{Erofs, Form, Wanted};
+use super::build::module::Treatment;
+use super::build::tree::Times;
+use super::build::{self, Build};
+use super::check;
+use super::image::boot;
+use super::kernel_config::Circumstances;
+use super::list::{self, Detail};
 use crate::error::{Context, Result};
-use crate::tool::build::archive::Settings;
-use crate::tool::build::depmod::Modules;
-use crate::tool::build::layer::{Erofs, Form, Wanted};
-use crate::tool::build::module::Treatment;
-use crate::tool::build::tree::Times;
-use crate::tool::build::{self, Build};
-use crate::tool::check;
-use crate::tool::image::boot;
-use crate::tool::kernel_config::Circumstances;
-use crate::tool::list::{self, Detail};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 

@@ -529,6 +529,22 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
 }
 
 #[test]
+fn what_is_no_watchdog_is_not_written_to() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "echo here");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    // In a guest of these tests the console is a file.
+    guest.cmdline = "rd.watchdog=/dev/console";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/console is not a watchdog: it is a regular file");
+    guest.cmdline = "rd.watchdog=/dev/null";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY");
+}
+
+#[test]
 fn a_new_root_without_mount_points_still_boots_where_they_can_be_made_or_done_without() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
@@ -640,6 +656,25 @@ fn the_program_is_static_and_needs_no_interpreter() {
         "it has a fixed address: nothing to relocate"
     );
     assert!(fs::metadata(env!("CARGO_BIN_EXE_init")).unwrap().mode() & 0o111 != 0);
+}
+
+#[test]
+fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
+    let scratch = Scratch::new();
+    let tree = scratch.join("system");
+    system(&tree, "echo never");
+    fs::copy(tree.join("sbin/init"), tree.join("etc/init")).unwrap();
+    let image = Image::new(16 << 20);
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-d"])
+        .arg(&tree)
+        .arg(image.path()));
+    // The directory names an inode that is none.
+    run(Command::new("debugfs").args(["-w", "-R", "clri /sbin/init", image.path()]));
+    let disk = Loop::attach(&image);
+    let mut guest = Guest::new(&[]);
+    let outcome = failure(&mut guest, format!("root={} panic=-1", disk.0).leak());
+    outcome.says("boot failed: find init in the new root: find /sbin/init: EUCLEAN");
 }
 
 /// systemd looks for the disk of `/` there, which it cannot see through an overlay.
