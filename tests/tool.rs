@@ -983,6 +983,40 @@ fn workshop(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
+fn all_of_the_last_page_of_the_last_image_is_there() {
+    let directory = workshop("tool-build-pages");
+    // Nine blocks of 512 bytes.
+    let mut small = erofs(2, "small")[..9 * 512].to_vec();
+    small[1036] = 9;
+    small[1060] = 9;
+    fs::write(directory.join("small.erofs"), &small).unwrap();
+    fs::write(directory.join("both"), join(&[&cpio(&[dir("x")]), &small])).unwrap();
+    let at = cpio(&[dir("x")]).len();
+    // Pages of 4 KiB, and of up to 64 KiB; and a layer behind the image that is longer than that, and not.
+    let long = cpio(&[file("long", &[1; 70_000])]);
+    fs::write(directory.join("long.cpio"), &long).unwrap();
+    for (machine, layers, end) in [
+        (62, &["small.erofs"][..], 4096 + 8192),
+        (62, &["base.erofs", "small.erofs"], 4096 + 8192 + 8192),
+        (62, &["both"], 4096 + at + 8192),
+        (62, &["small.erofs", "late.cpio"], 4096 + 8192 + 240),
+        (183, &["small.erofs"], 4096 + 65536),
+        (183, &["base.erofs"], 4096 + 65536),
+        (183, &["small.erofs", "late.cpio"], 4096 + 65536),
+        (183, &["base.erofs", "long.cpio"], 4096 + 8192 + long.len()),
+    ] {
+        fs::write(directory.join("program"), elf(machine)).unwrap();
+        let mut words = vec!["build", "--init", "program", "-o", "image"];
+        layers
+            .iter()
+            .for_each(|layer| words.extend(["--layer", layer]));
+        good(&directory, &words);
+        let image = fs::read(directory.join("image")).unwrap();
+        assert_eq!(image.len(), end, "{machine} {layers:?}");
+    }
+}
+
+#[test]
 fn layers_are_appended_aligned_and_as_they_are() {
     let directory = workshop("tool-build-align");
     let loader = ["build", "--init", "init", "-o", "image"];

@@ -8,6 +8,7 @@ use super::archive::{self, Settings};
 use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
+use super::machine;
 use super::output::{Output, Scratch};
 use crate::error::{Context, Error, Result};
 use crate::proof::LINKS;
@@ -70,6 +71,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
             ));
         }
     }
+    let page = machine::page_max(&entries);
     // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
     let target = behind_links(&build.output)?;
     let scratch = Scratch::new(&target)?;
@@ -83,10 +85,17 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let mut output = Output::new(&target, scratch, expected)?;
     let image = build.output.display().to_string();
     let written = archive::write(&entries, build.settings, &mut output, &image)?;
+    let mut pages_end = 0;
     for layer in &mut layers {
         output.align(build.align)?;
+        if let Some((offset, length)) = layer.last_image {
+            let pages = length.div_ceil(page).saturating_mul(page);
+            pages_end = output.length().saturating_add(offset).saturating_add(pages);
+        }
         append(layer, &mut output)?;
     }
+    // A kernel without BUFFER_HEAD reads whole pages of a loop device.
+    output.extend(pages_end)?;
     // Whoever appends more with `cat` finds the place where an archive may start.
     output.align(4)?;
     let length = output.length();

@@ -2,7 +2,9 @@
 
 use super::boot::Boot;
 use super::config::Config;
+use super::spec::{Body, Content, Entry};
 use crate::bytes::{Cursor, Opened, ReadAt};
+use crate::cpio::normalized;
 use crate::proof::{Machines, interpreter};
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -87,6 +89,25 @@ fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
     let (big_endian, number) = header(&*program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !big_endian && family.numbers.contains(&number))
+}
+
+/// The largest page, in bytes, that a kernel can have that starts the `/init` among these entries. The
+/// smallest there is where that is no program.
+pub fn page_max(entries: &[Entry]) -> u64 {
+    /// e_machine of i386, s390, arm, x86_64 and riscv, which have no larger ones.
+    const SMALL: [u16; 5] = [3, 22, 40, 62, 243];
+    const PAGE: u64 = 4096;
+    const LARGE_PAGE: u64 = 65536;
+    let number = entries.iter().find_map(|entry| match &entry.body {
+        _ if normalized(&entry.name) != b"init" => None,
+        Body::File(Content::Location(path), _) => header(&Opened::open(path).ok()?),
+        Body::File(Content::Bytes(bytes), _) => header(&bytes.as_slice()),
+        _ => None,
+    });
+    match number {
+        Some((_, number)) if !SMALL.contains(&number) => LARGE_PAGE,
+        _ => PAGE,
+    }
 }
 
 /// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
