@@ -8,5 +8,6 @@ mod number;
 pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
+pub mod note;
 pub mod process;
 pub mod watchdog;

@@ -69,6 +69,8 @@ pub struct Layer {
     pub file: File,
     /// Their number.
     pub length: u64,
+    /// Where its last EROFS image starts, and how long that is, in bytes.
+    pub last_image: Option<(u64, u64)>,
     /// Where it comes from.
     pub path: PathBuf,
     /// What of it got lost.
@@ -111,10 +113,15 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
         return Err(Error::new("read", path.display(), what));
     }
     let mut layers = 0usize;
+    let mut last_image = None;
     for segment in &walk.segments {
         match &segment.kind {
             Kind::Padding => {}
-            Kind::Erofs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Erofs(_) => {
+                layers = layers.saturating_add(1);
+                last_image = Some((segment.offset, segment.length));
+            }
+            Kind::Cpio(_) => layers = layers.saturating_add(1),
             Kind::Bootconfig { .. } => {
                 let what =
                     "it ends with a bootconfig, which only works at the end of the whole image";
@@ -132,6 +139,7 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
     Ok(Layer {
         length: opened.size(),
         file: opened.file,
+        last_image,
         path: path.into(),
         warning: None,
     })
@@ -261,6 +269,7 @@ fn make(
     Ok(Layer {
         file: opened.file,
         length,
+        last_image: Some((0, length)),
         path: directory.into(),
         warning: None,
     })

@@ -17,13 +17,17 @@ use std::fs;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
+use super::image::machine;
 use crate::boot::verify_init::LINKS;
+use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
+use crate::format::cpio::normalized;
 use crate::text::shown;
 use archive::Settings;
 use depmod::Modules;
 use layer::{Erofs, Layer, Wanted};
 use output::{Output, Scratch};
+use spec::{Body, Content, Entry};
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -82,6 +86,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
             ));
         }
     }
+    let page = page_max(&entries);
     // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
     let target = behind_links(&build.output)?;
     let scratch = Scratch::new(&target)?;
@@ -95,10 +100,17 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let mut output = Output::new(&target, scratch, expected)?;
     let image = build.output.display().to_string();
     let written = archive::write(&entries, build.settings, &mut output, &image)?;
+    let mut pages_end = 0;
     for layer in &mut layers {
         output.align(build.align)?;
+        if let Some((offset, length)) = layer.last_image {
+            let pages = length.div_ceil(page).saturating_mul(page);
+            pages_end = output.length().saturating_add(offset).saturating_add(pages);
+        }
         append(layer, &mut output)?;
     }
+    // A kernel without BUFFER_HEAD reads whole pages of a loop device.
+    output.extend(pages_end)?;
     // Whoever appends more with `cat` finds the place where an archive may start.
     output.align(4)?;
     let length = output.length();
@@ -150,5 +162,20 @@ fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {
             context(),
             "it gets shorter while it is being read",
         )),
+    }
+}
+
+/// The largest page, in bytes, of a kernel that starts the `/init` among these entries.
+fn page_max(entries: &[Entry]) -> u64 {
+    let init = entries
+        .iter()
+        .find(|entry| normalized(&entry.name) == b"init");
+    match init.map(|entry| &entry.body) {
+        Some(Body::File(Content::Location(path), _)) => match Opened::open(path) {
+            Ok(program) => machine::page_max(Some(&program)),
+            Err(_) => machine::page_max(None),
+        },
+        Some(Body::File(Content::Bytes(bytes), _)) => machine::page_max(Some(&bytes.as_slice())),
+        _ => machine::page_max(None),
     }
 }

@@ -195,6 +195,12 @@ impl Output {
     pub fn align(&mut self, align: u64) -> Result<()> {
         let past = self.length.checked_rem(align).unwrap_or(0);
         let zeros = align.saturating_sub(past).checked_rem(align).unwrap_or(0);
+        self.extend(self.length.saturating_add(zeros))
+    }
+
+    /// Zero bytes up to this length, if it is not reached yet.
+    pub fn extend(&mut self, length: u64) -> Result<()> {
+        let zeros = length.saturating_sub(self.length);
         io::copy(&mut io::Read::take(io::repeat(0), zeros), self)
             .during("write", self.image.display())?;
         Ok(())

@@ -2,7 +2,6 @@
 
 pub mod conflicts;
 pub mod doubts;
-pub mod machine;
 pub mod memory;
 pub mod needs;
 
@@ -15,6 +14,7 @@ use super::image::boot::{Boot, FINDINGS_MAX};
 
 use super::image::files::kind;
 use super::image::loader_modules::Modules;
+use super::image::machine::Machine;
 use super::image::merged;
 use super::image::unpack::{Report, Severity};
 use super::kernel_config::{Circumstances, Config};
@@ -25,7 +25,6 @@ use crate::initrd::{Cpio, Kind};
 use crate::plan::backend::Backend;
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::text::shown;
-use machine::Machine;
 use memory::Memory;
 
 /// Checks an image. Whether nothing would go wrong.

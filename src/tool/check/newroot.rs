@@ -1,12 +1,12 @@
 //! Whether the real init is in the root that the layers make, looked at without mounting anything.
 
-use super::machine::Machine;
 use crate::boot::setup::MOVED;
 use crate::boot::verify_init::DEPTH;
 use crate::plan::{Plan, Root};
 use crate::text::shown;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::files::kind;
+use crate::tool::image::machine::Machine;
 use crate::tool::image::merged::Layers;
 use crate::tool::image::rootfs::Rootfs;
 

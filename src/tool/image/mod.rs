@@ -10,7 +10,11 @@ pub mod rootfs;
 
 pub mod unpack;
 
+pub mod whose_init;
+
 pub mod boot;
+
+pub mod machine;
 
 pub mod loader_modules;
 pub mod merged;

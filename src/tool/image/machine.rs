@@ -1,8 +1,8 @@
 //! Which programs the kernel that boots an image can start, as far as that can be told.
 
+use super::boot::Boot;
 use crate::boot::verify_init::{Machines, interpreter};
 use crate::bytes::{Cursor, Opened, ReadAt};
-use crate::tool::image::boot::Boot;
 use crate::tool::kernel_config::Config;
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -87,6 +87,19 @@ fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
     let (big_endian, number) = header(&*program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !big_endian && family.numbers.contains(&number))
+}
+
+/// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
+/// where that is no program.
+pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
+    /// e_machine of i386, s390, arm, x86_64 and riscv, which have no larger ones.
+    const SMALL: [u16; 5] = [3, 22, 40, 62, 243];
+    const PAGE: u64 = 4096;
+    const LARGE_PAGE: u64 = 65536;
+    match program.and_then(header) {
+        Some((_, number)) if !SMALL.contains(&number) => LARGE_PAGE,
+        _ => PAGE,
+    }
 }
 
 /// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
