@@ -1378,3 +1378,143 @@ fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() 
     assert!(!told(CONFIG.into()));
     assert!(told(format!("{CONFIG}# CONFIG_FUTEX is not set\n")));
 }
+
+#[test]
+fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, layer, expected) in [
+        ("dirs", vec![dir("proc"), dir("run")], ""),
+        (
+            "file",
+            vec![file("run", b"")],
+            "run: a file, not a directory: run cannot be mounted there",
+        ),
+        (
+            "link",
+            vec![link("proc", b"/etc")],
+            "proc: a symlink to /etc, which is not empty: proc mounted there would hide it",
+        ),
+        (
+            "link-to-file",
+            vec![link("sys", b"etc/name")],
+            "sys: a symlink to etc/name, which is a file: sys cannot be mounted there",
+        ),
+        (
+            "dangling",
+            vec![link("dev", b"gone")],
+            "dev: a symlink to gone, which leads nowhere: dev cannot be mounted there",
+        ),
+        (
+            "circle",
+            vec![link("dev", b"dev")],
+            "dev: a symlink to dev, which leads in a circle (ELOOP): dev cannot be mounted there",
+        ),
+        (
+            "harmless",
+            vec![dir("var"), dir("var/run"), link("run", b"var/run")],
+            "",
+        ),
+    ] {
+        let expected: &[_] = match expected {
+            "" => &[],
+            what => &[format!("warning: layer 1 (initrd+0x5b4): {what}")],
+        };
+        assert_eq!(
+            findings(&format!("mount-point-{name}"), &[&layer], &[]),
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn directories_that_everybody_may_write_to_are_told() {
+    let open = |name, mode: u32| entry(name, 0o040_000 | mode, b"");
+    let warning = |what: &str| format!("warning: layer 1 (initrd+0x5b4): {what}");
+    const WHAT: &str = "everybody may create and delete files in this directory";
+    assert_eq!(
+        findings(
+            "writable",
+            &[&[
+                open(".", 0o777),
+                open("etc", 0o777),
+                open("lost", 0o772),
+                open("tmp", 0o1777),
+                open("usr", 0o775)
+            ]],
+            &[]
+        ),
+        [
+            warning(&format!("/: mode 0777: {WHAT}")),
+            warning(&format!("etc: mode 0777: {WHAT}")),
+            warning(&format!("lost: mode 0772: {WHAT}")),
+        ]
+    );
+    let many = ["a", "b", "c", "d", "e"].map(|name| open(name, 0o777));
+    let lines = findings("writable-many", &[&many], &[]);
+    assert_eq!(
+        lines[2..],
+        [
+            warning(&format!("c: mode 0777: {WHAT}")),
+            "warning: new root: 2 more directories to which everybody may write".into(),
+        ]
+    );
+    // What a layer above has made right is right.
+    assert_eq!(
+        findings(
+            "writable-covered",
+            &[&[open("etc", 0o777)], &[open("etc", 0o755)]],
+            &[]
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
+fn members_that_no_filesystem_takes_are_told() {
+    let long = "x".repeat(256);
+    let below = format!("{long}/y");
+    let fits = "x".repeat(255);
+    let members = [
+        file(&long, b""),
+        dir(&below),
+        file(&fits, b""),
+        file(".", b""),
+        entry("/", 0o120_777, b"etc"),
+        file("", b""),
+        dir("."),
+    ];
+    let lines = findings("name-max", &[&members], &[]);
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| &line[line.len().min(18)..])
+        .collect();
+    const INIT: &str = "/init leaves the file out, as the kernel would";
+    assert_eq!(
+        said,
+        [
+            format!("{long}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
+            format!("{below}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
+            format!(".: a file named as the root directory: {INIT}"),
+            format!("/: a symlink named as the root directory: {INIT}"),
+            format!(".: a file named as the root directory: {INIT}"),
+        ]
+    );
+    // In the loader the kernel does it.
+    let directory = scratch("check-name-max-loader");
+    let (lines, status) = check(
+        &directory,
+        &cpio(&[init(), file(&long, b"")]),
+        &["--cmdline", "root=/dev/vda1"],
+    );
+    assert_eq!(
+        (lines[0].as_str(), status),
+        (
+            &*format!(
+                "error: 0x0000007c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
+                 the file without a word"
+            ),
+            1
+        )
+    );
+}

@@ -7,6 +7,7 @@ use super::boot::{Boot, FINDINGS_MAX};
 
 use super::config::{Circumstances, Config};
 use super::conflicts;
+use super::directories;
 use super::doubts;
 use super::files::kind;
 use super::loader_modules::Modules;
@@ -75,6 +76,8 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let parts = parts(plan, &sources);
         let wanted = circumstances.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
+        directories::mount_points(plan, &root, &mut report);
+        directories::writable(plan, &root, &mut report);
         let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
         real_init(plan, refusal, circumstances, &mut report);
         let cmdline = cmdline.unwrap_or_default();

@@ -11,6 +11,7 @@ pub mod compressed;
 pub mod config;
 pub mod conflicts;
 pub mod depmod;
+pub mod directories;
 pub mod doubts;
 pub mod erofs_tree;
 pub mod files;

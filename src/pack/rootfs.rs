@@ -1,6 +1,7 @@
 //! The files of a rootfs, without their bytes, and how paths lead to them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::erofs_tree::Inode;
 use crate::proof::LINKS;
@@ -57,6 +58,25 @@ pub struct Rootfs {
     pub(super) partial: bool,
     /// What layers did to those below, if that is asked for.
     pub(super) changes: Option<Changes>,
+}
+
+/// Why a path leads to no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Something on the way is missing, or no directory.
+    Missing,
+    /// There are more symbolic links on the way than the kernel follows.
+    Links,
+}
+
+/// What a symbolic link does that leads to no file.
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "which leads nowhere",
+            Self::Links => "which leads in a circle (ELOOP)",
+        })
+    }
 }
 
 /// What happened while layers were put over each other, in order.
@@ -214,14 +234,25 @@ impl Rootfs {
         self.names.insert(path, index);
     }
 
+    /// All files with their names, in order of those.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+        let names = self.names.iter();
+        names.filter_map(|(name, index)| Some((name.as_slice(), self.nodes.get(*index)?)))
+    }
+
     /// Follows all symbolic links. `None` where something on the way is missing or no directory.
     pub(super) fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
+        self.follow(path).ok()
+    }
+
+    /// The same, with the reason.
+    pub(super) fn follow(&self, path: &[u8]) -> std::result::Result<Vec<u8>, Lost> {
         let mut todo: Vec<Vec<u8>> = components(path);
         let mut here = Vec::new();
         let mut links = 0;
         while let Some(name) = todo.pop() {
-            if self.here(&here)?.mode & libc::S_IFMT != libc::S_IFDIR {
-                return None;
+            if self.here(&here).ok_or(Lost::Missing)?.mode & libc::S_IFMT != libc::S_IFDIR {
+                return Err(Lost::Missing);
             }
             if name == b".." {
                 let parent = here.iter().rposition(|byte| *byte == b'/');
@@ -229,21 +260,21 @@ impl Rootfs {
                 continue;
             }
             let next = join(&here, &name);
-            let node = self.here(&next)?;
+            let node = self.here(&next).ok_or(Lost::Missing)?;
             if node.mode & libc::S_IFMT != libc::S_IFLNK {
                 here = next;
                 continue;
             }
             links += 1;
             if links > LINKS {
-                return None;
+                return Err(Lost::Links);
             }
             if node.target.starts_with(b"/") {
                 here.clear();
             }
             todo.extend(components(&node.target));
         }
-        Some(here)
+        Ok(here)
     }
 }
 
