@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
 use crate::setup::MOVED;
+use crate::sys::note;
 use crate::words::shown;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
@@ -249,12 +250,41 @@ fn elf_interpreter(
     head: &[u8],
 ) -> std::result::Result<Option<String>, String> {
     const PT_INTERP: u32 = 3;
-    let truncated = || "a truncated ELF program".to_string();
+    let found = elf_segments(program, machines, head, PT_INTERP)?;
+    let Some(&(offset, size)) = found.first() else {
+        return Ok(None);
+    };
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|size| (2..=4096).contains(size));
+    let mut path = vec![0; size.ok_or("an ELF program whose interpreter has no sane length")?];
+    program
+        .read_exact_at(&mut path, offset)
+        .map_err(|_| TRUNCATED)?;
+    let end = path
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(path.len());
+    path.truncate(end);
+    Ok(Some(String::from_utf8_lossy(&path).into_owned()))
+}
+
+const TRUNCATED: &str = "a truncated ELF program";
+
+/// Offset and size in the file of each segment of one type (`p_type`). None of a program that has the
+/// byte order that is not read here.
+fn elf_segments(
+    program: &dyn ReadAt,
+    machines: Machines,
+    head: &[u8],
+    wanted: u32,
+) -> std::result::Result<Vec<(u64, u64)>, String> {
+    let truncated = || TRUNCATED.to_string();
     let wide = head.get(4) == Some(&2);
     if head.get(5) != Some(&1) {
         // Fields below are read as little endian; a big-endian machine goes without this proof.
         return match machines.numbers.is_empty() {
-            true => Ok(None),
+            true => Ok(Vec::new()),
             false => Err("an ELF program of the other byte order".into()),
         };
     }
@@ -292,6 +322,7 @@ fn elf_interpreter(
     program
         .read_exact_at(&mut table, phoff)
         .map_err(|_| truncated())?;
+    let mut found = Vec::new();
     for bytes in table.chunks_exact(entry.into()) {
         let mut cursor = Cursor::new(bytes);
         let segment = (|| {
@@ -308,24 +339,53 @@ fn elf_interpreter(
             }
         })();
         let (kind, offset, size) = segment.ok_or_else(truncated)?;
-        if kind != PT_INTERP {
-            continue;
+        if kind == wanted {
+            found.push((offset, size));
         }
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| (2..=4096).contains(size));
-        let mut path = vec![0; size.ok_or("an ELF program whose interpreter has no sane length")?];
-        program
-            .read_exact_at(&mut path, offset)
-            .map_err(|_| truncated())?;
-        let end = path
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(path.len());
-        path.truncate(end);
-        return Ok(Some(String::from_utf8_lossy(&path).into_owned()));
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// The version of layerinit whose `/init` this program is: the ELF note that [`crate::entry!`] puts
+/// into it. `None` of any other program.
+///
+/// Source: elf(5), "Notes (Nhdr)".
+pub fn version(program: &dyn ReadAt) -> Option<String> {
+    const PT_NOTE: u32 = 4;
+    /// More than the notes of any program.
+    const NOTES_MAX: u64 = 1 << 16;
+    let mut head = [0; 64];
+    let n = program.read_at(&mut head, 0).ok()?;
+    let head = head.get(..n)?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let segments = elf_segments(program, Machines::ANY, head, PT_NOTE).ok()?;
+    let mut segments = segments.into_iter().filter(|(_, size)| *size <= NOTES_MAX);
+    segments.find_map(|(offset, size)| {
+        let mut notes = vec![0; usize::try_from(size).ok()?];
+        program.read_exact_at(&mut notes, offset).ok()?;
+        own_note(&notes)
+    })
+}
+
+/// The description of the note with our name and type, up to its NULs.
+fn own_note(notes: &[u8]) -> Option<String> {
+    let mut cursor = Cursor::new(notes);
+    loop {
+        let (name, description, kind) = (cursor.le32()?, cursor.le32()?, cursor.le32()?);
+        // Each of the two is padded to a multiple of 4.
+        let mut field = |length: u32| {
+            let length = usize::try_from(length).ok()?;
+            let padded = cursor.take(length.checked_next_multiple_of(4)?)?;
+            padded.get(..length)
+        };
+        let (name, description) = (field(name)?, field(description)?);
+        if name == note::NAME && kind == note::VERSION {
+            let text = description.split(|byte| *byte == 0).next()?;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+    }
 }
 
 #[cfg(test)]

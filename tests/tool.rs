@@ -11,9 +11,10 @@ mod common;
 #[path = "tool/support.rs"]
 mod support;
 use common::{
-    bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file, join, pad,
-    program,
+    bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file, join, own_init,
+    pad, program,
 };
+use layerinit::bytes::Opened;
 use support::{said, scratch, tool};
 
 /// Runs the tool with these words.
@@ -842,7 +843,8 @@ fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
     let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
     let link = entry("before", 0o120_777, b"init");
     for before in [script, link] {
-        let image = aligned(join(&[&cpio(&[before]), &cpio(&[init()])]), &erofs(1, ""));
+        let loader = cpio(&[own_init("init")]);
+        let image = aligned(join(&[&cpio(&[before]), &loader]), &erofs(1, ""));
         fs::write(directory.join("image"), image).unwrap();
         let plan = good(
             &directory,
@@ -853,10 +855,81 @@ fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
 }
 
 #[test]
+fn a_plan_that_nobody_would_carry_out_is_an_error() {
+    let directory = scratch("tool-foreign-init");
+    let loader = cpio(&[own_init("init")]);
+    let script = cpio(&[entry("init", 0o100_755, b"#!/bin/sh\nexec /sbin/init\n")]);
+    let busybox = cpio(&[
+        entry("init", 0o120_777, b"bin/busybox"),
+        dir("bin"),
+        program("bin/busybox"),
+    ]);
+    let gzip = |archive: &[u8]| {
+        fs::write(directory.join("archive"), archive).unwrap();
+        let mut command = Command::new("gzip");
+        let output = command.arg("-nc").arg(directory.join("archive")).output();
+        let mut packed = output.unwrap().stdout;
+        pad(&mut packed, 4);
+        packed
+    };
+    let other = cpio(&[dir("etc")]);
+    let base = erofs(1, "base");
+    let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
+               first EROFS image)\n";
+    let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
+    let is_busybox =
+        "layerinit: start /init: it is not layerinit's, but another program (bin/busybox)";
+    let at = loader.len();
+    let packed = gzip(&loader);
+    for (pieces, expected) in [
+        (vec![&loader[..], &other, &base], None),
+        (vec![&script, &loader, &base], None),
+        (vec![&busybox, &packed, &base], None),
+        // The kernel has a loader built in, or another program that is to be in its place.
+        (vec![&base], None),
+        // Not unpacked by the kernel: a layer.
+        (vec![&loader, &base, &script], None),
+        (
+            vec![&loader, &script, &base],
+            Some(format!(
+                "{is_a_script} from the archive at {at:#x}, which replaces that of the archive at 0x0{why}"
+            )),
+        ),
+        (
+            vec![&packed, &gzip(&busybox), &base],
+            Some(format!(
+                "{is_busybox} from the archive at {:#x}, which replaces that of the archive at 0x0{why}",
+                packed.len()
+            )),
+        ),
+        (
+            vec![&script, &base],
+            Some(format!("{is_a_script} from the archive at 0x0{why}")),
+        ),
+    ] {
+        fs::write(directory.join("image"), pieces.concat()).unwrap();
+        match expected {
+            None => assert!(good(&directory, &["plan", "image"]).contains("layer 0 (initrd")),
+            Some(expected) => assert_eq!(bad(&directory, &["plan", "image"]), expected),
+        }
+    }
+}
+
+#[test]
+fn the_init_of_this_build_is_known_with_its_version() {
+    let init = Opened::open(Path::new(env!("CARGO_BIN_EXE_init"))).unwrap();
+    let version = layerinit::proof::version(&init);
+    assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    // Nor is the tool, which knows the note, an /init.
+    let tool = Opened::open(Path::new(env!("CARGO_BIN_EXE_layerinit"))).unwrap();
+    assert_eq!(layerinit::proof::version(&tool), None);
+}
+
+#[test]
 fn plan_is_that_of_init() {
     let directory = scratch("tool-plan");
     let loader = cpio(&[
-        init(),
+        own_init("init"),
         dir("layers"),
         file("layers/10-base.erofs", &erofs(1, "base")),
     ]);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
+use super::whose_init;
 use crate::bytes::{Opened, Part, ReadAt, Skip};
 use crate::cmdline::Options;
 use crate::cpio::normalized;
@@ -168,11 +169,12 @@ impl Boot {
     }
 }
 
-/// Prints the plan for an image.
+/// Prints the plan for an image. It is nobody's if the kernel starts another program than `/init`.
 pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let image = Opened::open(path)?;
     // What is wrong with single files is what `check` is for.
     let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
+    whose_init::check(&boot, &image)?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
     Ok(true)
 }

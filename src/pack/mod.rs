@@ -32,3 +32,4 @@ pub mod spec;
 pub mod text;
 pub mod tree;
 pub mod unpack;
+pub mod whose_init;

@@ -4,6 +4,7 @@
 pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
+pub mod note;
 mod number;
 pub mod process;
 pub mod watchdog;

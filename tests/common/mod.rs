@@ -50,6 +50,19 @@ pub fn program(name: &str) -> Entry<'_> {
     entry(name, 0o100755, b"\x7fELF")
 }
 
+/// An `/init` of layerinit, as far as the tool looks: an ELF program for no machine with the note that
+/// tells it from others.
+pub const OWN_INIT: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\
+    \x02\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \0\0\0\0\x40\0\x38\0\x01\0\0\0\0\0\0\0\
+    \x04\0\0\0\x04\0\0\0\x78\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x20\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\
+    \x0a\0\0\0\x08\0\0\0\x01\0\0\0layerinit\0\0\x000.1.0\0\0\0";
+
+pub fn own_init(name: &str) -> Entry<'_> {
+    entry(name, 0o100_755, OWN_INIT)
+}
+
 /// The archive of these members, with its trailer.
 pub fn cpio(entries: &[Entry]) -> Vec<u8> {
     let mut archive = cpio_without_trailer(entries);
