@@ -23,11 +23,15 @@ fn check(directory: &Path, image: &[u8], words: &[&str]) -> (Vec<String>, i32) {
 }
 
 fn init() -> Entry<'static> {
-    entry("init", 0o100_755, b"#!/init\n")
+    own_init("init")
 }
 
 fn loader() -> Vec<u8> {
     cpio(&[init()])
+}
+
+fn x86_loader() -> Vec<u8> {
+    cpio(&[entry("init", 0o100_755, &init_for(X86_64))])
 }
 
 /// A 64-bit program for this machine, by its e_machine.
@@ -84,7 +88,7 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
     ];
     assert_eq!(
         findings("parents", &[&archive], &[]),
-        ["warning: 0x000006a0 sbin/../etc/w: its name has `..` in it"]
+        ["warning: 0x00000730 sbin/../etc/w: its name has `..` in it"]
     );
     assert_eq!(
         findings(
@@ -93,8 +97,8 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
             &[]
         ),
         [
-            "error: 0x000005b4 no/x: there is no directory no in this layer or below: /init leaves the file out",
-            "error: 0x00000628 etc/name/x: there is no directory etc/name in this layer or below: /init leaves the file out",
+            "error: 0x00000644 no/x: there is no directory no in this layer or below: /init leaves the file out",
+            "error: 0x000006b8 etc/name/x: there is no directory etc/name in this layer or below: /init leaves the file out",
         ]
     );
 }
@@ -104,7 +108,7 @@ fn whiteouts_of_other_kinds_are_pointed_out() {
     assert_eq!(
         findings("oci", &[&[file("etc/.wh.name", b"")]], &[]),
         [
-            "warning: 0x000005b4 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
+            "warning: 0x00000644 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
              character device 0:0"
         ]
     );
@@ -166,13 +170,13 @@ fn conflicts_are_told_apart_from_overrides() {
     assert_eq!(
         findings("conflicts", &[&upper, &full], &["--conflicts"]),
         [
-            "warning: 0x00000814 usr/lib/y: a symlink in place of an earlier file",
-            "error: 0x00000a78 usr/lib: a file in place of a directory that is not empty: /init leaves it out, \
+            "warning: 0x000008a4 usr/lib/y: a symlink in place of an earlier file",
+            "error: 0x00000b08 usr/lib: a file in place of a directory that is not empty: /init leaves it out, \
              as the kernel would",
-            "conflict: layer 1 (initrd+0x5b4): lib: a directory in place of a symlink of layer 0 (initrd+0xf8)",
-            "conflict: layer 1 (initrd+0x5b4): nothing: a whiteout, and no layer below has anything there",
-            "override: layer 1 (initrd+0x5b4): etc/name: a file in place of a file of layer 0 (initrd+0xf8)",
-            "override: layer 1 (initrd+0x5b4): usr/lib/y: a file in place of a file of layer 0 (initrd+0xf8)",
+            "conflict: layer 1 (initrd+0x644): lib: a directory in place of a symlink of layer 0 (initrd+0x188)",
+            "conflict: layer 1 (initrd+0x644): nothing: a whiteout, and no layer below has anything there",
+            "override: layer 1 (initrd+0x644): etc/name: a file in place of a file of layer 0 (initrd+0x188)",
+            "override: layer 1 (initrd+0x644): usr/lib/y: a file in place of a file of layer 0 (initrd+0x188)",
         ]
     );
     assert_eq!(
@@ -376,7 +380,8 @@ fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         .iter()
         .map(|(name, _)| format!("{top}/kernel/fs/erofs/{name}"));
     let paths = Vec::from_iter(paths);
-    let mut entries = vec![init()];
+    let program = init_for(X86_64);
+    let mut entries = vec![entry("init", 0o100_755, &program)];
     entries.extend(names.iter().map(|name| dir(name)));
     if !dep.is_empty() {
         entries.push(file(&index, dep.as_bytes()));
@@ -448,7 +453,7 @@ fn modules_that_init_could_not_load_are_told() {
     // Where there are none, the kernel may have all of it.
     assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
     assert_eq!(
-        of_loader(&directory, &loader(), &with)[0],
+        of_loader(&directory, &x86_loader(), &with)[0],
         "error: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted"
     );
     // Another kernel's.
@@ -741,7 +746,7 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
     fs::write(directory.join("config.gz"), packed.stdout).unwrap();
     let init = elf(X86_64);
     let layer = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &init)]);
-    let image = join(&[&loader(), &layer]);
+    let image = join(&[&x86_loader(), &layer]);
     let plain = check(&directory, &image, &["--kernel-config", "config"]);
     assert_eq!(plain.1, 0, "{plain:?}");
     assert_eq!(
@@ -771,10 +776,9 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
 #[test]
 fn programs_for_another_machine_than_the_kernel_are_told() {
     let directory = scratch("check-machine");
-    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(elf);
+    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(init_for);
     let mut s390 = elf(22 << 8);
     s390[5] = 2;
-    let script = b"#!/init\n".to_vec();
     // What the loader starts, what the layer has, the configuration; what is wrong.
     let header = |name: &str| format!("# Linux/{name} 6.12.1 Kernel Configuration\n");
     let x86_32 = header("x86") + "CONFIG_X86=y\n";
@@ -793,7 +797,6 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
         (&arm64, &arm64, None, None),
         (&arm, &arm64, None, None),
         // Of what is not known nothing is said.
-        (&script, &arm64, None, None),
         (&none, &arm64, None, None),
         (&s390, &s390, None, None),
         (&x86, &x86, Some(header("x86")), None),
@@ -823,7 +826,7 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
         (&s390, &s390, Some(header("s390")), None),
         (&x86, &x86, Some(header("um")), None),
         (
-            &script,
+            &x86,
             &arm64,
             Some(header("x86")),
             wrong(REAL, 183, "x86_64"),
@@ -960,7 +963,7 @@ fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
         let words = [&["--kernel-config", "config"], cmdline].concat();
         let (mut lines, _) = check(&directory, &image, &words);
         lines.retain(|line| line.contains("bootconfig"));
-        Vec::from_iter(lines.iter().map(|line| line.replace("0x2a0", "AT")))
+        Vec::from_iter(lines.iter().map(|line| line.replace("0x330", "AT")))
     };
     let with = "CONFIG_BOOT_CONFIG=y\n";
     assert_eq!(
@@ -1417,7 +1420,7 @@ fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
     ] {
         let expected: &[_] = match expected {
             "" => &[],
-            what => &[format!("warning: layer 1 (initrd+0x5b4): {what}")],
+            what => &[format!("warning: layer 1 (initrd+0x644): {what}")],
         };
         assert_eq!(
             findings(&format!("mount-point-{name}"), &[&layer], &[]),
@@ -1430,7 +1433,7 @@ fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
 #[test]
 fn directories_that_everybody_may_write_to_are_told() {
     let open = |name, mode: u32| entry(name, 0o040_000 | mode, b"");
-    let warning = |what: &str| format!("warning: layer 1 (initrd+0x5b4): {what}");
+    let warning = |what: &str| format!("warning: layer 1 (initrd+0x644): {what}");
     const WHAT: &str = "everybody may create and delete files in this directory";
     assert_eq!(
         findings(
@@ -1511,10 +1514,53 @@ fn members_that_no_filesystem_takes_are_told() {
         (lines[0].as_str(), status),
         (
             &*format!(
-                "error: 0x0000007c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
+                "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
                  the file without a word"
             ),
             1
         )
     );
+}
+
+#[test]
+fn a_program_that_takes_the_place_of_init_is_told_by_name() {
+    let directory = scratch("check-foreign-init");
+    let busybox = cpio(&[
+        dir("bin"),
+        program("bin/busybox"),
+        entry("init", 0o120_777, b"bin/busybox"),
+    ]);
+    let script = cpio(&[
+        entry("init", 0o100_755, b"#!/bin/sh\n"),
+        dir("bin"),
+        program("bin/sh"),
+    ]);
+    let mut image = erofs(1, "");
+    image[1032] &= !1;
+    let first = |pieces: &[&[u8]], words: &[&str]| {
+        let (lines, status) = check(&directory, &pieces.concat(), words);
+        let mut errors = lines.into_iter().filter(|line| line.starts_with("error: "));
+        (errors.next().unwrap_or_default(), status)
+    };
+    const WHERE: &str = "from the archive at 0x188, which replaces that of the archive at 0x0: no layer would be \
+                         mounted (the loader has to be the last archive with that name in front of the first EROFS image)";
+    assert_eq!(loader().len(), 0x188);
+    for (other, what) in [
+        (&busybox, "another program (bin/busybox)"),
+        (&script, "a script (#!/bin/sh)"),
+    ] {
+        let expected =
+            format!("error: loader: start /init: it is not layerinit's, but {what} {WHERE}");
+        assert_eq!(first(&[&loader(), other, &image], &[]), (expected, 1));
+        // The loader is the last of them.
+        let (line, _) = first(&[other, &loader(), &image], &[]);
+        assert!(!line.contains("layerinit's"), "{line}");
+        // One that is built into the kernel is replaced, too.
+        let (line, status) = first(&[other, &image], &["--loader-built-in"]);
+        assert!(
+            line.starts_with("error: loader: start /init: it is not layerinit's, but "),
+            "{line}"
+        );
+        assert_eq!(status, 1);
+    }
 }

@@ -9,14 +9,14 @@ use super::config::{Circumstances, Config};
 use super::conflicts;
 use super::directories;
 use super::doubts;
-use super::files::kind;
 use super::loader_modules::Modules;
 use super::machine::Machine;
 use super::memory::Memory;
 use super::merged;
 use super::needs;
-use super::newroot;
+use super::newroot::{self, program};
 use super::unpack::{Report, Severity};
+use super::whose_init;
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::cmdline::Backend;
 use crate::erofs::{Checksum, Superblock};
@@ -49,9 +49,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     let config = circumstances.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
     let machine = Machine::of(&boot, &image, config.as_ref());
-    if !circumstances.loader_built_in {
-        init(&boot, &image, &machine, &mut report);
-    }
+    started(&boot, &image, &machine, circumstances, &mut report);
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
         Err(error) => {
@@ -263,35 +261,43 @@ fn erofs(superblock: &Superblock, at: &str, report: Report) {
     }
 }
 
+/// Reports a program that the kernel cannot start as `/init`, and one that is another.
+fn started(
+    boot: &Boot,
+    image: &Opened,
+    machine: &Machine,
+    circumstances: &Circumstances,
+    report: Report,
+) {
+    if !circumstances.loader_built_in
+        && let Err(what) = init(boot, image, machine)
+    {
+        return report(Severity::Error, boot.options.rdinit.clone(), what);
+    }
+    // One in an archive comes before one that is built in.
+    if let Err(error) = whose_init::check(boot, image) {
+        report(Severity::Error, "loader".into(), error.to_string());
+    }
+}
+
 /// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &Opened, machine: &Machine, report: Report) {
-    let rdinit = &boot.options.rdinit;
-    let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
-    let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
-        return say(unreached(boot));
+fn init(boot: &Boot, image: &Opened, machine: &Machine) -> std::result::Result<(), String> {
+    let Some((_, node)) = boot.rootfs.find(boot.options.rdinit.as_bytes()) else {
+        return Err(unreached(boot));
     };
-    if node.mode & libc::S_IFMT != libc::S_IFREG {
-        return say(format!("a {}, not a file", kind(node.mode)));
-    }
-    if node.mode & 0o111 == 0 {
-        return say(format!("not executable (mode {:04o})", node.mode & 0o7777));
-    }
+    program(node.mode)?;
     if node.size() == 0 {
-        return say("it is empty".into());
+        return Err("it is empty".into());
     }
-    let file = match boot.content(image, node) {
-        Ok(file) => file,
-        Err(error) => return say(error.to_string()),
-    };
+    let file = boot.content(image, node);
+    let file = file.map_err(|error| error.to_string())?;
     // What the real init must stand up to as well.
-    match machine.interpreter(&*file) {
-        Err(what) => say(what),
-        Ok(None) => {}
-        Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}
-        Ok(Some(needed)) => say(format!(
+    match machine.interpreter(&*file)? {
+        Some(needed) if boot.rootfs.find(needed.as_bytes()).is_none() => Err(format!(
             "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
             shown(needed.as_bytes())
         )),
+        _ => Ok(()),
     }
 }
 

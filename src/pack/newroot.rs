@@ -47,7 +47,7 @@ fn refusals(
 }
 
 /// Whether a file of this mode can be a program.
-fn program(mode: u32) -> std::result::Result<(), String> {
+pub fn program(mode: u32) -> std::result::Result<(), String> {
     match mode {
         _ if mode & libc::S_IFMT != libc::S_IFREG => Err(format!("a {}, not a file", kind(mode))),
         _ if mode & 0o111 == 0 => Err(format!("not executable (mode {:04o})", mode & 0o7777)),
