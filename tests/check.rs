@@ -1564,3 +1564,61 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         assert_eq!(status, 1);
     }
 }
+
+#[test]
+fn an_init_that_is_passed_over_for_the_next_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, init, expected) in [
+        ("none", vec![], None),
+        (
+            "dir",
+            vec![dir("sbin/init")],
+            Some("a directory, not a file"),
+        ),
+        (
+            "pipe",
+            vec![entry("sbin/init", 0o010_755, b"")],
+            Some("a pipe, not a file"),
+        ),
+        (
+            "device",
+            vec![node("sbin/init", 5)],
+            Some("a character device, not a file"),
+        ),
+        (
+            "circle",
+            vec![link("sbin/init", b"init")],
+            Some("a symlink to init, which leads in a circle (ELOOP)"),
+        ),
+        (
+            "dangling",
+            vec![link("sbin/init", b"../lib/systemd/systemd")],
+            Some("a symlink to ../lib/systemd/systemd, which leads nowhere"),
+        ),
+        (
+            "itself",
+            vec![entry("sbin/init", 0o100_755, b"#!/sbin/init\n")],
+            Some(
+                "it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs \
+                 /sbin/init: too many interpreters of interpreters",
+            ),
+        ),
+        (
+            "empty",
+            vec![entry("sbin/init", 0o100_755, b"")],
+            Some("it is empty"),
+        ),
+    ] {
+        let mut entries = vec![dir("sbin"), dir("bin"), program("bin/init")];
+        entries.extend(init);
+        let image = join(&[&loader(), &cpio(&entries)]);
+        let (lines, status) = check(&scratch(&format!("check-passed-{name}")), &image, &[]);
+        let expected =
+            expected.map(|why| format!("warning: /sbin/init: {why}; /bin/init would start"));
+        let told = lines
+            .iter()
+            .filter(|line| !line.starts_with("memory: ") && !line.starts_with("image: "));
+        assert_eq!(Vec::from_iter(told), Vec::from_iter(&expected), "{name}");
+        assert_eq!(status, 0);
+    }
+}

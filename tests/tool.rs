@@ -606,7 +606,7 @@ fn check_finds_what_goes_wrong() {
             ),
             vec![
                 "error: no init in the new root: /sbin/init: not there; /etc/init: not there; /bin/init: not executable \
-                 (mode 0644); /bin/sh: not there",
+                 (mode 0644); /bin/sh: a symlink to /bin/no, which leads nowhere",
             ],
         ),
         (

@@ -76,8 +76,10 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
         directories::mount_points(plan, &root, &mut report);
         directories::writable(plan, &root, &mut report);
-        let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
-        real_init(plan, refusal, circumstances, &mut report);
+        if let Some(choice) = newroot::init(&boot, plan, &root, &layers, &machine) {
+            choice.passed_over(&mut report);
+            real_init(plan, choice.refusal(), circumstances, &mut report);
+        }
         let cmdline = cmdline.unwrap_or_default();
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
         match &config {

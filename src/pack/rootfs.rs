@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::erofs_tree::Inode;
+use crate::cpio::normalized;
 use crate::proof::LINKS;
 
 /// More than anybody reads.
@@ -234,6 +235,16 @@ impl Rootfs {
         self.names.insert(path, index);
     }
 
+    /// The target of a symbolic link that has this name, and why it leads to no file.
+    pub fn link(&self, path: &[u8]) -> Option<(&[u8], Lost)> {
+        let lost = self.follow(path).err()?;
+        let path = normalized(path);
+        let (directory, last) = parts(&path);
+        let node = self.here(&join(&self.resolve(directory)?, last))?;
+        let is_link = node.mode & libc::S_IFMT == libc::S_IFLNK;
+        is_link.then_some((node.target.as_slice(), lost))
+    }
+
     /// All files with their names, in order of those.
     pub(super) fn all(&self) -> impl Iterator<Item = (&[u8], &Node)> {
         let names = self.names.iter();
@@ -275,6 +286,17 @@ impl Rootfs {
             todo.extend(components(&node.target));
         }
         Ok(here)
+    }
+}
+
+/// The directory that a path is in, and its last component.
+pub(super) fn parts(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash.saturating_add(1)..).unwrap_or_default(),
+        ),
+        None => (b"", path),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use super::files::kind;
-use super::rootfs::{Bytes, Node, Rootfs, join};
+use super::rootfs::{Bytes, Node, Rootfs, join, parts};
 use crate::bytes::{ReadAt, Skip};
 use crate::cpio::{self, Archive, Header, Member, Next, OPAQUE, PATH_MAX, normalized};
 use crate::error::{Context, Error, Result};
@@ -365,17 +365,6 @@ fn sum<I: Skip>(member: &Member, archive: &mut Archive<I>) -> io::Result<u32> {
             0 => return Ok(sum),
             n => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
         }
-    }
-}
-
-/// The directory that a path is in, and its last component.
-fn parts(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (
-            path.get(..slash).unwrap_or_default(),
-            path.get(slash.saturating_add(1)..).unwrap_or_default(),
-        ),
-        None => (b"", path),
     }
 }
 
