@@ -1622,3 +1622,56 @@ fn an_init_that_is_passed_over_for_the_next_is_told() {
         assert_eq!(status, 0);
     }
 }
+
+#[test]
+fn blocks_larger_than_the_kernels_pages_are_an_error_where_these_are_known() {
+    let directory = scratch("check-blocks");
+    // mkfs.erofs -b16384: s_blocks in the unit of blkszbits, 14.
+    let mut image = erofs(4, "");
+    image[1032] &= !1;
+    image[1036] = 14;
+    image[1024 + 36] = 1;
+    let mut whole = x86_loader();
+    pad(&mut whole, 16384);
+    whole.extend(image);
+    let said = |config: Option<&str>| {
+        let mut words = Vec::new();
+        if let Some(config) = config {
+            fs::write(directory.join("config"), config).unwrap();
+            words = vec!["--kernel-config", "config"];
+        }
+        let (mut lines, _) = check(&directory, &whole, &words);
+        lines.retain(|line| line.contains("EROFS blocks"));
+        lines
+    };
+    let refused = |page: u32| {
+        vec![format!(
+            "error: 0x00004000: EROFS blocks of 16384 bytes, and this kernel's pages have {page}: it refuses the image"
+        )]
+    };
+    let maybe = "warning: 0x00004000: EROFS blocks of 16384 bytes: the kernel refuses the image where pages are smaller";
+    assert_eq!(said(None), [maybe]);
+    for (config, page) in [
+        ("CONFIG_X86_64=y\n", Some(4096)),
+        (
+            "# Linux/riscv 6.12.1 Kernel Configuration\nCONFIG_MMU=y\n",
+            Some(4096),
+        ),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_4K_PAGES=y\n", Some(4096)),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_PAGE_SHIFT=13\n", Some(8192)),
+        ("CONFIG_PAGE_SIZE_8KB=y\n", Some(8192)),
+        ("CONFIG_PAGE_SHIFT=12\n", Some(4096)),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_16K_PAGES=y\n", None),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_64K_PAGES=y\n", None),
+        ("CONFIG_PPC64=y\nCONFIG_PPC_64K_PAGES=y\n", None),
+        ("CONFIG_PAGE_SHIFT=14\n", None),
+    ] {
+        assert_eq!(
+            said(Some(config)),
+            page.map(refused).unwrap_or_default(),
+            "{config}"
+        );
+    }
+    // Of an architecture with several sizes, without a word about which.
+    assert_eq!(said(Some("CONFIG_ARM64=y\n")), [maybe]);
+}

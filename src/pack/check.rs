@@ -10,7 +10,7 @@ use super::conflicts;
 use super::directories;
 use super::doubts;
 use super::loader_modules::Modules;
-use super::machine::Machine;
+use super::machine::{self, Machine};
 use super::memory::Memory;
 use super::merged;
 use super::needs;
@@ -43,11 +43,12 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     // Without a command line it is taken to be what the image asks for.
     let cmdline = circumstances.cmdline.as_deref();
     let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
-    for source in &boot.sources {
-        segments(source, &mut report);
-    }
     let config = circumstances.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
+    let page = config.as_ref().and_then(machine::page_size);
+    for source in &boot.sources {
+        segments(source, page, &mut report);
+    }
     let machine = Machine::of(&boot, &image, config.as_ref());
     started(&boot, &image, &machine, circumstances, &mut report);
     let plan = match boot.plan() {
@@ -146,13 +147,16 @@ fn place(source: &Found, offset: u64) -> String {
     }
 }
 
-/// What the segments of a source say by themselves.
-fn segments(source: &Found, report: Report) {
+/// What the segments of a source say by themselves, and to a kernel with pages of `page` bytes.
+fn segments(source: &Found, page: Option<u64>, report: Report) {
     let file = matches!(source.place, Place::File(_));
     for segment in &source.walk.segments {
         let at = || place(source, segment.offset);
         match &segment.kind {
-            Kind::Erofs(superblock) => erofs(superblock, &at(), report),
+            Kind::Erofs(superblock) => {
+                erofs(superblock, &at(), report);
+                blocks(superblock, page, &at(), report);
+            }
             Kind::Bootconfig { intact: false } => {
                 report(
                     Severity::Error,
@@ -223,8 +227,6 @@ fn is_layer(segment: &crate::segment::Segment) -> bool {
 
 /// What is wrong with an EROFS image.
 fn erofs(superblock: &Superblock, at: &str, report: Report) {
-    /// The page size of most machines; a kernel refuses blocks larger than its pages.
-    const PAGE: u64 = 4096;
     let mut say = |severity, what: String| report(severity, at.to_string(), what);
     match superblock.checksum {
         Checksum::Bad { .. } => {
@@ -254,13 +256,29 @@ fn erofs(superblock: &Superblock, at: &str, report: Report) {
             format!("EROFS image that needs {devices}: only images of one piece can be mounted"),
         );
     }
+}
+
+/// Blocks that are larger than the kernel's pages (erofs_read_superblock in fs/erofs/super.c).
+fn blocks(superblock: &Superblock, page: Option<u64>, at: &str, report: Report) {
+    /// The page size of most machines.
+    const PAGE: u64 = 4096;
     let block = superblock.block_size();
-    if block > PAGE {
-        let what = format!(
-            "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
-        );
-        say(Severity::Warning, what);
-    }
+    let (severity, what) = match page {
+        Some(page) if block > page => (
+            Severity::Error,
+            format!(
+                "EROFS blocks of {block} bytes, and this kernel's pages have {page}: it refuses the image"
+            ),
+        ),
+        None if block > PAGE => (
+            Severity::Warning,
+            format!(
+                "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
+            ),
+        ),
+        _ => return,
+    };
+    report(severity, at.to_string(), what);
 }
 
 /// Reports a program that the kernel cannot start as `/init`, and one that is another.
