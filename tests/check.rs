@@ -370,6 +370,11 @@ CONFIG_BINFMT_SCRIPT=y
 /// A loader with modules of one kernel: the text of their modules.dep, if there is one, and files by
 /// their names in kernel/fs/erofs.
 fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+    modules_for(X86_64, release, dep, files)
+}
+
+/// The same with an `/init` for another machine.
+fn modules_for(machine: u16, release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     let top = format!("lib/modules/{release}");
     let mut names = vec!["lib".into(), "lib/modules".into(), top.clone()];
     for name in ["kernel", "kernel/fs", "kernel/fs/erofs"] {
@@ -380,7 +385,7 @@ fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         .iter()
         .map(|(name, _)| format!("{top}/kernel/fs/erofs/{name}"));
     let paths = Vec::from_iter(paths);
-    let program = init_for(X86_64);
+    let program = init_for(machine);
     let mut entries = vec![entry("init", 0o100_755, &program)];
     entries.extend(names.iter().map(|name| dir(name)));
     if !dep.is_empty() {
@@ -1674,4 +1679,83 @@ fn blocks_larger_than_the_kernels_pages_are_an_error_where_these_are_known() {
     }
     // Of an architecture with several sizes, without a word about which.
     assert_eq!(said(Some("CONFIG_ARM64=y\n")), [maybe]);
+}
+
+#[test]
+fn modules_for_another_machine_than_init_are_told() {
+    let directory = scratch("check-module-machine");
+    let mut s390 = elf(22 << 8);
+    s390[5] = 2;
+    let compressed = |module: &[u8]| {
+        fs::write(directory.join("module"), module).unwrap();
+        let mut xz = Command::new("xz");
+        let packed = xz
+            .args(["-c", "--check=crc32"])
+            .arg(directory.join("module"));
+        packed.output().unwrap().stdout
+    };
+    let line = |file: &str, number: u16, here: &str| {
+        vec![format!(
+            "error: loader: lib/modules/6.12.1/kernel/fs/erofs/{file}: a module for another machine (e_machine \
+             {number}, here {here})"
+        )]
+    };
+    // e_machine of /init, a module, the configuration's architecture; what is wrong.
+    for (init, module, file, architecture, expected) in [
+        (X86_64, elf(X86_64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            AARCH64,
+            elf(X86_64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 62, "aarch64"),
+        ),
+        (
+            AARCH64,
+            compressed(&elf(X86_64)),
+            "erofs.ko.xz",
+            "",
+            line("erofs.ko.xz", 62, "aarch64"),
+        ),
+        // Programs of 32 bits run on kernels of 64.
+        (3, elf(X86_64), "erofs.ko", "", vec![]),
+        (40, elf(AARCH64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "x86",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            X86_64,
+            s390.clone(),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 22, "x86_64"),
+        ),
+        (0, s390, "erofs.ko", "s390", vec![]),
+        // Of what is not known nothing is said.
+        (0, elf(AARCH64), "erofs.ko", "", vec![]),
+        (X86_64, b"module".to_vec(), "erofs.ko", "", vec![]),
+    ] {
+        let dep = format!("kernel/fs/erofs/{file}:\n");
+        let loader = modules_for(init, "6.12.1", &dep, &[(file, &module)]);
+        let mut words = vec!["--cmdline", "root=/dev/sda1"];
+        if !architecture.is_empty() {
+            let config = format!("# Linux/{architecture} 6.12.1 Kernel Configuration\n{CONFIG}");
+            fs::write(directory.join("config"), config).unwrap();
+            words.extend(["--kernel-config", "config"]);
+        }
+        let (mut lines, _) = check(&directory, &loader, &words);
+        lines.retain(|line| line.contains(" module for "));
+        assert_eq!(lines, expected, "{init} {file} {architecture}");
+    }
 }

@@ -83,6 +83,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         }
         let cmdline = cmdline.unwrap_or_default();
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
+        modules.machine(&machine, &mut report);
         match &config {
             Some(config) => {
                 let report = &mut report;

@@ -46,6 +46,19 @@ impl Machine {
         }
     }
 
+    /// Why the kernel does not take this for one of its modules; `None`: it may.
+    pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
+        let (big_endian, number) = header(&module)?;
+        let number = if big_endian {
+            number.swap_bytes()
+        } else {
+            number
+        };
+        let Machines { name, numbers } = self.machines;
+        let other = !numbers.is_empty() && !numbers.contains(&number);
+        other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
+    }
+
     /// What the kernel starts in place of a program, or why it does not start it:
     /// [`proof::interpreter`](interpreter).
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
