@@ -63,6 +63,13 @@ pub fn own_init(name: &str) -> Entry<'_> {
     entry(name, 0o100_755, OWN_INIT)
 }
 
+/// An `/init` of layerinit for this machine, by its e_machine.
+pub fn init_for(machine: u16) -> Vec<u8> {
+    let mut init = OWN_INIT.to_vec();
+    init[18..20].copy_from_slice(&machine.to_le_bytes());
+    init
+}
+
 /// The archive of these members, with its trailer.
 pub fn cpio(entries: &[Entry]) -> Vec<u8> {
     let mut archive = cpio_without_trailer(entries);

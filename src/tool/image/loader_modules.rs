@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::boot::Boot;
+use super::machine::Machine;
+use super::rootfs::join;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Reader};
 use crate::format::compress::Codec;
@@ -167,19 +169,39 @@ impl<'a> Modules<'a> {
         ))
     }
 
+    /// Reports the modules of each kernel that are for another machine than its programs. They are all of
+    /// one build: the first says it.
+    pub fn machine(&self, machine: &Machine, report: Report) {
+        for release in &self.releases {
+            let mut modules = self.files(release).filter_map(|file| {
+                let path = join(&release.directory, file);
+                let names = file.windows(3).any(|part| part == b".ko");
+                let plain = names.then(|| self.plain(&path)).flatten()?;
+                Some((path, plain))
+            });
+            if let Some((path, plain)) = modules.next()
+                && let Some(what) = machine.refuses_module(&plain)
+            {
+                let what = format!("{}: {what}", shown(&path));
+                report(Severity::Error, "loader".into(), what);
+            }
+        }
+    }
+
     /// Whether a module has a signature, which is inside of its compression. One that cannot be read is
     /// not said to have none.
     fn is_signed(&self, path: &[u8]) -> bool {
-        let Some(bytes) = read(self.boot, self.image, path) else {
-            return true;
-        };
-        let plain = match Codec::detect(&bytes) {
-            Some(codec) => codec.decompress(&*bytes, MODULE_MAX),
-            None => Ok(bytes),
-        };
-        plain.map_or(true, |plain| {
-            dep::without_signature(&plain).len() < plain.len()
-        })
+        self.plain(path)
+            .is_none_or(|plain| dep::without_signature(&plain).len() < plain.len())
+    }
+
+    /// A module without its compression; `None` where it cannot be read.
+    fn plain(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let bytes = read(self.boot, self.image, path)?;
+        match Codec::detect(&bytes) {
+            Some(codec) => codec.decompress(&*bytes, MODULE_MAX).ok(),
+            None => Some(bytes),
+        }
     }
 
     fn files<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = &'b [u8]> {

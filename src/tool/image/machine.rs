@@ -46,6 +46,19 @@ impl Machine {
         }
     }
 
+    /// Why the kernel does not take this for one of its modules; `None`: it may.
+    pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
+        let (big_endian, number) = header(&module)?;
+        let number = if big_endian {
+            number.swap_bytes()
+        } else {
+            number
+        };
+        let Machines { name, numbers } = self.machines;
+        let other = !numbers.is_empty() && !numbers.contains(&number);
+        other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
+    }
+
     /// What the kernel starts in place of a program, or why it does not start it:
     /// [`proof::interpreter`](interpreter).
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
@@ -77,6 +90,39 @@ fn configured(config: &Config) -> Option<Machines> {
         all.find(|(_, names, _)| names.contains(&name))
     };
     set.or_else(named).map(|(.., machines)| *machines)
+}
+
+/// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
+/// (6.9), before that what each architecture called it.
+pub fn page_size(config: &Config) -> Option<u64> {
+    const SHIFTS: [&str; 3] = ["PAGE_SHIFT", "ARM64_PAGE_SHIFT", "PPC_PAGE_SHIFT"];
+    /// An option, and the size in KiB that it stands for.
+    const SIZES: [(&str, u64); 12] = [
+        ("PAGE_SIZE_4KB", 4),
+        ("PAGE_SIZE_8KB", 8),
+        ("PAGE_SIZE_16KB", 16),
+        ("PAGE_SIZE_32KB", 32),
+        ("PAGE_SIZE_64KB", 64),
+        ("PAGE_SIZE_256KB", 256),
+        ("ARM64_4K_PAGES", 4),
+        ("ARM64_16K_PAGES", 16),
+        ("ARM64_64K_PAGES", 64),
+        ("PPC_4K_PAGES", 4),
+        ("PPC_16K_PAGES", 16),
+        ("PPC_64K_PAGES", 64),
+    ];
+    /// Those that have one size of pages.
+    const OF_4_KIB: [&str; 5] = ["x86_64", "i386", "arm", "riscv64", "s390"];
+    let shift = |option: &&str| config.value(option).parse().ok();
+    let shift = SHIFTS.iter().find_map(shift);
+    if let Some(bytes) = shift.and_then(|shift| 1u64.checked_shl(shift)) {
+        return Some(bytes);
+    }
+    if let Some((_, kib)) = SIZES.iter().find(|(option, _)| config.built_in(option)) {
+        return Some(kib.saturating_mul(1024));
+    }
+    let name = configured(config)?.name;
+    OF_4_KIB.contains(&name).then_some(4096)
 }
 
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one

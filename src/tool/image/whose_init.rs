@@ -22,7 +22,7 @@ pub fn check(boot: &Boot, image: &Opened) -> Result<()> {
     };
     let is_own = |node: &Node| {
         let program = boot.content(image, node);
-        program.is_ok_and(|program| verify_init::version(&*program).is_some())
+        program.is_ok_and(|program| may_be_own(&*program))
     };
     let default = boot.rootfs.find(b"/init");
     if is_own(node) || default.is_some_and(|(other, node)| other != path && is_own(node)) {
@@ -47,6 +47,16 @@ pub fn check(boot: &Boot, image: &Opened) -> Result<()> {
          first EROFS image)",
     );
     Err(Error::new("start", shown(rdinit), what))
+}
+
+/// Whether a program has the note of an `/init` of layerinit, or cannot be looked at for it: ELF programs
+/// of the other byte order are not read here ([`proof::interpreter`]).
+fn may_be_own(program: &dyn ReadAt) -> bool {
+    let mut head = [0; 6];
+    let big_endian = program.read_exact_at(&mut head, 0).is_ok()
+        && head.starts_with(b"\x7fELF")
+        && head.ends_with(&[2]);
+    big_endian || verify_init::version(program).is_some()
 }
 
 /// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,
