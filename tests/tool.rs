@@ -1007,7 +1007,9 @@ fn the_same_input_gives_the_same_bytes() {
         .status();
     assert!(age.unwrap().success());
     let words = ["build", "--init", "init", "--layer", "root", "--layer"];
-    good(&directory, &[&words[..], &["one", "-o", "a"]].concat());
+    let label = ["--label", "numbers"];
+    let one = [&words[..], &["one"], &label].concat();
+    good(&directory, &[&one[..], &["-o", "a"]].concat());
     let mut shell = Command::new("sh");
     shell.args([
         "-c",
@@ -1018,6 +1020,7 @@ fn the_same_input_gives_the_same_bytes() {
     shell
         .args(words)
         .args(["two", "-o", "b"])
+        .args(label)
         .current_dir(&directory);
     shell
         .env_remove("SOURCE_DATE_EPOCH")
@@ -1040,13 +1043,13 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(list.matches("checksum good").count(), 2, "{list}");
     let mut dated = tool(&directory);
     dated
-        .args(words)
-        .args(["one", "-o", "c"])
+        .args(&one)
+        .args(["-o", "c"])
         .env("SOURCE_DATE_EPOCH", "1000000000");
     assert!(dated.output().unwrap().status.success());
     good(
         &directory,
-        &[&words[..], &["one", "-o", "d", "--mtime", "1000000000"]].concat(),
+        &[&one[..], &["-o", "d", "--mtime", "1000000000"]].concat(),
     );
     let dated = fs::read(directory.join("c")).unwrap();
     assert!(dated == fs::read(directory.join("d")).unwrap() && dated != image);

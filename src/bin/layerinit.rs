@@ -13,6 +13,7 @@ use layerinit::pack::build::{self, Build};
 use layerinit::pack::check;
 use layerinit::pack::config::Circumstances;
 use layerinit::pack::depmod::Modules;
+use layerinit::pack::label;
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::module::Treatment;
@@ -48,7 +49,7 @@ enum Command {
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
 image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime
 (--keep-times: their own, for what compares them: Python's .pyc, systemd's ConditionNeedsUpdate=),
-the UUID is made of the content. With --as cpio behind it, it is made into a cpio archive, which
+the UUID is made of the content, the volume label of the directory's name. With --as cpio behind it, it is made into a cpio archive, which
 /init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
 to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
 extended attributes (capabilities, ACLs, labels); a warning says so where there are any. An EROFS
@@ -120,6 +121,11 @@ struct BuildArgs {
     /// cpio.gz, cpio.lz4, cpio.xz or cpio.zst
     #[arg(long = "as", value_name = "FORM", value_parser = form, requires = "layers")]
     forms: Vec<Form>,
+    /// The volume label of the EROFS image that the --layer before it becomes, 15 bytes at most: the
+    /// name of the layer for rd.layers.skip= and rd.layers.only= [default: the directory's name]
+    #[arg(long = "label", value_name = "NAME", value_parser = label::parse, requires = "layers",
+        verbatim_doc_comment)]
+    labels: Vec<String>,
     /// Start layers at multiples of this many bytes, itself a multiple of 4
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     align: u64,
@@ -289,18 +295,37 @@ fn layers(args: &BuildArgs, matches: &ArgMatches) -> std::result::Result<Vec<Wan
         .map(|path| Wanted {
             path: path.clone(),
             form: None,
+            label: None,
         })
         .collect();
     for (place, form) in places("forms").zip(&args.forms) {
-        let before = layers.iter().rposition(|layer| *layer < place);
-        let Some(layer) = before.and_then(|index| wanted.get_mut(index)) else {
-            return Err("--as applies to the --layer before it, and there is none".into());
-        };
+        let layer = before(place, "--as", &layers, &mut wanted)?;
         if layer.form.replace(*form).is_some() {
             return Err(format!("--as twice for --layer {}", layer.path.display()));
         }
     }
+    for (place, label) in places("labels").zip(&args.labels) {
+        let layer = before(place, "--label", &layers, &mut wanted)?;
+        if layer.label.replace(label.clone()).is_some() {
+            return Err(format!(
+                "--label twice for --layer {}",
+                layer.path.display()
+            ));
+        }
+    }
     Ok(wanted)
+}
+
+/// The layer that a word at `place` applies to. `layers` are the places of `wanted`.
+fn before<'a>(
+    place: usize,
+    word: &str,
+    layers: &[usize],
+    wanted: &'a mut [Wanted],
+) -> std::result::Result<&'a mut Wanted, String> {
+    let before = layers.iter().rposition(|layer| *layer < place);
+    let layer = before.and_then(|index| wanted.get_mut(index));
+    layer.ok_or_else(|| format!("{word} applies to the --layer before it, and there is none"))
 }
 
 impl BuildArgs {

@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 
 use super::archive::{self, Settings};
 use super::compressed;
+use super::label;
 use super::output::Scratch;
 use super::tree::{self, Times};
 use crate::bytes::{Opened, ReadAt, fill};
@@ -60,6 +61,8 @@ pub struct Wanted {
     pub path: PathBuf,
     /// What the directory becomes; an EROFS image where nothing is said.
     pub form: Option<Form>,
+    /// The volume label of that image; one made of the directory's name where nothing is said.
+    pub label: Option<String>,
 }
 
 /// A layer, ready to be appended.
@@ -89,9 +92,18 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
             return Err(Error::new("read", path.display(), what));
         }
         return match wanted.form {
-            None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
+            None | Some(Form::Erofs) => make(wanted, &source, number, erofs, scratch),
+            Some(Form::Cpio(_)) if wanted.label.is_some() => {
+                let what = "a cpio archive has no volume label: --label is for what becomes an EROFS image";
+                Err(Error::new("read", path.display(), what))
+            }
             Some(Form::Cpio(codec)) => archive(path, number, codec, erofs.times, scratch),
         };
+    }
+    if wanted.label.is_some() {
+        let what =
+            "not a directory: --label is for what becomes an EROFS image, a file stays as it is";
+        return Err(Error::new("read", path.display(), what));
     }
     if wanted.form.is_some() {
         let what = "not a directory: --as says what a directory becomes, a file stays as it is";
@@ -199,13 +211,14 @@ fn archive(
 
 /// Makes an EROFS image of a directory, whose absolute name is `source`.
 fn make(
-    directory: &Path,
+    wanted: &Wanted,
     source: &Path,
     number: usize,
     erofs: &Erofs,
     scratch: &Scratch,
 ) -> Result<Layer> {
     const NIL: &str = "00000000-0000-0000-0000-000000000000";
+    let directory = wanted.path.as_path();
     let image = scratch.path().join(format!("layer{number}.erofs"));
     let mut command = Command::new("mkfs.erofs");
     if let Some(compression) = &erofs.compression {
@@ -243,10 +256,22 @@ fn make(
         .write(true)
         .open(&image)
         .during("open", image.display())?;
-    let chosen = |arg: &String| arg.starts_with("-U");
-    if !erofs.args.iter().any(chosen) {
+    let chosen = |option: &str| erofs.args.iter().any(|arg| arg.starts_with(option));
+    // Not by -L: mkfs.erofs has it from version 1.6 on.
+    let label = match (&wanted.label, chosen("-L")) {
+        (Some(label), _) => Some(label.clone()),
+        (None, true) => None,
+        (None, false) => label::of_directory(source),
+    };
+    if let Some(label) = label {
+        let field = label::volume_name(&label)?;
+        let written = file.write_all_at(&field, VOLUME_NAME);
+        written.during("write", image.display())?;
+    }
+    if !chosen("-U") {
         name_by_content(&mut file).during("write", image.display())?;
     }
+    sign(&mut file).during("write", image.display())?;
     let opened = Opened::open(&image)?;
     let length = match Superblock::read(&opened, 0).during("read", image.display())? {
         Some(superblock) => superblock.length(),
@@ -296,19 +321,25 @@ fn run(command: &mut Command, package: &str, directory: &Path, scratch: &Scratch
     Err(Error::new("run", object(), what))
 }
 
+/// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
+const CHECKSUM: u64 = SUPER_OFFSET + 4;
+const UUID: u64 = SUPER_OFFSET + 48;
+const VOLUME_NAME: u64 = SUPER_OFFSET + 64;
+
 /// Gives an image a UUID made of its content: the same content has the same, and layers of one
 /// image differ, without which overlayfs warns and does without stable inode numbers
 /// (Documentation/filesystems/overlayfs.rst). Version 8 of RFC 9562; no cryptography.
 fn name_by_content(file: &mut File) -> io::Result<()> {
-    /// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
-    const CHECKSUM: u64 = SUPER_OFFSET + 4;
-    const UUID: u64 = SUPER_OFFSET + 48;
     file.rewind()?;
     let mut uuid = digest(file)?.to_be_bytes();
     let [.., version, _, variant, _, _, _, _, _, _, _] = &mut uuid;
     *version = *version & 0x0f | 0x80;
     *variant = *variant & 0x3f | 0x80;
-    file.write_all_at(&uuid, UUID)?;
+    file.write_all_at(&uuid, UUID)
+}
+
+/// Stores the checksum of the superblock anew, where it has one.
+fn sign(file: &mut File) -> io::Result<()> {
     let mut head = vec![0; 1 << 17];
     file.rewind()?;
     let n = fill(file, &mut head)?;
