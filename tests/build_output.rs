@@ -1,10 +1,16 @@
-//! `layerinit build`: labels of layers, the file that is written, layers inside the loader.
+//! `layerinit build`: labels of layers, the file that is written, layers inside the loader. Needs root, for owners
+//! and a mount namespace.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+mod common;
 #[path = "tool/support.rs"]
 mod support;
+use common::copy_program;
 use support::{said, scratch, tool};
 
 /// A directory with an /init and the layers `base` and `app`.
@@ -122,4 +128,164 @@ fn a_label_that_cannot_be_is_refused() {
         assert_eq!(code, status, "{words:?}: {stderr}");
         assert_eq!(stderr.lines().next(), Some(expected), "{words:?}");
     }
+}
+
+// ---- the file
+
+/// The mode, owner and group of `image`.
+fn owned(directory: &Path) -> (u32, u32, u32) {
+    let image = fs::metadata(directory.join("image")).unwrap();
+    (image.mode() & 0o7777, image.uid(), image.gid())
+}
+
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_rebuilt_image_keeps_mode_and_owner() {
+    let directory = workshop("build-mode");
+    let image = directory.join("image");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "umask 027; exec \"$0\" build -o image --init init"])
+        .arg(env!("CARGO_BIN_EXE_layerinit"))
+        .current_dir(&directory);
+    assert!(shell.status().unwrap().success());
+    assert_eq!(owned(&directory).0, 0o640);
+    for (mode, uid, gid) in [(0o600, 0, 0), (0o444, 0, 0), (0o660, 1234, 5678)] {
+        chown(&image, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(mode)).unwrap();
+        let (_, stderr, status) = build(&directory, &["--layer", "app"]);
+        assert_eq!((stderr.as_str(), status), ("", 0));
+        assert_eq!(owned(&directory), (mode, uid, gid));
+    }
+    assert_eq!(names(&directory), ["app", "base", "image", "init"]);
+}
+
+#[test]
+fn an_owner_that_cannot_be_kept_is_told() {
+    let directory = workshop("build-owner");
+    // Where the tool is need not be open to others.
+    let other = Path::new("/tmp").join(format!("layerinit-owner-{}", std::process::id()));
+    fs::create_dir(&other).unwrap();
+    chown(&other, Some(1234), Some(1234)).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_layerinit"), other.join("layerinit"));
+    fs::copy(directory.join("init"), other.join("init")).unwrap();
+    fs::write(other.join("image"), "").unwrap();
+    fs::set_permissions(other.join("image"), fs::Permissions::from_mode(0o664)).unwrap();
+    let mut user = Command::new("setpriv");
+    user.args([
+        "--reuid=1234",
+        "--regid=1234",
+        "--clear-groups",
+        "./layerinit",
+    ])
+    .args(["build", "-o", "image", "--init", "init"])
+    .current_dir(&other);
+    let (stdout, stderr, status) = said(&user.output().unwrap());
+    let image = owned(&other);
+    fs::remove_dir_all(&other).unwrap();
+    assert_eq!((stderr.as_str(), status), ("", 0));
+    let warning = "warning: image: the owner and group of the file that it replaces could not be kept: Operation not \
+                   permitted (os error 1)";
+    assert_eq!(stdout.lines().next(), Some(warning));
+    // What 0:0 could write, another group cannot.
+    assert_eq!(image, (0o604, 1234, 1234));
+}
+
+#[test]
+fn an_image_can_go_to_standard_output() {
+    let directory = workshop("build-stdout");
+    let layers = ["--layer", "base", "--layer", "app", "--as", "cpio"];
+    let (stdout, _, _) = build(&directory, &layers);
+    let mut piped = tool(&directory);
+    piped
+        .args(["build", "-o", "-", "--init", "init"])
+        .args(layers);
+    let output = piped.output().unwrap();
+    let (_, stderr, status) = said(&output);
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(stderr, stdout.replace("image:", "standard output:"));
+    assert!(output.stdout == fs::read(directory.join("image")).unwrap());
+    assert_eq!(names(&directory), ["app", "base", "image", "init"]);
+
+    let words = format!("{} build -o - --init init", env!("CARGO_BIN_EXE_layerinit"));
+    let mut terminal = Command::new("script");
+    terminal
+        .args(["-qec", &words, "/dev/null"])
+        .current_dir(&directory);
+    let (stdout, _, status) = said(&terminal.stdin(Stdio::null()).output().unwrap());
+    let refused = "layerinit: write standard output: it is a terminal: redirect it, or name a file with -o\r\n";
+    assert_eq!((stdout.as_str(), status), (refused, 1));
+}
+
+#[test]
+fn a_killed_build_leaves_nothing() {
+    let directory = workshop("build-killed");
+    fs::create_dir(directory.join("bin")).unwrap();
+    let mkfs = directory.join("bin/mkfs.erofs");
+    fs::write(&mkfs, "#!/bin/sh\necho $$; exec sleep 1000\n").unwrap();
+    fs::set_permissions(&mkfs, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = names(&directory);
+    let mut build = tool(&directory);
+    let path = format!("{}:/usr/bin:/bin", directory.join("bin").display());
+    build
+        .args([
+            "build", "-o", "image", "--init", "init", "--layer", "app", "--as", "cpio.gz",
+            "--layer", "base",
+        ])
+        .env("PATH", path);
+    let mut build = build.spawn().unwrap();
+    // Its only child, once that is mkfs.erofs's place.
+    let children = format!("/proc/{0}/task/{0}/children", build.id());
+    let patience = Instant::now() + Duration::from_secs(60);
+    let child = loop {
+        assert!(Instant::now() < patience, "mkfs.erofs was not started");
+        let child = fs::read_to_string(&children).unwrap();
+        let command =
+            fs::read_to_string(format!("/proc/{}/cmdline", child.trim())).unwrap_or_default();
+        if command.starts_with("sleep\0") {
+            break child.trim().to_string();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    build.kill().unwrap();
+    build.wait().unwrap();
+    let left = names(&directory);
+    assert!(Command::new("kill").arg(&child).status().unwrap().success());
+    assert_eq!(left, before);
+}
+
+#[test]
+fn where_no_file_can_be_nameless_a_build_writes_into_a_directory_that_goes() {
+    let directory = workshop("build-named");
+    let layers = ["--layer", "base", "--layer", "app", "--as", "cpio.gz"];
+    build(&directory, &layers);
+    let image = fs::read(directory.join("image")).unwrap();
+    fs::set_permissions(directory.join("image"), fs::Permissions::from_mode(0o600)).unwrap();
+    // Nothing can give a file a name without /proc.
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "umount -l /proc && exec \"$0\" \"$@\"",
+        ])
+        .arg(env!("CARGO_BIN_EXE_layerinit"))
+        .args(["build", "-o", "image", "--init", "init"])
+        .args(layers)
+        .current_dir(&directory);
+    let (_, stderr, status) = said(&unshare.output().unwrap());
+    assert_eq!((stderr.as_str(), status), ("", 0));
+    assert!(fs::read(directory.join("image")).unwrap() == image);
+    assert_eq!(owned(&directory).0, 0o600);
+    assert_eq!(names(&directory), ["app", "base", "image", "init"]);
 }

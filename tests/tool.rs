@@ -1315,7 +1315,7 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
         "{given}"
     );
     assert!(
-        given.ends_with(&format!("/layer0.erofs {}", root.display())),
+        given.ends_with(&format!(" /proc/self/fd/0 {}", root.display())),
         "{given}"
     );
     let (_, stderr, _) = with_path(&["--erofs-compression", "none"]);
@@ -1345,11 +1345,6 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
             assert!(Instant::now() < patience, "mkfs.erofs was not started");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_ne!(
-            names(&directory),
-            before,
-            "the image is not begun beside the target"
-        );
         let kill = format!("kill -{signal} {}", build.id());
         let kill = Command::new("sh").args(["-c", &kill]).status();
         assert!(kill.unwrap().success());

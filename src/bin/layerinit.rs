@@ -63,7 +63,8 @@ Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else
 `gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
 (initramfs-spec/loader): /init, /dev/console and the mount points.
 
-The same input gives the same bytes. A build that fails or is interrupted leaves no file.
+The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image that
+is built again keeps the mode and the owner of the file that it replaces.
 
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
@@ -73,9 +74,10 @@ Examples:
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \
     --spec initramfs-spec/shell
-  layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
+  layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
+  layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'")]
 struct BuildArgs {
-    /// The image to write
+    /// The image to write; `-`: to standard output, and messages to standard error
     #[arg(short, long, value_name = "IMG")]
     output: PathBuf,
     /// A spec of the loader; several make one archive, in order
@@ -341,8 +343,9 @@ impl BuildArgs {
                 strip_signatures: self.strip_module_signatures,
             },
         });
+        let to_file = self.output.as_os_str() != "-";
         let lines = build::build(&Build {
-            output: self.output,
+            output: to_file.then_some(self.output),
             specs: self.specs,
             init: self.init,
             modules,
@@ -363,7 +366,10 @@ impl BuildArgs {
             },
         })?;
         for line in lines {
-            writeln!(out, "{line}").during("write", "standard output")?;
+            match to_file {
+                true => writeln!(out, "{line}").during("write", "standard output")?,
+                false => eprintln!("{line}"),
+            }
         }
         Ok(true)
     }

@@ -1,14 +1,14 @@
 //! Builds an image: the loader, then the layers in order, each aligned.
 
 use std::fs;
-use std::io::{self, Read, Seek};
+use std::io::{self, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use super::archive::{self, Settings};
 use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
-use super::output::{Output, Scratch};
+use super::output::{Output, STDOUT, Scratch};
 use crate::error::{Context, Error, Result};
 use crate::proof::LINKS;
 use crate::words::shown;
@@ -16,8 +16,8 @@ use crate::words::shown;
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// The image to be written.
-    pub output: PathBuf,
+    /// The image to be written; `None`: to standard output.
+    pub output: Option<PathBuf>,
     /// The loader's specs, one after the other; the standard one where there are none.
     pub specs: Vec<PathBuf>,
     /// What the standard spec's `/init` is; the one beside the tool where not given.
@@ -71,8 +71,12 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
         }
     }
     // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
-    let target = behind_links(&build.output)?;
-    let scratch = Scratch::new(&target)?;
+    let target = build.output.as_deref().map(behind_links).transpose()?;
+    if target.is_none() && io::stdout().is_terminal() {
+        let what = "it is a terminal: redirect it, or name a file with -o";
+        return Err(Error::new("write", STDOUT, what));
+    }
+    let scratch = Scratch::new(target.as_deref())?;
     let mut layers = Vec::new();
     for (number, wanted) in build.layers.iter().enumerate() {
         layers.push(layer::prepare(wanted, number, &build.erofs, &scratch)?);
@@ -80,8 +84,9 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let lengths = layers.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
 
-    let mut output = Output::new(&target, scratch, expected)?;
-    let image = build.output.display().to_string();
+    let mut output = Output::new(target.as_deref(), scratch, expected)?;
+    let image = build.output.as_deref().unwrap_or(Path::new(STDOUT));
+    let image = image.display().to_string();
     let written = archive::write(&entries, build.settings, &mut output, &image)?;
     for layer in &mut layers {
         output.align(build.align)?;
@@ -90,16 +95,19 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     // Whoever appends more with `cat` finds the place where an archive may start.
     output.align(4)?;
     let length = output.length();
-    output.finish()?;
+    let not_kept = output.finish()?;
+    let image = build.output.as_ref().map_or(STDOUT.into(), |path| {
+        shown(path.as_os_str().as_encoded_bytes())
+    });
 
     let unaligned = written.unaligned.iter();
     lines.extend(
         unaligned.map(|name| format!("warning: {name}: its name would get too long; not aligned")),
     );
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
+    lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     lines.push(format!(
-        "{}: {length} bytes, loader {} bytes, {}",
-        shown(build.output.as_os_str().as_encoded_bytes()),
+        "{image}: {length} bytes, loader {} bytes, {}",
         written.length,
         match layers.len() {
             1 => "1 layer".to_string(),

@@ -86,7 +86,7 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
     if metadata.is_dir() {
         // Absolute, so that no name is taken for an option.
         let source = fs::canonicalize(path).during("open", path.display())?;
-        if scratch.path().starts_with(&source) {
+        if scratch.is_inside(&source) {
             let what =
                 "the image is written into this directory, and would become a part of itself";
             return Err(Error::new("read", path.display(), what));
@@ -109,12 +109,11 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
         let what = "not a directory: --as says what a directory becomes, a file stays as it is";
         return Err(Error::new("read", path.display(), what));
     }
-    taken_as_it_is(path)
+    taken_as_it_is(Opened::open(path)?, path)
 }
 
 /// A file that holds layers.
-fn taken_as_it_is(path: &Path) -> Result<Layer> {
-    let opened = Opened::open(path)?;
+fn taken_as_it_is(opened: Opened, path: &Path) -> Result<Layer> {
     let walk = segment::walk(&opened, b"");
     if let Some(trouble) = walk.trouble {
         let what = format!(
@@ -164,36 +163,37 @@ fn archive(
         return Err(Error::new("read", directory.display(), what));
     }
     let tree = tree::read(directory, times)?;
-    let plain = scratch.path().join(format!("layer{number}.cpio"));
-    let create = |path: &Path| File::create_new(path).during("create", path.display());
-    let mut out = BufWriter::new(create(&plain)?);
     let object = format!("the archive of {}", directory.display());
+    let (plain, name) = scratch.file(&format!("layer{number}.cpio"))?;
+    let mut out = BufWriter::new(&plain);
     archive::write(&tree.entries, Settings::default(), &mut out, &object)?;
     out.flush().during("write", &object)?;
     drop(out);
-    let mut written = plain.clone();
+    let mut written = plain;
     if let Some(codec) = codec {
-        written = scratch.path().join(format!("layer{number}.cpio.{codec}"));
-        let (mut input, output) = (
-            File::open(&plain).during("open", plain.display())?,
-            create(&written)?,
-        );
+        let (output, _) = scratch.file(&format!("layer{number}.cpio.{codec}"))?;
+        written.rewind().during("read", &object)?;
         match compressed::program(codec) {
             None => {
-                let mut out = BufWriter::new(output);
-                compressed::write(codec, &mut input, &mut out)
+                let mut out = BufWriter::new(&output);
+                compressed::write(codec, &mut written, &mut out)
                     .and_then(|()| out.flush())
                     .during("compress", directory.display())?;
             }
             Some((mut command, package)) => {
-                command.stdin(input).stdout(output);
+                let output = output.try_clone().during("write", &object)?;
+                command.stdin(written).stdout(output);
                 run(&mut command, package, directory, scratch)?;
             }
         }
-        fs::remove_file(&plain).during("remove", plain.display())?;
+        // The plain one takes as much room as all the rest.
+        if let Some(name) = name {
+            fs::remove_file(&name).during("remove", name.display())?;
+        }
+        written = output;
     }
-    let mut layer = taken_as_it_is(&written)?;
-    layer.path = directory.into();
+    let length = written.metadata().during("read", &object)?.len();
+    let mut layer = taken_as_it_is(Opened::new(written, length), directory)?;
     layer.warning = tree.attributes.map(|(first, names)| {
         let others = match tree.with_attributes {
             1 => String::new(),
@@ -219,7 +219,10 @@ fn make(
 ) -> Result<Layer> {
     const NIL: &str = "00000000-0000-0000-0000-000000000000";
     let directory = wanted.path.as_path();
-    let image = scratch.path().join(format!("layer{number}.erofs"));
+    let (mut file, name) = scratch.file(&format!("layer{number}.erofs"))?;
+    // A file without a name is reached by the program's standard input, which it does not read.
+    let image = name.unwrap_or("/proc/self/fd/0".into());
+    let input = file.try_clone().during("open", image.display())?;
     let mut command = Command::new("mkfs.erofs");
     if let Some(compression) = &erofs.compression {
         command.arg(format!("-z{compression}"));
@@ -239,23 +242,14 @@ fn make(
         .args(&erofs.args)
         .arg(&image)
         .arg(source)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::null());
     run(&mut command, "erofs-utils", directory, scratch)?;
-    if !image.exists() {
-        let object = format_args!("mkfs.erofs for {}", directory.display());
-        return Err(Error::new(
-            "run",
-            object,
-            "it wrote no image (does one of --mkfs-erofs-arg ask for none?)",
-        ));
+    let object = format!("mkfs.erofs for {}", directory.display());
+    if file.metadata().during("read", &object)?.len() == 0 {
+        let what = "it wrote no image (does one of --mkfs-erofs-arg ask for none?)";
+        return Err(Error::new("run", object, what));
     }
-
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .open(&image)
-        .during("open", image.display())?;
     let chosen = |option: &str| erofs.args.iter().any(|arg| arg.starts_with(option));
     // Not by -L: mkfs.erofs has it from version 1.6 on.
     let label = match (&wanted.label, chosen("-L")) {
@@ -266,26 +260,24 @@ fn make(
     if let Some(label) = label {
         let field = label::volume_name(&label)?;
         let written = file.write_all_at(&field, VOLUME_NAME);
-        written.during("write", image.display())?;
+        written.during("write", &object)?;
     }
     if !chosen("-U") {
-        name_by_content(&mut file).during("write", image.display())?;
+        name_by_content(&mut file).during("write", &object)?;
     }
-    sign(&mut file).during("write", image.display())?;
-    let opened = Opened::open(&image)?;
-    let length = match Superblock::read(&opened, 0).during("read", image.display())? {
-        Some(superblock) => superblock.length(),
-        None => {
-            return Err(Error::new(
-                "run",
-                "mkfs.erofs",
-                "what it wrote is no EROFS image",
-            ));
-        }
+    sign(&mut file).during("write", &object)?;
+    let size = file.metadata().during("read", &object)?.len();
+    let opened = Opened::new(file, size);
+    let Some(superblock) = Superblock::read(&opened, 0).during("read", &object)? else {
+        return Err(Error::new(
+            "run",
+            "mkfs.erofs",
+            "what it wrote is no EROFS image",
+        ));
     };
     Ok(Layer {
         file: opened.file,
-        length,
+        length: superblock.length(),
         path: directory.into(),
         warning: None,
     })
