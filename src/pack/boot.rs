@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use super::image;
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt, Skip};
@@ -170,7 +171,7 @@ impl Boot {
 
 /// Prints the plan for an image.
 pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = image::open(path)?;
     // What is wrong with single files is what `check` is for.
     let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;

@@ -13,6 +13,10 @@ use crate::error::{Context, Error, Result};
 use crate::proof::LINKS;
 use crate::words::shown;
 
+/// An initrd lies in memory as a whole. A file that is larger than this, in bytes, is sparse, and has become a layer
+/// by mistake.
+const IMAGE_MAX: u64 = 1 << 40;
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct Build {
@@ -84,6 +88,15 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let lengths = layers.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
 
+    if expected > IMAGE_MAX {
+        let object = build
+            .output
+            .as_deref()
+            .unwrap_or(Path::new(STDOUT))
+            .display();
+        let what = format!("{expected} bytes are more than any machine can load as an initrd");
+        return Err(Error::new("write", object, what));
+    }
     let mut output = Output::new(target.as_deref(), scratch, expected)?;
     let image = build.output.as_deref().unwrap_or(Path::new(STDOUT));
     let image = image.display().to_string();

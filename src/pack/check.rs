@@ -9,6 +9,7 @@ use super::config::{Circumstances, Config};
 use super::conflicts;
 use super::doubts;
 use super::files::kind;
+use super::image;
 use super::loader_modules::Modules;
 use super::machine::Machine;
 use super::memory::Memory;
@@ -26,7 +27,7 @@ use crate::words::shown;
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = image::open(path)?;
     let mut findings = Vec::new();
     let (mut errors, mut warnings) = (0usize, 0usize);
     let mut report = |severity, place: String, what: String| {

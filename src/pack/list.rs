@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::erofs_tree::{Gap, Gaps, Tree};
 use super::files::{self, File};
-use crate::bytes::{Opened, Part, ReadAt};
+use super::image;
+use crate::bytes::{Part, ReadAt};
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::json::{Array, Object};
@@ -23,7 +24,7 @@ pub struct Detail {
 
 /// Lists an image. What can be read is listed before what cannot is reported.
 pub fn list(path: &Path, detail: Detail, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = image::open(path)?;
     let walk = segment::walk(&image, b"/init");
     let good = match detail.json {
         true => json(path, &image, &walk, detail.files, out)?,

@@ -15,6 +15,7 @@ pub mod doubts;
 pub mod erofs_tree;
 pub mod files;
 pub mod host;
+pub mod image;
 pub mod label;
 pub mod layer;
 pub mod list;
