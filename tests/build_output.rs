@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 mod common;
 #[path = "tool/support.rs"]
 mod support;
-use common::copy_program;
+use common::{copy_program, cpio, cpio_without_trailer, erofs, file};
+use layerinit::erofs::MAGIC;
 use support::{said, scratch, tool};
 
 /// A directory with an /init and the layers `base` and `app`.
@@ -288,4 +289,119 @@ fn where_no_file_can_be_nameless_a_build_writes_into_a_directory_that_goes() {
     assert!(fs::read(directory.join("image")).unwrap() == image);
     assert_eq!(owned(&directory).0, 0o600);
     assert_eq!(names(&directory), ["app", "base", "image", "init"]);
+}
+
+// ---- layers inside the loader
+
+#[test]
+fn layers_inside_are_files_of_the_loader_in_their_order() {
+    let directory = workshop("build-inside");
+    fs::write(directory.join("late.cpio"), cpio(&[file("x", b"1")])).unwrap();
+    // Files of no more than a page are not aligned.
+    fs::write(directory.join("base/etc/data"), "data".repeat(5000)).unwrap();
+    let plain = ["--erofs-compression", "none"];
+    // A spec without /layers.
+    fs::write(directory.join("spec"), "file /init init 0755 0 0\n").unwrap();
+    let layers = [
+        "--layer",
+        "base",
+        "--layer",
+        "late.cpio",
+        "--layer",
+        "app",
+        "--as",
+        "cpio.gz",
+    ];
+    for (spec, directories) in [(&[][..], 5), (&["--spec", "spec"], 1)] {
+        let (stdout, stderr, status) = build(
+            &directory,
+            &[spec, &layers, &plain, &["--layers-inside"]].concat(),
+        );
+        assert_eq!((stderr.as_str(), status), ("", 0));
+        assert!(stdout.ends_with(", 3 layers inside it\n"), "{stdout}");
+        let plan = good(&directory, &["plan", "image"]);
+        let names: Vec<_> = plan
+            .lines()
+            .filter(|line| line.starts_with("layer "))
+            .map(|line| line.split(':').next().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "layer 0 (10-base.erofs)",
+                "layer 1 (20-late.cpio)",
+                "layer 2 (30-app.cpio.gz)"
+            ]
+        );
+        let list = good(&directory, &["list", "--files", "image"]);
+        // One archive, and the padding behind it.
+        assert_eq!(
+            list.lines().filter(|line| line.starts_with("0x")).count(),
+            2,
+            "{list}"
+        );
+        assert_eq!(
+            list.lines()
+                .filter(|line| line.starts_with("    d"))
+                .count(),
+            directories,
+            "{list}"
+        );
+
+        // What is appended without the word is what is inside with it, at a multiple of a page.
+        let inside = fs::read(directory.join("image")).unwrap();
+        assert_eq!(
+            build(&directory, &[spec, &layers[..2], &plain].concat()).2,
+            0
+        );
+        let appended = fs::read(directory.join("image")).unwrap();
+        let start = appended
+            .chunks(4096)
+            .position(|page| page[1024..].starts_with(&MAGIC))
+            .unwrap();
+        let base = &appended[start * 4096..];
+        let at = inside.chunks(4096).position(|page| {
+            page.get(1024..)
+                .is_some_and(|page| page.starts_with(&MAGIC))
+        });
+        assert!(inside[at.unwrap() * 4096..].starts_with(base));
+    }
+    let nine = ["--layer", "late.cpio"].repeat(10);
+    assert_eq!(
+        build(&directory, &[&nine[..], &["--layers-inside"]].concat()).2,
+        0
+    );
+    let plan = good(&directory, &["plan", "image"]);
+    assert!(plan.starts_with("layer 0 (010-late.cpio)"), "{plan}");
+    assert!(plan.contains("layer 9 (100-late.cpio)"), "{plan}");
+    let (_, stderr, status) = build(
+        &directory,
+        &[&layers[..2], &["--layers-inside", "--align", "12"]].concat(),
+    );
+    let message = "layerinit: align layers in the loader: not a power of two, as files of an archive are aligned to\n";
+    assert_eq!((stderr.as_str(), status), (message, 1));
+}
+
+#[test]
+fn a_file_that_a_boot_loader_adds_finds_its_directory() {
+    let directory = workshop("build-newc");
+    assert_eq!(build(&directory, &[]).2, 0);
+    let mut image = fs::read(directory.join("image")).unwrap();
+    // As iPXE does it: a header for each file, and no trailer.
+    let layer = erofs(1, "base");
+    image.extend(cpio_without_trailer(&[file(
+        "layers/10-base.erofs",
+        &layer,
+    )]));
+    fs::write(directory.join("image"), &image).unwrap();
+    let plan = good(&directory, &["plan", "image"]);
+    assert!(
+        plan.starts_with("layer 0 (10-base.erofs): 4096 bytes, erofs \"base\""),
+        "{plan}"
+    );
+    let (checked, _, _) = said(&tool(&directory).args(["check", "image"]).output().unwrap());
+    assert!(
+        !checked.contains("there is no directory layers"),
+        "{checked}"
+    );
 }

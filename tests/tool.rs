@@ -971,7 +971,7 @@ fn the_standard_loader_is_the_spec_that_is_in_the_repository() {
         good(&directory, &["list", "--files", "standard"]),
         "\
 offset          length what
-0x00000000        1092 cpio 8 members, 4096 bytes unpacked, holds init
+0x00000000        1212 cpio 9 members, 4096 bytes unpacked, holds init
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 dev
     crw-------   1     0     0       5, 1 1970-01-01 00:00:00 dev/console
     crw-------   1     0     0      1, 11 1970-01-01 00:00:00 dev/kmsg
@@ -979,8 +979,9 @@ offset          length what
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 proc
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 sys
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 run
+    drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 layers
     -rwxr-xr-x   1     0     0         21 1970-01-01 00:00:00 init
-0x00000444         444 padding
+0x000004bc         324 padding
 "
     );
 }
@@ -1155,7 +1156,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             vec!["--init", "missing"],
-            "open missing (standard loader line 34): ENOENT: No such file or directory",
+            "open missing (standard loader line 39): ENOENT: No such file or directory",
         ),
         (
             layer("missing"),

@@ -70,6 +70,7 @@ Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
+  layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \
@@ -128,6 +129,10 @@ struct BuildArgs {
     #[arg(long = "label", value_name = "NAME", value_parser = label::parse, requires = "layers",
         verbatim_doc_comment)]
     labels: Vec<String>,
+    /// Put the layers into the loader's archive, as files of its /layers: every kernel finds them
+    /// there, without retain_initrd. They are called 10-NAME, 20-NAME and so on
+    #[arg(long, requires = "layers")]
+    layers_inside: bool,
     /// Start layers at multiples of this many bytes, itself a multiple of 4
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     align: u64,
@@ -350,6 +355,7 @@ impl BuildArgs {
             init: self.init,
             modules,
             layers,
+            layers_inside: self.layers_inside,
             align: self.align,
             settings: Settings {
                 mtime: mtime.unwrap_or(0),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::archive::{self, Settings};
@@ -9,9 +10,14 @@ use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
 use super::output::{Output, STDOUT, Scratch};
+use super::spec::{Body, Content, Entry};
+use crate::cpio::normalized;
 use crate::error::{Context, Error, Result};
 use crate::proof::LINKS;
 use crate::words::shown;
+
+/// Where /init looks for files that are layers, as a name in an archive.
+const DIRECTORY: &[u8] = b"layers";
 
 /// An initrd lies in memory as a whole. A file that is larger than this, in bytes, is sparse, and has become a layer
 /// by mistake.
@@ -30,6 +36,8 @@ pub struct Build {
     pub modules: Option<Modules>,
     /// The layers, lowest first.
     pub layers: Vec<Wanted>,
+    /// Whether they become files of the loader's /layers.
+    pub layers_inside: bool,
     /// Where layers start: at a multiple of this many bytes, itself one of 4.
     pub align: u64,
     /// How the loader is written.
@@ -85,7 +93,18 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     for (number, wanted) in build.layers.iter().enumerate() {
         layers.push(layer::prepare(wanted, number, &build.erofs, &scratch)?);
     }
-    let lengths = layers.iter().map(|layer| layer.length);
+    let mut settings = build.settings;
+    if build.layers_inside {
+        inside(&mut entries, &layers);
+        if settings.data_align == 0 {
+            settings.data_align = member_align(build.align)?;
+        }
+    }
+    let appended = match build.layers_inside {
+        true => &mut [],
+        false => layers.as_mut_slice(),
+    };
+    let lengths = appended.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
 
     if expected > IMAGE_MAX {
@@ -100,8 +119,8 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     let mut output = Output::new(target.as_deref(), scratch, expected)?;
     let image = build.output.as_deref().unwrap_or(Path::new(STDOUT));
     let image = image.display().to_string();
-    let written = archive::write(&entries, build.settings, &mut output, &image)?;
-    for layer in &mut layers {
+    let written = archive::write(&entries, settings, &mut output, &image)?;
+    for layer in appended {
         output.align(build.align)?;
         append(layer, &mut output)?;
     }
@@ -120,14 +139,62 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     lines.push(format!(
-        "{image}: {length} bytes, loader {} bytes, {}",
+        "{image}: {length} bytes, loader {} bytes, {}{}",
         written.length,
         match layers.len() {
             1 => "1 layer".to_string(),
             n => format!("{n} layers"),
+        },
+        if build.layers_inside {
+            " inside it"
+        } else {
+            ""
         }
     ));
     Ok(lines)
+}
+
+/// Adds the layers to the loader's entries: files of /layers whose names have their order.
+fn inside(entries: &mut Vec<Entry>, layers: &[Layer]) {
+    let entry = |name: Vec<u8>, mode, body, origin| Entry {
+        name,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: None,
+        body,
+        origin,
+    };
+    // Without it the kernel drops the files.
+    if !entries
+        .iter()
+        .any(|entry| normalized(&entry.name) == DIRECTORY)
+    {
+        let mode = libc::S_IFDIR | 0o755;
+        let origin = "--layers-inside".to_string();
+        entries.push(entry(DIRECTORY.into(), mode, Body::Nothing, origin));
+    }
+    // In steps of ten: there is room between them for files of a boot loader.
+    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
+    let width = number(layers.len().saturating_sub(1)).to_string().len();
+    for (index, layer) in layers.iter().enumerate() {
+        let number = format!("/{:0width$}-", number(index));
+        let name = [DIRECTORY, number.as_bytes(), layer.name.as_bytes()].concat();
+        let body = Body::File(Content::Location(layer.location.clone()), Vec::new());
+        let origin = format!("layer {}", layer.path.display());
+        entries.push(entry(name, libc::S_IFREG | 0o644, body, origin));
+    }
+}
+
+/// The alignment of members for one of layers: gen_init_cpio's arithmetic takes powers of two alone.
+fn member_align(align: u64) -> Result<u32> {
+    let align = u32::try_from(align)
+        .ok()
+        .filter(|align| align.is_power_of_two());
+    align.ok_or_else(|| {
+        let what = "not a power of two, as files of an archive are aligned to";
+        Error::new("align layers", "in the loader", what)
+    })
 }
 
 /// What symbolic links lead to, there or not; of links without end, one of them.

@@ -1,5 +1,6 @@
 //! Layers of an image being built: recognised by what they hold, or made out of a directory.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
@@ -13,7 +14,7 @@ use indicatif::ProgressBar;
 use super::archive::{self, Settings};
 use super::compressed;
 use super::label;
-use super::output::Scratch;
+use super::output::{self, Scratch};
 use super::tree::{self, Times};
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::compress::Codec;
@@ -52,6 +53,13 @@ impl Form {
         ("cpio.xz", Self::Cpio(Some(Codec::Xz))),
         ("cpio.zst", Self::Cpio(Some(Codec::Zstd))),
     ];
+
+    /// What the name of such a file ends with.
+    fn ending(self) -> &'static str {
+        let mut names = Self::NAMES.iter();
+        let found = names.find(|(_, form)| *form == self);
+        found.map_or("", |(name, _)| *name)
+    }
 }
 
 /// A layer to be made.
@@ -74,6 +82,10 @@ pub struct Layer {
     pub length: u64,
     /// Where it comes from.
     pub path: PathBuf,
+    /// Where its bytes can be read by name, while the file is open.
+    pub location: PathBuf,
+    /// What the file is called that it becomes in /layers, but for a number before that.
+    pub name: OsString,
     /// What of it got lost.
     pub warning: Option<String>,
 }
@@ -91,14 +103,19 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
                 "the image is written into this directory, and would become a part of itself";
             return Err(Error::new("read", path.display(), what));
         }
-        return match wanted.form {
-            None | Some(Form::Erofs) => make(wanted, &source, number, erofs, scratch),
-            Some(Form::Cpio(_)) if wanted.label.is_some() => {
+        let form = wanted.form.unwrap_or(Form::Erofs);
+        let mut layer = match form {
+            Form::Erofs => make(wanted, &source, number, erofs, scratch)?,
+            Form::Cpio(_) if wanted.label.is_some() => {
                 let what = "a cpio archive has no volume label: --label is for what becomes an EROFS image";
-                Err(Error::new("read", path.display(), what))
+                return Err(Error::new("read", path.display(), what));
             }
-            Some(Form::Cpio(codec)) => archive(path, number, codec, erofs.times, scratch),
+            Form::Cpio(codec) => archive(path, number, codec, erofs.times, scratch)?,
         };
+        layer.name = source.file_name().unwrap_or(OsStr::new("root")).into();
+        layer.name.push(".");
+        layer.name.push(form.ending());
+        return Ok(layer);
     }
     if wanted.label.is_some() {
         let what =
@@ -144,6 +161,8 @@ fn taken_as_it_is(opened: Opened, path: &Path) -> Result<Layer> {
         length: opened.size(),
         file: opened.file,
         path: path.into(),
+        location: path.into(),
+        name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
         warning: None,
     })
 }
@@ -169,9 +188,9 @@ fn archive(
     archive::write(&tree.entries, Settings::default(), &mut out, &object)?;
     out.flush().during("write", &object)?;
     drop(out);
-    let mut written = plain;
+    let (mut written, mut written_name) = (plain, name);
     if let Some(codec) = codec {
-        let (output, _) = scratch.file(&format!("layer{number}.cpio.{codec}"))?;
+        let (output, name) = scratch.file(&format!("layer{number}.cpio.{codec}"))?;
         written.rewind().during("read", &object)?;
         match compressed::program(codec) {
             None => {
@@ -187,13 +206,15 @@ fn archive(
             }
         }
         // The plain one takes as much room as all the rest.
-        if let Some(name) = name {
+        if let Some(name) = written_name {
             fs::remove_file(&name).during("remove", name.display())?;
         }
-        written = output;
+        (written, written_name) = (output, name);
     }
     let length = written.metadata().during("read", &object)?.len();
+    let location = written_name.unwrap_or_else(|| output::through_proc(&written));
     let mut layer = taken_as_it_is(Opened::new(written, length), directory)?;
+    layer.location = location;
     layer.warning = tree.attributes.map(|(first, names)| {
         let others = match tree.with_attributes {
             1 => String::new(),
@@ -221,6 +242,7 @@ fn make(
     let directory = wanted.path.as_path();
     let (mut file, name) = scratch.file(&format!("layer{number}.erofs"))?;
     // A file without a name is reached by the program's standard input, which it does not read.
+    let location = name.clone().unwrap_or_else(|| output::through_proc(&file));
     let image = name.unwrap_or("/proc/self/fd/0".into());
     let input = file.try_clone().during("open", image.display())?;
     let mut command = Command::new("mkfs.erofs");
@@ -275,10 +297,16 @@ fn make(
             "what it wrote is no EROFS image",
         ));
     };
+    let length = superblock.length();
+    if length < size {
+        opened.file.set_len(length).during("write", &object)?;
+    }
     Ok(Layer {
         file: opened.file,
-        length: superblock.length(),
+        length,
         path: directory.into(),
+        location,
+        name: OsString::new(),
         warning: None,
     })
 }
