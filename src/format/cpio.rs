@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::bytes::{Cursor, Skip, leading_zeros};
+use crate::bytes::{Cursor, Skip, skip_zeros};
 use crate::error::{Error, Result};
 
 /// The name of the member that ends an archive.
@@ -320,17 +320,9 @@ impl<I: Skip> Archive<I> {
 
     /// Moves to the first byte that is not zero; whether it can be a header.
     fn skip_zeros(&mut self) -> io::Result<bool> {
-        loop {
-            let ahead = self.input.fill_buf()?;
-            let zeros = leading_zeros(ahead);
-            let first = ahead.get(zeros).copied();
-            let end = ahead.is_empty();
-            self.input.consume(zeros);
-            self.position = self.position.saturating_add(zeros as u64);
-            if end || first.is_some() {
-                return Ok(first == Some(b'0'));
-            }
-        }
+        let (zeros, first) = skip_zeros(&mut self.input)?;
+        self.position = self.position.saturating_add(zeros);
+        Ok(first == Some(b'0'))
     }
 
     fn exact(&mut self, buf: &mut [u8]) -> io::Result<()> {

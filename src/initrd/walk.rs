@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use super::bootconfig::{self, Trailer};
 use super::contents::Contents;
 use super::{Kind, Segment, Walk, sums};
-use crate::bytes::{Part, ReadAt, Reader, Skip, fill, leading_zeros};
+use crate::bytes::{Part, ReadAt, Reader, Skip, fill, skip_zeros};
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
@@ -119,22 +119,11 @@ impl<'a> Walker<'a> {
     /// The offset of the next byte that is not zero, or the end.
     fn first_nonzero(&self) -> Result<u64> {
         let mut reader = Reader::bounded(self.image, self.position, self.end);
-        loop {
-            let at = reader.position();
-            let ahead = reader
-                .fill_buf()
-                .during("read at", format_args!("{at:#x}"))?;
-            let (zeros, all) = (leading_zeros(ahead), ahead.len());
-            if zeros < all {
-                return Ok(at.saturating_add(zeros as u64));
-            }
-            if all == 0 {
-                return match at >= self.end {
-                    true => Ok(self.end),
-                    false => Err(self.trouble(at, "the source ends early")),
-                };
-            }
-            reader.consume(zeros);
+        let skipped = skip_zeros(&mut reader);
+        let at = reader.position();
+        match skipped.during("read at", format_args!("{at:#x}"))? {
+            (_, None) if at < self.end => Err(self.trouble(at, "the source ends early")),
+            _ => Ok(at),
         }
     }
 

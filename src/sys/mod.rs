@@ -3,11 +3,11 @@
 
 #![allow(unsafe_code, reason = "the one place for it")]
 
+pub mod note;
 mod number;
 
 pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
-pub mod note;
 pub mod process;
 pub mod watchdog;

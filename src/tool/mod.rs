@@ -11,5 +11,6 @@ pub mod build;
 
 pub mod check;
 pub mod list;
+pub mod plan;
 
 pub mod cli;

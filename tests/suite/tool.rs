@@ -1075,7 +1075,7 @@ fn the_standard_loader_is_the_spec_that_is_in_the_repository() {
         good(&directory, &["list", "--files", "standard"]),
         "\
 offset          length what
-0x00000000        1092 cpio 8 members, 4096 bytes unpacked, holds init
+0x00000000        1212 cpio 9 members, 4096 bytes unpacked, holds init
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 dev
     crw-------   1     0     0       5, 1 1970-01-01 00:00:00 dev/console
     crw-------   1     0     0      1, 11 1970-01-01 00:00:00 dev/kmsg
@@ -1083,8 +1083,9 @@ offset          length what
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 proc
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 sys
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 run
+    drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 layers
     -rwxr-xr-x   1     0     0         21 1970-01-01 00:00:00 init
-0x00000444         444 padding
+0x000004bc         324 padding
 "
     );
 }
@@ -1111,7 +1112,9 @@ fn the_same_input_gives_the_same_bytes() {
         .status();
     assert!(age.unwrap().success());
     let words = ["build", "--init", "init", "--layer", "root", "--layer"];
-    good(&directory, &[&words[..], &["one", "-o", "a"]].concat());
+    let label = ["--label", "numbers"];
+    let one = [&words[..], &["one"], &label].concat();
+    good(&directory, &[&one[..], &["-o", "a"]].concat());
     let mut shell = Command::new("sh");
     shell.args([
         "-c",
@@ -1122,6 +1125,7 @@ fn the_same_input_gives_the_same_bytes() {
     shell
         .args(words)
         .args(["two", "-o", "b"])
+        .args(label)
         .current_dir(&directory);
     shell
         .env_remove("SOURCE_DATE_EPOCH")
@@ -1144,13 +1148,13 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(list.matches("checksum good").count(), 2, "{list}");
     let mut dated = tool(&directory);
     dated
-        .args(words)
-        .args(["one", "-o", "c"])
+        .args(&one)
+        .args(["-o", "c"])
         .env("SOURCE_DATE_EPOCH", "1000000000");
     assert!(dated.output().unwrap().status.success());
     good(
         &directory,
-        &[&words[..], &["one", "-o", "d", "--mtime", "1000000000"]].concat(),
+        &[&one[..], &["-o", "d", "--mtime", "1000000000"]].concat(),
     );
     let dated = fs::read(directory.join("c")).unwrap();
     assert!(dated == fs::read(directory.join("d")).unwrap() && dated != image);
@@ -1256,7 +1260,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             vec!["--init", "missing"],
-            "open missing (standard loader line 34): ENOENT: No such file or directory",
+            "open missing (standard loader line 39): ENOENT: No such file or directory",
         ),
         (
             layer("missing"),
@@ -1416,7 +1420,7 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
         "{given}"
     );
     assert!(
-        given.ends_with(&format!("/layer0.erofs {}", root.display())),
+        given.ends_with(&format!(" /proc/self/fd/0 {}", root.display())),
         "{given}"
     );
     let (_, stderr, _) = with_path(&["--erofs-compression", "none"]);
@@ -1446,11 +1450,6 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
             assert!(Instant::now() < patience, "mkfs.erofs was not started");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_ne!(
-            names(&directory),
-            before,
-            "the image is not begun beside the target"
-        );
         let kill = format!("kill -{signal} {}", build.id());
         let kill = Command::new("sh").args(["-c", &kill]).status();
         assert!(kill.unwrap().success());

@@ -16,7 +16,7 @@ use super::image::boot::{Boot, FINDINGS_MAX};
 use super::image::loader_modules::Modules;
 use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
-use super::image::{merged, whose_init};
+use super::image::{input, merged, whose_init};
 use super::kernel_config::{Circumstances, Config};
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Result};
@@ -30,7 +30,7 @@ use newroot::program;
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = input::open(path)?;
     let mut findings = Vec::new();
     let (mut errors, mut warnings) = (0usize, 0usize);
     let mut report = |severity, place: String, what: String| {

@@ -1,13 +1,12 @@
 //! What `/init` would find if a kernel booted an image: the rootfs, the sources of layers, the plan.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
-use super::whose_init;
 use crate::bytes::{Opened, Part, ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
@@ -167,16 +166,6 @@ impl Boot {
             }
         }
     }
-}
-
-/// Prints the plan for an image. It is nobody's if the kernel starts another program than `/init`.
-pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
-    // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
-    whose_init::check(&boot, &image)?;
-    write!(out, "{}", boot.plan()?).during("write", "the plan")?;
-    Ok(true)
 }
 
 fn layer_offsets(found: &Found) -> Vec<u64> {
