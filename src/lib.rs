@@ -9,7 +9,7 @@
 //! ([`mount`]). It proves that the real init can be executed there ([`proof`]), makes that root `/`,
 //! frees the old one ([`switch`]), leaves a [`report`] and starts it, with a word to [`systemd`] if that
 //! is what it is. Whatever fails before that goes
-//! to [`rescue`]. All the while it pings the [`watchdog`], if asked to.
+//! to [`rescue`], a [`fault`] of this program included. All the while it pings the [`watchdog`], if asked to.
 //!
 //! With `root=` ([`rootspec`]) there is a device to find, too: [`device`] looks for it and waits
 //! ([`uevent`]), by what [`probe`] reads of partition tables and superblocks, while the drivers that
@@ -58,6 +58,8 @@ pub mod switch;
 
 pub mod report;
 pub mod rescue;
+
+pub mod fault;
 
 #[cfg(feature = "tool")]
 pub mod pack;

@@ -5,7 +5,7 @@ use std::fs;
 use std::panic;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, TryLockError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use crate::setup::{
     take_up_console,
 };
 use crate::sys::process::{reap, start_session};
+use crate::sys::signal::guarded;
 use crate::watchdog;
 
 /// Shells that an initramfs may hold, the plainest name first.
@@ -90,6 +91,17 @@ pub fn follow(options: &Options) {
         emergency: options.emergency,
         panic: options.panic,
     };
+}
+
+/// `rd.emergency=` and `panic=`, for the handler of a signal: it waits for no lock. Where that is held
+/// just now, neither says anything.
+pub fn wishes() -> (Option<Emergency>, i64) {
+    let policy = match POLICY.try_lock() {
+        Ok(policy) => policy,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return (None, 0),
+    };
+    (policy.emergency, policy.panic)
 }
 
 fn policy() -> std::sync::MutexGuard<'static, Policy> {
@@ -210,7 +222,7 @@ impl Drivers {
                 }
             }
         };
-        match thread::Builder::new().spawn(work) {
+        match thread::Builder::new().spawn(guarded(work)) {
             // What drivers say comes before the prompt.
             Ok(_) => drop(first.recv_timeout(DRIVERS_WAIT)),
             Err(error) => warn!("load drivers for the shell: {error}"),
@@ -267,13 +279,18 @@ fn thrown_away() -> bool {
     records.any(|record| record.by_kernel && record.text.contains("Initramfs unpacking failed"))
 }
 
-/// Restarts, switches off or stops the machine; stays where the kernel cannot.
-fn act(action: Emergency) -> ! {
-    let (command, text) = match action {
+/// What to tell the kernel for an action, and whoever reads along.
+pub fn command(action: Emergency) -> (RebootCommand, &'static str) {
+    match action {
         Emergency::Reboot => (RebootCommand::Restart, "restarting"),
         Emergency::Poweroff => (RebootCommand::PowerOff, "switching off"),
         Emergency::Halt => (RebootCommand::Halt, "halting"),
-    };
+    }
+}
+
+/// Restarts, switches off or stops the machine; stays where the kernel cannot.
+fn act(action: Emergency) -> ! {
+    let (command, text) = command(action);
     say(text);
     if action != Emergency::Reboot {
         watchdog::stop();

@@ -458,6 +458,110 @@ fn a_panic_takes_the_way_of_every_other_failure() {
     );
 }
 
+/// PID 1 of the test below: faults as the command line says, on a thread of its own.
+#[test]
+#[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
+fn faults_as_pid_1() {
+    assert!(rustix::process::getpid().is_init());
+    assert!(layerinit::setup::console().is_empty());
+    layerinit::kmsg::start();
+    layerinit::setup::filesystems().unwrap();
+    let cmdline = layerinit::setup::cmdline().unwrap();
+    layerinit::rescue::follow(&layerinit::cmdline::Options::parse(&cmdline));
+    layerinit::fault::catch();
+    fn deep(depth: u64) -> u64 {
+        let frame = std::hint::black_box([depth; 512]);
+        match frame[7] {
+            u64::MAX => 0,
+            depth => deep(depth + 1) + frame[8],
+        }
+    }
+    let work = move || match cmdline.split(' ').next() {
+        Some("null") => {
+            let nowhere = std::hint::black_box(0x18usize) as *const u8;
+            // SAFETY: none: the fault is the test.
+            let _ = unsafe { nowhere.read_volatile() };
+        }
+        Some("overflow") => assert_eq!(deep(0), 0),
+        Some("abort") => std::process::abort(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: none: the fault is the test.
+        Some("illegal") => unsafe { std::arch::asm!("ud2") },
+        Some("bus") => {
+            let file = File::create_new("/empty").unwrap();
+            // SAFETY: a new mapping; what is read of it lies behind the file's end: the fault is the test.
+            let map = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    4096,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    std::os::fd::AsRawFd::as_raw_fd(&file),
+                    0,
+                )
+            };
+            // SAFETY: none, as said above.
+            let _ = unsafe { map.cast::<u8>().read_volatile() };
+        }
+        other => panic!("{other:?}"),
+    };
+    let thread = std::thread::spawn(layerinit::sys::signal::guarded(work));
+    let _ = thread.join();
+}
+
+#[test]
+fn a_fault_takes_the_way_of_every_other_failure() {
+    let mut guest = Guest::new(&[]);
+    copy_program(
+        std::env::current_exe().unwrap(),
+        guest.scratch.join("rootfs/init"),
+    );
+    // No shell is started, though there is one.
+    rescue_shell(&guest);
+    guest.arguments = "faults_as_pid_1 --exact --ignored --nocapture";
+    for (cmdline, expected, signal) in [
+        (
+            "null rd.emergency=poweroff",
+            "boot failed: SIGSEGV, address 0x18, instruction 0x",
+            2,
+        ),
+        (
+            "overflow rd.emergency=poweroff",
+            "boot failed: SIGSEGV, address 0x",
+            2,
+        ),
+        ("bus panic=-1", "boot failed: SIGBUS, address 0x", 1),
+        ("illegal panic=1", "boot failed: SIGILL, address 0x", 1),
+        (
+            "abort rd.emergency=reboot",
+            "boot failed: SIGABRT, raised by /init itself, instruction 0x",
+            1,
+        ),
+    ] {
+        let outcome = failure(&mut guest, cmdline);
+        assert_eq!(outcome.status.signal(), Some(signal), "{}", outcome.log);
+        outcome
+            .says(expected)
+            .says("this is a bug in layerinit, or a fault of the memory");
+        assert_eq!(outcome.log.matches("boot failed").count(), 1);
+        assert!(!outcome.log.contains("shell"), "{}", outcome.log);
+    }
+}
+
+#[test]
+fn a_signal_that_somebody_sends_as_if_of_a_fault_is_told_and_ends_the_boot() {
+    let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
+    rescue_shell(&guest);
+    for signal in ["SEGV", "BUS", "ILL", "FPE", "ABRT", "SYS", "TRAP"] {
+        guest.typed = format!("kill -{signal} 1; sleep 100\n").leak();
+        let outcome = failure(&mut guest, "rd.emergency=poweroff");
+        assert_eq!(outcome.status.signal(), Some(2), "{}", outcome.log);
+        outcome
+            .says(&format!("boot failed: SIG{signal}, sent by process "))
+            .says("switching off");
+    }
+}
+
 #[test]
 fn a_console_that_takes_nothing_changes_nothing() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);

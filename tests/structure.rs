@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Modules from the top down; those on one line do not import each other.
-const ORDER: [&[&str]; 15] = [
+const ORDER: [&[&str]; 16] = [
     &["sys"],
     &["error"],
     &["bytes", "json", "words"],
@@ -19,6 +19,7 @@ const ORDER: [&[&str]; 15] = [
     &["proof"],
     &["switch"],
     &["report", "rescue"],
+    &["fault"],
     &["pack"],
 ];
 

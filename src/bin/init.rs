@@ -13,7 +13,7 @@ use layerinit::load::Loader;
 use layerinit::mount::{self, Finder, SYSROOT};
 use layerinit::report::{Facts, Report};
 use layerinit::systemd::{self, Moment};
-use layerinit::{kmsg, plan, proof, rescue, setup, source, switch, watchdog};
+use layerinit::{fault, kmsg, plan, proof, rescue, setup, source, switch, watchdog};
 use log::{debug, info, warn};
 
 layerinit::entry!(start);
@@ -40,6 +40,7 @@ fn start(arguments: Vec<CString>) -> i32 {
         return 1;
     }
     rescue::catch_panics();
+    fault::catch();
     let Err(mut failure) = boot(&arguments, started);
     loop {
         // The policy returns only where the rescue shell has left a root.

@@ -6,4 +6,5 @@ pub mod entry;
 pub mod loopdev;
 mod number;
 pub mod process;
+pub mod signal;
 pub mod watchdog;
