@@ -635,6 +635,60 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
 }
 
 #[test]
+fn a_link_for_a_mount_point_hides_nothing_else() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which; for d in /proc /sys /run /dev; do readlink $d; done; echo $(stat -c %F /proc /sys /run/ /dev); \
+                  ls /proc/self/cmdline /run/initramfs/layerinit.json /sys/kernel/mm >/dev/null && echo there";
+    let [base, app] = two_layers(&scratch, script);
+    let odd = scratch.join("odd");
+    fs::create_dir_all(odd.join("var/run")).unwrap();
+    symlink("/etc", odd.join("proc")).unwrap();
+    symlink("var/run", odd.join("run")).unwrap();
+    symlink("nowhere", odd.join("dev")).unwrap();
+    fs::write(odd.join("sys"), "a file").unwrap();
+    let mut guest = Guest::new(&[
+        ("layers/0", &base),
+        ("layers/1", &app),
+        ("layers/2", &mkfs(&odd)),
+    ]);
+    let outcome = guest.boot();
+    assert_eq!(
+        outcome.reached(),
+        "app\nvar/run\ndirectory directory directory directory\nthere\n",
+        "{}",
+        outcome.log
+    );
+    outcome
+        .says("/proc of the new root: it is a symbolic link to /etc, which has another use; replaced by a directory")
+        .says("/sys of the new root: it is not a directory, and leads to none: ENOTDIR: Not a directory; replaced")
+        .says("/dev of the new root: it is not a directory, and leads to none: ENOENT: No such file or directory; replaced");
+
+    // Nothing is written to what is not an overlay.
+    guest.cmdline = "rd.overlay.readonly init=/bin/cat -- /etc/which";
+    guest.arguments = "/etc/which";
+    let outcome = guest.boot();
+    assert!(outcome.console.contains("app\n"), "{}", outcome.console);
+    outcome.says("the new root has to do without /proc");
+}
+
+#[test]
+fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "stat -c %F /sys /run");
+    let guest = Guest::new(&[
+        ("layers/0", &base),
+        ("etc/modprobe.d/x.conf", b"nonsense here\n"),
+        ("run", b"a file"),
+    ]);
+    symlink("etc", guest.scratch.join("rootfs/sys")).unwrap();
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "directory\ndirectory\n");
+    outcome
+        .says("prepare mount point /sys: it is a symbolic link to /etc; replaced by a directory")
+        .says("prepare mount point /run: it is not a directory; replaced by a directory");
+}
+
+#[test]
 fn what_is_no_watchdog_is_not_written_to() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo here");
