@@ -12,6 +12,7 @@ use rustix::fs::{
     CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
+use rustix::system::uname;
 
 use super::setup::MOVED;
 use crate::bytes::{Cursor, Opened, ReadAt};
@@ -55,9 +56,10 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
         _ => "the new root",
     };
     let failed = |refusals| Error::with("find init in", place, Cause::Each(refusals));
+    let machines = here(uname().machine().to_bytes());
     let mut refusals = Vec::new();
     for init in inits {
-        match executable(&directory, init, DEPTH) {
+        match executable(&directory, init, machines, DEPTH) {
             Ok(()) => {
                 for (other, refusal) in inits.iter().zip(&refusals) {
                     if is_there(&directory, other) {
@@ -80,7 +82,12 @@ fn is_there(root: &OwnedFd, path: &str) -> bool {
 }
 
 /// Checks one file, and what it needs in turn.
-fn executable(root: &OwnedFd, path: &str, depth: usize) -> std::result::Result<(), Refusal> {
+fn executable(
+    root: &OwnedFd,
+    path: &str,
+    machines: Machines,
+    depth: usize,
+) -> std::result::Result<(), Refusal> {
     // An interpreter's name ends where its line does: with a carriage return, from some editors.
     let shown = shown(path.as_bytes());
     let refuse = |what: String, fault| {
@@ -118,7 +125,7 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> std::result::Result<(
         error: error.of(&shown),
         fault: true,
     })?;
-    let needs = match interpreter(&program, HERE) {
+    let needs = match interpreter(&program, machines) {
         Ok(needs) => needs,
         Err(Unfit::Damaged(what)) => return refuse(what, true),
         Err(Unfit::Other(what)) => return no(what),
@@ -129,11 +136,13 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> std::result::Result<(
     if depth == 0 {
         return no("too many interpreters of interpreters".into());
     }
-    executable(root, &needs, depth.saturating_sub(1)).map_err(|Refusal { error, fault }| {
-        let error = Error::with("find", "its interpreter", Cause::Each(vec![error]));
-        let error = Error::with("check", &shown, Cause::Each(vec![error]));
-        Refusal { error, fault }
-    })
+    executable(root, &needs, machines, depth.saturating_sub(1)).map_err(
+        |Refusal { error, fault }| {
+            let error = Error::with("find", "its interpreter", Cause::Each(vec![error]));
+            let error = Error::with("check", &shown, Cause::Each(vec![error]));
+            Refusal { error, fault }
+        },
+    )
 }
 
 /// The filesystem that is going to be moved over a file of the new root, whose descriptor has this name.
@@ -271,6 +280,8 @@ pub struct Machines {
     /// Their `e_machine` values (include/uapi/linux/elf-em.h): of a 64-bit architecture, and of the
     /// 32-bit one before it. Empty: any.
     pub numbers: &'static [u16],
+    /// Whether programs of 64 bits run: one number can be that of both widths.
+    pub wide: bool,
 }
 
 impl Machines {
@@ -285,18 +296,48 @@ impl Machines {
 
     /// Those of these numbers.
     pub const fn new(name: &'static str, numbers: &'static [u16]) -> Self {
-        Self { name, numbers }
+        Self {
+            name,
+            numbers,
+            wide: true,
+        }
+    }
+
+    /// Those of these numbers that are of 32 bits.
+    pub const fn narrow(name: &'static str, numbers: &'static [u16]) -> Self {
+        Self {
+            name,
+            numbers,
+            wide: false,
+        }
     }
 }
 
-/// Those that a kernel may run under which this program runs; any where that is not known.
-const HERE: Machines = match () {
-    () if cfg!(target_endian = "big") => Machines::ANY,
-    () if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => Machines::X86_64,
-    () if cfg!(any(target_arch = "aarch64", target_arch = "arm")) => Machines::AARCH64,
-    () if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) => Machines::RISCV64,
-    () => Machines::ANY,
-};
+/// Those that the running kernel may run; any where that is not known.
+fn here(machine: &[u8]) -> Machines {
+    match () {
+        () if cfg!(target_endian = "big") => Machines::ANY,
+        () if cfg!(target_arch = "x86_64") => Machines::X86_64,
+        () if cfg!(target_arch = "aarch64") => Machines::AARCH64,
+        () if cfg!(target_arch = "riscv64") => Machines::RISCV64,
+        () if cfg!(target_pointer_width = "32") => under(machine),
+        () => Machines::ANY,
+    }
+}
+
+/// Those of a kernel that runs programs of 32 bits, from the machine of uname(2). A kernel of 64 bits tells
+/// those programs its own, or armv8l (COMPAT_UTS_MACHINE of arm64).
+fn under(machine: &[u8]) -> Machines {
+    match machine {
+        b"x86_64" => Machines::X86_64,
+        b"aarch64" | b"armv8l" => Machines::AARCH64,
+        b"riscv64" => Machines::RISCV64,
+        [b'i', _, b'8', b'6'] => Machines::narrow("32-bit x86", &[3]),
+        [b'a', b'r', b'm', ..] => Machines::narrow("32-bit arm", &[40]),
+        b"riscv32" => Machines::narrow("riscv32", &[243]),
+        _ => Machines::ANY,
+    }
+}
 
 fn elf_interpreter(
     program: &dyn ReadAt,
@@ -361,6 +402,12 @@ fn elf_segments(
     if !machines.numbers.is_empty() && !machines.numbers.contains(&machine) {
         return Err(Unfit::Other(format!(
             "an ELF program for another machine (e_machine {machine}, here {})",
+            machines.name
+        )));
+    }
+    if wide && !machines.wide {
+        return Err(Unfit::Other(format!(
+            "an ELF program of 64 bits, which this kernel does not run (here {})",
             machines.name
         )));
     }
@@ -512,6 +559,38 @@ mod tests {
             needs(&elf(62, 1, b"")),
             Err("an ELF file that is no program (e_type 1)".into())
         );
+    }
+
+    #[test]
+    fn a_kernel_of_32_bits_runs_no_program_of_64() {
+        let arm64 = elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0");
+        let check = |program: &[u8], machine: &str| {
+            interpreter(&program, under(machine.as_bytes())).map_err(String::from)
+        };
+        for kernel in ["aarch64", "armv8l"] {
+            assert!(check(&arm64, kernel).is_ok(), "{kernel}");
+        }
+        for kernel in ["armv7l", "armv6l"] {
+            assert_eq!(
+                check(&arm64, kernel).unwrap_err(),
+                "an ELF program for another machine (e_machine 183, here 32-bit arm)"
+            );
+        }
+        assert!(check(&elf(62, 2, b""), "x86_64").is_ok());
+        assert_eq!(
+            check(&elf(62, 2, b""), "i686").unwrap_err(),
+            "an ELF program for another machine (e_machine 62, here 32-bit x86)"
+        );
+        // The two RISC-V have one number.
+        assert_eq!(
+            check(&elf(243, 2, b""), "riscv32").unwrap_err(),
+            "an ELF program of 64 bits, which this kernel does not run (here riscv32)"
+        );
+        assert!(check(&elf(243, 2, b""), "riscv64").is_ok());
+        // A program of 64 bits runs: whatever a personality says, the kernel is of 64.
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(here(b"i686").name, Machines::X86_64.name);
+        }
     }
 
     /// Bytes of which those from `bad` on cannot be read.

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::sys::signal::guarded;
 use crate::sys::watchdog::{support, timeout};
 
 /// Where the driver does not tell its timeout, it is at least some seconds.
@@ -27,10 +29,12 @@ struct Watchdog {
     path: String,
     /// Seconds.
     timeout: u32,
-    pinged: bool,
 }
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
+
+/// Whether it is pinged: a signal handler ends that without the lock.
+static PINGED: AtomicBool = AtomicBool::new(false);
 
 fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
     // A panic while it was held has left it as it was.
@@ -96,14 +100,14 @@ pub fn start(path: &str) -> Result<()> {
         device,
         path: path.into(),
         timeout,
-        pinged: true,
     });
+    PINGED.store(true, Ordering::Relaxed);
     let interval = Duration::from_millis(u64::from(timeout).saturating_mul(1000) / 3);
-    let thread = std::thread::Builder::new().spawn(move || {
+    let thread = std::thread::Builder::new().spawn(guarded(move || {
         while ping() {
             std::thread::sleep(interval);
         }
-    });
+    }));
     match thread {
         Ok(_) => Ok(()),
         Err(error) => {
@@ -116,7 +120,8 @@ pub fn start(path: &str) -> Result<()> {
 /// Gives the machine the whole timeout again. Whether there is a watchdog to be pinged.
 pub fn ping() -> bool {
     let mut watchdog = watchdog();
-    let Some(watchdog) = watchdog.as_mut().filter(|watchdog| watchdog.pinged) else {
+    let pinged = PINGED.load(Ordering::Relaxed);
+    let Some(watchdog) = watchdog.as_mut().filter(|_| pinged) else {
         return false;
     };
     if let Err(error) = watchdog.device.write_all(b"\0") {
@@ -128,10 +133,25 @@ pub fn ping() -> bool {
 /// Ends the pings: the watchdog restarts the machine. Within how many seconds; `None` where there is
 /// no watchdog.
 pub fn abandon() -> Option<u32> {
-    let mut watchdog = watchdog();
-    let watchdog = watchdog.as_mut()?;
-    watchdog.pinged = false;
-    Some(watchdog.timeout)
+    PINGED.store(false, Ordering::Relaxed);
+    watchdog().as_ref().map(|watchdog| watchdog.timeout)
+}
+
+/// [`abandon`] for a signal handler, which waits for no lock. Whether a watchdog was pinged.
+pub fn abandon_from_handler() -> bool {
+    PINGED.swap(false, Ordering::Relaxed)
+}
+
+/// [`stop`] for a signal handler. Where the lock is held just now, the watchdog runs on.
+pub fn stop_from_handler() {
+    if let Ok(mut watchdog) = WATCHDOG.try_lock()
+        && let Some(watchdog) = watchdog.as_mut()
+    {
+        PINGED.store(false, Ordering::Relaxed);
+        // A driver stops at the close after it, which the end of the machine is not: where it has no timer
+        // of its own in the kernel, it runs on.
+        let _ = watchdog.device.write_all(b"V");
+    }
 }
 
 /// Stops the watchdog, where its driver allows it (`nowayout`): a machine that is to stand still must

@@ -10,4 +10,5 @@ pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
 pub mod process;
+pub mod signal;
 pub mod watchdog;

@@ -54,7 +54,7 @@ impl Machine {
         } else {
             number
         };
-        let Machines { name, numbers } = self.machines;
+        let Machines { name, numbers, .. } = self.machines;
         let other = !numbers.is_empty() && !numbers.contains(&number);
         other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
     }
