@@ -430,18 +430,108 @@ fn a_truncated_image_says_what_is_missing() {
 }
 
 #[test]
-fn a_plain_archive_must_be_aligned_as_for_the_kernel() {
-    let image = join(&[&erofs(1, "a"), &[0; 2], &loader()]);
+fn an_archive_may_start_at_any_byte_and_is_padded_from_its_own_start() {
+    let other = || cpio(&[dir("etc"), file("etc/a", b"12345"), file("etc/bc", b"")]);
+    assert_eq!(other().len(), 0x1e4);
+    for past in 1..4 {
+        // What systemd-boot 252 and the stub's initrd= make of files of such lengths.
+        let zeros = vec![0; past];
+        let behind = 0x1168 + past;
+        assert_eq!(
+            shown(&join(&[
+                &loader(),
+                &erofs(1, "a"),
+                &zeros,
+                &other(),
+                &other()
+            ])),
+            [
+                "0x0+0x168 cpio 2 kernel init".to_string(),
+                "0x168+0x1000 erofs a".into(),
+                format!("0x1168+{past:#x} padding"),
+                format!("{behind:#x}+0x1e4 cpio 3"),
+                format!("{:#x}+0x1e4 cpio 3", behind + 0x1e4),
+            ]
+        );
+        // In front of the first image the kernel stops there, and what follows is not its work.
+        assert_eq!(
+            shown(&join(&[
+                &loader(),
+                &zeros,
+                &other(),
+                &loader(),
+                &erofs(1, "a")
+            ])),
+            [
+                "0x0+0x168 cpio 2 kernel init".to_string(),
+                format!("0x168+{past:#x} padding"),
+                format!("{:#x}+0x1e4 cpio 3", 0x168 + past),
+                format!("{:#x}+0x168 cpio 2 init", 0x34c + past),
+                format!("{:#x}+0x1000 erofs a", 0x4b4 + past),
+            ]
+        );
+    }
+    // Without a trailer, and with the padding of its last body cut short.
+    let mut short = cpio_without_trailer(&[file("a", b"1")]);
+    short.truncate(short.len() - 1);
     assert_eq!(
-        shown(&image)[1],
-        "read at 0x1002: a cpio archive that does not start at a multiple of 4: the kernel refuses it too"
+        shown(&join(&[&erofs(1, "a"), &short, &[0; 2], &other()]))[1..],
+        [
+            "0x1000+0x74 cpio 1",
+            "0x1074+0x1 padding",
+            "0x1075+0x1e4 cpio 3"
+        ]
+    );
+}
+
+#[test]
+fn an_archive_of_grub_is_read_and_stops_the_kernel() {
+    let grub = GRUB_2_06;
+    let at = |image: &[u8]| -> Vec<_> {
+        let walk = walk(&image, b"/init");
+        assert!(walk.trouble.is_none(), "{:?}", walk.trouble);
+        let cpio = walk
+            .segments
+            .iter()
+            .filter_map(|segment| match &segment.kind {
+                Kind::Cpio(cpio) => Some((cpio.by_kernel, cpio.holds_init, cpio.bad_name)),
+                _ => None,
+            });
+        cpio.collect()
+    };
+    let (loader, base) = (loader(), erofs(1, "a"));
+    let behind = join(&[&loader, &base, grub, &loader]);
+    assert_eq!(
+        at(&behind),
+        [
+            (true, true, None),
+            (false, false, None),
+            (false, true, None)
+        ]
+    );
+    let front = join(&[&loader, grub, &loader, &base]);
+    assert_eq!(
+        at(&front),
+        [
+            (true, true, None),
+            (true, false, Some(0)),
+            (false, true, None)
+        ]
+    );
+    // The kernel looks at the trailer's name, too; what stands before that it has unpacked.
+    let trailer = &grub[grub.len() - 120..];
+    let mut own = cpio_without_trailer(&[program("init")]);
+    own.extend(trailer);
+    assert_eq!(
+        at(&join(&[&own, &loader])),
+        [(true, true, Some(0x78)), (false, true, None)]
     );
 }
 
 #[test]
 fn names_without_end_and_lengths_without_measure_are_errors() {
-    let mut no_nul = cpio(&[file("abc", b"")]);
-    no_nul[113] = b'd';
+    let mut no_nul = cpio(&[file("abcd", b"")]);
+    no_nul[114..116].fill(b'd');
     assert_eq!(
         shown(&no_nul),
         ["read at 0x0: read cpio member at 0x0 of its archive: a name does not end with NUL"]
