@@ -7,6 +7,7 @@
 
 mod bootconfig;
 mod contents;
+mod foreign;
 mod print;
 mod sums;
 mod walker;

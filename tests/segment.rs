@@ -6,6 +6,7 @@ mod common;
 use std::cell::Cell;
 use std::io;
 
+use common::disk::{Image, run};
 use common::*;
 use layerinit::bytes::ReadAt;
 use layerinit::cpio::Header;
@@ -396,9 +397,8 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
     let loader = loader();
     for (tail, expected) in [
         (
-            &b"hsqs\0\0\0\0squashfs"[..],
-            "read at 0x168: neither cpio nor EROFS: 68 73 71 73 00 00 00 00 \"hsqs\\x00\\x00\\x00\\x00\" \
-             (a squashfs image: layers are EROFS images and cpio archives)",
+            &b"what\0"[..],
+            "read at 0x168: neither cpio nor EROFS: 77 68 61 74 00 \"what\\x00\"",
         ),
         (
             b"0707",
@@ -416,6 +416,135 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
         assert_eq!(
             shown(&join(&[&loader, tail])),
             ["0x0+0x168 cpio 2 kernel init", expected]
+        );
+    }
+}
+
+#[test]
+fn what_people_append_and_is_no_layer_is_named_where_it_begins() {
+    const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+    let made = |size: u64, package: &str, program: &str, arguments: &[&str]| {
+        let image = Image::new(size);
+        run(package, program, &[arguments, &[image.path()]].concat());
+        let mut bytes = std::fs::read(image.path()).unwrap();
+        bytes.truncate(1 << 20);
+        bytes
+    };
+    let source = std::env::temp_dir().join(format!("layerinit-appended-{}", std::process::id()));
+    std::fs::create_dir_all(source.join("etc")).unwrap();
+    let from = source.to_str().unwrap();
+    let onto = |package: &str, program: &str, before: &[&str], after: &[&str]| {
+        let image = Image::new(0);
+        run(package, program, &[before, &[image.path()], after].concat());
+        std::fs::read(image.path()).unwrap()
+    };
+    let gpt = {
+        let image = Image::new(4 << 20);
+        let script = format!(
+            "printf 'label: gpt\\nstart=2048\\n' | sfdisk -q {}",
+            image.path()
+        );
+        run("fdisk", "sh", &["-c", &script]);
+        std::fs::read(image.path()).unwrap()
+    };
+    let mut verity = vec![0; 4096];
+    verity[..12].copy_from_slice(b"verity\0\0\x01\0\0\0");
+    verity[16..32].copy_from_slice(&[0xab; 16]);
+    for (tail, expected) in [
+        (
+            made(
+                4 << 20,
+                "e2fsprogs",
+                "mkfs.ext4",
+                &["-qF", "-U", UUID, "-L", "root"],
+            ),
+            format!("ext4 LABEL=\"root\" UUID={UUID}"),
+        ),
+        (
+            made(128 << 20, "btrfs-progs", "mkfs.btrfs", &["-q", "-U", UUID]),
+            format!("btrfs UUID={UUID}"),
+        ),
+        (
+            made(
+                300 << 20,
+                "xfsprogs",
+                "mkfs.xfs",
+                &["-q", "-m", &format!("uuid={UUID}")],
+            ),
+            format!("xfs UUID={UUID}"),
+        ),
+        (
+            made(
+                1 << 20,
+                "dosfstools",
+                "mkfs.vfat",
+                &["-i", "12345678", "-n", "ESP"],
+            ),
+            "vfat LABEL=\"ESP\" UUID=1234-5678".into(),
+        ),
+        (
+            onto(
+                "genisoimage",
+                "genisoimage",
+                &["-quiet", "-V", "DISC", "-o"],
+                &[from],
+            ),
+            "iso9660 LABEL=\"DISC\"".into(),
+        ),
+        (
+            onto(
+                "squashfs-tools",
+                "mksquashfs",
+                &[from],
+                &["-noappend", "-quiet", "-no-progress"],
+            ),
+            "squashfs".into(),
+        ),
+        (
+            onto("tar", "tar", &["-cf"], &["-C", from, "."]),
+            "a tar archive (mkfs.erofs --tar=f ".into(),
+        ),
+        (gpt, "the image of a disk with partitions (GPT)".into()),
+        (
+            verity,
+            "DM_verity_hash UUID=abababab-abab-abab-abab-abababababab".into(),
+        ),
+    ] {
+        // Behind the last byte, behind padding, and at the next block of a page.
+        for zeros in [0, 4, 0x1000 - 0x168] {
+            let image = join(&[&loader(), &vec![0; zeros], &tail]);
+            let walk = walk(&&image[..], b"/init");
+            let error = walk.trouble.unwrap().to_string();
+            let place = format!("read at {:#x}: {expected}", 0x168 + zeros);
+            assert!(error.starts_with(&place), "{error}: not {place}");
+            assert!(
+                error.ends_with("; layers are EROFS images and cpio archives"),
+                "{error}"
+            );
+            assert_eq!(walk.segments.len(), 1);
+        }
+    }
+    std::fs::remove_dir_all(&source).unwrap();
+}
+
+#[test]
+fn an_image_that_is_compressed_is_named() {
+    let image = Image::new(0);
+    std::fs::write(image.path(), erofs(2, "a")).unwrap();
+    for (words, name) in [
+        (&["gzip", "-nc"][..], "gzip"),
+        (&["xz", "-c"], "xz"),
+        (&["zstd", "-qc"], "zstd"),
+        (&["lz4", "-lqc"], "lz4"),
+    ] {
+        let mut command = std::process::Command::new(words[0]);
+        let output = command.args(&words[1..]).arg(image.path()).output();
+        let packed = output.unwrap_or_else(|error| panic!("this test needs {name}: {error}"));
+        assert_eq!(
+            shown(&join(&[&loader(), &packed.stdout]))[1..],
+            [format!(
+                "read at 0x168: an EROFS image compressed with {name}: append it uncompressed"
+            )]
         );
     }
 }

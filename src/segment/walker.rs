@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 use super::bootconfig::{self, Trailer};
 use super::contents::Contents;
-use super::{Kind, Segment, Walk, sums};
+use super::{Kind, Segment, Walk, foreign, sums};
 use crate::bytes::{Part, ReadAt, Reader, Skip, fill, leading_zeros};
 use crate::compress::{Codec, Decoder};
 use crate::cpio::{self, Archive, Next};
@@ -111,6 +111,11 @@ impl<'a> Walker<'a> {
             self.push(start, Kind::Padding);
             self.push(self.end, Kind::Bootconfig { intact: false });
             return Ok(());
+        }
+        if let Some((offset, what)) =
+            foreign::name(&Part::new(self.image, 0, self.end), self.position, start)
+        {
+            return Err(self.trouble(offset, what));
         }
         let what = format!("neither cpio nor EROFS: {}{}", shown(first), known(first));
         Err(self.trouble(start, what))
@@ -234,6 +239,10 @@ impl<'a> Walker<'a> {
             "read",
             format_args!("{codec} archive of initrd at {start:#x}"),
         )?;
+        if junk.starts_with(&erofs::MAGIC) && at == SUPER_OFFSET {
+            let what = format!("an EROFS image compressed with {codec}: append it uncompressed");
+            return Err(self.trouble(start, what));
+        }
         if !junk.is_empty() {
             let what = format!(
                 "{codec} archive with something other than cpio at {at:#x} of its content: {}",
@@ -337,9 +346,6 @@ fn known(bytes: &[u8]) -> &'static str {
     match bytes {
         [0x04, 0x22, 0x4d, 0x18, ..] => {
             " (an LZ4 frame: the kernel and this program take those of lz4 -l)"
-        }
-        [b'h', b's', b'q', b's', ..] => {
-            " (a squashfs image: layers are EROFS images and cpio archives)"
         }
         _ => "",
     }
