@@ -28,6 +28,7 @@ impl Contents {
                 by_kernel,
                 refused,
                 bad_sum: None,
+                bad_name: None,
                 holds_init: false,
                 has_root: false,
                 only_early: codec.is_none(),
@@ -52,7 +53,7 @@ impl Contents {
             cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
         }
         self.files |= !directory;
-        cpio.holds_init |= !directory && path == rdinit && cpio.bad_sum.is_none();
+        cpio.holds_init |= !directory && path == rdinit && cpio.stopped_at().is_none();
         cpio.has_root |= directory && path.is_empty();
         let above = |whole: &[u8]| directory && (path.is_empty() || under(whole, &path));
         cpio.only_early &= path == b"early_cpio"
@@ -68,7 +69,7 @@ impl Contents {
         let header = &member.header;
         // Of what is no regular file it asks for no sum.
         let asked = header.crc && member.counts() && header.file_type() == libc::S_IFREG;
-        if !asked || !self.cpio.by_kernel || self.cpio.bad_sum.is_some() {
+        if !asked || !self.cpio.by_kernel || self.cpio.stopped_at().is_some() {
             return Ok(false);
         }
         let mut buffer = [0; 4096];
@@ -94,6 +95,14 @@ impl Contents {
     /// The kernel stops at this member.
     pub fn stop(&mut self, member: &Member) {
         self.cpio.bad_sum = Some(member.offset);
+    }
+
+    /// The kernel stops at the first name without NUL, if that is in an archive that it unpacks, and it has
+    /// not stopped before.
+    pub fn stop_at_name(&mut self, unterminated: Option<u64>) {
+        if self.cpio.by_kernel && self.cpio.stopped_at().is_none() {
+            self.cpio.bad_name = unterminated;
+        }
     }
 
     pub fn done(self) -> Cpio {

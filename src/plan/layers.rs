@@ -147,25 +147,12 @@ impl Layer {
     }
 }
 
-/// What the kernel has not taken as it was meant: a bootconfig, or an archive in the middle of which
-/// its unpacker stopped. What it did not get to is not in the rootfs: kernel modules of the loader,
-/// files of /layers.
+/// What the kernel has not taken as it was meant.
 pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
-    let cpio = match &segment.kind {
-        Kind::Cpio(cpio) => cpio,
-        Kind::Bootconfig { intact: false } => {
-            return Some(format!(
-                "{place}+{:#x}: a bootconfig whose size or checksum is wrong: the kernel has ignored it",
-                segment.offset
-            ));
-        }
-        Kind::Padding | Kind::Erofs(_) | Kind::Bootconfig { .. } => return None,
-    };
-    // A layer is unpacked by /init, which refuses it.
-    let at = cpio.bad_sum.filter(|_| !matches!(place, Place::File(_)))?;
-    Some(format!(
-        "{place}+{:#x}: the member at {at:#x} of this archive does not add up to its sum: the kernel \
-         stopped unpacking there",
-        segment.offset
-    ))
+    // A file of /layers is not its business; /init refuses what is wrong there.
+    if matches!((place, &segment.kind), (Place::File(_), Kind::Cpio(_))) {
+        return None;
+    }
+    let what = segment.stopped()?;
+    Some(format!("{place}+{:#x}: {what}", segment.offset))
 }

@@ -5,10 +5,10 @@
 
 pub mod note;
 mod number;
+pub mod signal;
 
 pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
 pub mod process;
-pub mod signal;
 pub mod watchdog;

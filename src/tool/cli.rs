@@ -170,7 +170,7 @@ JSON fields:
   offset, length, kind and, by kind,
     cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
                 unpacker gets there), holds_init, early (CPU microcode, ACPI tables), bad_sum
-                (where there is one: the member that ends the kernel's unpacking)
+                or bad_name (where there is one: the member that ends the kernel's unpacking)
     erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
                 checksum (good, bad, none, truncated)
     bootconfig  intact

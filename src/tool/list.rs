@@ -166,6 +166,9 @@ fn fields(kind: &Kind, object: &mut Object) {
             if let Some(at) = cpio.bad_sum {
                 object.number("bad_sum", at);
             }
+            if let Some(at) = cpio.bad_name {
+                object.number("bad_name", at);
+            }
         }
         Kind::Erofs(superblock) => {
             object

@@ -99,6 +99,25 @@ fn member(archive: &mut Vec<u8>, entry: &Entry) {
     pad(archive, 4);
 }
 
+/// What GRUB 2.06 makes of `newc:etc/motd:FILE`, whose bytes are "hello\n": lengths of names leave out
+/// the NUL, and there is none. The padding behind the file's bytes and the trailer included.
+pub const GRUB_2_06: &[u8] = b"\
+070701\
+00000000000041ff000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000300000000\
+etc\0\0\0\
+070701\
+00000000000081ff000000000000000000000001\
+0000000000000006000000000000000000000000\
+000000000000000800000000\
+etc/motd\0\0hello\n\0\0\
+070701\
+0000000000000000000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000a00000000\
+TRAILER!!!";
+
 /// Zeros up to a multiple of `align`.
 pub fn pad(bytes: &mut Vec<u8>, align: usize) {
     bytes.resize(bytes.len().next_multiple_of(align), 0);

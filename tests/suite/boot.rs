@@ -458,6 +458,7 @@ fn a_panic_takes_the_way_of_every_other_failure() {
 
 /// PID 1 of the test below: faults as the command line says, on a thread of its own.
 #[test]
+#[expect(unsafe_code, reason = "it faults on purpose")]
 #[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
 fn faults_as_pid_1() {
     assert!(rustix::process::getpid().is_init());

@@ -311,7 +311,7 @@ fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() 
     assert_eq!(
         (lines[0].as_str(), status),
         (
-            "error: /init: it is in the archive at 0x0, and the kernel cannot decompress that at 0x0: its check is \
+            "error: /init: it is in the archive at 0x0, and the kernel cannot unpack that at 0x0: its check is \
              not CRC32 (xz --check=crc32)",
             1
         )

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file, init_for, join,
-    own_init, pad, program,
+    GRUB_2_06, bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file,
+    init_for, join, own_init, pad, program,
 };
 use crate::support::{said, scratch, tool};
 use layerinit::bytes::Opened;
@@ -574,6 +574,25 @@ fn check_finds_what_goes_wrong() {
             ]),
             vec![
                 "error: 0x00000264 a: a file in place of a directory that is not empty: the kernel drops it",
+            ],
+        ),
+        (
+            "an archive of GRUB in front of the images",
+            aligned(join(&[&cpio(&[init()]), GRUB_2_06]), &layer("")),
+            vec![
+                "warning: 0x000000f8: the name of the member at 0x0 of this archive has no NUL at its end (GRUB before \
+                 2.12 writes such names for newc:): the kernel stopped unpacking there",
+            ],
+        ),
+        (
+            "an archive that the loader did not pad to",
+            aligned(
+                join(&[&cpio(&[init()]), &[0; 3], &cpio(&[dir("x")])]),
+                &layer(""),
+            ),
+            vec![
+                "warning: 0x000000fb: an archive that the kernel did not unpack: it does not start at a multiple of 4 \
+                 (pad the file in front of it with truncate -s %4)",
             ],
         ),
         (

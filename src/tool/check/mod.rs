@@ -21,7 +21,7 @@ use super::kernel_config::{Circumstances, Config};
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
-use crate::initrd::{Cpio, Kind};
+use crate::initrd::{Cpio, Kind, Segment};
 use crate::plan::backend::Backend;
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::text::shown;
@@ -168,15 +168,12 @@ fn segments(source: &Found, page: Option<u64>, report: Report) {
                     "the bootconfig's size or checksum is wrong: the kernel ignores it".into(),
                 );
             }
-            Kind::Cpio(Cpio {
-                refused: Some(why),
-                only_layer_files: true,
-                ..
-            }) => {
-                let what = format!("the kernel does not unpack these files of /layers: {why}");
-                report(Severity::Error, at(), what);
+            Kind::Cpio(cpio) => {
+                if let Some((severity, what)) = not_unpacked(segment, cpio, file) {
+                    report(severity, at(), what);
+                }
             }
-            Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}
+            Kind::Padding | Kind::Bootconfig { .. } => {}
         }
     }
     alignment(source, report);
@@ -192,6 +189,24 @@ fn segments(source: &Found, page: Option<u64>, report: Report) {
         }
         None => {}
     }
+}
+
+/// Why the kernel does not unpack an archive. Where that is a layer, `/init` does.
+fn not_unpacked(segment: &Segment, cpio: &Cpio, file: bool) -> Option<(Severity, String)> {
+    let severity = match cpio.only_layer_files {
+        true => Severity::Error,
+        false => Severity::Warning,
+    };
+    // A wrong sum has been reported with its member; a file is not the kernel's to unpack.
+    let stopped = segment.stopped();
+    let stopped = stopped.filter(|_| !file && cpio.bad_sum.is_none());
+    let files = || {
+        let why = cpio.refused.filter(|_| cpio.only_layer_files)?;
+        Some(format!(
+            "the kernel does not unpack these files of /layers: {why}"
+        ))
+    };
+    Some((severity, stopped.or_else(files)?))
 }
 
 /// Images that do not lie at a multiple of their block size: one warning for all of them, as they
@@ -221,7 +236,7 @@ fn alignment(source: &Found, report: Report) {
     report(Severity::Warning, place(source, offset), what);
 }
 
-fn is_layer(segment: &crate::initrd::Segment) -> bool {
+fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
         Kind::Erofs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
@@ -340,7 +355,7 @@ fn unreached(boot: &Boot) -> String {
         .find(|(_, cpio)| !cpio.by_kernel && cpio.holds_init);
     match (late, refused) {
         (Some((late, _)), Some((at, why))) if at <= late => format!(
-            "it is in the archive at {late:#x}, and the kernel cannot decompress that at {at:#x}: {why}"
+            "it is in the archive at {late:#x}, and the kernel cannot unpack that at {at:#x}: {why}"
         ),
         (Some((late, _)), _) => format!(
             "it is in the archive at {late:#x}, where the kernel has stopped unpacking: the loader must come first"

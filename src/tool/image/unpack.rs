@@ -47,7 +47,12 @@ impl Rootfs {
             .during("read", context())?;
         let mut links = HashMap::new();
         loop {
-            let member = match archive.next_member()? {
+            let next = archive.next_member()?;
+            // The walk has seen that the kernel stops here; /init does not.
+            if self.layer.is_none() && archive.unterminated().is_some() {
+                return Ok(());
+            }
+            let member = match next {
                 Next::Member(member) => member,
                 // Hard links do not reach across archives.
                 Next::Trailer => {
