@@ -8,6 +8,7 @@ use super::archive::{self, Settings};
 use super::depmod::{self, Modules};
 use super::layer::{self, Erofs, Layer, Wanted};
 use super::loader;
+use super::machine;
 use super::output::{Output, Scratch};
 use crate::error::{Context, Error, Result};
 use crate::proof::LINKS;
@@ -59,6 +60,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     if let Some(modules) = &build.modules {
         let (files, host) = depmod::entries(modules, &entries)?;
         entries.extend(files);
+        lines.extend(machine::mixed(&entries));
         if modules.host.is_some() {
             lines.push(format!(
                 "modules for this machine's disks: {}",

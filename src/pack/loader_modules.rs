@@ -6,10 +6,10 @@ use std::io::Read;
 use super::boot::Boot;
 use super::config::{self, Config};
 use super::machine::Machine;
+use super::module::decompressed;
 use super::rootfs::join;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Reader};
-use crate::compress::Codec;
 use crate::modules::{self, Index, MODULE_MAX};
 use crate::plan::{Module, Plan};
 use crate::words::{Words, shown};
@@ -196,11 +196,7 @@ impl<'a> Modules<'a> {
 
     /// A module without its compression; `None` where it cannot be read.
     fn plain(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let bytes = read(self.boot, self.image, path)?;
-        match Codec::detect(&bytes) {
-            Some(codec) => codec.decompress(&*bytes, MODULE_MAX).ok(),
-            None => Some(bytes),
-        }
+        decompressed(read(self.boot, self.image, path)?).ok()
     }
 
     fn files<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = &'b [u8]> {

@@ -1,9 +1,16 @@
 //! Which programs the kernel that boots an image can start, as far as that can be told.
 
+use std::io::Read;
+
 use super::boot::Boot;
 use super::config::Config;
-use crate::bytes::{Cursor, Opened, ReadAt};
+use super::module::decompressed;
+use super::spec::{Body, Content, Entry};
+use crate::bytes::{Cursor, Opened, ReadAt, Reader};
+use crate::cpio::normalized;
+use crate::modules::MODULE_MAX;
 use crate::proof::{Machines, interpreter};
+use crate::words::shown;
 
 const I386: Machines = Machines::new("i386", &[3]);
 const ARM: Machines = Machines::new("arm", &[40]);
@@ -129,8 +136,43 @@ pub fn page_size(config: &Config) -> Option<u64> {
 /// of those that are known here.
 fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
-    let program = boot.content(image, node).ok()?;
-    let (big_endian, number) = header(&*program)?;
+    family(&*boot.content(image, node).ok()?)
+}
+
+/// A warning about a loader that is being built, whose modules are for another machine than its `/init`.
+/// Modules are of one build: the first says it.
+pub fn mixed(loader: &[Entry]) -> Option<String> {
+    let content = |wanted: &dyn Fn(&[u8]) -> bool| {
+        let mut files = loader.iter().filter_map(|entry| match &entry.body {
+            Body::File(content, _) if wanted(&normalized(&entry.name)) => Some((entry, content)),
+            _ => None,
+        });
+        files.next()
+    };
+    let (_, init) = content(&|name| name == b"init")?;
+    let (entry, module) = content(&|name| name.windows(3).any(|part| part == b".ko"))?;
+    let kernel = Machine {
+        machines: family(&*opened(init)?)?,
+        lacks: Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    let module = opened(module)?;
+    let mut module = Reader::new(&*module, 0).take(MODULE_MAX);
+    module.read_to_end(&mut bytes).ok()?;
+    let what = kernel.refuses_module(&decompressed(bytes).ok()?)?;
+    Some(format!("warning: {}: {what}", shown(&entry.name)))
+}
+
+fn opened(content: &Content) -> Option<Box<dyn ReadAt + '_>> {
+    match content {
+        Content::Location(path) => Some(Box::new(Opened::open(path).ok()?)),
+        Content::Bytes(bytes) => Some(Box::new(bytes.as_slice())),
+    }
+}
+
+/// The machines whose programs a kernel runs that runs this one.
+fn family(program: &dyn ReadAt) -> Option<Machines> {
+    let (big_endian, number) = header(program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !big_endian && family.numbers.contains(&number))
 }

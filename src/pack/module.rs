@@ -1,6 +1,7 @@
 //! A kernel module's file, as it goes into a loader: so that the kernel has the least to do with it.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::spec::Content;
@@ -58,6 +59,14 @@ pub fn prepare(name: &str, path: &Path, treatment: Treatment) -> Result<Prepared
         name: name.into(),
         content: Content::Bytes(image),
     })
+}
+
+/// The bytes of a module without their compression.
+pub fn decompressed(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    match Codec::detect(&bytes) {
+        Some(codec) => codec.decompress(&*bytes, MODULE_MAX),
+        None => Ok(bytes),
+    }
 }
 
 /// `erofs.ko.xz` to `erofs.ko`.
