@@ -13,6 +13,7 @@ use super::loader_modules::Modules;
 use super::machine::{self, Machine};
 use super::memory::Memory;
 use super::merged;
+use super::narrow;
 use super::needs;
 use super::newroot::{self, program};
 use super::unpack::{Report, Severity};
@@ -88,6 +89,9 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             Some(config) => {
                 let report = &mut report;
                 needs::compare(config, &boot, plan, &root, &modules, circumstances, report);
+                modules.unsigned(config, plan, report);
+                narrow::lowmem(config, &boot, plan, image.size(), report);
+                narrow::times(config, report);
             }
             None => modules.check(plan, &mut report),
         }

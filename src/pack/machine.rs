@@ -4,6 +4,7 @@ use std::io::Read;
 
 use super::boot::Boot;
 use super::config::Config;
+use super::loader_modules::has_module_name;
 use super::module::decompressed;
 use super::spec::{Body, Content, Entry};
 use crate::bytes::{Cursor, Opened, ReadAt, Reader};
@@ -99,6 +100,11 @@ fn configured(config: &Config) -> Option<Machines> {
     set.or_else(named).map(|(.., machines)| *machines)
 }
 
+/// What messages call the machine of a kernel with this configuration, where that is known.
+pub fn name(config: &Config) -> Option<&'static str> {
+    configured(config).map(|machines| machines.name)
+}
+
 /// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
 /// (6.9), before that what each architecture called it.
 pub fn page_size(config: &Config) -> Option<u64> {
@@ -128,8 +134,7 @@ pub fn page_size(config: &Config) -> Option<u64> {
     if let Some((_, kib)) = SIZES.iter().find(|(option, _)| config.built_in(option)) {
         return Some(kib.saturating_mul(1024));
     }
-    let name = configured(config)?.name;
-    OF_4_KIB.contains(&name).then_some(4096)
+    OF_4_KIB.contains(&name(config)?).then_some(4096)
 }
 
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
@@ -150,7 +155,7 @@ pub fn mixed(loader: &[Entry]) -> Option<String> {
         files.next()
     };
     let (_, init) = content(&|name| name == b"init")?;
-    let (entry, module) = content(&|name| name.windows(3).any(|part| part == b".ko"))?;
+    let (entry, module) = content(&has_module_name)?;
     let kernel = Machine {
         machines: family(&*opened(init)?)?,
         lacks: Vec::new(),

@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory;
 pub mod merged;
 pub mod module;
+pub mod narrow;
 pub mod needs;
 pub mod newroot;
 pub mod output;
