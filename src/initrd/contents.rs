@@ -33,6 +33,7 @@ impl Contents {
                 has_root: false,
                 only_early: codec.is_none(),
                 only_layer_files: true,
+                only_extra: true,
             },
             files: false,
             doubts: 0,
@@ -61,6 +62,7 @@ impl Contents {
                 .iter()
                 .any(|place| under(&path, place) || above(place));
         cpio.only_layer_files &= under(&path, b"layers") || above(b"layers");
+        cpio.only_extra &= under(&path, b".extra") || above(b".extra");
     }
 
     /// Whether the kernel would find the body of this member, which is next in the archive, to have
@@ -109,6 +111,7 @@ impl Contents {
         Cpio {
             only_early: self.cpio.only_early && self.files,
             only_layer_files: self.cpio.only_layer_files && self.files,
+            only_extra: self.cpio.only_extra && self.files,
             ..self.cpio
         }
     }

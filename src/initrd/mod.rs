@@ -78,6 +78,8 @@ pub struct Cpio {
     pub only_early: bool,
     /// Whether all of it lies in `/layers`.
     pub only_layer_files: bool,
+    /// Whether all of it lies in `/.extra`: systemd-stub has added it (systemd-stub(7)).
+    pub only_extra: bool,
 }
 
 impl Cpio {

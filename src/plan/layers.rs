@@ -74,6 +74,33 @@ pub(super) fn layer(
     })
 }
 
+/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` where the boot loader adds layers: at the
+/// next boot there may be more of these, or fewer, and the numbers mean other layers.
+pub(super) fn numbers(
+    layers: &[Layer],
+    sources: &[Found],
+    options: &Options,
+    warnings: &mut Vec<String>,
+) {
+    let added = |layer: &&Layer| {
+        let found = sources.get(layer.source);
+        let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+        let segment = segments.find(|segment| segment.offset == layer.offset);
+        segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.only_extra))
+    };
+    let Some(added) = layers.iter().find(added) else {
+        return;
+    };
+    for (word, list) in [("only", &options.only), ("skip", &options.skip)] {
+        if let Some(number) = list.iter().find(|item| item.parse::<usize>().is_ok()) {
+            warnings.push(format!(
+                "rd.layers.{word}={number}: {added} is an archive that systemd-stub has added, and the numbers of \
+                 layers change with these: name layers by volume label"
+            ));
+        }
+    }
+}
+
 /// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
 pub(super) fn select(
     layers: &mut Vec<Layer>,

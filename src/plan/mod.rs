@@ -245,6 +245,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
             found.place
         ));
     }
+    layers::numbers(&layers, sources, options, &mut cmdline_warnings);
     layers::select(&mut layers, options, &mut cmdline_warnings)?;
     if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
         let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");

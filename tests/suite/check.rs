@@ -590,6 +590,32 @@ fn modules_without_signature_are_told_where_the_kernel_wants_them() {
         [line("CONFIG_EROFS_FS=m", "CONFIG_MODULE_SIG_FORCE=y")]
     );
     assert_eq!(said(&packed, "", true), [""; 0]);
+    // Under Secure Boot alone: the machine's firmware decides.
+    write("CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n");
+    assert_eq!(
+        said(b"module", "", true),
+        [
+            "warning: CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no \
+             signature: under Secure Boot the kernel loads no module without (build without \
+             --strip-module-signatures)"
+        ]
+    );
+    assert_eq!(said(&packed, "", true), [""; 0]);
+    write("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n");
+    assert_eq!(said(b"module", "", true), [""; 0]);
+    // What no layer needs: a driver.
+    write("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n");
+    let mut driver = FILES.map(|(name, _)| (name, &*signed)).to_vec();
+    driver.push(("virtio_blk.ko", b"module"));
+    let loader = modules("6.12.1", DEP, &driver);
+    let words = ["--cmdline", "retain_initrd", "--kernel-config", "config"];
+    assert_eq!(
+        of_loader(&directory, &loader, &words),
+        [
+            "warning: CONFIG_MODULE_SIG_FORCE=y: lib/modules/6.12.1/kernel/fs/erofs/virtio_blk.ko has no signature: \
+             the kernel loads no module without (build without --strip-module-signatures)"
+        ]
+    );
 }
 
 #[test]
@@ -1753,5 +1779,63 @@ fn modules_for_another_machine_than_init_are_told() {
         let (mut lines, _) = check(&directory, &loader, &words);
         lines.retain(|line| line.contains(" module for "));
         assert_eq!(lines, expected, "{init} {file} {architecture}");
+    }
+}
+
+#[test]
+fn what_kernels_of_32_bits_cannot_do_is_told() {
+    let directory = scratch("check-narrow");
+    let tree = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &elf(40))]);
+    let loader = cpio(&[entry("init", 0o100_755, &init_for(40))]);
+    let said = |config: &str, size: u64| {
+        fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
+        fs::write(directory.join("image"), join(&[&loader, &tree])).unwrap();
+        // Zeros behind the last archive are nothing but length.
+        let image = fs::File::options()
+            .write(true)
+            .open(directory.join("image"));
+        image.unwrap().set_len(size << 20).unwrap();
+        let mut command = tool(&directory);
+        let output = command
+            .args(["check", "image", "--kernel-config", "config"])
+            .output();
+        let (out, _, _) = said(&output.unwrap());
+        let lines = out
+            .lines()
+            .filter(|line| line.contains("lowmem") || line.contains("_TIME="));
+        Vec::from_iter(lines.map(String::from))
+    };
+    // 8 MiB are mapped all the time.
+    let arm = "CONFIG_ARM=y\nCONFIG_PAGE_OFFSET=0xef000000\n";
+    assert_eq!(said(arm, 4), [""; 0]);
+    assert_eq!(
+        said(arm, 5),
+        [
+            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
+             (lowmem, the first 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+        ]
+    );
+    assert_eq!(
+        said(arm, 9),
+        [
+            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+        ]
+    );
+    assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);
+
+    let off = "# CONFIG_COMPAT_32BIT_TIME is not set\n";
+    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and know times of 32 bits \
+                 only fail (ENOSYS): take an /init for musl, and a real init built with times of 64 bits";
+    for (config, expected) in [
+        (format!("{arm}{off}"), &[times][..]),
+        (
+            format!("CONFIG_X86=y\n# CONFIG_64BIT is not set\n{off}"),
+            &[times],
+        ),
+        (format!("CONFIG_X86_64=y\nCONFIG_64BIT=y\n{off}"), &[]),
+        (format!("{arm}CONFIG_COMPAT_32BIT_TIME=y\n"), &[]),
+        (arm.into(), &[]),
+    ] {
+        assert_eq!(said(&config, 1), expected, "{config}");
     }
 }

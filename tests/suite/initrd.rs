@@ -38,6 +38,7 @@ fn lines(walk: &Walk) -> Vec<String> {
                         (cpio.has_root, " root"),
                         (cpio.only_early, " early"),
                         (cpio.only_layer_files, " layers"),
+                        (cpio.only_extra, " extra"),
                     ] {
                         if flag {
                             text.push_str(name);

@@ -483,3 +483,40 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
         )
     );
 }
+
+#[test]
+fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
+    // As systemd-stub writes credentials, behind what it was given.
+    let credentials = cpio(&[
+        dir(".extra"),
+        dir(".extra/credentials"),
+        file(".extra/credentials/x.cred", b"x"),
+    ]);
+    let image = |added: &[u8]| initrd(join(&[&loader(), &erofs(1, "app"), added]));
+    let at = loader().len() + 4096;
+    for (cmdline, words) in [
+        ("rd.layers.only=0", &["only=0"][..]),
+        (
+            "rd.layers.skip=x,1 rd.layers.only=app,0",
+            &["only=0", "skip=1"],
+        ),
+        ("rd.layers.only=app", &[]),
+        ("", &[]),
+    ] {
+        let warnings = words.iter().map(|word| {
+            format!(
+                "warning: rd.layers.{word}: layer 1 (initrd+{at:#x}) is an archive that systemd-stub has added, and \
+                 the numbers of layers change with these: name layers by volume label"
+            )
+        });
+        let plan = planned(&image(&credentials), cmdline);
+        let told = plan.lines().filter(|line| line.contains("systemd-stub"));
+        assert_eq!(Vec::from_iter(told), Vec::from_iter(warnings), "{cmdline}");
+        for other in [
+            &cpio(&[dir("etc"), file("etc/x", b"")])[..],
+            &cpio(&[dir(".extra")]),
+        ] {
+            assert!(!planned(&image(other), cmdline).contains("systemd-stub"));
+        }
+    }
+}

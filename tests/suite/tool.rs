@@ -1543,6 +1543,35 @@ fn modules_are_decompressed_and_lose_signatures_only_when_told() {
 }
 
 #[test]
+fn a_build_says_that_its_modules_are_for_another_machine() {
+    let directory = workshop("tool-build-machine");
+    let modules = directory.join("lib/modules/6.12-test");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(directory.join("x86"), init_for(62)).unwrap();
+    let words = ["build", "-o", "image", "--init", "x86", "--modules", "."];
+    let built = |machine: u16| {
+        for name in ["erofs", "overlay", "loop"] {
+            fs::write(modules.join(name).with_extension("ko"), elf(machine)).unwrap();
+        }
+        fs::write(
+            modules.join("modules.dep"),
+            "erofs.ko:\noverlay.ko:\nloop.ko:\n",
+        )
+        .unwrap();
+        let text = good(&directory, &words);
+        text.lines()
+            .filter(|line| line.starts_with("warning: "))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(built(62), "");
+    assert_eq!(
+        built(183),
+        "warning: lib/modules/6.12-test/erofs.ko: a module for another machine (e_machine 183, here x86_64)"
+    );
+}
+
+#[test]
 fn modules_come_with_what_they_depend_on_and_nothing_more() {
     let directory = workshop("tool-build-modules");
     let modules = directory.join("tree/usr/lib/modules/6.12-test");

@@ -8,6 +8,7 @@ pub mod spec;
 
 pub mod archive;
 pub mod loader;
+pub mod machine;
 pub mod module;
 pub mod tree;
 
@@ -19,9 +20,7 @@ use std::io::{self, IsTerminal, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::image::machine;
 use crate::boot::verify_init::LINKS;
-use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::text::shown;
@@ -86,6 +85,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
     if let Some(modules) = &build.modules {
         let (files, host) = depmod::entries(modules, &entries)?;
         entries.extend(files);
+        lines.extend(machine::mixed(&entries));
         if modules.host.is_some() {
             lines.push(format!(
                 "modules for this machine's disks: {}",
@@ -97,7 +97,7 @@ pub fn build(build: &Build) -> Result<Vec<String>> {
             ));
         }
     }
-    let page = page_max(&entries);
+    let page = machine::page_max(&entries);
     // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
     let target = build.output.as_deref().map(behind_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
@@ -249,20 +249,5 @@ fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {
             context(),
             "it gets shorter while it is being read",
         )),
-    }
-}
-
-/// The largest page, in bytes, of a kernel that starts the `/init` among these entries.
-fn page_max(entries: &[Entry]) -> u64 {
-    let init = entries
-        .iter()
-        .find(|entry| normalized(&entry.name) == b"init");
-    match init.map(|entry| &entry.body) {
-        Some(Body::File(Content::Location(path), _)) => match Opened::open(path) {
-            Ok(program) => machine::page_max(Some(&program)),
-            Err(_) => machine::page_max(None),
-        },
-        Some(Body::File(Content::Bytes(bytes), _)) => machine::page_max(Some(&bytes.as_slice())),
-        _ => machine::page_max(None),
     }
 }

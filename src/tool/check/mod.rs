@@ -6,6 +6,7 @@ pub mod doubts;
 pub mod memory;
 pub mod needs;
 
+pub mod kernel32;
 pub mod newroot;
 
 use std::io::Write;
@@ -91,6 +92,9 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             Some(config) => {
                 let report = &mut report;
                 needs::compare(config, &boot, plan, &root, &modules, circumstances, report);
+                modules.unsigned(config, plan, report);
+                kernel32::lowmem(config, &boot, plan, image.size(), report);
+                kernel32::times(config, report);
             }
             None => modules.check(plan, &mut report),
         }

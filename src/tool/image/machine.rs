@@ -46,6 +46,14 @@ impl Machine {
         }
     }
 
+    /// That of a kernel that runs this program; `None` where that is not known.
+    pub fn running(program: &dyn ReadAt) -> Option<Self> {
+        Some(Self {
+            machines: family(program)?,
+            lacks: Vec::new(),
+        })
+    }
+
     /// Why the kernel does not take this for one of its modules; `None`: it may.
     pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
         let (big_endian, number) = header(&module)?;
@@ -92,6 +100,11 @@ fn configured(config: &Config) -> Option<Machines> {
     set.or_else(named).map(|(.., machines)| *machines)
 }
 
+/// What messages call the machine of a kernel with this configuration, where that is known.
+pub fn name(config: &Config) -> Option<&'static str> {
+    configured(config).map(|machines| machines.name)
+}
+
 /// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
 /// (6.9), before that what each architecture called it.
 pub fn page_size(config: &Config) -> Option<u64> {
@@ -121,16 +134,19 @@ pub fn page_size(config: &Config) -> Option<u64> {
     if let Some((_, kib)) = SIZES.iter().find(|(option, _)| config.built_in(option)) {
         return Some(kib.saturating_mul(1024));
     }
-    let name = configured(config)?.name;
-    OF_4_KIB.contains(&name).then_some(4096)
+    OF_4_KIB.contains(&name(config)?).then_some(4096)
 }
 
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
 /// of those that are known here.
 fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
-    let program = boot.content(image, node).ok()?;
-    let (big_endian, number) = header(&*program)?;
+    family(&*boot.content(image, node).ok()?)
+}
+
+/// The machines whose programs a kernel runs that runs this one.
+fn family(program: &dyn ReadAt) -> Option<Machines> {
+    let (big_endian, number) = header(program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !big_endian && family.numbers.contains(&number))
 }
