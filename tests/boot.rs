@@ -689,6 +689,30 @@ fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
 }
 
 #[test]
+fn directories_that_everybody_may_write_to_are_told_up_to_a_number() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "stat -c %a /etc");
+    // As GRUB makes them of newc:etc/conf.d/x:FILE.
+    let names: Vec<_> = (0..9).map(|i| format!("etc/{i}")).collect();
+    let mut entries = vec![
+        entry("etc", 0o040777, b""),
+        entry("tmp", 0o041777, b""),
+        entry("srv", 0o040775, b""),
+    ];
+    entries.extend(names.iter().map(|name| entry(name, 0o040722, b"")));
+    let archive = cpio(&entries);
+    let outcome = Guest::new(&[("layers/0", &base), ("layers/1.cpio", &archive)]).boot();
+    assert_eq!(outcome.reached(), "777\n");
+    outcome
+        .says("directory /etc: mode 0777: everybody may write to it; give it mode 0755 in the archive")
+        .says("directory /etc/3: mode 0722: everybody")
+        .says("... and more directories that everybody may write to");
+    for absent in ["/etc/4:", "/tmp:", "/srv:"] {
+        assert!(!outcome.log.contains(absent), "{}", outcome.log);
+    }
+}
+
+#[test]
 fn what_is_no_watchdog_is_not_written_to() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo here");
