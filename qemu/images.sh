@@ -185,6 +185,8 @@ pad() {
 
 image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_base() { build --layer "$(tree base)"; }
+# Modules without their signatures, for a kernel that wants them.
+image_stripped() { build --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build --layer "$(tree lean)"; }
 
 # An early archive with microcode in front, as distributions have it.
