@@ -17,7 +17,7 @@ use rustix::system::{RebootCommand, reboot};
 use crate::cmdline::{Break, Emergency, Options};
 use crate::device::Search;
 use crate::error::Error;
-use crate::kmsg::{self, say};
+use crate::kmsg::{self, say, show};
 use crate::load::Loader;
 use crate::mount::{LAYERS, SYSROOT};
 use crate::setup::{
@@ -143,7 +143,7 @@ pub fn pause(here: Break, options: &Options) {
         warn!("rd.break={point}: there is no console for a shell");
         return;
     }
-    say(&format!("rd.break={point}: exit the shell to go on"));
+    show(&format!("rd.break={point}: exit the shell to go on"));
     if shell().is_none() {
         warn!("rd.break={point}: there is no shell that could be started");
     }

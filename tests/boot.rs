@@ -788,6 +788,30 @@ fn the_report_tells_what_was_done() {
     }
 }
 
+/// Each warning of the log, and no other line, in its order.
+#[test]
+fn the_report_has_every_warning() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");
+    let mut guest = Guest::new(&[("layers/a.erofs", &base), ("layers/X/y", b"")]);
+    symlink("/etc", guest.scratch.join("rootfs/run")).unwrap();
+    fs::create_dir(guest.scratch.join("rootfs/etc")).unwrap();
+    rescue_shell(&guest);
+    guest.cmdline = "rd.watchdog=/dev/null rd.layers.only=0,7 rd.break=plan";
+    let outcome = guest.boot();
+    let report = outcome.reached();
+    let (_, warnings) = report.split_once("\"warnings\":").unwrap();
+    let (warnings, _) = warnings.split_once(",\"init\"").unwrap();
+    assert_eq!(
+        warnings,
+        "[\"prepare mount point /run: it is a symbolic link to /etc; replaced by a directory\",\
+         \"/layers/X: not a file; not used\",\
+         \"rd.layers.only=7: there is no such layer\",\
+         \"open watchdog /dev/null: /dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY: Not a \
+         typewriter\"]"
+    );
+}
+
 #[test]
 fn started_by_hand_it_says_what_it_is_and_touches_nothing() {
     let init = env!("CARGO_BIN_EXE_init");
