@@ -767,6 +767,45 @@ fn sixty_four_layers_are_stacked_in_order() {
 }
 
 #[test]
+fn many_archives_in_a_row_between_images_are_stacked_in_order() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which /etc/top; ls /etc/d | grep -c .; ls /run/initramfs; ls /run/initramfs/layers/20/etc/d; \
+                  echo >/run/initramfs/layers/20/x; echo $?";
+    let [base, app] = two_layers(&scratch, script);
+    let mut files = vec![("layers/000".to_string(), base)];
+    for i in 1..=40 {
+        let (top, name) = (format!("{i}\n"), format!("etc/d/{i}"));
+        let mut entries = vec![
+            dir("etc"),
+            dir("etc/d"),
+            file(&name, b""),
+            file("etc/top", top.as_bytes()),
+        ];
+        // Of a layer that is merged by then.
+        if i == 39 {
+            entries.push(entry("etc/d/3", 0o020000, b""));
+        }
+        files.push((format!("layers/{i:03}"), cpio(&entries)));
+    }
+    files.push(("layers/041".to_string(), app));
+    files.push((
+        "layers/042".to_string(),
+        cpio(&[dir("etc"), file("etc/d/x", b"")]),
+    ));
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, data)| (name.as_str(), &data[..]))
+        .collect();
+    let outcome = Guest::new(&files).boot();
+    let console = outcome.reached();
+    assert!(
+        console.starts_with("app\n40\n40\nlayerinit.json\nlayers\nupper\n20\n"),
+        "{console}"
+    );
+    assert!(console.contains("Read-only file system\n1\n"), "{console}");
+}
+
+#[test]
 fn the_report_tells_what_was_done() {
     let scratch = Scratch::new();
     let [base, app] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");

@@ -7,6 +7,7 @@ mod file;
 mod loopback;
 mod memback;
 pub mod overlay;
+pub mod row;
 pub mod unpack;
 pub mod upper;
 
@@ -27,6 +28,7 @@ use crate::systemd;
 use context::Mount;
 pub use device::Finder;
 use overlay::Stack;
+use row::Row;
 
 /// Where the layers are mounted, by number; the new root finds them there too.
 pub const LAYERS: &str = "/run/initramfs/layers";
@@ -78,7 +80,8 @@ pub fn layers(
         directory: LAYERS.into(),
         names: plan.device.iter().map(|_| "0".into()).collect(),
     };
-    for layer in &plan.layers {
+    let mut row = None;
+    for (index, layer) in plan.layers.iter().enumerate() {
         if let Some(why) = layer.unreachable() {
             return Err(Error::new("mount", layer, why));
         }
@@ -93,7 +96,12 @@ pub fn layers(
                 if !below.names.is_empty() {
                     loader.need(Module::Overlay)?;
                 }
-                unpack_layer(layer, source, *codec, &below, &target)?;
+                let rest = plan.layers.get(index..).unwrap_or_default();
+                if row.is_none() && archives(rest) > row::SEPARATE {
+                    make_directory(BENCH)?;
+                    row = Some(Row::begin(&below, BENCH)?);
+                }
+                unpack_layer(layer, source, *codec, &below, row.as_mut(), &target)?;
                 Means::Unpacked
             }
             Content::Erofs {
@@ -101,6 +109,7 @@ pub fn layers(
                 backends,
             } => {
                 loader.need(Module::Erofs)?;
+                end(row.take())?;
                 let tried = by_first_that_works(
                     layer,
                     backends,
@@ -115,7 +124,21 @@ pub fn layers(
         mounted.layers.push(means);
         below.names.push(layer.number.to_string());
     }
+    end(row)?;
     Ok(mounted)
+}
+
+/// With how many archives these layers begin.
+fn archives(layers: &[Layer]) -> usize {
+    let is_archive = |layer: &&Layer| matches!(layer.content, Content::Cpio { .. });
+    layers.iter().take_while(is_archive).count()
+}
+
+/// Ends a row of archives, where there is one.
+fn end(row: Option<Row>) -> Result<()> {
+    let Some(row) = row else { return Ok(()) };
+    row.end()?;
+    fs::remove_dir(BENCH).during("remove", BENCH)
 }
 
 /// Finds the root device, and mounts it.
@@ -282,6 +305,7 @@ fn unpack_layer(
     source: &Source,
     codec: Option<Codec>,
     below: &Stack,
+    row: Option<&mut Row>,
     target: &str,
 ) -> Result<()> {
     let unpack = |changes| {
@@ -289,11 +313,20 @@ fn unpack_layer(
             .during("open", layer)?;
         unpack::unpack(archive, changes)
     };
-    make_directory(BENCH)?;
-    let done = archive::layer(&layer.name, below, BENCH, target, unpack)
+    let done = match row {
+        Some(row) => row.layer(&layer.number.to_string(), unpack),
+        None => {
+            make_directory(BENCH)?;
+            let done = archive::layer(&layer.name, below, BENCH, target, unpack);
+            done.and_then(|done| {
+                fs::remove_dir(BENCH).during("remove", BENCH)?;
+                Ok(done)
+            })
+        }
+    };
+    let done = done
         .and_then(|done| done)
         .map_err(|error| Error::with("unpack", layer, Cause::Each(vec![error])))?;
-    fs::remove_dir(BENCH).during("remove", BENCH)?;
     info!(
         "{layer}: unpacked, {} members, {} not created",
         done.members, done.dropped
