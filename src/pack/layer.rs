@@ -117,7 +117,8 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
     for segment in &walk.segments {
         match &segment.kind {
             Kind::Padding => {}
-            Kind::Erofs(_) => {
+            Kind::Erofs(superblock) => {
+                in_one_piece(superblock, path)?;
                 layers = layers.saturating_add(1);
                 last_image = Some((segment.offset, segment.length));
             }
@@ -143,6 +144,14 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
         path: path.into(),
         warning: None,
     })
+}
+
+/// Refuses an image that no backend can mount, because it has data on other devices.
+fn in_one_piece(superblock: &Superblock, path: &Path) -> Result<()> {
+    match superblock.in_pieces() {
+        None => Ok(()),
+        Some(what) => Err(Error::new("read", path.display(), what)),
+    }
 }
 
 /// Makes an archive of a directory.
@@ -257,7 +266,10 @@ fn make(
     }
     let opened = Opened::open(&image)?;
     let length = match Superblock::read(&opened, 0).during("read", image.display())? {
-        Some(superblock) => superblock.length(),
+        Some(superblock) => {
+            in_one_piece(&superblock, directory)?;
+            superblock.length()
+        }
         None => {
             return Err(Error::new(
                 "run",
