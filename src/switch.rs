@@ -20,6 +20,7 @@ use crate::error::{self, Context, Error, Result};
 use crate::setup::{MOVED, is_in_memory, is_mount_point, take_turns};
 use crate::sys::process::aside;
 use crate::watchdog;
+use crate::words::shown;
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
 /// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
@@ -187,7 +188,7 @@ impl Cleanup {
                 Ok(false) => return false,
                 Err(errno) => debug!(
                     "{} of the old root stays: {}",
-                    name.to_string_lossy(),
+                    shown(name.to_bytes()),
                     error::name(errno)
                 ),
             }

@@ -20,6 +20,7 @@ use crate::kmsg::say;
 use crate::load::Loader;
 use crate::plan::{self, Store};
 use crate::probe::Volume;
+use crate::words::shown;
 
 /// Where the filesystem that takes the writes is mounted; the new root finds it there too.
 pub const UPPER: &str = "/run/initramfs/upper";
@@ -292,7 +293,7 @@ pub(super) fn copy_attributes(from: &str, to: &str) -> Result<()> {
             // A tmpfs without user attributes (before 6.6, or without TMPFS_XATTR).
             Err(errno @ Errno::OPNOTSUPP) => debug!(
                 "{} of {from}: {}",
-                name.to_string_lossy(),
+                shown(name.to_bytes()),
                 errors::name(errno)
             ),
             Err(errno) => {
