@@ -11,7 +11,7 @@ use layerinit::pack::archive::Settings;
 use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
 use layerinit::pack::check;
-use layerinit::pack::config::Circumstances;
+use layerinit::pack::config::{Circumstances, Loader};
 use layerinit::pack::depmod::Modules;
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
@@ -243,6 +243,8 @@ struct CheckArgs {
 The plan is made by the code that /init makes it with. The image plays /sys/firmware/initrd; files
 of /layers come from the archives that the kernel unpacks.
 
+Behind it come the errors that `layerinit check` finds, if there are any. Exit status 1 if so.
+
 Examples:
   layerinit plan initrd.img
   layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'")]
@@ -391,13 +393,19 @@ fn main() -> ExitCode {
         }) => {
             let circumstances = Circumstances {
                 cmdline,
-                loader_built_in,
+                loader: match loader_built_in {
+                    true => Loader::BuiltIn,
+                    false => Loader::InImage,
+                },
                 kernel_config,
                 conflicts,
             };
             check::check(&image, &circumstances, &mut out)
         }
-        Command::Plan(PlanArgs { image, cmdline }) => boot::plan(&image, &cmdline, &mut out),
+        Command::Plan(PlanArgs { image, cmdline }) => {
+            let planned = boot::plan(&image, &cmdline, &mut out);
+            planned.and_then(|_| check::errors(&image, &cmdline, &mut out))
+        }
     };
     // What was found before an error is worth seeing, and comes first.
     let flushed = out.flush().during("write", "standard output");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::boot::{Boot, FINDINGS_MAX};
 
-use super::config::{Circumstances, Config};
+use super::config::{Circumstances, Config, Loader};
 use super::conflicts;
 use super::directories;
 use super::doubts;
@@ -23,24 +23,91 @@ use crate::cmdline::Backend;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
 use crate::plan::{Found, Layer, Place, Plan};
-use crate::segment::{Cpio, Kind};
+use crate::segment::{Cpio, Kind, Walk};
 use crate::words::shown;
+
+/// What a check says, line by line.
+#[derive(Default)]
+struct Outcome {
+    /// The findings themselves: those that fit.
+    findings: Vec<(Severity, String)>,
+    /// How many errors there are, with those that do not fit.
+    errors: usize,
+    warnings: usize,
+    /// Conflicts, overrides, and the memory.
+    more: Vec<String>,
+    /// What the last line says besides the number of findings.
+    planned: String,
+}
+
+impl Outcome {
+    fn report(&mut self, severity: Severity, place: &str, what: &str) {
+        let (count, word) = match severity {
+            Severity::Error => (&mut self.errors, "error"),
+            Severity::Warning => (&mut self.warnings, "warning"),
+        };
+        *count = count.saturating_add(1);
+        if self.findings.len() < FINDINGS_MAX {
+            let line = format!("{word}: {place}: {what}");
+            self.findings.push((severity, line));
+        }
+    }
+}
+
+/// Prints the errors that [`check`] finds in an image with this command line, for the plan that is made of
+/// it. Whether there are none.
+///
+/// An image of which no archive has an `/init` is taken to be for a kernel with the loader built in.
+pub fn errors(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+    let circumstances = Circumstances {
+        cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
+        loader: Loader::Either,
+        ..Circumstances::default()
+    };
+    let outcome = examine(path, &circumstances)?;
+    for (severity, line) in &outcome.findings {
+        if *severity == Severity::Error {
+            writeln!(out, "{line}").during("write", "the errors")?;
+        }
+    }
+    Ok(outcome.errors == 0)
+}
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
-    let mut findings = Vec::new();
-    let (mut errors, mut warnings) = (0usize, 0usize);
-    let mut report = |severity, place: String, what: String| {
-        let (count, word) = match severity {
-            Severity::Error => (&mut errors, "error"),
-            Severity::Warning => (&mut warnings, "warning"),
-        };
-        *count = count.saturating_add(1);
-        if findings.len() < FINDINGS_MAX {
-            findings.push(format!("{word}: {place}: {what}"));
-        }
+    let Outcome {
+        findings,
+        errors,
+        warnings,
+        more,
+        planned,
+    } = examine(path, circumstances)?;
+    let mut line = |text: &str| writeln!(out, "{text}").during("write", "the findings");
+    for (_, finding) in &findings {
+        line(finding)?;
+    }
+    let unsaid = errors
+        .saturating_add(warnings)
+        .saturating_sub(findings.len());
+    if unsaid > 0 {
+        line(&format!("... and {unsaid} more"))?;
+    }
+    more.iter().try_for_each(|text| line(text))?;
+    let verdict = match (errors, warnings) {
+        (0, 0) => "good".to_string(),
+        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
     };
+    let name = shown(path.as_os_str().as_encoded_bytes());
+    line(&format!("{name}: {verdict}{planned}"))?;
+    Ok(errors == 0)
+}
+
+/// Looks for everything that would go wrong.
+fn examine(path: &Path, circumstances: &Circumstances) -> Result<Outcome> {
+    let image = Opened::open(path)?;
+    let mut outcome = Outcome::default();
+    let mut report =
+        |severity, place: String, what: String| outcome.report(severity, &place, &what);
     // Without a command line it is taken to be what the image asks for.
     let cmdline = circumstances.cmdline.as_deref();
     let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
@@ -110,31 +177,16 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let memory = Memory::of(&image, &boot, plan, copies);
         more.push(format!("memory: {memory}"));
     }
-
-    let mut line = |text: String| writeln!(out, "{text}").during("write", "the findings");
-    let shown_findings = findings.len();
-    for finding in findings {
-        line(finding)?;
-    }
-    let unsaid = errors
-        .saturating_add(warnings)
-        .saturating_sub(shown_findings);
-    if unsaid > 0 {
-        line(format!("... and {unsaid} more"))?;
-    }
-    more.into_iter().try_for_each(&mut line)?;
-    let verdict = match (errors, warnings) {
-        (0, 0) => "good".to_string(),
-        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
-    };
     let planned = plan.map_or_else(String::new, |plan| {
         let layers = count(plan.layers.len(), "layer");
         let needs = Vec::from_iter(needs::of(&boot, &plan)).join(" ");
         format!("{listed}; {layers}; needs {needs}")
     });
-    let name = shown(path.as_os_str().as_encoded_bytes());
-    line(format!("{name}: {verdict}{planned}"))?;
-    Ok(errors == 0)
+    Ok(Outcome {
+        more,
+        planned,
+        ..outcome
+    })
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -294,9 +346,12 @@ fn started(
     circumstances: &Circumstances,
     report: Report,
 ) {
-    if !circumstances.loader_built_in
-        && let Err(what) = init(boot, image, machine)
-    {
+    let expected = match circumstances.loader {
+        Loader::InImage => true,
+        Loader::BuiltIn => false,
+        Loader::Either => boot.image().is_some_and(Walk::holds_init),
+    };
+    if expected && let Err(what) = init(boot, image, machine) {
         return report(Severity::Error, boot.options.rdinit.clone(), what);
     }
     // One in an archive comes before one that is built in.

@@ -14,12 +14,24 @@ use crate::error::{Context, Error, Result};
 pub struct Circumstances {
     /// The kernel command line, if it is known.
     pub cmdline: Option<String>,
-    /// The kernel has the loader built in: the image needs none.
-    pub loader_built_in: bool,
+    /// Where the loader is.
+    pub loader: Loader,
     /// The kernel's configuration: a file as /boot/config-* or /proc/config.gz.
     pub kernel_config: Option<PathBuf>,
     /// What layers do to those below is listed, too.
     pub conflicts: bool,
+}
+
+/// Where the kernel has the loader from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loader {
+    /// The image must hold it.
+    #[default]
+    InImage,
+    /// The kernel has it built in.
+    BuiltIn,
+    /// The kernel has it built in if the image does not hold it.
+    Either,
 }
 
 /// A kernel's configuration: option, without CONFIG_, to value.

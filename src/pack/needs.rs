@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::boot::Boot;
-use super::config::{Circumstances, Config};
+use super::config::{Circumstances, Config, Loader};
 use super::loader_modules::Modules;
 use super::rootfs::Rootfs;
 use super::unpack::{Report, Severity};
@@ -223,7 +223,7 @@ pub fn compare(
     circumstances: &Circumstances,
     report: Report,
 ) {
-    let loader_built_in = circumstances.loader_built_in;
+    let loader_built_in = circumstances.loader == Loader::BuiltIn;
     bootconfig(config, boot, circumstances.cmdline.as_deref(), report);
     if let Some(version) = config.version {
         features(version, plan, report);
