@@ -13,6 +13,7 @@ use layerinit::pack::build::{self, Build};
 use layerinit::pack::check;
 use layerinit::pack::config::{Circumstances, Loader};
 use layerinit::pack::depmod::Modules;
+use layerinit::pack::firmware::Firmware;
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
 use layerinit::pack::module::Treatment;
@@ -206,7 +207,8 @@ that a kernel with BLK_DEV_RAM=y makes of an initrd which it does not keep; and 
 of a decompressor.
 Pages of EROFS files are not counted, as the kernel can drop them. The machine that is named has room
 for that and for 80 MiB of kernel; and for the tmpfs of the rootfs, which is half of what is left of
-the memory beside the initrd.
+the memory beside the initrd. That is what the kernel needs; on a machine with UEFI the boot loader
+holds the initrd several times before: --firmware says how much memory that takes.
 
 --conflicts adds `conflict:` for a directory in place of something else, or something else in place
 of a directory, in another layer, and for a whiteout of nothing; and `override:` for a file that has
@@ -235,6 +237,10 @@ struct CheckArgs {
     /// List what layers do to those below them, too
     #[arg(long)]
     conflicts: bool,
+    /// Say how much memory this needs to load the image on a machine with UEFI: grub, sd-boot
+    /// (systemd-boot) or uki (systemd-stub)
+    #[arg(long, value_name = "LOADER", value_parser = firmware)]
+    firmware: Option<Firmware>,
 }
 
 /// Print the plan that /init would follow with this image
@@ -271,11 +277,19 @@ fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
 }
 
 fn form(text: &str) -> std::result::Result<Form, String> {
-    let mut forms = Form::NAMES.iter();
-    match forms.find(|(name, _)| *name == text) {
-        Some((_, form)) => Ok(*form),
+    named(&Form::NAMES, text)
+}
+
+fn firmware(text: &str) -> std::result::Result<Firmware, String> {
+    named(&Firmware::NAMES, text)
+}
+
+/// What has this name in a list.
+fn named<T: Copy>(list: &[(&str, T)], text: &str) -> std::result::Result<T, String> {
+    match list.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
         None => {
-            let names: Vec<_> = Form::NAMES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
             Err(format!("one of {}", names.join(", ")))
         }
     }
@@ -390,6 +404,7 @@ fn main() -> ExitCode {
             loader_built_in,
             kernel_config,
             conflicts,
+            firmware,
         }) => {
             let circumstances = Circumstances {
                 cmdline,
@@ -399,6 +414,7 @@ fn main() -> ExitCode {
                 },
                 kernel_config,
                 conflicts,
+                firmware,
             };
             check::check(&image, &circumstances, &mut out)
         }

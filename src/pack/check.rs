@@ -174,7 +174,10 @@ fn examine(path: &Path, circumstances: &Circumstances) -> Result<Outcome> {
             more.extend(overrides);
         }
         let copies = config.as_ref().is_some_and(|config| config.copies_initrd());
-        let memory = Memory::of(&image, &boot, plan, copies);
+        let memory = Memory {
+            firmware: circumstances.firmware,
+            ..Memory::of(&image, &boot, plan, copies)
+        };
         more.push(format!("memory: {memory}"));
     }
     let planned = plan.map_or_else(String::new, |plan| {

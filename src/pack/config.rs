@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::firmware::Firmware;
 use crate::compress::Codec;
 use crate::error::{Context, Error, Result};
 
@@ -20,6 +21,8 @@ pub struct Circumstances {
     pub kernel_config: Option<PathBuf>,
     /// What layers do to those below is listed, too.
     pub conflicts: bool,
+    /// Who loads the initrd.
+    pub firmware: Option<Firmware>,
 }
 
 /// Where the kernel has the loader from.

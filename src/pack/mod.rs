@@ -15,6 +15,7 @@ pub mod directories;
 pub mod doubts;
 pub mod erofs_tree;
 pub mod files;
+pub mod firmware;
 pub mod host;
 pub mod layer;
 pub mod list;
