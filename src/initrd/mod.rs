@@ -112,6 +112,12 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// Whether an archive holds the file that the kernel starts, be it one that the kernel unpacks or not.
+    pub fn holds_init(&self) -> bool {
+        let mut segments = self.segments.iter();
+        segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
+    }
+
     /// Whether the kernel's unpacker came through all of it.
     pub fn is_unpacked_whole(&self) -> bool {
         let taken = |segment: &Segment| match &segment.kind {

@@ -12,7 +12,8 @@ use super::build::layer::{Erofs, Form, Wanted};
 use super::build::module::Treatment;
 use super::build::tree::Times;
 use super::build::{self, Build, label};
-use super::kernel_config::Circumstances;
+use super::check::firmware::Firmware;
+use super::check::options::{CheckOptions, Loader};
 use super::list::{self, Detail};
 use super::{check, plan};
 use crate::error::{Context, Result};
@@ -219,7 +220,8 @@ that a kernel with BLK_DEV_RAM=y makes of an initrd which it does not keep; and 
 of a decompressor.
 Pages of EROFS files are not counted, as the kernel can drop them. The machine that is named has room
 for that and for 80 MiB of kernel; and for the tmpfs of the rootfs, which is half of what is left of
-the memory beside the initrd.
+the memory beside the initrd. That is what the kernel needs; on a machine with UEFI the boot loader
+holds the initrd several times before: --firmware says how much memory that takes.
 
 --conflicts adds `conflict:` for a directory in place of something else, or something else in place
 of a directory, in another layer, and for a whiteout of nothing; and `override:` for a file that has
@@ -248,6 +250,10 @@ struct CheckArgs {
     /// List what layers do to those below them, too
     #[arg(long)]
     conflicts: bool,
+    /// Say how much memory this needs to load the image on a machine with UEFI: grub, sd-boot
+    /// (systemd-boot) or uki (systemd-stub)
+    #[arg(long, value_name = "LOADER", value_parser = firmware)]
+    firmware: Option<Firmware>,
 }
 
 /// Print the plan that /init would follow with this image
@@ -255,6 +261,8 @@ struct CheckArgs {
 #[command(after_help = "\
 The plan is made by the code that /init makes it with. The image plays /sys/firmware/initrd; files
 of /layers come from the archives that the kernel unpacks.
+
+Behind it come the errors that `layerinit check` finds, if there are any. Exit status 1 if so.
 
 Examples:
   layerinit plan initrd.img
@@ -282,11 +290,19 @@ fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
 }
 
 fn form(text: &str) -> std::result::Result<Form, String> {
-    let mut forms = Form::NAMES.iter();
-    match forms.find(|(name, _)| *name == text) {
-        Some((_, form)) => Ok(*form),
+    named(&Form::NAMES, text)
+}
+
+fn firmware(text: &str) -> std::result::Result<Firmware, String> {
+    named(&Firmware::NAMES, text)
+}
+
+/// What has this name in a list.
+fn named<T: Copy>(list: &[(&str, T)], text: &str) -> std::result::Result<T, String> {
+    match list.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
         None => {
-            let names: Vec<_> = Form::NAMES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
             Err(format!("one of {}", names.join(", ")))
         }
     }
@@ -427,14 +443,19 @@ impl Request {
                 loader_built_in,
                 kernel_config,
                 conflicts,
+                firmware,
             }) => {
-                let circumstances = Circumstances {
+                let options = CheckOptions {
                     cmdline,
-                    loader_built_in,
+                    loader: match loader_built_in {
+                        true => Loader::BuiltIn,
+                        false => Loader::InImage,
+                    },
                     kernel_config,
                     conflicts,
+                    firmware,
                 };
-                check::check(&image, &circumstances, out)
+                check::check(&image, &options, out)
             }
             Command::Plan(PlanArgs { image, cmdline }) => plan::print(&image, &cmdline, out),
         }

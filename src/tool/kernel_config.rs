@@ -1,26 +1,12 @@
-//! The kernel that an image is going to be booted with: its configuration, read from a file as /boot/config-*
-//! or /proc/config.gz, and its command line.
+//! A kernel's configuration, read from a file as /boot/config-* or /proc/config.gz.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
-
-/// What the image is going to be booted with.
-#[derive(Clone, Debug, Default)]
-pub struct Circumstances {
-    /// The kernel command line, if it is known.
-    pub cmdline: Option<String>,
-    /// The kernel has the loader built in: the image needs none.
-    pub loader_built_in: bool,
-    /// The kernel's configuration: a file as /boot/config-* or /proc/config.gz.
-    pub kernel_config: Option<PathBuf>,
-    /// What layers do to those below is listed, too.
-    pub conflicts: bool,
-}
 
 /// A kernel's configuration: option, without CONFIG_, to value.
 #[derive(Debug, Default, PartialEq, Eq)]

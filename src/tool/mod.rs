@@ -11,6 +11,7 @@ pub mod build;
 
 pub mod check;
 pub mod list;
+
 pub mod plan;
 
 pub mod cli;

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::check;
 use super::image::boot::Boot;
 use super::image::{input, whose_init};
 use crate::error::{Context, Result};
 
-/// Prints the plan for an image.
+/// Prints the plan for an image, and the errors that [`check`](super::check) finds with this command line.
+/// Whether there are none.
 ///
 /// # Errors
 /// The image has no plan, or the kernel would start another program than our `/init`.
@@ -17,5 +19,5 @@ pub fn print(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
     whose_init::check(&boot, &image)?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
-    Ok(true)
+    check::errors(path, cmdline, out)
 }

@@ -1036,13 +1036,39 @@ fn memory_is_added_up() {
     assert_eq!(
         line(&[]),
         "memory: 30 MiB at the peak: initrd 14 (kept), files of the rootfs 14, layers unpacked 4, decompression 0; \
-         with a kernel of 80 MiB it should boot on a machine with 111 MiB"
+         with a kernel of 80 MiB it should boot on a machine with 111 MiB (what the kernel needs; UEFI may need more: \
+         --firmware)"
     );
     assert_eq!(
         line(&["--cmdline", "quiet"]),
         "memory: 27 MiB at the peak: initrd 14, files of the rootfs 14, layers unpacked 4, decompression 0; \
-         with a kernel of 80 MiB it should boot on a machine with 108 MiB"
+         with a kernel of 80 MiB it should boot on a machine with 108 MiB (what the kernel needs; UEFI may need more: \
+         --firmware)"
     );
+    // Who loads it may need more: 14 MiB several times over, or not.
+    for (firmware, expected) in [
+        ("grub", "and with 111 MiB if GRUB loads it"),
+        ("sd-boot", "and with 111 MiB if systemd-boot loads it"),
+        ("uki", "and with 111 MiB if systemd-stub (UKI) loads it"),
+    ] {
+        let told = line(&["--firmware", firmware]);
+        let kernel = "it should boot on a machine with 111 MiB if it is there already, ";
+        assert!(told.ends_with(&format!("{kernel}{expected}")), "{told}");
+    }
+    let mut large = image.clone();
+    large.resize(64 << 20, 0);
+    for (firmware, expected) in [("grub", 168), ("sd-boot", 232), ("uki", 309)] {
+        let (lines, _) = check(&directory, &large, &["--firmware", firmware]);
+        let told = lines
+            .iter()
+            .find(|line| line.starts_with("memory: "))
+            .unwrap();
+        let expected = format!(
+            "it should boot on a machine with 163 MiB if it is there already, and with {expected} MiB if "
+        );
+        assert!(told.contains(&expected), "{told}");
+    }
+    fs::write(directory.join("image"), &image).unwrap();
     for (tool, arguments, expected) in [
         ("zstd", &["-q", "-19", "-c"][..], "decompression 8;"),
         ("zstd", &["-q", "--long=26", "-c"], "decompression 64;"),

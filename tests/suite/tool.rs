@@ -855,18 +855,18 @@ fn every_truncation_and_flipped_byte_is_survived() {
 #[test]
 fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
     let directory = scratch("tool-rdinit");
-    let layer = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop\n";
+    let first = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop\n";
     let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
     let link = entry("before", 0o120_777, b"init");
     for before in [script, link] {
-        let loader = cpio(&[own_init("init")]);
-        let image = aligned(join(&[&cpio(&[before]), &loader]), &erofs(1, ""));
+        let loader = cpio(&[own_init("init"), dir("bin"), program("bin/sh")]);
+        let image = aligned(join(&[&cpio(&[before]), &loader]), &layer(""));
         fs::write(directory.join("image"), image).unwrap();
         let plan = good(
             &directory,
             &["plan", "image", "--cmdline", "rdinit=/before"],
         );
-        assert!(plan.starts_with(layer), "{plan}");
+        assert!(plan.starts_with(first), "{plan}");
     }
 }
 
@@ -889,7 +889,7 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
         packed
     };
     let other = cpio(&[dir("etc")]);
-    let base = erofs(1, "base");
+    let base = layer("base");
     let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
                first EROFS image)\n";
     let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
@@ -947,10 +947,10 @@ fn plan_is_that_of_init() {
     let loader = cpio(&[
         own_init("init"),
         dir("layers"),
-        file("layers/10-base.erofs", &erofs(1, "base")),
+        file("layers/10-base.erofs", &layer("base")),
     ]);
     let image = join(&[
-        &aligned(loader, &erofs(1, "app")),
+        &aligned(loader, &layer("app")),
         &cpio(&[dir("."), file("x", b"1")]),
     ]);
     fs::write(directory.join("image"), image).unwrap();
@@ -965,15 +965,32 @@ modules: erofs, overlay, loop
 init: /sbin/init, /etc/init, /bin/init, /bin/sh
 "
     );
-    let cmdline = "init=/sbin/demo rd.layers.only=base rd.overlay.readonly rd.layers.backend=loop";
+    let cmdline = "init=/sbin/init rd.layers.only=base rd.overlay.readonly rd.layers.backend=loop";
     assert_eq!(
         good(&directory, &["plan", "image", "--cmdline", cmdline]),
         "\
 layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by loop
 root: the layer itself, read-only
 modules: erofs, loop
-init: /sbin/demo
+init: /sbin/init
 "
+    );
+    // What check calls an error is one here.
+    let cmdline = "init=/sbin/demo rd.layers.only=base rd.overlay.readonly";
+    assert_eq!(
+        run(&directory, &["plan", "image", "--cmdline", cmdline]),
+        (
+            "\
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop
+root: the layer itself, read-only
+modules: erofs, loop
+init: /sbin/demo
+error: no init in the new root: /sbin/demo: not there
+"
+            .into(),
+            String::new(),
+            1
+        )
     );
     let nothing = bad(
         &directory,

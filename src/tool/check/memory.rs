@@ -15,6 +15,7 @@
 use std::fmt;
 use std::io::Read;
 
+use super::firmware::Firmware;
 use crate::bytes::{Cursor, Part, ReadAt, Reader};
 use crate::format::compress::{Codec, WINDOW_MAX};
 use crate::initrd::Kind;
@@ -54,6 +55,8 @@ pub struct Memory {
     pub by_kernel: u64,
     /// The same for those of `/init`.
     pub by_init: u64,
+    /// Who loads the initrd, if that is known.
+    pub firmware: Option<Firmware>,
 }
 
 impl Memory {
@@ -218,6 +221,17 @@ impl fmt::Display for Memory {
             mib(self.by_kernel.max(self.by_init)),
             mib(KERNEL),
             mib(self.machine()),
-        )
+        )?;
+        match self.firmware {
+            None => f.write_str(" (what the kernel needs; UEFI may need more: --firmware)"),
+            Some(firmware) => {
+                let needed = firmware.machine(self.initrd);
+                let (name, needed) = (firmware.name(), mib(needed.max(self.machine())));
+                write!(
+                    f,
+                    " if it is there already, and with {needed} MiB if {name} loads it"
+                )
+            }
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! Everything that would go wrong at boot, one line each.
 
+pub mod firmware;
+
+pub mod options;
+
 pub mod conflicts;
 pub mod directories;
 pub mod doubts;
@@ -18,43 +22,111 @@ use super::image::loader_modules::Modules;
 use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
 use super::image::{input, merged, whose_init};
-use super::kernel_config::{Circumstances, Config};
+use super::kernel_config::Config;
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
-use crate::initrd::{Cpio, Kind, Segment};
+use crate::initrd::{Cpio, Kind, Segment, Walk};
 use crate::plan::backend::Backend;
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::text::shown;
 use memory::Memory;
 use newroot::program;
+use options::{CheckOptions, Loader};
 
-/// Checks an image. Whether nothing would go wrong.
-pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = input::open(path)?;
-    let mut findings = Vec::new();
-    let (mut errors, mut warnings) = (0usize, 0usize);
-    let mut report = |severity, place: String, what: String| {
+/// What a check says, line by line.
+#[derive(Default)]
+struct Outcome {
+    /// The findings themselves: those that fit.
+    findings: Vec<(Severity, String)>,
+    /// How many errors there are, with those that do not fit.
+    errors: usize,
+    warnings: usize,
+    /// Conflicts, overrides, and the memory.
+    more: Vec<String>,
+    /// What the last line says besides the number of findings.
+    planned: String,
+}
+
+impl Outcome {
+    fn report(&mut self, severity: Severity, place: &str, what: &str) {
         let (count, word) = match severity {
-            Severity::Error => (&mut errors, "error"),
-            Severity::Warning => (&mut warnings, "warning"),
+            Severity::Error => (&mut self.errors, "error"),
+            Severity::Warning => (&mut self.warnings, "warning"),
         };
         *count = count.saturating_add(1);
-        if findings.len() < FINDINGS_MAX {
-            findings.push(format!("{word}: {place}: {what}"));
+        if self.findings.len() < FINDINGS_MAX {
+            let line = format!("{word}: {place}: {what}");
+            self.findings.push((severity, line));
         }
+    }
+}
+
+/// Prints the errors that [`check`] finds in an image with this command line, for the plan that is made of
+/// it. Whether there are none.
+///
+/// An image of which no archive has an `/init` is taken to be for a kernel with the loader built in.
+pub fn errors(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+    let options = CheckOptions {
+        cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
+        loader: Loader::Either,
+        ..CheckOptions::default()
     };
+    let outcome = examine(path, &options)?;
+    for (severity, line) in &outcome.findings {
+        if *severity == Severity::Error {
+            writeln!(out, "{line}").during("write", "the errors")?;
+        }
+    }
+    Ok(outcome.errors == 0)
+}
+
+/// Checks an image. Whether nothing would go wrong.
+pub fn check(path: &Path, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
+    let Outcome {
+        findings,
+        errors,
+        warnings,
+        more,
+        planned,
+    } = examine(path, options)?;
+    let mut line = |text: &str| writeln!(out, "{text}").during("write", "the findings");
+    for (_, finding) in &findings {
+        line(finding)?;
+    }
+    let unsaid = errors
+        .saturating_add(warnings)
+        .saturating_sub(findings.len());
+    if unsaid > 0 {
+        line(&format!("... and {unsaid} more"))?;
+    }
+    more.iter().try_for_each(|text| line(text))?;
+    let verdict = match (errors, warnings) {
+        (0, 0) => "good".to_string(),
+        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
+    };
+    let name = shown(path.as_os_str().as_encoded_bytes());
+    line(&format!("{name}: {verdict}{planned}"))?;
+    Ok(errors == 0)
+}
+
+/// Looks for everything that would go wrong.
+fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
+    let image = input::open(path)?;
+    let mut outcome = Outcome::default();
+    let mut report =
+        |severity, place: String, what: String| outcome.report(severity, &place, &what);
     // Without a command line it is taken to be what the image asks for.
-    let cmdline = circumstances.cmdline.as_deref();
+    let cmdline = options.cmdline.as_deref();
     let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
-    let config = circumstances.kernel_config.as_deref();
+    let config = options.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
     let page = config.as_ref().and_then(machine::page_size);
     for source in &boot.sources {
         segments(source, page, &mut report);
     }
     let machine = Machine::of(&boot, &image, config.as_ref());
-    started(&boot, &image, &machine, circumstances, &mut report);
+    started(&boot, &image, &machine, options, &mut report);
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
         Err(error) => {
@@ -73,17 +145,17 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     let mut more = Vec::new();
     let mut listed = String::new();
     if let Some(plan) = &plan {
-        planned(&boot, plan, circumstances, &mut report);
+        planned(&boot, plan, options, &mut report);
         doubts::of(&boot, plan, &mut report);
         let sources = boot.open(&image)?;
         let parts = parts(plan, &sources);
-        let wanted = circumstances.conflicts;
+        let wanted = options.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
         directories::mount_points(plan, &root, &mut report);
         directories::writable(plan, &root, &mut report);
         if let Some(choice) = newroot::init(&boot, plan, &root, &layers, &machine) {
             choice.passed_over(&mut report);
-            real_init(plan, choice.refusal(), circumstances, &mut report);
+            real_init(plan, choice.refusal(), options, &mut report);
         }
         let cmdline = cmdline.unwrap_or_default();
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
@@ -91,7 +163,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         match &config {
             Some(config) => {
                 let report = &mut report;
-                needs::compare(config, &boot, plan, &root, &modules, circumstances, report);
+                needs::compare(config, &boot, plan, &root, &modules, options, report);
                 modules.unsigned(config, plan, report);
                 kernel32::lowmem(config, &boot, plan, image.size(), report);
                 kernel32::times(config, report);
@@ -110,34 +182,22 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             more.extend(overrides);
         }
         let copies = config.as_ref().is_some_and(|config| config.copies_initrd());
-        let memory = Memory::of(&image, &boot, plan, copies);
+        let memory = Memory {
+            firmware: options.firmware,
+            ..Memory::of(&image, &boot, plan, copies)
+        };
         more.push(format!("memory: {memory}"));
     }
-
-    let mut line = |text: String| writeln!(out, "{text}").during("write", "the findings");
-    let shown_findings = findings.len();
-    for finding in findings {
-        line(finding)?;
-    }
-    let unsaid = errors
-        .saturating_add(warnings)
-        .saturating_sub(shown_findings);
-    if unsaid > 0 {
-        line(format!("... and {unsaid} more"))?;
-    }
-    more.into_iter().try_for_each(&mut line)?;
-    let verdict = match (errors, warnings) {
-        (0, 0) => "good".to_string(),
-        (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
-    };
     let planned = plan.map_or_else(String::new, |plan| {
         let layers = count(plan.layers.len(), "layer");
         let needs = Vec::from_iter(needs::of(&boot, &plan)).join(" ");
         format!("{listed}; {layers}; needs {needs}")
     });
-    let name = shown(path.as_os_str().as_encoded_bytes());
-    line(format!("{name}: {verdict}{planned}"))?;
-    Ok(errors == 0)
+    Ok(Outcome {
+        more,
+        planned,
+        ..outcome
+    })
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -305,16 +365,13 @@ fn blocks(superblock: &Superblock, page: Option<u64>, at: &str, report: Report) 
 }
 
 /// Reports a program that the kernel cannot start as `/init`, and one that is another.
-fn started(
-    boot: &Boot,
-    image: &Opened,
-    machine: &Machine,
-    circumstances: &Circumstances,
-    report: Report,
-) {
-    if !circumstances.loader_built_in
-        && let Err(what) = init(boot, image, machine)
-    {
+fn started(boot: &Boot, image: &Opened, machine: &Machine, options: &CheckOptions, report: Report) {
+    let expected = match options.loader {
+        Loader::InImage => true,
+        Loader::BuiltIn => false,
+        Loader::Either => boot.image().is_some_and(Walk::holds_init),
+    };
+    if expected && let Err(what) = init(boot, image, machine) {
         return report(Severity::Error, boot.options.rdinit.clone(), what);
     }
     // One in an archive comes before one that is built in.
@@ -382,12 +439,12 @@ fn parts<'a>(plan: &Plan, sources: &'a [Box<dyn ReadAt + 'a>]) -> Vec<Part<&'a d
 }
 
 /// Whether the layers hold a program to start.
-fn real_init(plan: &Plan, refusal: Option<String>, circumstances: &Circumstances, report: Report) {
+fn real_init(plan: &Plan, refusal: Option<String>, options: &CheckOptions, report: Report) {
     let Some(what) = refusal else {
         return;
     };
     let layers = !plan.layers.is_empty();
-    match (layers, &circumstances.cmdline) {
+    match (layers, &options.cmdline) {
         (true, _) => report(Severity::Error, "no init in the new root".into(), what),
         (false, Some(_)) => {
             let what = format!("there are no layers, and the initramfs has no other init: {what}");
@@ -402,7 +459,7 @@ fn real_init(plan: &Plan, refusal: Option<String>, circumstances: &Circumstances
 }
 
 /// What the plan says about this command line.
-fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Report) {
+fn planned(boot: &Boot, plan: &Plan, options: &CheckOptions, report: Report) {
     // What there is about segments has been looked at one by one.
     for warning in plan.cmdline_warnings.iter().chain(&plan.lost) {
         report(Severity::Warning, "command line".into(), warning.clone());
@@ -417,8 +474,8 @@ fn planned(boot: &Boot, plan: &Plan, circumstances: &Circumstances, report: Repo
             report(severity, layer.to_string(), why);
         }
     }
-    if circumstances.cmdline.is_some()
-        && circumstances.kernel_config.is_none()
+    if options.cmdline.is_some()
+        && options.kernel_config.is_none()
         && needs::in_the_initrd(boot, plan)
         && !boot.options.retain_initrd
     {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::options::{CheckOptions, Loader};
 use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::initrd::Kind;
@@ -12,7 +13,7 @@ use crate::tool::image::boot::Boot;
 use crate::tool::image::loader_modules::Modules;
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::image::unpack::{Report, Severity};
-use crate::tool::kernel_config::{Circumstances, Config};
+use crate::tool::kernel_config::Config;
 
 /// Whether a layer lies in the initrd itself, rather than in a file that the kernel unpacked.
 pub fn in_the_initrd(boot: &Boot, plan: &Plan) -> bool {
@@ -220,11 +221,11 @@ pub fn compare(
     plan: &Plan,
     root: &Rootfs,
     modules: &Modules,
-    circumstances: &Circumstances,
+    options: &CheckOptions,
     report: Report,
 ) {
-    let loader_built_in = circumstances.loader_built_in;
-    bootconfig(config, boot, circumstances.cmdline.as_deref(), report);
+    let loader_built_in = options.loader == Loader::BuiltIn;
+    bootconfig(config, boot, options.cmdline.as_deref(), report);
     if let Some(version) = config.version {
         features(version, plan, report);
     }

@@ -64,7 +64,7 @@ impl Boot {
             let path = if script { b"init".to_vec() } else { path };
             if path != normalized(options.rdinit.as_bytes()) {
                 let again = initrd::walk(image, &path);
-                if holds_init(&again) {
+                if again.holds_init() {
                     walk = again;
                 }
             }
@@ -178,11 +178,6 @@ fn is_script(image: &Opened, walk: &Walk, bytes: Bytes) -> bool {
     let mut head = [0; 2];
     open(image, walk, Some(bytes)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
-}
-
-fn holds_init(walk: &Walk) -> bool {
-    let mut segments = walk.segments.iter();
-    segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
 }
 
 fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
