@@ -31,6 +31,8 @@ mod build_as;
 #[cfg(feature = "tool")]
 mod check;
 #[cfg(feature = "tool")]
+mod docs;
+#[cfg(feature = "tool")]
 mod gen_init_cpio;
 #[cfg(feature = "tool")]
 mod support;
