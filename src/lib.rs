@@ -9,7 +9,8 @@
 //! ([`boot::mount`]). It proves that the real init can be executed there ([`boot::verify_init`]), makes that root `/`,
 //! frees the old one ([`boot::switch_root`]), leaves a [`boot::report`] and starts it, with a word to [`boot::systemd`] if that
 //! is what it is. Whatever fails before that goes
-//! to [`boot::rescue`]. All the while it pings the [`boot::watchdog`], if asked to.
+//! to [`boot::rescue`], a [`boot::fault`] of this program included. All the while it pings the
+//! [`boot::watchdog`], if asked to.
 //!
 //! With `root=` ([`plan::device_spec`]) there is a device to find, too: [`device`] looks for it and waits
 //! ([`device::uevent`]), by what [`format::superblock`] reads of partition tables and superblocks, while the drivers that

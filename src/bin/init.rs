@@ -9,7 +9,7 @@ use std::time::Duration;
 use layerinit::boot::mount::{self, Finder, SYSROOT};
 use layerinit::boot::report::{Facts, Report};
 use layerinit::boot::systemd::{self, Moment};
-use layerinit::boot::{kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
+use layerinit::boot::{fault, kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
 use layerinit::device::Patience;
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
@@ -41,6 +41,7 @@ fn start(arguments: Vec<CString>) -> i32 {
         return 1;
     }
     rescue::catch_panics();
+    fault::catch();
     let Err(mut failure) = boot(&arguments, started);
     loop {
         // The policy returns only where the rescue shell has left a root.

@@ -5,7 +5,7 @@
 //! /dev/kmsg. Here levels are printk's own, long texts become several records, and without a kernel
 //! log the records go to standard error.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::{Mode, OFlags};
 
 use crate::plan::cmdline::Verbosity;
 
@@ -105,12 +106,17 @@ pub fn end() {
 }
 
 /// Records of lower levels show up on the console: `loglevel=`, the first number of
-/// /proc/sys/kernel/printk.
+/// /proc/sys/kernel/printk. A signal handler asks, too: nothing is allocated.
 fn console_level() -> u8 {
-    fs::read_to_string("/proc/sys/kernel/printk")
-        .ok()
-        .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok())
-        .unwrap_or(u8::MAX)
+    let read = || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(c"/proc/sys/kernel/printk", flags, Mode::empty()).ok()?;
+        let mut text = [0; 64];
+        let n = rustix::io::read(&file, &mut text).ok()?;
+        let text = std::str::from_utf8(text.get(..n)?).ok()?;
+        text.split_ascii_whitespace().next()?.parse().ok()
+    };
+    read().unwrap_or(u8::MAX)
 }
 
 /// An error on the kernel log and the console, once each, whatever `loglevel=` says.
@@ -119,6 +125,58 @@ pub fn say(text: &str) {
     if console_level() <= ERROR {
         // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
         let _ = writeln!(std::io::stderr(), "layerinit: {text}");
+    }
+}
+
+/// As [`say`], from the handler of a signal: it takes no lock and allocates nothing (signal-safety(7)).
+/// `text` is one record.
+pub fn say_from_handler(text: &str) {
+    let mut record = Line::new();
+    let _ = writeln!(record, "<{ERROR}>{PREFIX}{text}");
+    let record = record.text().as_bytes();
+    // The kernel's limit is one of each descriptor: a new one has records left.
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fresh = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty());
+    let logged = fresh.and_then(|file| rustix::io::write(&file, record));
+    if logged.is_err() || console_level() <= ERROR {
+        // Nobody is left to be told when the console takes nothing.
+        let _ = rustix::io::write(rustix::stdio::stderr(), record.get(3..).unwrap_or_default());
+    }
+}
+
+/// One line in a buffer of its own; what is too long for it is cut off.
+pub struct Line {
+    bytes: [u8; RECORD / 2],
+    length: usize,
+}
+
+impl Line {
+    /// An empty one.
+    #[allow(clippy::new_without_default, reason = "one way to make it is enough")]
+    pub fn new() -> Self {
+        Self {
+            bytes: [0; RECORD / 2],
+            length: 0,
+        }
+    }
+
+    /// What was written.
+    pub fn text(&self) -> &str {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let text = text.get(..text.floor_char_boundary(room.len()));
+        let text = text.unwrap_or_default().as_bytes();
+        for (to, from) in room.iter_mut().zip(text) {
+            *to = *from;
+        }
+        self.length = self.length.saturating_add(text.len());
+        Ok(())
     }
 }
 

@@ -15,3 +15,5 @@ pub mod switch_root;
 
 pub mod report;
 pub mod rescue;
+
+pub mod fault;

@@ -100,7 +100,8 @@ impl Report {
 
     /// Writes the report, where there is a /run to write it to.
     pub fn write(&self, facts: &Facts<'_>) -> Result<()> {
-        if !is_mount_point("/run".as_ref()) {
+        // With the dot: it may be a link to its place.
+        if !is_mount_point("/run/.".as_ref()) {
             return Ok(());
         }
         fs::create_dir_all(mount::LAYERS).during("create", mount::LAYERS)?;

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::module::loader::Loader;
 use crate::plan::cmdline::{Break, Emergency, Options};
 use crate::sys::process::{reap, start_session};
+use crate::sys::signal::guarded;
 
 /// Shells that an initramfs may hold, the plainest name first.
 const SHELLS: [&CStr; 5] = [
@@ -184,7 +185,7 @@ impl Drivers {
                 }
             }
         };
-        match thread::Builder::new().spawn(work) {
+        match thread::Builder::new().spawn(guarded(work)) {
             // What drivers say comes before the prompt.
             Ok(_) => drop(first.recv_timeout(DRIVERS_WAIT)),
             Err(error) => warn!("load drivers for the shell: {error}"),
@@ -243,13 +244,18 @@ fn thrown_away() -> bool {
     records.any(|record| record.by_kernel && record.text.contains("Initramfs unpacking failed"))
 }
 
-/// Restarts, switches off or stops the machine; stays where the kernel cannot.
-fn act(action: Emergency) -> ! {
-    let (command, text) = match action {
+/// What to tell the kernel for an action, and whoever reads along.
+pub fn command(action: Emergency) -> (RebootCommand, &'static str) {
+    match action {
         Emergency::Reboot => (RebootCommand::Restart, "restarting"),
         Emergency::Poweroff => (RebootCommand::PowerOff, "switching off"),
         Emergency::Halt => (RebootCommand::Halt, "halting"),
-    };
+    }
+}
+
+/// Restarts, switches off or stops the machine; stays where the kernel cannot.
+fn act(action: Emergency) -> ! {
+    let (command, text) = command(action);
     say(text);
     if action != Emergency::Reboot {
         watchdog::stop();

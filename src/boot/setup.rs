@@ -1,5 +1,6 @@
 //! What PID 1 needs before it can do anything: standard streams, and the kernel's filesystems.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -7,7 +8,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
 use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Mode, OFlags, StatFs, StatxAttributes, StatxFlags, chmod, fstat,
     makedev, mknodat, open, statx,
@@ -18,9 +19,22 @@ use rustix::process::{getpriority_process, setpriority_process};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stdin};
 
 use crate::error::{Context, Error, Result};
+use crate::text::shown;
 
 /// What the real init expects to find mounted: these go with it into the new root.
 pub const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
+
+/// Whether a filesystem of [`MOVED`] may be mounted where a symbolic link of its `name` leads in a root.
+/// Only a directory of the same name is there for it (/run -> /var/run); any other, such as /etc, has a
+/// use of its own and would be hidden. `place` is absolute, as seen from that root, and has no links.
+pub fn belongs_at(name: &str, place: &Path) -> bool {
+    let Ok(inside) = place.strip_prefix("/") else {
+        return false;
+    };
+    // /proc/sys is part of another filesystem.
+    let hidden = |other: &&str| inside != Path::new(other) && inside.starts_with(other);
+    place.file_name() == Some(OsStr::new(name)) && !MOVED.iter().any(|other| hidden(&other))
+}
 
 const CONSOLE: &str = "/dev/console";
 
@@ -96,7 +110,7 @@ pub fn console() -> Vec<Error> {
     let mut note = |result: Result<()>| trouble.extend(result.err());
     note(match DEV.mount() {
         Err(error) if error.errno() == Some(Errno::NODEV) => nodes(),
-        done => done,
+        done => done.and_then(|notice| notice.map_or(Ok(()), Err)),
     });
     note(streams());
     trouble
@@ -109,7 +123,7 @@ pub fn filesystems() -> Result<()> {
             // A kernel without terminals (CONFIG_UNIX98_PTYS) or without proc is some machine's
             // choice; what then cannot work says so itself.
             Err(error) if error.errno() == Some(Errno::NODEV) => debug!("{error}"),
-            done => done?,
+            done => done?.iter().for_each(|notice| warn!("{notice}")),
         }
     }
     for (link, target) in [
@@ -128,7 +142,8 @@ pub fn filesystems() -> Result<()> {
 }
 
 impl Mount {
-    fn mount(&self) -> Result<()> {
+    /// Mounts it, unless something is mounted there. Returns what had to be done for that, to be told.
+    fn mount(&self) -> Result<Option<Error>> {
         let Self {
             target,
             fstype,
@@ -136,8 +151,9 @@ impl Mount {
             data,
         } = *self;
         if is_mount_point(Path::new(target)) {
-            return Ok(());
+            return Ok(None);
         }
+        let notice = make_way(target)?;
         let data = std::ffi::CString::new(data).unwrap_or_default();
         let mounted = || mount(fstype, target, fstype, flags, Some(data.as_c_str()));
         let mounted = match mounted() {
@@ -147,8 +163,39 @@ impl Mount {
             }
             done => done,
         };
-        mounted.during("mount", format_args!("{fstype} on {target}"))
+        mounted.during("mount", format_args!("{fstype} on {target}"))?;
+        Ok(notice)
     }
+}
+
+/// Puts a directory in place of what is no mount point in the rootfs: a file, or a link to a directory that has
+/// another use. Returns what was done, to be told.
+fn make_way(target: &str) -> Result<Option<Error>> {
+    const STEP: &str = "prepare mount point";
+    let path = Path::new(target);
+    let name = target.rsplit('/').next().unwrap_or_default();
+    let what = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return Ok(None),
+        Ok(metadata) if metadata.is_symlink() => match fs::canonicalize(path) {
+            Ok(place) if place.is_dir() && belongs_at(name, &place) => return Ok(None),
+            Ok(place) => format!(
+                "it is a symbolic link to {}",
+                shown(place.as_os_str().as_encoded_bytes())
+            ),
+            Err(error) => format!("it is a symbolic link that leads nowhere ({error})"),
+        },
+        Ok(_) => "it is not a directory".into(),
+        // What is missing is made, and what cannot be looked at is for the mount to say.
+        Err(_) => return Ok(None),
+    };
+    let root = rustix::fs::statfs("/").during("stat filesystem of", "/")?;
+    if !is_in_memory(&root) && !is_overlay(&root) {
+        return Err(Error::new(STEP, target, what));
+    }
+    fs::remove_file(path).during("remove", target)?;
+    fs::create_dir(path).during("create", target)?;
+    let done = format!("{what}; replaced by a directory");
+    Ok(Some(Error::new(STEP, target, done)))
 }
 
 /// The nice value that this program was started with.
@@ -315,12 +362,17 @@ pub fn is_in_memory(filesystem: &StatFs) -> bool {
     matches!(filesystem.f_type as u32, RAMFS_MAGIC | TMPFS_MAGIC)
 }
 
-/// Whether `/` is an overlay: the kernel has assembled the root before it started this program.
-pub fn root_is_overlay() -> Result<bool> {
+/// Whether this is an overlay.
+pub fn is_overlay(filesystem: &StatFs) -> bool {
     /// include/uapi/linux/magic.h.
     const OVERLAYFS_SUPER_MAGIC: u32 = 0x794c_7630;
+    filesystem.f_type as u32 == OVERLAYFS_SUPER_MAGIC
+}
+
+/// Whether `/` is an overlay: the kernel has assembled the root before it started this program.
+pub fn root_is_overlay() -> Result<bool> {
     let filesystem = rustix::fs::statfs("/").during("stat filesystem of", "/")?;
-    Ok(filesystem.f_type as u32 == OVERLAYFS_SUPER_MAGIC)
+    Ok(is_overlay(&filesystem))
 }
 
 /// The kernel command line.
@@ -342,6 +394,27 @@ pub fn release() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_for_a_mount_point_leads_to_a_place_of_the_same_name_and_no_other() {
+        for (name, place, expected) in [
+            ("run", "/var/run", true),
+            ("dev", "/system/dev", true),
+            ("proc", "/proc", true),
+            ("proc", "/etc", false),
+            ("proc", "/", false),
+            ("sys", "/proc/sys", false),
+            ("run", "/dev/run", false),
+            ("run", "var/run", false),
+            ("run", "/var/running", false),
+        ] {
+            assert_eq!(
+                belongs_at(name, Path::new(place)),
+                expected,
+                "{name} {place}"
+            );
+        }
+    }
 
     #[test]
     fn a_console_that_swallows_everything_is_none_to_type_on() {

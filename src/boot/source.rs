@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::{debug, info, warn};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
+use super::setup::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
 use crate::initrd::{self, Kind, Walk};
@@ -119,9 +120,16 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
         return Some(0);
     }
     let path = Place::InitrdImage.path();
-    let Ok(file) = File::options().write(true).open(&path) else {
+    let mut options = File::options();
+    let options = options.write(true).custom_flags(libc::O_NOFOLLOW);
+    let Ok(file) = options.open(&path) else {
         return Some(0);
     };
+    // The kernel's copy lies in the rootfs. A file of that name on a disk is somebody else's.
+    if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
+        debug!("{path}: not in a ramfs or tmpfs; left as it is");
+        return Some(0);
+    }
     // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
     let allocated = || {
         file.metadata()

@@ -4,7 +4,9 @@
 //! is no way back, and what still goes wrong is only reported.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use log::{LevelFilter, debug, info, warn};
 use rustix::fs::{
@@ -16,10 +18,11 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmoun
 use rustix::process::{chdir, chroot, pivot_root};
 use rustix::thread::set_name;
 
-use super::setup::{MOVED, is_in_memory, is_mount_point, take_turns};
+use super::setup::{MOVED, belongs_at, is_in_memory, is_mount_point, is_overlay, take_turns};
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
 use crate::sys::process::aside;
+use crate::text;
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
 /// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
@@ -48,8 +51,10 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
     }
     let disposable = is_in_memory(&fstatfs(&old).during("stat filesystem of", "/")?);
 
-    for name in MOVED {
-        if let Err(error) = carry(name, &new) {
+    // All places before the first move: /proc tells where links lead.
+    let places = MOVED.map(|name| (name, place(name, &new)));
+    for (name, place) in places {
+        if let Err(error) = place.and_then(|place| carry(name, place)) {
             warn!("{error}; the new root has to do without /{name}");
         }
     }
@@ -85,31 +90,68 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
     Ok(freed)
 }
 
-/// Moves the mount `/name` into the new root, wherever symbolic links lead there.
-fn carry(name: &str, new: &OwnedFd) -> Result<()> {
-    let from = format!("/{name}");
-    if !is_mount_point(from.as_ref()) {
-        debug!("{from} is not mounted: nothing to move");
-        return Ok(());
+/// Where the mount `/name` belongs in the new root: a directory of that name, or one to which a link of that
+/// name leads and that [is there for it](belongs_at). What is missing is made. In an overlay anything else
+/// is replaced: the layers keep it. `None`: there is no such mount.
+fn place(name: &str, new: &OwnedFd) -> Result<Option<OwnedFd>> {
+    const STEP: &str = "open mount point";
+    let shown = format!("/{name}");
+    if !is_mount_point(shown.as_ref()) {
+        debug!("{shown} is not mounted: nothing to move");
+        return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = || match openat2(new, name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-        // Before Linux 5.6. A new root with links for these four is that of a newer system.
-        Err(Errno::NOSYS) => openat(new, name, flags | OFlags::NOFOLLOW, Mode::empty()),
-        done => done,
+    let open = || openat(new, name, flags | OFlags::NOFOLLOW, Mode::empty());
+    let make = || {
+        mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create", &shown)?;
+        open().during(STEP, &shown).map(Some)
     };
-    let target = match open() {
-        Err(Errno::NOENT) => {
-            mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create", &from)?;
-            open()
-        }
-        done => done,
+    match open() {
+        Err(Errno::NOENT) => return make(),
+        // A file, or a link.
+        Err(Errno::NOTDIR | Errno::LOOP) => {}
+        done => return done.during(STEP, &shown).map(Some),
+    }
+    let what = match openat2(new, name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Ok(target) => match inside(new, &target) {
+            Some(place) if belongs_at(name, &place) => return Ok(Some(target)),
+            Some(place) => {
+                let place = text::shown(place.as_os_str().as_encoded_bytes());
+                format!("it is a symbolic link to {place}, which has another use")
+            }
+            None => "it is a symbolic link".into(),
+        },
+        Err(errno) => format!(
+            "it is not a directory, and leads to none: {}",
+            error::name(errno)
+        ),
     };
-    let target = target.during("open mount point", &from)?;
+    if !fstatfs(new).is_ok_and(|filesystem| is_overlay(&filesystem)) {
+        return Err(Error::new(STEP, &shown, what));
+    }
+    unlinkat(new, name, AtFlags::empty()).during("remove", &shown)?;
+    let made = make()?;
+    warn!("{shown} of the new root: {what}; replaced by a directory");
+    Ok(made)
+}
+
+/// Where a directory of the new root is, as seen from there.
+fn inside(new: &OwnedFd, directory: &OwnedFd) -> Option<PathBuf> {
+    let path = |fd: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+    let (root, directory) = (path(new)?, path(directory)?);
+    Some(Path::new("/").join(directory.strip_prefix(root).ok()?))
+}
+
+/// Moves the mount `/name` to its place in the new root.
+fn carry(name: &str, place: Option<OwnedFd>) -> Result<()> {
+    let Some(place) = place else {
+        return Ok(());
+    };
+    let from = format!("/{name}");
     move_mount(
         CWD,
         &from,
-        &target,
+        &place,
         "",
         MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )

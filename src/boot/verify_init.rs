@@ -2,6 +2,7 @@
 //! root, is a program for this machine, and so is everything that the kernel will want with it.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,10 +12,12 @@ use rustix::fs::{
     CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstatvfs, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
+use rustix::system::uname;
 
 use super::setup::MOVED;
 use crate::bytes::{Cursor, Opened, ReadAt};
 use crate::error::{Cause, Context, Error, Result};
+use crate::sys::note;
 use crate::text::shown;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
@@ -23,13 +26,40 @@ pub const DEPTH: usize = 5;
 /// As many symbolic links as the kernel follows (MAXSYMLINKS in include/linux/namei.h).
 pub const LINKS: usize = 40;
 
-/// The first of `inits` that can be executed with `root` as root directory.
+/// Why a file is not started.
+struct Refusal {
+    error: Error,
+    /// It is there, and a fault may be why it cannot be used: another program in its place would hide that.
+    fault: bool,
+}
+
+impl From<Error> for Refusal {
+    /// What is not there, or leads nowhere, is passed over, as the kernel does; any other errno may be a
+    /// fault of the medium or of the filesystem.
+    fn from(error: Error) -> Self {
+        const NOT_THERE: [Errno; 4] =
+            [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG];
+        let fault = error
+            .errno()
+            .is_none_or(|errno| !NOT_THERE.contains(&errno));
+        Self { error, fault }
+    }
+}
+
+/// The first of `inits` that can be executed with `root` as root directory. One that is there and
+/// cannot be read, or is damaged, is an error: the next one is another system.
 pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
+    let place = match root {
+        "/" => "the initramfs",
+        _ => "the new root",
+    };
+    let failed = |refusals| Error::with("find init in", place, Cause::Each(refusals));
+    let machines = here(uname().machine().to_bytes());
     let mut refusals = Vec::new();
     for init in inits {
-        match executable(&directory, init, DEPTH) {
+        match executable(&directory, init, machines, DEPTH) {
             Ok(()) => {
                 for (other, refusal) in inits.iter().zip(&refusals) {
                     if is_there(&directory, other) {
@@ -38,14 +68,11 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
                 }
                 return Ok(init);
             }
-            Err(error) => refusals.push(error),
+            Err(Refusal { error, fault: true }) => return Err(failed(vec![error])),
+            Err(Refusal { error, .. }) => refusals.push(error),
         }
     }
-    let place = match root {
-        "/" => "the initramfs",
-        _ => "the new root",
-    };
-    Err(Error::with("find init in", place, Cause::Each(refusals)))
+    Err(failed(refusals))
 }
 
 /// Whether anything has this name in the root, were it a link that leads nowhere.
@@ -55,10 +82,19 @@ fn is_there(root: &OwnedFd, path: &str) -> bool {
 }
 
 /// Checks one file, and what it needs in turn.
-fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
+fn executable(
+    root: &OwnedFd,
+    path: &str,
+    machines: Machines,
+    depth: usize,
+) -> std::result::Result<(), Refusal> {
     // An interpreter's name ends where its line does: with a carriage return, from some editors.
     let shown = shown(path.as_bytes());
-    let no = |what: String| Err(Error::new("check", &shown, what));
+    let refuse = |what: String, fault| {
+        let error = Error::new("check", &shown, what);
+        Err(Refusal { error, fault })
+    };
+    let no = |what: String| refuse(what, false);
     let file = File::from(resolve(root.as_fd(), path).during("find", &shown)?);
     let metadata = file.metadata().during("stat", &shown)?;
     if !metadata.is_file() {
@@ -85,10 +121,14 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     if let Some(mount) = hidden_by(root, &name) {
         return no(format!("it lies in /{mount}, which is mounted over it"));
     }
-    let program = Opened::open(Path::new(&name))?;
-    let needs = match interpreter(&program, HERE) {
+    let program = Opened::open(Path::new(&name)).map_err(|error| Refusal {
+        error: error.of(&shown),
+        fault: true,
+    })?;
+    let needs = match interpreter(&program, machines) {
         Ok(needs) => needs,
-        Err(what) => return no(what),
+        Err(Unfit::Damaged(what)) => return refuse(what, true),
+        Err(Unfit::Other(what)) => return no(what),
     };
     let Some(needs) = needs else {
         return Ok(());
@@ -96,17 +136,13 @@ fn executable(root: &OwnedFd, path: &str, depth: usize) -> Result<()> {
     if depth == 0 {
         return no("too many interpreters of interpreters".into());
     }
-    executable(root, &needs, depth.saturating_sub(1)).map_err(|error| {
-        Error::with(
-            "check",
-            &shown,
-            Cause::Each(vec![Error::with(
-                "find",
-                "its interpreter",
-                Cause::Each(vec![error]),
-            )]),
-        )
-    })
+    executable(root, &needs, machines, depth.saturating_sub(1)).map_err(
+        |Refusal { error, fault }| {
+            let error = Error::with("find", "its interpreter", Cause::Each(vec![error]));
+            let error = Error::with("check", &shown, Cause::Each(vec![error]));
+            Refusal { error, fault }
+        },
+    )
 }
 
 /// The filesystem that is going to be moved over a file of the new root, whose descriptor has this name.
@@ -159,8 +195,9 @@ fn walk(root: std::os::fd::BorrowedFd<'_>, path: &str) -> std::result::Result<Ow
                 }
                 todo.extend(components(&target));
             }
-            // ENOENT or EINVAL: no link.
-            Err(_) => trail.push(next),
+            // No link (readlinkat(2)).
+            Err(Errno::NOENT | Errno::INVAL) => trail.push(next),
+            Err(errno) => return Err(errno),
         }
     }
     trail.pop().ok_or(Errno::NOENT)
@@ -175,37 +212,64 @@ fn components(path: &str) -> Vec<String> {
         .collect()
 }
 
+/// Why a file is not a program that the kernel starts: a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It cannot be read, or does not look like what was written: a fault of the medium may be why.
+    Damaged(String),
+    /// It is something else.
+    Other(String),
+}
+
+impl Unfit {
+    fn unread(error: io::Error) -> Self {
+        Self::Damaged(match Errno::from_io_error(&error) {
+            Some(errno) => format!("it cannot be read: {}", crate::error::name(errno)),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "a truncated ELF program".into()
+            }
+            None => format!("it cannot be read: {error}"),
+        })
+    }
+}
+
+impl From<Unfit> for String {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Damaged(what) | Unfit::Other(what) => what,
+        }
+    }
+}
+
 /// The program that the kernel starts in place of this one: after `#!`, or an ELF file's PT_INTERP.
 /// `None`: it needs none, or has the byte order that is not read here. An ELF file has to be for one of
-/// the `machines`. The error is a sentence.
+/// the `machines`.
 pub fn interpreter(
     program: &dyn ReadAt,
     machines: Machines,
-) -> std::result::Result<Option<String>, String> {
+) -> std::result::Result<Option<String>, Unfit> {
     // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
     let mut head = [0; 256];
-    let n = program
-        .read_at(&mut head, 0)
-        .map_err(|error| error.to_string())?;
+    let n = program.read_at(&mut head, 0).map_err(Unfit::unread)?;
     let head = head.get(..n).unwrap_or_default();
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
         return match words.find(|word| !word.is_empty()) {
             Some(word) => Ok(Some(String::from_utf8_lossy(word).into_owned())),
-            None => Err("nothing follows its #!".into()),
+            None => Err(Unfit::Other("nothing follows its #!".into())),
         };
     }
     if head.starts_with(b"\x7fELF") {
         return elf_interpreter(program, machines, head);
     }
-    match head.is_empty() {
-        true => Err("it is empty".into()),
-        false => Err(format!(
+    Err(Unfit::Damaged(match head.is_empty() {
+        true => "it is empty".into(),
+        false => format!(
             "neither an ELF program nor a #! script: it starts with \"{}\"",
             head.get(..8).unwrap_or(head).escape_ascii()
-        )),
-    }
+        ),
+    }))
 }
 
 /// Machines whose programs one kernel runs.
@@ -216,6 +280,8 @@ pub struct Machines {
     /// Their `e_machine` values (include/uapi/linux/elf-em.h): of a 64-bit architecture, and of the
     /// 32-bit one before it. Empty: any.
     pub numbers: &'static [u16],
+    /// Whether programs of 64 bits run: one number can be that of both widths.
+    pub wide: bool,
 }
 
 impl Machines {
@@ -230,32 +296,92 @@ impl Machines {
 
     /// Those of these numbers.
     pub const fn new(name: &'static str, numbers: &'static [u16]) -> Self {
-        Self { name, numbers }
+        Self {
+            name,
+            numbers,
+            wide: true,
+        }
+    }
+
+    /// Those of these numbers that are of 32 bits.
+    pub const fn narrow(name: &'static str, numbers: &'static [u16]) -> Self {
+        Self {
+            name,
+            numbers,
+            wide: false,
+        }
     }
 }
 
-/// Those that a kernel may run under which this program runs; any where that is not known.
-const HERE: Machines = match () {
-    () if cfg!(target_endian = "big") => Machines::ANY,
-    () if cfg!(any(target_arch = "x86_64", target_arch = "x86")) => Machines::X86_64,
-    () if cfg!(any(target_arch = "aarch64", target_arch = "arm")) => Machines::AARCH64,
-    () if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) => Machines::RISCV64,
-    () => Machines::ANY,
-};
+/// Those that the running kernel may run; any where that is not known.
+fn here(machine: &[u8]) -> Machines {
+    match () {
+        () if cfg!(target_endian = "big") => Machines::ANY,
+        () if cfg!(target_arch = "x86_64") => Machines::X86_64,
+        () if cfg!(target_arch = "aarch64") => Machines::AARCH64,
+        () if cfg!(target_arch = "riscv64") => Machines::RISCV64,
+        () if cfg!(target_pointer_width = "32") => under(machine),
+        () => Machines::ANY,
+    }
+}
+
+/// Those of a kernel that runs programs of 32 bits, from the machine of uname(2). A kernel of 64 bits tells
+/// those programs its own, or armv8l (COMPAT_UTS_MACHINE of arm64).
+fn under(machine: &[u8]) -> Machines {
+    match machine {
+        b"x86_64" => Machines::X86_64,
+        b"aarch64" | b"armv8l" => Machines::AARCH64,
+        b"riscv64" => Machines::RISCV64,
+        [b'i', _, b'8', b'6'] => Machines::narrow("32-bit x86", &[3]),
+        [b'a', b'r', b'm', ..] => Machines::narrow("32-bit arm", &[40]),
+        b"riscv32" => Machines::narrow("riscv32", &[243]),
+        _ => Machines::ANY,
+    }
+}
 
 fn elf_interpreter(
     program: &dyn ReadAt,
     machines: Machines,
     head: &[u8],
-) -> std::result::Result<Option<String>, String> {
+) -> std::result::Result<Option<String>, Unfit> {
     const PT_INTERP: u32 = 3;
-    let truncated = || "a truncated ELF program".to_string();
+    let found = elf_segments(program, machines, head, PT_INTERP)?;
+    let Some(&(offset, size)) = found.first() else {
+        return Ok(None);
+    };
+    let size = usize::try_from(size)
+        .ok()
+        .filter(|size| (2..=4096).contains(size));
+    let odd = || Unfit::Damaged("an ELF program whose interpreter has no sane length".into());
+    let mut path = vec![0; size.ok_or_else(odd)?];
+    program
+        .read_exact_at(&mut path, offset)
+        .map_err(Unfit::unread)?;
+    let end = path
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(path.len());
+    path.truncate(end);
+    Ok(Some(String::from_utf8_lossy(&path).into_owned()))
+}
+
+/// Offset and size in the file of each segment of one type (`p_type`). None of a program that has the
+/// byte order that is not read here.
+fn elf_segments(
+    program: &dyn ReadAt,
+    machines: Machines,
+    head: &[u8],
+    wanted: u32,
+) -> std::result::Result<Vec<(u64, u64)>, Unfit> {
+    let truncated = || Unfit::Damaged("a truncated ELF program".into());
     let wide = head.get(4) == Some(&2);
     if head.get(5) != Some(&1) {
         // Fields below are read as little endian; a big-endian machine goes without this proof.
         return match machines.numbers.is_empty() {
-            true => Ok(None),
-            false => Err("an ELF program of the other byte order".into()),
+            true => Ok(Vec::new()),
+            false => Err(Unfit::Other(
+                "an ELF program of the other byte order".into(),
+            )),
         };
     }
     let mut cursor = Cursor::new(head);
@@ -274,24 +400,32 @@ fn elf_interpreter(
     })();
     let (kind, machine, phoff, phentsize, phnum) = header.ok_or_else(truncated)?;
     if !machines.numbers.is_empty() && !machines.numbers.contains(&machine) {
-        return Err(format!(
+        return Err(Unfit::Other(format!(
             "an ELF program for another machine (e_machine {machine}, here {})",
             machines.name
-        ));
+        )));
+    }
+    if wide && !machines.wide {
+        return Err(Unfit::Other(format!(
+            "an ELF program of 64 bits, which this kernel does not run (here {})",
+            machines.name
+        )));
     }
     if !matches!(kind, 2 | 3) {
-        return Err(format!("an ELF file that is no program (e_type {kind})"));
+        let what = format!("an ELF file that is no program (e_type {kind})");
+        return Err(Unfit::Other(what));
     }
     let entry = if wide { 56 } else { 32 };
     if phentsize != entry {
-        return Err(format!(
+        return Err(Unfit::Damaged(format!(
             "an ELF program with odd program headers (e_phentsize {phentsize})"
-        ));
+        )));
     }
     let mut table = vec![0; usize::from(entry).saturating_mul(phnum.into())];
     program
         .read_exact_at(&mut table, phoff)
-        .map_err(|_| truncated())?;
+        .map_err(Unfit::unread)?;
+    let mut found = Vec::new();
     for bytes in table.chunks_exact(entry.into()) {
         let mut cursor = Cursor::new(bytes);
         let segment = (|| {
@@ -308,24 +442,53 @@ fn elf_interpreter(
             }
         })();
         let (kind, offset, size) = segment.ok_or_else(truncated)?;
-        if kind != PT_INTERP {
-            continue;
+        if kind == wanted {
+            found.push((offset, size));
         }
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| (2..=4096).contains(size));
-        let mut path = vec![0; size.ok_or("an ELF program whose interpreter has no sane length")?];
-        program
-            .read_exact_at(&mut path, offset)
-            .map_err(|_| truncated())?;
-        let end = path
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(path.len());
-        path.truncate(end);
-        return Ok(Some(String::from_utf8_lossy(&path).into_owned()));
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// The version of layerinit whose `/init` this program is: the ELF note that [`crate::entry!`] puts
+/// into it. `None` of any other program.
+///
+/// Source: elf(5), "Notes (Nhdr)".
+pub fn version(program: &dyn ReadAt) -> Option<String> {
+    const PT_NOTE: u32 = 4;
+    /// More than the notes of any program.
+    const NOTES_MAX: u64 = 1 << 16;
+    let mut head = [0; 64];
+    let n = program.read_at(&mut head, 0).ok()?;
+    let head = head.get(..n)?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let segments = elf_segments(program, Machines::ANY, head, PT_NOTE).ok()?;
+    let mut segments = segments.into_iter().filter(|(_, size)| *size <= NOTES_MAX);
+    segments.find_map(|(offset, size)| {
+        let mut notes = vec![0; usize::try_from(size).ok()?];
+        program.read_exact_at(&mut notes, offset).ok()?;
+        own_note(&notes)
+    })
+}
+
+/// The description of the note with our name and type, up to its NULs.
+fn own_note(notes: &[u8]) -> Option<String> {
+    let mut cursor = Cursor::new(notes);
+    loop {
+        let (name, description, kind) = (cursor.le32()?, cursor.le32()?, cursor.le32()?);
+        // Each of the two is padded to a multiple of 4.
+        let mut field = |length: u32| {
+            let length = usize::try_from(length).ok()?;
+            let padded = cursor.take(length.checked_next_multiple_of(4)?)?;
+            padded.get(..length)
+        };
+        let (name, description) = (field(name)?, field(description)?);
+        if name == note::NAME && kind == note::VERSION {
+            let text = description.split(|byte| *byte == 0).next()?;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -333,7 +496,7 @@ mod tests {
     use super::*;
 
     fn needs(program: &[u8]) -> std::result::Result<Option<String>, String> {
-        interpreter(&program, Machines::X86_64)
+        interpreter(&program, Machines::X86_64).map_err(Into::into)
     }
 
     #[test]
@@ -396,6 +559,107 @@ mod tests {
             needs(&elf(62, 1, b"")),
             Err("an ELF file that is no program (e_type 1)".into())
         );
+    }
+
+    #[test]
+    fn a_kernel_of_32_bits_runs_no_program_of_64() {
+        let arm64 = elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0");
+        let check = |program: &[u8], machine: &str| {
+            interpreter(&program, under(machine.as_bytes())).map_err(String::from)
+        };
+        for kernel in ["aarch64", "armv8l"] {
+            assert!(check(&arm64, kernel).is_ok(), "{kernel}");
+        }
+        for kernel in ["armv7l", "armv6l"] {
+            assert_eq!(
+                check(&arm64, kernel).unwrap_err(),
+                "an ELF program for another machine (e_machine 183, here 32-bit arm)"
+            );
+        }
+        assert!(check(&elf(62, 2, b""), "x86_64").is_ok());
+        assert_eq!(
+            check(&elf(62, 2, b""), "i686").unwrap_err(),
+            "an ELF program for another machine (e_machine 62, here 32-bit x86)"
+        );
+        // The two RISC-V have one number.
+        assert_eq!(
+            check(&elf(243, 2, b""), "riscv32").unwrap_err(),
+            "an ELF program of 64 bits, which this kernel does not run (here riscv32)"
+        );
+        assert!(check(&elf(243, 2, b""), "riscv64").is_ok());
+        // A program of 64 bits runs: whatever a personality says, the kernel is of 64.
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(here(b"i686").name, Machines::X86_64.name);
+        }
+    }
+
+    /// Bytes of which those from `bad` on cannot be read.
+    struct Medium {
+        bytes: Vec<u8>,
+        bad: u64,
+    }
+
+    impl ReadAt for Medium {
+        fn size(&self) -> u64 {
+            self.bytes.len() as u64
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            match offset.checked_sub(self.bad) {
+                Some(_) => Err(Errno::IO.into()),
+                None => self.bytes.as_slice().read_at(buf, offset),
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_fault_is_told_from_what_is_another_kind_of_file() {
+        let unread = "it cannot be read: EIO: I/O error";
+        let far = {
+            let mut far = elf(62, 2, b"");
+            far[32..40].copy_from_slice(&4096u64.to_le_bytes());
+            far.resize(8192, 0);
+            far
+        };
+        for bad in [0, 4096] {
+            let medium = Medium {
+                bytes: far.clone(),
+                bad,
+            };
+            assert_eq!(
+                interpreter(&medium, Machines::X86_64),
+                Err(Unfit::Damaged(unread.into()))
+            );
+        }
+        for (program, damaged) in [
+            (Vec::new(), true),
+            (vec![0; 4096], true),
+            (elf(62, 2, b"")[..100].to_vec(), true),
+            (elf(183, 2, b""), false),
+            (elf(62, 1, b""), false),
+        ] {
+            let unfit = interpreter(&program.as_slice(), Machines::X86_64).unwrap_err();
+            assert_eq!(matches!(unfit, Unfit::Damaged(_)), damaged, "{unfit:?}");
+        }
+        for (errno, fault) in [
+            (Errno::NOENT, false),
+            (Errno::NOTDIR, false),
+            (Errno::LOOP, false),
+            (Errno::NAMETOOLONG, false),
+            (Errno::IO, true),
+            (Errno::UCLEAN, true),
+            (Errno::BADMSG, true),
+            (Errno::STALE, true),
+            (Errno::NODATA, true),
+            (Errno::NXIO, true),
+            (Errno::NOMEM, true),
+            (Errno::ACCESS, true),
+            (Errno::PERM, true),
+            (Errno::TIMEDOUT, true),
+        ] {
+            let error = Error::with("find", "/sbin/init", Cause::Os(errno));
+            assert_eq!(Refusal::from(error).fault, fault, "{errno:?}");
+        }
     }
 
     #[test]

@@ -8,13 +8,18 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::{debug, info, warn};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use crate::sys::watchdog::timeout;
+use crate::sys::signal::guarded;
+use crate::sys::watchdog::{support, timeout};
 
 /// Where the driver does not tell its timeout, it is at least some seconds.
 const UNKNOWN: u32 = 3;
@@ -24,22 +29,60 @@ struct Watchdog {
     path: String,
     /// Seconds.
     timeout: u32,
-    pinged: bool,
 }
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
+
+/// Whether it is pinged: a signal handler ends that without the lock.
+static PINGED: AtomicBool = AtomicBool::new(false);
 
 fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
     // A panic while it was held has left it as it was.
     WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Opens a watchdog. The command line can name anything, and a ping is a byte written: what is not a
+/// character device is not opened, and what does not answer as a watchdog is not written to.
+fn open(path: &str) -> Result<File> {
+    const STEP: &str = "open watchdog";
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let node = openat(CWD, path, flags, Mode::empty()).during(STEP, path)?;
+    let mode = fstat(&node).during(STEP, path)?.st_mode;
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::CharacterDevice => None,
+        FileType::BlockDevice => Some("a block device"),
+        FileType::Directory => Some("a directory"),
+        FileType::RegularFile => Some("a regular file"),
+        _ => Some("not a character device"),
+    };
+    if let Some(kind) = kind {
+        let what = format!("{path} is not a watchdog: it is {kind}");
+        return Err(Error::new(STEP, path, what));
+    }
+    // The same node that was looked at. A serial line is not waited for, and becomes no terminal of ours.
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = match openat(
+        CWD,
+        format!("/proc/self/fd/{}", node.as_raw_fd()),
+        flags,
+        Mode::empty(),
+    ) {
+        // A kernel without proc.
+        Err(Errno::NOENT) => openat(CWD, path, flags, Mode::empty()),
+        opened => opened,
+    };
+    let device = opened.during(STEP, path)?;
+    if let Err(errno) = support(&device) {
+        let answer = crate::error::name(errno);
+        let what = format!("{path} is not a watchdog: WDIOC_GETSUPPORT gives {answer}");
+        return Err(Error::new(STEP, path, what));
+    }
+    Ok(device.into())
+}
+
 /// Opens the device, which starts the watchdog, and pings it from now on.
 pub fn start(path: &str) -> Result<()> {
-    let device = File::options()
-        .write(true)
-        .open(path)
-        .during("open watchdog", path)?;
+    let device = open(path)?;
     let timeout = match timeout(&device) {
         Ok(seconds) => u32::try_from(seconds).unwrap_or(UNKNOWN).max(1),
         Err(errno) => {
@@ -57,14 +100,14 @@ pub fn start(path: &str) -> Result<()> {
         device,
         path: path.into(),
         timeout,
-        pinged: true,
     });
+    PINGED.store(true, Ordering::Relaxed);
     let interval = Duration::from_millis(u64::from(timeout).saturating_mul(1000) / 3);
-    let thread = std::thread::Builder::new().spawn(move || {
+    let thread = std::thread::Builder::new().spawn(guarded(move || {
         while ping() {
             std::thread::sleep(interval);
         }
-    });
+    }));
     match thread {
         Ok(_) => Ok(()),
         Err(error) => {
@@ -77,7 +120,8 @@ pub fn start(path: &str) -> Result<()> {
 /// Gives the machine the whole timeout again. Whether there is a watchdog to be pinged.
 pub fn ping() -> bool {
     let mut watchdog = watchdog();
-    let Some(watchdog) = watchdog.as_mut().filter(|watchdog| watchdog.pinged) else {
+    let pinged = PINGED.load(Ordering::Relaxed);
+    let Some(watchdog) = watchdog.as_mut().filter(|_| pinged) else {
         return false;
     };
     if let Err(error) = watchdog.device.write_all(b"\0") {
@@ -89,10 +133,25 @@ pub fn ping() -> bool {
 /// Ends the pings: the watchdog restarts the machine. Within how many seconds; `None` where there is
 /// no watchdog.
 pub fn abandon() -> Option<u32> {
-    let mut watchdog = watchdog();
-    let watchdog = watchdog.as_mut()?;
-    watchdog.pinged = false;
-    Some(watchdog.timeout)
+    PINGED.store(false, Ordering::Relaxed);
+    watchdog().as_ref().map(|watchdog| watchdog.timeout)
+}
+
+/// [`abandon`] for a signal handler, which waits for no lock. Whether a watchdog was pinged.
+pub fn abandon_from_handler() -> bool {
+    PINGED.swap(false, Ordering::Relaxed)
+}
+
+/// [`stop`] for a signal handler. Where the lock is held just now, the watchdog runs on.
+pub fn stop_from_handler() {
+    if let Ok(mut watchdog) = WATCHDOG.try_lock()
+        && let Some(watchdog) = watchdog.as_mut()
+    {
+        PINGED.store(false, Ordering::Relaxed);
+        // A driver stops at the close after it, which the end of the machine is not: where it has no timer
+        // of its own in the kernel, it runs on.
+        let _ = watchdog.device.write_all(b"V");
+    }
 }
 
 /// Stops the watchdog, where its driver allows it (`nowayout`): a machine that is to stand still must

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::bytes::{Cursor, Skip, leading_zeros};
+use crate::bytes::{Cursor, Skip, skip_zeros};
 use crate::error::{Error, Result};
 
 /// The name of the member that ends an archive.
@@ -171,7 +171,7 @@ pub struct Member {
     pub body: u64,
     /// The header.
     pub header: Header,
-    /// The name up to its NUL; `.` where that is nothing, for so the kernel takes it. Empty where
+    /// The name up to its NUL, if there is one; `.` where that is nothing, for so the kernel takes it. Empty where
     /// it was not read because of its length (0, or more than [`PATH_MAX`]).
     pub name: Vec<u8>,
 }
@@ -210,8 +210,8 @@ pub enum Next {
     Member(Member),
     /// `TRAILER!!!`. Another archive may follow at once, or after zero bytes.
     Trailer,
-    /// The bytes end, or something other than a header follows. The input stands at the first
-    /// byte that is not zero.
+    /// The bytes end, or something other than a header follows, or a header that does not start at a
+    /// multiple of 4. The input stands at the first byte that is not zero.
     End,
 }
 
@@ -222,6 +222,7 @@ pub struct Archive<I> {
     position: u64,
     body_left: u64,
     padding: u64,
+    unterminated: Option<u64>,
 }
 
 impl<I: Skip> Archive<I> {
@@ -232,12 +233,20 @@ impl<I: Skip> Archive<I> {
             position: 0,
             body_left: 0,
             padding: 0,
+            unterminated: None,
         }
     }
 
     /// Bytes from the start of the archive to the next one to be read.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Where the first member or trailer starts whose name has no NUL, in bytes from the start of the
+    /// archive: GRUB before 2.12 leaves it out of what `newc:` makes (grub-core/loader/linux.c). The
+    /// kernel's unpacker stops there; the name is all of the field.
+    pub fn unterminated(&self) -> Option<u64> {
+        self.unterminated
     }
 
     /// Passes over what is left of the body, and reads the next header and name.
@@ -252,11 +261,9 @@ impl<I: Skip> Archive<I> {
             return Ok(Next::End);
         }
         let offset = self.position;
+        // The kernel's unpacker stops here ("broken padding"); it can be the start of another archive.
         if !offset.is_multiple_of(4) {
-            return Err(malformed(
-                offset,
-                "a member does not start at a multiple of 4",
-            ));
+            return Ok(Next::End);
         }
         self.member(offset)
             .map_err(|error| self.broken(offset, "the archive ends inside a header", error))?
@@ -272,11 +279,18 @@ impl<I: Skip> Archive<I> {
         let mut name = Vec::new();
         if header.namesize == 0 || header.namesize > PATH_MAX {
             self.pass(u64::from(header.namesize))?;
+            self.pass(header.name_padding())?;
         } else {
             name.resize(header.namesize as usize, 0);
             self.exact(&mut name)?;
-            if name.last() != Some(&0) && header.counts() {
-                return Ok(Err(malformed(offset, "a name does not end with NUL")));
+            let nul = name.last() == Some(&0);
+            if !nul && header.counts() {
+                if name.contains(&0) || !self.is_name_padding_zero(&header)? {
+                    return Ok(Err(malformed(offset, "a name does not end with NUL")));
+                }
+                self.unterminated = self.unterminated.or(Some(offset));
+            } else {
+                self.pass(header.name_padding())?;
             }
             // Padding in the name field (gen_init_cpio -a) is not part of the name.
             let end = name.iter().position(|byte| *byte == 0);
@@ -285,7 +299,6 @@ impl<I: Skip> Archive<I> {
                 name.push(b'.');
             }
         }
-        self.pass(header.name_padding())?;
         self.body_left = u64::from(header.filesize);
         self.padding = header.body_padding();
         // A link may have this name (do_symlink does not compare it).
@@ -299,6 +312,15 @@ impl<I: Skip> Archive<I> {
             header,
             name,
         })))
+    }
+
+    /// Reads the padding behind a name.
+    fn is_name_padding_zero(&mut self, header: &Header) -> io::Result<bool> {
+        let mut padding = [0; 3];
+        let length = usize::try_from(header.name_padding()).unwrap_or_default();
+        let padding = padding.get_mut(..length).unwrap_or_default();
+        self.exact(padding)?;
+        Ok(padding.iter().all(|byte| *byte == 0))
     }
 
     fn finish_body(&mut self) -> io::Result<()> {
@@ -320,17 +342,9 @@ impl<I: Skip> Archive<I> {
 
     /// Moves to the first byte that is not zero; whether it can be a header.
     fn skip_zeros(&mut self) -> io::Result<bool> {
-        loop {
-            let ahead = self.input.fill_buf()?;
-            let zeros = leading_zeros(ahead);
-            let first = ahead.get(zeros).copied();
-            let end = ahead.is_empty();
-            self.input.consume(zeros);
-            self.position = self.position.saturating_add(zeros as u64);
-            if end || first.is_some() {
-                return Ok(first == Some(b'0'));
-            }
-        }
+        let (zeros, first) = skip_zeros(&mut self.input)?;
+        self.position = self.position.saturating_add(zeros);
+        Ok(first == Some(b'0'))
     }
 
     fn exact(&mut self, buf: &mut [u8]) -> io::Result<()> {

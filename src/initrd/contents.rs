@@ -28,10 +28,12 @@ impl Contents {
                 by_kernel,
                 refused,
                 bad_sum: None,
+                bad_name: None,
                 holds_init: false,
                 has_root: false,
                 only_early: codec.is_none(),
                 only_layer_files: true,
+                only_extra: true,
             },
             files: false,
             doubts: 0,
@@ -52,7 +54,7 @@ impl Contents {
             cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
         }
         self.files |= !directory;
-        cpio.holds_init |= !directory && path == rdinit && cpio.bad_sum.is_none();
+        cpio.holds_init |= !directory && path == rdinit && cpio.stopped_at().is_none();
         cpio.has_root |= directory && path.is_empty();
         let above = |whole: &[u8]| directory && (path.is_empty() || under(whole, &path));
         cpio.only_early &= path == b"early_cpio"
@@ -60,6 +62,7 @@ impl Contents {
                 .iter()
                 .any(|place| under(&path, place) || above(place));
         cpio.only_layer_files &= under(&path, b"layers") || above(b"layers");
+        cpio.only_extra &= under(&path, b".extra") || above(b".extra");
     }
 
     /// Whether the kernel would find the body of this member, which is next in the archive, to have
@@ -68,7 +71,7 @@ impl Contents {
         let header = &member.header;
         // Of what is no regular file it asks for no sum.
         let asked = header.crc && member.counts() && header.file_type() == libc::S_IFREG;
-        if !asked || !self.cpio.by_kernel || self.cpio.bad_sum.is_some() {
+        if !asked || !self.cpio.by_kernel || self.cpio.stopped_at().is_some() {
             return Ok(false);
         }
         let mut buffer = [0; 4096];
@@ -96,10 +99,19 @@ impl Contents {
         self.cpio.bad_sum = Some(member.offset);
     }
 
+    /// The kernel stops at the first name without NUL, if that is in an archive that it unpacks, and it has
+    /// not stopped before.
+    pub fn stop_at_name(&mut self, unterminated: Option<u64>) {
+        if self.cpio.by_kernel && self.cpio.stopped_at().is_none() {
+            self.cpio.bad_name = unterminated;
+        }
+    }
+
     pub fn done(self) -> Cpio {
         Cpio {
             only_early: self.cpio.only_early && self.files,
             only_layer_files: self.cpio.only_layer_files && self.files,
+            only_extra: self.cpio.only_extra && self.files,
             ..self.cpio
         }
     }

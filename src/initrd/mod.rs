@@ -9,6 +9,7 @@ mod bootconfig;
 mod contents;
 mod display;
 
+mod foreign;
 mod sums;
 
 mod walk;
@@ -60,12 +61,14 @@ pub struct Cpio {
     pub unpacked: u64,
     /// Whether the kernel's unpacker got this far, and could decompress it.
     pub by_kernel: bool,
-    /// Why it could not decompress it, where it got this far.
+    /// Why it could not unpack it, where it got this far.
     pub refused: Option<&'static str>,
     /// Where the kernel's unpacker stopped in here: the member, in bytes from the start of the plain
     /// archive, whose bytes do not have the sum that its 070702 header says. Only looked for where
     /// that unpacker got to.
     pub bad_sum: Option<u64>,
+    /// The same, for the member whose name has no NUL ([`Archive::unterminated`]).
+    pub bad_name: Option<u64>,
     /// Whether it holds the file that the kernel starts (`rdinit=`).
     pub holds_init: bool,
     /// Whether it has a member for its root directory (`.` or `/`).
@@ -75,9 +78,17 @@ pub struct Cpio {
     pub only_early: bool,
     /// Whether all of it lies in `/layers`.
     pub only_layer_files: bool,
+    /// Whether all of it lies in `/.extra`: systemd-stub has added it (systemd-stub(7)).
+    pub only_extra: bool,
 }
 
 impl Cpio {
+    /// The member at which the kernel's unpacker stopped in here, in bytes from the start of the plain
+    /// archive.
+    pub fn stopped_at(&self) -> Option<u64> {
+        self.bad_sum.or(self.bad_name)
+    }
+
     /// Memory that it takes when unpacked into a tmpfs, in bytes: inodes and names are the kernel's, and
     /// in no tmpfs's size. There are more of both if that is done through an overlay, as for a layer.
     pub fn memory(&self, overlay: bool) -> u64 {
@@ -104,7 +115,7 @@ impl Walk {
     /// Whether the kernel's unpacker came through all of it.
     pub fn is_unpacked_whole(&self) -> bool {
         let taken = |segment: &Segment| match &segment.kind {
-            Kind::Cpio(cpio) => cpio.by_kernel,
+            Kind::Cpio(cpio) => cpio.by_kernel && cpio.stopped_at().is_none(),
             Kind::Padding | Kind::Bootconfig { intact: true } => true,
             Kind::Erofs(_) | Kind::Bootconfig { intact: false } => false,
         };

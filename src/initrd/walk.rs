@@ -4,8 +4,8 @@ use std::io::{self, BufRead};
 
 use super::bootconfig::{self, Trailer};
 use super::contents::Contents;
-use super::{Kind, Segment, Walk, sums};
-use crate::bytes::{Part, ReadAt, Reader, Skip, fill, leading_zeros};
+use super::{Kind, Segment, Walk, foreign, sums};
+use crate::bytes::{Part, ReadAt, Reader, Skip, fill, skip_zeros};
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
@@ -112,6 +112,11 @@ impl<'a> Walker<'a> {
             self.push(self.end, Kind::Bootconfig { intact: false });
             return Ok(());
         }
+        if let Some((offset, what)) =
+            foreign::name(&Part::new(self.image, 0, self.end), self.position, start)
+        {
+            return Err(self.trouble(offset, what));
+        }
         let what = format!("neither cpio nor EROFS: {}{}", shown(first), known(first));
         Err(self.trouble(start, what))
     }
@@ -119,22 +124,11 @@ impl<'a> Walker<'a> {
     /// The offset of the next byte that is not zero, or the end.
     fn first_nonzero(&self) -> Result<u64> {
         let mut reader = Reader::bounded(self.image, self.position, self.end);
-        loop {
-            let at = reader.position();
-            let ahead = reader
-                .fill_buf()
-                .during("read at", format_args!("{at:#x}"))?;
-            let (zeros, all) = (leading_zeros(ahead), ahead.len());
-            if zeros < all {
-                return Ok(at.saturating_add(zeros as u64));
-            }
-            if all == 0 {
-                return match at >= self.end {
-                    true => Ok(self.end),
-                    false => Err(self.trouble(at, "the source ends early")),
-                };
-            }
-            reader.consume(zeros);
+        let skipped = skip_zeros(&mut reader);
+        let at = reader.position();
+        match skipped.during("read at", format_args!("{at:#x}"))? {
+            (_, None) if at < self.end => Err(self.trouble(at, "the source ends early")),
+            _ => Ok(at),
         }
     }
 
@@ -184,14 +178,20 @@ impl<'a> Walker<'a> {
         Ok(false)
     }
 
-    fn plain(&mut self, start: u64) -> Result<()> {
-        if !start.is_multiple_of(4) {
-            self.by_kernel = false;
-            let what =
-                "a cpio archive that does not start at a multiple of 4: the kernel refuses it too";
-            return Err(self.trouble(start, what));
+    /// Why the kernel's unpacker takes no archive from this offset, if it got here: it stops.
+    fn unaligned(&mut self, start: u64) -> Option<&'static str> {
+        if start.is_multiple_of(4) || !self.by_kernel {
+            return None;
         }
-        let mut contents = Contents::new(None, self.by_kernel, None);
+        self.by_kernel = false;
+        Some(
+            "it does not start at a multiple of 4 (pad the file in front of it with truncate -s %4)",
+        )
+    }
+
+    fn plain(&mut self, start: u64) -> Result<()> {
+        let refused = self.unaligned(start);
+        let mut contents = Contents::new(None, self.by_kernel, refused);
         let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
         let end = self.members(&mut archive, start, None, &mut contents)?;
         let end = start.saturating_add(end).min(self.end);
@@ -210,10 +210,11 @@ impl<'a> Walker<'a> {
         // ("broken padding", do_reset in init/initramfs.c).
         let plain =
             |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_none());
-        if self.segments.last().is_some_and(plain) && !start.is_multiple_of(4) {
-            self.by_kernel = false;
-        }
-        let refused = refused.filter(|_| self.by_kernel);
+        let unaligned = match self.segments.last().is_some_and(plain) {
+            true => self.unaligned(start),
+            false => None,
+        };
+        let refused = unaligned.or(refused.filter(|_| self.by_kernel));
         self.by_kernel &= refused.is_none();
         let mut contents = Contents::new(Some(codec), self.by_kernel, refused);
         let whole = Part::new(self.image, 0, self.end);
@@ -227,6 +228,10 @@ impl<'a> Walker<'a> {
             "read",
             format_args!("{codec} archive of initrd at {start:#x}"),
         )?;
+        if junk.starts_with(&erofs::MAGIC) && at == SUPER_OFFSET {
+            let what = format!("an EROFS image compressed with {codec}: append it uncompressed");
+            return Err(self.trouble(start, what));
+        }
         if !junk.is_empty() {
             let what = format!(
                 "{codec} archive with something other than cpio at {at:#x} of its content: {}",
@@ -259,6 +264,7 @@ impl<'a> Walker<'a> {
         let mut end = 0;
         loop {
             let next = archive.next_member();
+            contents.stop_at_name(archive.unterminated());
             match next.map_err(|error| self.inside(start, error))? {
                 Next::Member(member) => {
                     end = member.body.saturating_add(member.header.filesize.into());
@@ -283,7 +289,7 @@ impl<'a> Walker<'a> {
     /// Ends an archive at `end`.
     fn archive(&mut self, end: u64, contents: Contents) {
         let cpio = contents.done();
-        self.by_kernel &= cpio.bad_sum.is_none();
+        self.by_kernel &= cpio.stopped_at().is_none();
         self.push(end, Kind::Cpio(cpio));
     }
 
@@ -329,9 +335,6 @@ fn known(bytes: &[u8]) -> &'static str {
     match bytes {
         [0x04, 0x22, 0x4d, 0x18, ..] => {
             " (an LZ4 frame: the kernel and this program take those of lz4 -l)"
-        }
-        [b'h', b's', b'q', b's', ..] => {
-            " (a squashfs image: layers are EROFS images and cpio archives)"
         }
         _ => "",
     }

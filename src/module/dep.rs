@@ -4,7 +4,10 @@
 //! every dependency of a module on its line, direct or not, such that loading from the end of the
 //! line to its front satisfies each.
 
+use std::io;
+
 use crate::error::{Error, Result};
+use crate::format::compress::Codec;
 
 /// No module is larger than this when decompressed, in bytes; a bound for what a damaged one can ask
 /// for.
@@ -53,6 +56,14 @@ impl<'a> Index<'a> {
 pub fn name(path: &str) -> &str {
     let file = path.trim().rsplit('/').next().unwrap_or_default();
     file.split('.').next().unwrap_or_default()
+}
+
+/// The bytes of a module without their compression.
+pub fn decompressed(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    match Codec::detect(&bytes) {
+        Some(codec) => codec.decompress(&*bytes, MODULE_MAX),
+        None => Ok(bytes),
+    }
 }
 
 /// A module without the signature at its end, if it has one: the module, data of the signer, the

@@ -3,8 +3,12 @@
 //! Pure. `/init` makes the plan before it changes anything, `layerinit plan` makes the same one on
 //! a host, and both print it with the same `Display`.
 
-pub mod cmdline;
+pub mod backend;
 pub mod device_spec;
+
+pub mod cmdline;
+
+pub mod words;
 
 mod device;
 mod layers;
@@ -16,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
 use crate::initrd::Walk;
-use cmdline::{Backend, Options};
+use backend::Backend;
+use cmdline::Options;
 pub use device::Device;
 pub use layers::segments as layer_segments;
 pub use upper::{Store, Upper};
@@ -240,6 +245,7 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
             found.place
         ));
     }
+    layers::numbers(&layers, sources, options, &mut cmdline_warnings);
     layers::select(&mut layers, options, &mut cmdline_warnings)?;
     if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
         let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");

@@ -3,7 +3,9 @@
 
 #![allow(unsafe_code, reason = "the one place for it")]
 
+pub mod note;
 mod number;
+pub mod signal;
 
 pub mod cdrom;
 pub mod entry;

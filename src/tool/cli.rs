@@ -6,17 +6,16 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use super::build::archive::Settings;
+use super::build::depmod::Modules;
+use super::build::layer::{Erofs, Form, Wanted};
+use super::build::module::Treatment;
+use super::build::tree::Times;
+use super::build::{self, Build, label};
+use super::kernel_config::Circumstances;
+use super::list::{self, Detail};
+use super::{check, plan};
 use crate::error::{Context, Result};
-use crate::tool::build::archive::Settings;
-use crate::tool::build::depmod::Modules;
-use crate::tool::build::layer::{Erofs, Form, Wanted};
-use crate::tool::build::module::Treatment;
-use crate::tool::build::tree::Times;
-use crate::tool::build::{self, Build};
-use crate::tool::check;
-use crate::tool::image::boot;
-use crate::tool::kernel_config::Circumstances;
-use crate::tool::list::{self, Detail};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -50,7 +49,7 @@ enum Command {
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
 image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime
 (--keep-times: their own, for what compares them: Python's .pyc, systemd's ConditionNeedsUpdate=),
-the UUID is made of the content. With --as cpio behind it, it is made into a cpio archive, which
+the UUID is made of the content, the volume label of the directory's name. With --as cpio behind it, it is made into a cpio archive, which
 /init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
 to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
 extended attributes (capabilities, ACLs, labels); a warning says so where there are any. An EROFS
@@ -64,19 +63,22 @@ Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else
 `gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
 (initramfs-spec/loader): /init, /dev/console and the mount points.
 
-The same input gives the same bytes. A build that fails or is interrupted leaves no file.
+The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image that
+is built again keeps the mode and the owner of the file that it replaces.
 
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
+  layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \
     --spec initramfs-spec/shell
-  layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root")]
+  layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
+  layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'")]
 struct BuildArgs {
-    /// The image to write
+    /// The image to write; `-`: to standard output, and messages to standard error
     #[arg(short, long, value_name = "IMG")]
     output: PathBuf,
     /// A spec of the loader; several make one archive, in order
@@ -122,6 +124,15 @@ struct BuildArgs {
     /// cpio.gz, cpio.lz4, cpio.xz or cpio.zst
     #[arg(long = "as", value_name = "FORM", value_parser = form, requires = "layers")]
     forms: Vec<Form>,
+    /// The volume label of the EROFS image that the --layer before it becomes, 15 bytes at most: the
+    /// name of the layer for rd.layers.skip= and rd.layers.only= [default: the directory's name]
+    #[arg(long = "label", value_name = "NAME", value_parser = label::parse, requires = "layers",
+        verbatim_doc_comment)]
+    labels: Vec<String>,
+    /// Put the layers into the loader's archive, as files of its /layers: every kernel finds them
+    /// there, without retain_initrd. They are called 10-NAME, 20-NAME and so on
+    #[arg(long, requires = "layers")]
+    layers_inside: bool,
     /// Start layers at multiples of this many bytes, itself a multiple of 4
     #[arg(long, value_name = "BYTES", default_value_t = 4096)]
     align: u64,
@@ -159,7 +170,7 @@ JSON fields:
   offset, length, kind and, by kind,
     cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
                 unpacker gets there), holds_init, early (CPU microcode, ACPI tables), bad_sum
-                (where there is one: the member that ends the kernel's unpacking)
+                or bad_name (where there is one: the member that ends the kernel's unpacking)
     erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
                 checksum (good, bad, none, truncated)
     bootconfig  intact
@@ -291,18 +302,37 @@ fn layers(args: &BuildArgs, matches: &ArgMatches) -> std::result::Result<Vec<Wan
         .map(|path| Wanted {
             path: path.clone(),
             form: None,
+            label: None,
         })
         .collect();
     for (place, form) in places("forms").zip(&args.forms) {
-        let before = layers.iter().rposition(|layer| *layer < place);
-        let Some(layer) = before.and_then(|index| wanted.get_mut(index)) else {
-            return Err("--as applies to the --layer before it, and there is none".into());
-        };
+        let layer = before(place, "--as", &layers, &mut wanted)?;
         if layer.form.replace(*form).is_some() {
             return Err(format!("--as twice for --layer {}", layer.path.display()));
         }
     }
+    for (place, label) in places("labels").zip(&args.labels) {
+        let layer = before(place, "--label", &layers, &mut wanted)?;
+        if layer.label.replace(label.clone()).is_some() {
+            return Err(format!(
+                "--label twice for --layer {}",
+                layer.path.display()
+            ));
+        }
+    }
     Ok(wanted)
+}
+
+/// The layer that a word at `place` applies to. `layers` are the places of `wanted`.
+fn before<'a>(
+    place: usize,
+    word: &str,
+    layers: &[usize],
+    wanted: &'a mut [Wanted],
+) -> std::result::Result<&'a mut Wanted, String> {
+    let before = layers.iter().rposition(|layer| *layer < place);
+    let layer = before.and_then(|index| wanted.get_mut(index));
+    layer.ok_or_else(|| format!("{word} applies to the --layer before it, and there is none"))
 }
 
 impl BuildArgs {
@@ -318,12 +348,14 @@ impl BuildArgs {
                 strip_signatures: self.strip_module_signatures,
             },
         });
+        let to_file = self.output.as_os_str() != "-";
         let lines = build::build(&Build {
-            output: self.output,
+            output: to_file.then_some(self.output),
             specs: self.specs,
             init: self.init,
             modules,
             layers,
+            layers_inside: self.layers_inside,
             align: self.align,
             settings: Settings {
                 mtime: mtime.unwrap_or(0),
@@ -340,7 +372,10 @@ impl BuildArgs {
             },
         })?;
         for line in lines {
-            writeln!(out, "{line}").during("write", "standard output")?;
+            match to_file {
+                true => writeln!(out, "{line}").during("write", "standard output")?,
+                false => eprintln!("{line}"),
+            }
         }
         Ok(true)
     }
@@ -401,7 +436,7 @@ impl Request {
                 };
                 check::check(&image, &circumstances, out)
             }
-            Command::Plan(PlanArgs { image, cmdline }) => boot::plan(&image, &cmdline, out),
+            Command::Plan(PlanArgs { image, cmdline }) => plan::print(&image, &cmdline, out),
         }
     }
 }

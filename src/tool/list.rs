@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::image::erofs_tree::{Gap, Gaps, Tree};
 use super::image::files::{self, File};
-use crate::bytes::{Opened, Part, ReadAt};
+use super::image::input;
+use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{self, Cpio, Kind, Segment, Walk};
@@ -23,7 +24,7 @@ pub struct Detail {
 
 /// Lists an image. What can be read is listed before what cannot is reported.
 pub fn list(path: &Path, detail: Detail, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = input::open(path)?;
     let walk = initrd::walk(&image, b"/init");
     let good = match detail.json {
         true => json(path, &image, &walk, detail.files, out)?,
@@ -164,6 +165,9 @@ fn fields(kind: &Kind, object: &mut Object) {
                 .boolean("early", cpio.only_early);
             if let Some(at) = cpio.bad_sum {
                 object.number("bad_sum", at);
+            }
+            if let Some(at) = cpio.bad_name {
+                object.number("bad_name", at);
             }
         }
         Kind::Erofs(superblock) => {

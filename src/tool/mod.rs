@@ -3,12 +3,14 @@
 //! Nothing here is linked into `/init`. What both share (the formats, the walk, the plan) is above this
 //! module and is used as it is.
 
-pub mod build;
 pub mod kernel_config;
 
 pub mod image;
 
+pub mod build;
+
 pub mod check;
 pub mod list;
+pub mod plan;
 
 pub mod cli;

@@ -456,6 +456,111 @@ fn a_panic_takes_the_way_of_every_other_failure() {
     );
 }
 
+/// PID 1 of the test below: faults as the command line says, on a thread of its own.
+#[test]
+#[expect(unsafe_code, reason = "it faults on purpose")]
+#[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
+fn faults_as_pid_1() {
+    assert!(rustix::process::getpid().is_init());
+    assert!(layerinit::boot::setup::console().is_empty());
+    layerinit::boot::kmsg::start();
+    layerinit::boot::setup::filesystems().unwrap();
+    let cmdline = layerinit::boot::setup::cmdline().unwrap();
+    layerinit::boot::rescue::follow(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    layerinit::boot::fault::catch();
+    fn deep(depth: u64) -> u64 {
+        let frame = std::hint::black_box([depth; 512]);
+        match frame[7] {
+            u64::MAX => 0,
+            depth => deep(depth + 1) + frame[8],
+        }
+    }
+    let work = move || match cmdline.split(' ').next() {
+        Some("null") => {
+            let nowhere = std::hint::black_box(0x18usize) as *const u8;
+            // SAFETY: none: the fault is the test.
+            let _ = unsafe { nowhere.read_volatile() };
+        }
+        Some("overflow") => assert_eq!(deep(0), 0),
+        Some("abort") => std::process::abort(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: none: the fault is the test.
+        Some("illegal") => unsafe { std::arch::asm!("ud2") },
+        Some("bus") => {
+            let file = File::create_new("/empty").unwrap();
+            // SAFETY: a new mapping; what is read of it lies behind the file's end: the fault is the test.
+            let map = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    4096,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    std::os::fd::AsRawFd::as_raw_fd(&file),
+                    0,
+                )
+            };
+            // SAFETY: none, as said above.
+            let _ = unsafe { map.cast::<u8>().read_volatile() };
+        }
+        other => panic!("{other:?}"),
+    };
+    let thread = std::thread::spawn(layerinit::sys::signal::guarded(work));
+    let _ = thread.join();
+}
+
+#[test]
+fn a_fault_takes_the_way_of_every_other_failure() {
+    let mut guest = Guest::new(&[]);
+    copy_program(
+        std::env::current_exe().unwrap(),
+        guest.scratch.join("rootfs/init"),
+    );
+    // No shell is started, though there is one.
+    rescue_shell(&guest);
+    guest.arguments = "faults_as_pid_1 --exact --ignored --nocapture";
+    for (cmdline, expected, signal) in [
+        (
+            "null rd.emergency=poweroff",
+            "boot failed: SIGSEGV, address 0x18, instruction 0x",
+            2,
+        ),
+        (
+            "overflow rd.emergency=poweroff",
+            "boot failed: SIGSEGV, address 0x",
+            2,
+        ),
+        ("bus panic=-1", "boot failed: SIGBUS, address 0x", 1),
+        ("illegal panic=1", "boot failed: SIGILL, address 0x", 1),
+        (
+            "abort rd.emergency=reboot",
+            "boot failed: SIGABRT, raised by /init itself, instruction 0x",
+            1,
+        ),
+    ] {
+        let outcome = failure(&mut guest, cmdline);
+        assert_eq!(outcome.status.signal(), Some(signal), "{}", outcome.log);
+        outcome
+            .says(expected)
+            .says("this is a bug in layerinit, or a fault of the memory");
+        assert_eq!(outcome.log.matches("boot failed").count(), 1);
+        assert!(!outcome.log.contains("shell"), "{}", outcome.log);
+    }
+}
+
+#[test]
+fn a_signal_that_somebody_sends_as_if_of_a_fault_is_told_and_ends_the_boot() {
+    let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
+    rescue_shell(&guest);
+    for signal in ["SEGV", "BUS", "ILL", "FPE", "ABRT", "SYS", "TRAP"] {
+        guest.typed = format!("kill -{signal} 1; sleep 100\n").leak();
+        let outcome = failure(&mut guest, "rd.emergency=poweroff");
+        assert_eq!(outcome.status.signal(), Some(2), "{}", outcome.log);
+        outcome
+            .says(&format!("boot failed: SIG{signal}, sent by process "))
+            .says("switching off");
+    }
+}
+
 #[test]
 fn a_console_that_takes_nothing_changes_nothing() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
@@ -526,6 +631,76 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
     for point in ["plan", "mount", "switch"] {
         outcome.says(&format!("rd.break={point}: exit the shell to go on"));
     }
+}
+
+#[test]
+fn a_link_for_a_mount_point_hides_nothing_else() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which; for d in /proc /sys /run /dev; do readlink $d; done; echo $(stat -c %F /proc /sys /run/ /dev); \
+                  ls /proc/self/cmdline /run/initramfs/layerinit.json /sys/kernel/mm >/dev/null && echo there";
+    let [base, app] = two_layers(&scratch, script);
+    let odd = scratch.join("odd");
+    fs::create_dir_all(odd.join("var/run")).unwrap();
+    symlink("/etc", odd.join("proc")).unwrap();
+    symlink("var/run", odd.join("run")).unwrap();
+    symlink("nowhere", odd.join("dev")).unwrap();
+    fs::write(odd.join("sys"), "a file").unwrap();
+    let mut guest = Guest::new(&[
+        ("layers/0", &base),
+        ("layers/1", &app),
+        ("layers/2", &mkfs(&odd)),
+    ]);
+    let outcome = guest.boot();
+    assert_eq!(
+        outcome.reached(),
+        "app\nvar/run\ndirectory directory directory directory\nthere\n",
+        "{}",
+        outcome.log
+    );
+    outcome
+        .says("/proc of the new root: it is a symbolic link to /etc, which has another use; replaced by a directory")
+        .says("/sys of the new root: it is not a directory, and leads to none: ENOTDIR: Not a directory; replaced")
+        .says("/dev of the new root: it is not a directory, and leads to none: ENOENT: No such file or directory; replaced");
+
+    // Nothing is written to what is not an overlay.
+    guest.cmdline = "rd.overlay.readonly init=/bin/cat -- /etc/which";
+    guest.arguments = "/etc/which";
+    let outcome = guest.boot();
+    assert!(outcome.console.contains("app\n"), "{}", outcome.console);
+    outcome.says("the new root has to do without /proc");
+}
+
+#[test]
+fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "stat -c %F /sys /run");
+    let guest = Guest::new(&[
+        ("layers/0", &base),
+        ("etc/modprobe.d/x.conf", b"nonsense here\n"),
+        ("run", b"a file"),
+    ]);
+    symlink("etc", guest.scratch.join("rootfs/sys")).unwrap();
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "directory\ndirectory\n");
+    outcome
+        .says("prepare mount point /sys: it is a symbolic link to /etc; replaced by a directory")
+        .says("prepare mount point /run: it is not a directory; replaced by a directory");
+}
+
+#[test]
+fn what_is_no_watchdog_is_not_written_to() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "echo here");
+    let mut guest = Guest::new(&[("layers/base", &base)]);
+    // In a guest of these tests the console is a file.
+    guest.cmdline = "rd.watchdog=/dev/console";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/console is not a watchdog: it is a regular file");
+    guest.cmdline = "rd.watchdog=/dev/null";
+    let outcome = guest.boot();
+    assert_eq!(outcome.reached(), "here\n");
+    outcome.says("/dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY");
 }
 
 #[test]
@@ -640,6 +815,25 @@ fn the_program_is_static_and_needs_no_interpreter() {
         "it has a fixed address: nothing to relocate"
     );
     assert!(fs::metadata(env!("CARGO_BIN_EXE_init")).unwrap().mode() & 0o111 != 0);
+}
+
+#[test]
+fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
+    let scratch = Scratch::new();
+    let tree = scratch.join("system");
+    system(&tree, "echo never");
+    fs::copy(tree.join("sbin/init"), tree.join("etc/init")).unwrap();
+    let image = Image::new(16 << 20);
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-d"])
+        .arg(&tree)
+        .arg(image.path()));
+    // The directory names an inode that is none.
+    run(Command::new("debugfs").args(["-w", "-R", "clri /sbin/init", image.path()]));
+    let disk = Loop::attach(&image);
+    let mut guest = Guest::new(&[]);
+    let outcome = failure(&mut guest, format!("root={} panic=-1", disk.0).leak());
+    outcome.says("boot failed: find init in the new root: find /sbin/init: EUCLEAN");
 }
 
 /// systemd looks for the disk of `/` there, which it cannot see through an overlay.

@@ -19,11 +19,15 @@ fn check(directory: &Path, image: &[u8], words: &[&str]) -> (Vec<String>, i32) {
 }
 
 fn init() -> Entry<'static> {
-    entry("init", 0o100_755, b"#!/init\n")
+    own_init("init")
 }
 
 fn loader() -> Vec<u8> {
     cpio(&[init()])
+}
+
+fn x86_loader() -> Vec<u8> {
+    cpio(&[entry("init", 0o100_755, &init_for(X86_64))])
 }
 
 /// A 64-bit program for this machine, by its e_machine.
@@ -80,7 +84,7 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
     ];
     assert_eq!(
         findings("parents", &[&archive], &[]),
-        ["warning: 0x000006a0 sbin/../etc/w: its name has `..` in it"]
+        ["warning: 0x00000730 sbin/../etc/w: its name has `..` in it"]
     );
     assert_eq!(
         findings(
@@ -89,8 +93,8 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
             &[]
         ),
         [
-            "error: 0x000005b4 no/x: there is no directory no in this layer or below: /init leaves the file out",
-            "error: 0x00000628 etc/name/x: there is no directory etc/name in this layer or below: /init leaves the file out",
+            "error: 0x00000644 no/x: there is no directory no in this layer or below: /init leaves the file out",
+            "error: 0x000006b8 etc/name/x: there is no directory etc/name in this layer or below: /init leaves the file out",
         ]
     );
 }
@@ -100,7 +104,7 @@ fn whiteouts_of_other_kinds_are_pointed_out() {
     assert_eq!(
         findings("oci", &[&[file("etc/.wh.name", b"")]], &[]),
         [
-            "warning: 0x000005b4 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
+            "warning: 0x00000644 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
              character device 0:0"
         ]
     );
@@ -162,13 +166,13 @@ fn conflicts_are_told_apart_from_overrides() {
     assert_eq!(
         findings("conflicts", &[&upper, &full], &["--conflicts"]),
         [
-            "warning: 0x00000814 usr/lib/y: a symlink in place of an earlier file",
-            "error: 0x00000a78 usr/lib: a file in place of a directory that is not empty: /init leaves it out, \
+            "warning: 0x000008a4 usr/lib/y: a symlink in place of an earlier file",
+            "error: 0x00000b08 usr/lib: a file in place of a directory that is not empty: /init leaves it out, \
              as the kernel would",
-            "conflict: layer 1 (initrd+0x5b4): lib: a directory in place of a symlink of layer 0 (initrd+0xf8)",
-            "conflict: layer 1 (initrd+0x5b4): nothing: a whiteout, and no layer below has anything there",
-            "override: layer 1 (initrd+0x5b4): etc/name: a file in place of a file of layer 0 (initrd+0xf8)",
-            "override: layer 1 (initrd+0x5b4): usr/lib/y: a file in place of a file of layer 0 (initrd+0xf8)",
+            "conflict: layer 1 (initrd+0x644): lib: a directory in place of a symlink of layer 0 (initrd+0x188)",
+            "conflict: layer 1 (initrd+0x644): nothing: a whiteout, and no layer below has anything there",
+            "override: layer 1 (initrd+0x644): etc/name: a file in place of a file of layer 0 (initrd+0x188)",
+            "override: layer 1 (initrd+0x644): usr/lib/y: a file in place of a file of layer 0 (initrd+0x188)",
         ]
     );
     assert_eq!(
@@ -307,7 +311,7 @@ fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() 
     assert_eq!(
         (lines[0].as_str(), status),
         (
-            "error: /init: it is in the archive at 0x0, and the kernel cannot decompress that at 0x0: its check is \
+            "error: /init: it is in the archive at 0x0, and the kernel cannot unpack that at 0x0: its check is \
              not CRC32 (xz --check=crc32)",
             1
         )
@@ -362,6 +366,11 @@ CONFIG_BINFMT_SCRIPT=y
 /// A loader with modules of one kernel: the text of their modules.dep, if there is one, and files by
 /// their names in kernel/fs/erofs.
 fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+    modules_for(X86_64, release, dep, files)
+}
+
+/// The same with an `/init` for another machine.
+fn modules_for(machine: u16, release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     let top = format!("lib/modules/{release}");
     let mut names = vec!["lib".into(), "lib/modules".into(), top.clone()];
     for name in ["kernel", "kernel/fs", "kernel/fs/erofs"] {
@@ -372,7 +381,8 @@ fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         .iter()
         .map(|(name, _)| format!("{top}/kernel/fs/erofs/{name}"));
     let paths = Vec::from_iter(paths);
-    let mut entries = vec![init()];
+    let program = init_for(machine);
+    let mut entries = vec![entry("init", 0o100_755, &program)];
     entries.extend(names.iter().map(|name| dir(name)));
     if !dep.is_empty() {
         entries.push(file(&index, dep.as_bytes()));
@@ -444,7 +454,7 @@ fn modules_that_init_could_not_load_are_told() {
     // Where there are none, the kernel may have all of it.
     assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
     assert_eq!(
-        of_loader(&directory, &loader(), &with)[0],
+        of_loader(&directory, &x86_loader(), &with)[0],
         "error: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted"
     );
     // Another kernel's.
@@ -580,6 +590,32 @@ fn modules_without_signature_are_told_where_the_kernel_wants_them() {
         [line("CONFIG_EROFS_FS=m", "CONFIG_MODULE_SIG_FORCE=y")]
     );
     assert_eq!(said(&packed, "", true), [""; 0]);
+    // Under Secure Boot alone: the machine's firmware decides.
+    write("CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n");
+    assert_eq!(
+        said(b"module", "", true),
+        [
+            "warning: CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no \
+             signature: under Secure Boot the kernel loads no module without (build without \
+             --strip-module-signatures)"
+        ]
+    );
+    assert_eq!(said(&packed, "", true), [""; 0]);
+    write("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n");
+    assert_eq!(said(b"module", "", true), [""; 0]);
+    // What no layer needs: a driver.
+    write("CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n");
+    let mut driver = FILES.map(|(name, _)| (name, &*signed)).to_vec();
+    driver.push(("virtio_blk.ko", b"module"));
+    let loader = modules("6.12.1", DEP, &driver);
+    let words = ["--cmdline", "retain_initrd", "--kernel-config", "config"];
+    assert_eq!(
+        of_loader(&directory, &loader, &words),
+        [
+            "warning: CONFIG_MODULE_SIG_FORCE=y: lib/modules/6.12.1/kernel/fs/erofs/virtio_blk.ko has no signature: \
+             the kernel loads no module without (build without --strip-module-signatures)"
+        ]
+    );
 }
 
 #[test]
@@ -737,7 +773,7 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
     fs::write(directory.join("config.gz"), packed.stdout).unwrap();
     let init = elf(X86_64);
     let layer = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &init)]);
-    let image = join(&[&loader(), &layer]);
+    let image = join(&[&x86_loader(), &layer]);
     let plain = check(&directory, &image, &["--kernel-config", "config"]);
     assert_eq!(plain.1, 0, "{plain:?}");
     assert_eq!(
@@ -767,10 +803,9 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
 #[test]
 fn programs_for_another_machine_than_the_kernel_are_told() {
     let directory = scratch("check-machine");
-    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(elf);
+    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(init_for);
     let mut s390 = elf(22 << 8);
     s390[5] = 2;
-    let script = b"#!/init\n".to_vec();
     // What the loader starts, what the layer has, the configuration; what is wrong.
     let header = |name: &str| format!("# Linux/{name} 6.12.1 Kernel Configuration\n");
     let x86_32 = header("x86") + "CONFIG_X86=y\n";
@@ -789,7 +824,6 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
         (&arm64, &arm64, None, None),
         (&arm, &arm64, None, None),
         // Of what is not known nothing is said.
-        (&script, &arm64, None, None),
         (&none, &arm64, None, None),
         (&s390, &s390, None, None),
         (&x86, &x86, Some(header("x86")), None),
@@ -819,7 +853,7 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
         (&s390, &s390, Some(header("s390")), None),
         (&x86, &x86, Some(header("um")), None),
         (
-            &script,
+            &x86,
             &arm64,
             Some(header("x86")),
             wrong(REAL, 183, "x86_64"),
@@ -956,7 +990,7 @@ fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
         let words = [&["--kernel-config", "config"], cmdline].concat();
         let (mut lines, _) = check(&directory, &image, &words);
         lines.retain(|line| line.contains("bootconfig"));
-        Vec::from_iter(lines.iter().map(|line| line.replace("0x2a0", "AT")))
+        Vec::from_iter(lines.iter().map(|line| line.replace("0x330", "AT")))
     };
     let with = "CONFIG_BOOT_CONFIG=y\n";
     assert_eq!(
@@ -1373,4 +1407,435 @@ fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() 
     };
     assert!(!told(CONFIG.into()));
     assert!(told(format!("{CONFIG}# CONFIG_FUTEX is not set\n")));
+}
+
+#[test]
+fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, layer, expected) in [
+        ("dirs", vec![dir("proc"), dir("run")], ""),
+        (
+            "file",
+            vec![file("run", b"")],
+            "run: a file, not a directory: run cannot be mounted there",
+        ),
+        (
+            "link",
+            vec![link("proc", b"/etc")],
+            "proc: a symlink to /etc, which is not empty: proc mounted there would hide it",
+        ),
+        (
+            "link-to-file",
+            vec![link("sys", b"etc/name")],
+            "sys: a symlink to etc/name, which is a file: sys cannot be mounted there",
+        ),
+        (
+            "dangling",
+            vec![link("dev", b"gone")],
+            "dev: a symlink to gone, which leads nowhere: dev cannot be mounted there",
+        ),
+        (
+            "circle",
+            vec![link("dev", b"dev")],
+            "dev: a symlink to dev, which leads in a circle (ELOOP): dev cannot be mounted there",
+        ),
+        (
+            "harmless",
+            vec![dir("var"), dir("var/run"), link("run", b"var/run")],
+            "",
+        ),
+    ] {
+        let expected: &[_] = match expected {
+            "" => &[],
+            what => &[format!("warning: layer 1 (initrd+0x644): {what}")],
+        };
+        assert_eq!(
+            findings(&format!("mount-point-{name}"), &[&layer], &[]),
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn directories_that_everybody_may_write_to_are_told() {
+    let open = |name, mode: u32| entry(name, 0o040_000 | mode, b"");
+    let warning = |what: &str| format!("warning: layer 1 (initrd+0x644): {what}");
+    const WHAT: &str = "everybody may create and delete files in this directory";
+    assert_eq!(
+        findings(
+            "writable",
+            &[&[
+                open(".", 0o777),
+                open("etc", 0o777),
+                open("lost", 0o772),
+                open("tmp", 0o1777),
+                open("usr", 0o775)
+            ]],
+            &[]
+        ),
+        [
+            warning(&format!("/: mode 0777: {WHAT}")),
+            warning(&format!("etc: mode 0777: {WHAT}")),
+            warning(&format!("lost: mode 0772: {WHAT}")),
+        ]
+    );
+    let many = ["a", "b", "c", "d", "e"].map(|name| open(name, 0o777));
+    let lines = findings("writable-many", &[&many], &[]);
+    assert_eq!(
+        lines[2..],
+        [
+            warning(&format!("c: mode 0777: {WHAT}")),
+            "warning: new root: 2 more directories to which everybody may write".into(),
+        ]
+    );
+    // What a layer above has made right is right.
+    assert_eq!(
+        findings(
+            "writable-covered",
+            &[&[open("etc", 0o777)], &[open("etc", 0o755)]],
+            &[]
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
+fn members_that_no_filesystem_takes_are_told() {
+    let long = "x".repeat(256);
+    let below = format!("{long}/y");
+    let fits = "x".repeat(255);
+    let members = [
+        file(&long, b""),
+        dir(&below),
+        file(&fits, b""),
+        file(".", b""),
+        entry("/", 0o120_777, b"etc"),
+        file("", b""),
+        dir("."),
+    ];
+    let lines = findings("name-max", &[&members], &[]);
+    let said: Vec<_> = lines
+        .iter()
+        .map(|line| &line[line.len().min(18)..])
+        .collect();
+    const INIT: &str = "/init leaves the file out, as the kernel would";
+    assert_eq!(
+        said,
+        [
+            format!("{long}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
+            format!("{below}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
+            format!(".: a file named as the root directory: {INIT}"),
+            format!("/: a symlink named as the root directory: {INIT}"),
+            format!(".: a file named as the root directory: {INIT}"),
+        ]
+    );
+    // In the loader the kernel does it.
+    let directory = scratch("check-name-max-loader");
+    let (lines, status) = check(
+        &directory,
+        &cpio(&[init(), file(&long, b"")]),
+        &["--cmdline", "root=/dev/vda1"],
+    );
+    assert_eq!(
+        (lines[0].as_str(), status),
+        (
+            &*format!(
+                "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
+                 the file without a word"
+            ),
+            1
+        )
+    );
+}
+
+#[test]
+fn a_program_that_takes_the_place_of_init_is_told_by_name() {
+    let directory = scratch("check-foreign-init");
+    let busybox = cpio(&[
+        dir("bin"),
+        program("bin/busybox"),
+        entry("init", 0o120_777, b"bin/busybox"),
+    ]);
+    let script = cpio(&[
+        entry("init", 0o100_755, b"#!/bin/sh\n"),
+        dir("bin"),
+        program("bin/sh"),
+    ]);
+    let mut image = erofs(1, "");
+    image[1032] &= !1;
+    let first = |pieces: &[&[u8]], words: &[&str]| {
+        let (lines, status) = check(&directory, &pieces.concat(), words);
+        let mut errors = lines.into_iter().filter(|line| line.starts_with("error: "));
+        (errors.next().unwrap_or_default(), status)
+    };
+    const WHERE: &str = "from the archive at 0x188, which replaces that of the archive at 0x0: no layer would be \
+                         mounted (the loader has to be the last archive with that name in front of the first EROFS image)";
+    assert_eq!(loader().len(), 0x188);
+    for (other, what) in [
+        (&busybox, "another program (bin/busybox)"),
+        (&script, "a script (#!/bin/sh)"),
+    ] {
+        let expected =
+            format!("error: loader: start /init: it is not layerinit's, but {what} {WHERE}");
+        assert_eq!(first(&[&loader(), other, &image], &[]), (expected, 1));
+        // The loader is the last of them.
+        let (line, _) = first(&[other, &loader(), &image], &[]);
+        assert!(!line.contains("layerinit's"), "{line}");
+        // One that is built into the kernel is replaced, too.
+        let (line, status) = first(&[other, &image], &["--loader-built-in"]);
+        assert!(
+            line.starts_with("error: loader: start /init: it is not layerinit's, but "),
+            "{line}"
+        );
+        assert_eq!(status, 1);
+    }
+}
+
+#[test]
+fn an_init_that_is_passed_over_for_the_next_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, init, expected) in [
+        ("none", vec![], None),
+        (
+            "dir",
+            vec![dir("sbin/init")],
+            Some("a directory, not a file"),
+        ),
+        (
+            "pipe",
+            vec![entry("sbin/init", 0o010_755, b"")],
+            Some("a pipe, not a file"),
+        ),
+        (
+            "device",
+            vec![node("sbin/init", 5)],
+            Some("a character device, not a file"),
+        ),
+        (
+            "circle",
+            vec![link("sbin/init", b"init")],
+            Some("a symlink to init, which leads in a circle (ELOOP)"),
+        ),
+        (
+            "dangling",
+            vec![link("sbin/init", b"../lib/systemd/systemd")],
+            Some("a symlink to ../lib/systemd/systemd, which leads nowhere"),
+        ),
+        (
+            "itself",
+            vec![entry("sbin/init", 0o100_755, b"#!/sbin/init\n")],
+            Some(
+                "it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs \
+                 /sbin/init: too many interpreters of interpreters",
+            ),
+        ),
+        (
+            "empty",
+            vec![entry("sbin/init", 0o100_755, b"")],
+            Some("it is empty"),
+        ),
+    ] {
+        let mut entries = vec![dir("sbin"), dir("bin"), program("bin/init")];
+        entries.extend(init);
+        let image = join(&[&loader(), &cpio(&entries)]);
+        let (lines, status) = check(&scratch(&format!("check-passed-{name}")), &image, &[]);
+        let expected =
+            expected.map(|why| format!("warning: /sbin/init: {why}; /bin/init would start"));
+        let told = lines
+            .iter()
+            .filter(|line| !line.starts_with("memory: ") && !line.starts_with("image: "));
+        assert_eq!(Vec::from_iter(told), Vec::from_iter(&expected), "{name}");
+        assert_eq!(status, 0);
+    }
+}
+
+#[test]
+fn blocks_larger_than_the_kernels_pages_are_an_error_where_these_are_known() {
+    let directory = scratch("check-blocks");
+    // mkfs.erofs -b16384: s_blocks in the unit of blkszbits, 14.
+    let mut image = erofs(4, "");
+    image[1032] &= !1;
+    image[1036] = 14;
+    image[1024 + 36] = 1;
+    let mut whole = x86_loader();
+    pad(&mut whole, 16384);
+    whole.extend(image);
+    let said = |config: Option<&str>| {
+        let mut words = Vec::new();
+        if let Some(config) = config {
+            fs::write(directory.join("config"), config).unwrap();
+            words = vec!["--kernel-config", "config"];
+        }
+        let (mut lines, _) = check(&directory, &whole, &words);
+        lines.retain(|line| line.contains("EROFS blocks"));
+        lines
+    };
+    let refused = |page: u32| {
+        vec![format!(
+            "error: 0x00004000: EROFS blocks of 16384 bytes, and this kernel's pages have {page}: it refuses the image"
+        )]
+    };
+    let maybe = "warning: 0x00004000: EROFS blocks of 16384 bytes: the kernel refuses the image where pages are smaller";
+    assert_eq!(said(None), [maybe]);
+    for (config, page) in [
+        ("CONFIG_X86_64=y\n", Some(4096)),
+        (
+            "# Linux/riscv 6.12.1 Kernel Configuration\nCONFIG_MMU=y\n",
+            Some(4096),
+        ),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_4K_PAGES=y\n", Some(4096)),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_PAGE_SHIFT=13\n", Some(8192)),
+        ("CONFIG_PAGE_SIZE_8KB=y\n", Some(8192)),
+        ("CONFIG_PAGE_SHIFT=12\n", Some(4096)),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_16K_PAGES=y\n", None),
+        ("CONFIG_ARM64=y\nCONFIG_ARM64_64K_PAGES=y\n", None),
+        ("CONFIG_PPC64=y\nCONFIG_PPC_64K_PAGES=y\n", None),
+        ("CONFIG_PAGE_SHIFT=14\n", None),
+    ] {
+        assert_eq!(
+            said(Some(config)),
+            page.map(refused).unwrap_or_default(),
+            "{config}"
+        );
+    }
+    // Of an architecture with several sizes, without a word about which.
+    assert_eq!(said(Some("CONFIG_ARM64=y\n")), [maybe]);
+}
+
+#[test]
+fn modules_for_another_machine_than_init_are_told() {
+    let directory = scratch("check-module-machine");
+    let mut s390 = elf(22 << 8);
+    s390[5] = 2;
+    let compressed = |module: &[u8]| {
+        fs::write(directory.join("module"), module).unwrap();
+        let mut xz = Command::new("xz");
+        let packed = xz
+            .args(["-c", "--check=crc32"])
+            .arg(directory.join("module"));
+        packed.output().unwrap().stdout
+    };
+    let line = |file: &str, number: u16, here: &str| {
+        vec![format!(
+            "error: loader: lib/modules/6.12.1/kernel/fs/erofs/{file}: a module for another machine (e_machine \
+             {number}, here {here})"
+        )]
+    };
+    // e_machine of /init, a module, the configuration's architecture; what is wrong.
+    for (init, module, file, architecture, expected) in [
+        (X86_64, elf(X86_64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            AARCH64,
+            elf(X86_64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 62, "aarch64"),
+        ),
+        (
+            AARCH64,
+            compressed(&elf(X86_64)),
+            "erofs.ko.xz",
+            "",
+            line("erofs.ko.xz", 62, "aarch64"),
+        ),
+        // Programs of 32 bits run on kernels of 64.
+        (3, elf(X86_64), "erofs.ko", "", vec![]),
+        (40, elf(AARCH64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "x86",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            X86_64,
+            s390.clone(),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 22, "x86_64"),
+        ),
+        (0, s390, "erofs.ko", "s390", vec![]),
+        // Of what is not known nothing is said.
+        (0, elf(AARCH64), "erofs.ko", "", vec![]),
+        (X86_64, b"module".to_vec(), "erofs.ko", "", vec![]),
+    ] {
+        let dep = format!("kernel/fs/erofs/{file}:\n");
+        let loader = modules_for(init, "6.12.1", &dep, &[(file, &module)]);
+        let mut words = vec!["--cmdline", "root=/dev/sda1"];
+        if !architecture.is_empty() {
+            let config = format!("# Linux/{architecture} 6.12.1 Kernel Configuration\n{CONFIG}");
+            fs::write(directory.join("config"), config).unwrap();
+            words.extend(["--kernel-config", "config"]);
+        }
+        let (mut lines, _) = check(&directory, &loader, &words);
+        lines.retain(|line| line.contains(" module for "));
+        assert_eq!(lines, expected, "{init} {file} {architecture}");
+    }
+}
+
+#[test]
+fn what_kernels_of_32_bits_cannot_do_is_told() {
+    let directory = scratch("check-narrow");
+    let tree = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &elf(40))]);
+    let loader = cpio(&[entry("init", 0o100_755, &init_for(40))]);
+    let said = |config: &str, size: u64| {
+        fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
+        fs::write(directory.join("image"), join(&[&loader, &tree])).unwrap();
+        // Zeros behind the last archive are nothing but length.
+        let image = fs::File::options()
+            .write(true)
+            .open(directory.join("image"));
+        image.unwrap().set_len(size << 20).unwrap();
+        let mut command = tool(&directory);
+        let output = command
+            .args(["check", "image", "--kernel-config", "config"])
+            .output();
+        let (out, _, _) = said(&output.unwrap());
+        let lines = out
+            .lines()
+            .filter(|line| line.contains("lowmem") || line.contains("_TIME="));
+        Vec::from_iter(lines.map(String::from))
+    };
+    // 8 MiB are mapped all the time.
+    let arm = "CONFIG_ARM=y\nCONFIG_PAGE_OFFSET=0xef000000\n";
+    assert_eq!(said(arm, 4), [""; 0]);
+    assert_eq!(
+        said(arm, 5),
+        [
+            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
+             (lowmem, the first 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+        ]
+    );
+    assert_eq!(
+        said(arm, 9),
+        [
+            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+        ]
+    );
+    assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);
+
+    let off = "# CONFIG_COMPAT_32BIT_TIME is not set\n";
+    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and know times of 32 bits \
+                 only fail (ENOSYS): take an /init for musl, and a real init built with times of 64 bits";
+    for (config, expected) in [
+        (format!("{arm}{off}"), &[times][..]),
+        (
+            format!("CONFIG_X86=y\n# CONFIG_64BIT is not set\n{off}"),
+            &[times],
+        ),
+        (format!("CONFIG_X86_64=y\nCONFIG_64BIT=y\n{off}"), &[]),
+        (format!("{arm}CONFIG_COMPAT_32BIT_TIME=y\n"), &[]),
+        (arm.into(), &[]),
+    ] {
+        assert_eq!(said(&config, 1), expected, "{config}");
+    }
 }

@@ -215,15 +215,37 @@ fn an_archive_ends_where_something_else_begins() {
 }
 
 #[test]
-fn a_member_that_does_not_start_at_a_multiple_of_four_is_an_error() {
+fn a_header_that_does_not_start_at_a_multiple_of_four_is_another_archives() {
     let one = cpio_without_trailer(&[file("a", b"1")]);
     gives(
         &join(&[&one, &[0; 2], &one]),
-        &[
-            "0x0 a 100644 \"1\"",
-            "read cpio member at 0x76 of its archive: a member does not start at a multiple of 4",
-        ],
+        &["0x0 a 100644 \"1\"", "end at 0x76"],
     );
+}
+
+#[test]
+fn names_of_grub_have_no_nul() {
+    let expected = [
+        "0x0 etc 40777 \"\"",
+        "0x74 etc/motd 100777 \"hello\\n\"",
+        "trailer to 0x16c",
+        "end at 0x16c",
+    ];
+    assert_eq!(GRUB_2_06.len(), 0x16c);
+    gives(GRUB_2_06, &expected);
+    let mut archive = Archive::new(Reader::new(&GRUB_2_06, 0));
+    assert_eq!(archive.unterminated(), None);
+    assert!(matches!(archive.next_member(), Ok(Next::Member(_))));
+    assert_eq!(archive.unterminated(), Some(0));
+    // A name that goes on in its padding, or has a NUL inside, is anything but that.
+    for (at, byte) in [(113, b'x'), (111, 0)] {
+        let mut odd = GRUB_2_06.to_vec();
+        odd[at] = byte;
+        gives(
+            &odd,
+            &["read cpio member at 0x0 of its archive: a name does not end with NUL"],
+        );
+    }
 }
 
 #[test]

@@ -102,7 +102,11 @@ fn head_room() -> u32 {
     one_file(0).0.len() as u32
 }
 
-/// Past the harness, which keeps what a test that passes prints to itself.
+/// A figure, for whoever runs the tests.
+#[expect(
+    clippy::explicit_write,
+    reason = "the harness keeps what eprintln! prints of a test that passes"
+)]
 fn print(figures: &str) {
     writeln!(io::stderr(), "{figures}").unwrap();
 }

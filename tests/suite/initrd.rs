@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io;
 
+use crate::common::disk::{Image, run};
 use crate::common::*;
 use layerinit::bytes::ReadAt;
 use layerinit::format::cpio::Header;
@@ -37,6 +38,7 @@ fn lines(walk: &Walk) -> Vec<String> {
                         (cpio.has_root, " root"),
                         (cpio.only_early, " early"),
                         (cpio.only_layer_files, " layers"),
+                        (cpio.only_extra, " extra"),
                     ] {
                         if flag {
                             text.push_str(name);
@@ -394,9 +396,8 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
     let loader = loader();
     for (tail, expected) in [
         (
-            &b"hsqs\0\0\0\0squashfs"[..],
-            "read at 0x168: neither cpio nor EROFS: 68 73 71 73 00 00 00 00 \"hsqs\\x00\\x00\\x00\\x00\" \
-             (a squashfs image: layers are EROFS images and cpio archives)",
+            &b"what\0"[..],
+            "read at 0x168: neither cpio nor EROFS: 77 68 61 74 00 \"what\\x00\"",
         ),
         (
             b"0707",
@@ -419,6 +420,135 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
 }
 
 #[test]
+fn what_people_append_and_is_no_layer_is_named_where_it_begins() {
+    const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+    let made = |size: u64, package: &str, program: &str, arguments: &[&str]| {
+        let image = Image::new(size);
+        run(package, program, &[arguments, &[image.path()]].concat());
+        let mut bytes = std::fs::read(image.path()).unwrap();
+        bytes.truncate(1 << 20);
+        bytes
+    };
+    let source = std::env::temp_dir().join(format!("layerinit-appended-{}", std::process::id()));
+    std::fs::create_dir_all(source.join("etc")).unwrap();
+    let from = source.to_str().unwrap();
+    let onto = |package: &str, program: &str, before: &[&str], after: &[&str]| {
+        let image = Image::new(0);
+        run(package, program, &[before, &[image.path()], after].concat());
+        std::fs::read(image.path()).unwrap()
+    };
+    let gpt = {
+        let image = Image::new(4 << 20);
+        let script = format!(
+            "printf 'label: gpt\\nstart=2048\\n' | sfdisk -q {}",
+            image.path()
+        );
+        run("fdisk", "sh", &["-c", &script]);
+        std::fs::read(image.path()).unwrap()
+    };
+    let mut verity = vec![0; 4096];
+    verity[..12].copy_from_slice(b"verity\0\0\x01\0\0\0");
+    verity[16..32].copy_from_slice(&[0xab; 16]);
+    for (tail, expected) in [
+        (
+            made(
+                4 << 20,
+                "e2fsprogs",
+                "mkfs.ext4",
+                &["-qF", "-U", UUID, "-L", "root"],
+            ),
+            format!("ext4 LABEL=\"root\" UUID={UUID}"),
+        ),
+        (
+            made(128 << 20, "btrfs-progs", "mkfs.btrfs", &["-q", "-U", UUID]),
+            format!("btrfs UUID={UUID}"),
+        ),
+        (
+            made(
+                300 << 20,
+                "xfsprogs",
+                "mkfs.xfs",
+                &["-q", "-m", &format!("uuid={UUID}")],
+            ),
+            format!("xfs UUID={UUID}"),
+        ),
+        (
+            made(
+                1 << 20,
+                "dosfstools",
+                "mkfs.vfat",
+                &["-i", "12345678", "-n", "ESP"],
+            ),
+            "vfat LABEL=\"ESP\" UUID=1234-5678".into(),
+        ),
+        (
+            onto(
+                "genisoimage",
+                "genisoimage",
+                &["-quiet", "-V", "DISC", "-o"],
+                &[from],
+            ),
+            "iso9660 LABEL=\"DISC\"".into(),
+        ),
+        (
+            onto(
+                "squashfs-tools",
+                "mksquashfs",
+                &[from],
+                &["-noappend", "-quiet", "-no-progress"],
+            ),
+            "squashfs".into(),
+        ),
+        (
+            onto("tar", "tar", &["-cf"], &["-C", from, "."]),
+            "a tar archive (mkfs.erofs --tar=f ".into(),
+        ),
+        (gpt, "the image of a disk with partitions (GPT)".into()),
+        (
+            verity,
+            "DM_verity_hash UUID=abababab-abab-abab-abab-abababababab".into(),
+        ),
+    ] {
+        // Behind the last byte, behind padding, and at the next block of a page.
+        for zeros in [0, 4, 0x1000 - 0x168] {
+            let image = join(&[&loader(), &vec![0; zeros], &tail]);
+            let walk = walk(&&image[..], b"/init");
+            let error = walk.trouble.unwrap().to_string();
+            let place = format!("read at {:#x}: {expected}", 0x168 + zeros);
+            assert!(error.starts_with(&place), "{error}: not {place}");
+            assert!(
+                error.ends_with("; layers are EROFS images and cpio archives"),
+                "{error}"
+            );
+            assert_eq!(walk.segments.len(), 1);
+        }
+    }
+    std::fs::remove_dir_all(&source).unwrap();
+}
+
+#[test]
+fn an_image_that_is_compressed_is_named() {
+    let image = Image::new(0);
+    std::fs::write(image.path(), erofs(2, "a")).unwrap();
+    for (words, name) in [
+        (&["gzip", "-nc"][..], "gzip"),
+        (&["xz", "-c"], "xz"),
+        (&["zstd", "-qc"], "zstd"),
+        (&["lz4", "-lqc"], "lz4"),
+    ] {
+        let mut command = std::process::Command::new(words[0]);
+        let output = command.args(&words[1..]).arg(image.path()).output();
+        let packed = output.unwrap_or_else(|error| panic!("this test needs {name}: {error}"));
+        assert_eq!(
+            shown(&join(&[&loader(), &packed.stdout]))[1..],
+            [format!(
+                "read at 0x168: an EROFS image compressed with {name}: append it uncompressed"
+            )]
+        );
+    }
+}
+
+#[test]
 fn a_truncated_image_says_what_is_missing() {
     let image = join(&[&loader(), &erofs(3, "a")[..8192]]);
     assert_eq!(
@@ -428,18 +558,108 @@ fn a_truncated_image_says_what_is_missing() {
 }
 
 #[test]
-fn a_plain_archive_must_be_aligned_as_for_the_kernel() {
-    let image = join(&[&erofs(1, "a"), &[0; 2], &loader()]);
+fn an_archive_may_start_at_any_byte_and_is_padded_from_its_own_start() {
+    let other = || cpio(&[dir("etc"), file("etc/a", b"12345"), file("etc/bc", b"")]);
+    assert_eq!(other().len(), 0x1e4);
+    for past in 1..4 {
+        // What systemd-boot 252 and the stub's initrd= make of files of such lengths.
+        let zeros = vec![0; past];
+        let behind = 0x1168 + past;
+        assert_eq!(
+            shown(&join(&[
+                &loader(),
+                &erofs(1, "a"),
+                &zeros,
+                &other(),
+                &other()
+            ])),
+            [
+                "0x0+0x168 cpio 2 kernel init".to_string(),
+                "0x168+0x1000 erofs a".into(),
+                format!("0x1168+{past:#x} padding"),
+                format!("{behind:#x}+0x1e4 cpio 3"),
+                format!("{:#x}+0x1e4 cpio 3", behind + 0x1e4),
+            ]
+        );
+        // In front of the first image the kernel stops there, and what follows is not its work.
+        assert_eq!(
+            shown(&join(&[
+                &loader(),
+                &zeros,
+                &other(),
+                &loader(),
+                &erofs(1, "a")
+            ])),
+            [
+                "0x0+0x168 cpio 2 kernel init".to_string(),
+                format!("0x168+{past:#x} padding"),
+                format!("{:#x}+0x1e4 cpio 3", 0x168 + past),
+                format!("{:#x}+0x168 cpio 2 init", 0x34c + past),
+                format!("{:#x}+0x1000 erofs a", 0x4b4 + past),
+            ]
+        );
+    }
+    // Without a trailer, and with the padding of its last body cut short.
+    let mut short = cpio_without_trailer(&[file("a", b"1")]);
+    short.truncate(short.len() - 1);
     assert_eq!(
-        shown(&image)[1],
-        "read at 0x1002: a cpio archive that does not start at a multiple of 4: the kernel refuses it too"
+        shown(&join(&[&erofs(1, "a"), &short, &[0; 2], &other()]))[1..],
+        [
+            "0x1000+0x74 cpio 1",
+            "0x1074+0x1 padding",
+            "0x1075+0x1e4 cpio 3"
+        ]
+    );
+}
+
+#[test]
+fn an_archive_of_grub_is_read_and_stops_the_kernel() {
+    let grub = GRUB_2_06;
+    let at = |image: &[u8]| -> Vec<_> {
+        let walk = walk(&image, b"/init");
+        assert!(walk.trouble.is_none(), "{:?}", walk.trouble);
+        let cpio = walk
+            .segments
+            .iter()
+            .filter_map(|segment| match &segment.kind {
+                Kind::Cpio(cpio) => Some((cpio.by_kernel, cpio.holds_init, cpio.bad_name)),
+                _ => None,
+            });
+        cpio.collect()
+    };
+    let (loader, base) = (loader(), erofs(1, "a"));
+    let behind = join(&[&loader, &base, grub, &loader]);
+    assert_eq!(
+        at(&behind),
+        [
+            (true, true, None),
+            (false, false, None),
+            (false, true, None)
+        ]
+    );
+    let front = join(&[&loader, grub, &loader, &base]);
+    assert_eq!(
+        at(&front),
+        [
+            (true, true, None),
+            (true, false, Some(0)),
+            (false, true, None)
+        ]
+    );
+    // The kernel looks at the trailer's name, too; what stands before that it has unpacked.
+    let trailer = &grub[grub.len() - 120..];
+    let mut own = cpio_without_trailer(&[program("init")]);
+    own.extend(trailer);
+    assert_eq!(
+        at(&join(&[&own, &loader])),
+        [(true, true, Some(0x78)), (false, true, None)]
     );
 }
 
 #[test]
 fn names_without_end_and_lengths_without_measure_are_errors() {
-    let mut no_nul = cpio(&[file("abc", b"")]);
-    no_nul[113] = b'd';
+    let mut no_nul = cpio(&[file("abcd", b"")]);
+    no_nul[114..116].fill(b'd');
     assert_eq!(
         shown(&no_nul),
         ["read at 0x0: read cpio member at 0x0 of its archive: a name does not end with NUL"]

@@ -60,6 +60,44 @@ fn a_files_name_cannot_pass_for_a_line_of_the_plan() {
 }
 
 #[test]
+fn where_the_kernel_stopped_is_told_and_what_follows_is_used() {
+    let other = cpio(&[file("x", b"")]);
+    let base = erofs(1, "");
+    let warnings = |pieces: &[&[u8]]| -> Vec<String> {
+        let plan = planned(&initrd(join(pieces)), "");
+        let layers = plan
+            .lines()
+            .filter(|line| line.starts_with("layer "))
+            .count();
+        let warnings = plan.lines().filter(|line| line.starts_with("warning: "));
+        let mut lines = Vec::from_iter(warnings.map(String::from));
+        lines.push(format!("{layers} layers"));
+        lines
+    };
+    assert_eq!(
+        warnings(&[&loader(), &[0], &other, &base]),
+        [
+            "warning: initrd+0xf5: an archive that the kernel did not unpack: it does not start at a multiple of 4 \
+             (pad the file in front of it with truncate -s %4)",
+            "2 layers"
+        ]
+    );
+    assert_eq!(
+        warnings(&[&loader(), GRUB_2_06, &base]),
+        [
+            "warning: initrd+0xf4: the name of the member at 0x0 of this archive has no NUL at its end (GRUB before \
+             2.12 writes such names for newc:): the kernel stopped unpacking there",
+            "2 layers"
+        ]
+    );
+    // Behind the first image all of it is /init's.
+    assert_eq!(
+        warnings(&[&loader(), &base, &[0], &other, GRUB_2_06]),
+        ["3 layers"]
+    );
+}
+
+#[test]
 fn microcode_loader_and_padding_are_no_layers() {
     let microcode = cpio(&[file("kernel/x86/microcode/AuthenticAMD.bin", b"x")]);
     let image = join(&[&microcode, &[0; 512], &loader(), &[0; 512], &erofs(1, "")]);
@@ -444,4 +482,41 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
              it over; {hint}"
         )
     );
+}
+
+#[test]
+fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
+    // As systemd-stub writes credentials, behind what it was given.
+    let credentials = cpio(&[
+        dir(".extra"),
+        dir(".extra/credentials"),
+        file(".extra/credentials/x.cred", b"x"),
+    ]);
+    let image = |added: &[u8]| initrd(join(&[&loader(), &erofs(1, "app"), added]));
+    let at = loader().len() + 4096;
+    for (cmdline, words) in [
+        ("rd.layers.only=0", &["only=0"][..]),
+        (
+            "rd.layers.skip=x,1 rd.layers.only=app,0",
+            &["only=0", "skip=1"],
+        ),
+        ("rd.layers.only=app", &[]),
+        ("", &[]),
+    ] {
+        let warnings = words.iter().map(|word| {
+            format!(
+                "warning: rd.layers.{word}: layer 1 (initrd+{at:#x}) is an archive that systemd-stub has added, and \
+                 the numbers of layers change with these: name layers by volume label"
+            )
+        });
+        let plan = planned(&image(&credentials), cmdline);
+        let told = plan.lines().filter(|line| line.contains("systemd-stub"));
+        assert_eq!(Vec::from_iter(told), Vec::from_iter(warnings), "{cmdline}");
+        for other in [
+            &cpio(&[dir("etc"), file("etc/x", b"")])[..],
+            &cpio(&[dir(".extra")]),
+        ] {
+            assert!(!planned(&image(other), cmdline).contains("systemd-stub"));
+        }
+    }
 }

@@ -362,6 +362,11 @@ fn what_is_never_a_root_is_named() {
     let image = luks(&["--type", "luks2", "--label", "vault"]);
     expect(&image, Kind::Luks, Some(UUID), Some("vault"));
 
+    let (data, hashes) = (Image::new(MIB), Image::new(0));
+    let words = ["format", "--uuid", UUID, data.path(), hashes.path()];
+    run("cryptsetup-bin", "veritysetup", &words);
+    expect(&hashes, Kind::Verity, Some(UUID), None);
+
     for kind in [
         Kind::Swap,
         Kind::Suspended,
@@ -369,6 +374,7 @@ fn what_is_never_a_root_is_named() {
         Kind::Luks,
         Kind::Lvm,
         Kind::Raid,
+        Kind::Verity,
     ] {
         assert!(kind.never_mounted().is_some());
     }

@@ -8,10 +8,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file, join, pad,
-    program,
+    GRUB_2_06, bootconfig, copy_program, cpio, cpio_without_trailer, dir, entry, erofs, file,
+    init_for, join, own_init, pad, program,
 };
 use crate::support::{said, scratch, tool};
+use layerinit::bytes::Opened;
 
 /// Runs the tool with these words.
 fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {
@@ -325,7 +326,7 @@ const NEEDS: &str = "needs CONFIG_BLK_DEV_INITRD CONFIG_BLK_DEV_LOOP CONFIG_EROF
 
 /// An /init that a kernel could start, as far as anybody looks.
 fn init() -> crate::common::Entry<'static> {
-    entry("init", 0o100_755, b"#!/init\n")
+    own_init("init")
 }
 
 /// The smallest static program, for this machine (e_machine of x86_64 is 62).
@@ -483,7 +484,7 @@ fn check_finds_what_goes_wrong() {
             "init is a link",
             image(vec![
                 dir("bin"),
-                entry("bin/i", 0o100_755, b"#!/bin/i"),
+                own_init("bin/i"),
                 entry("init", 0o120_777, b"bin/i"),
             ]),
             vec![],
@@ -499,7 +500,7 @@ fn check_finds_what_goes_wrong() {
             "no parent",
             image(vec![init(), file("etc/passwd", b"")]),
             vec![
-                "error: 0x0000007c etc/passwd: there is no directory etc: the kernel drops the file without a word",
+                "error: 0x0000010c etc/passwd: there is no directory etc: the kernel drops the file without a word",
             ],
         ),
         (
@@ -520,47 +521,47 @@ fn check_finds_what_goes_wrong() {
         (
             "long name",
             image(vec![init(), file(&long_name, b"")]),
-            vec!["error: 0x0000007c (no name): a name of 4097 bytes: the kernel passes it over"],
+            vec!["error: 0x0000010c (no name): a name of 4097 bytes: the kernel passes it over"],
         ),
         (
             "long target",
             image(vec![init(), entry("l", 0o120_777, &long_target)]),
             vec![
-                "error: 0x0000007c l: a target of more than 4096 bytes: the kernel passes it over",
+                "error: 0x0000010c l: a target of more than 4096 bytes: the kernel passes it over",
             ],
         ),
         (
             "a directory with a body",
             image(vec![init(), entry("d", 0o040_755, b"x")]),
-            vec!["error: 0x0000007c d: a directory with a body: the kernel passes it over"],
+            vec!["error: 0x0000010c d: a directory with a body: the kernel passes it over"],
         ),
         (
             "no type",
             image(vec![init(), entry("d", 0o755, b"")]),
-            vec!["error: 0x0000007c d: mode 755 is no type of file: the kernel passes it over"],
+            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel passes it over"],
         ),
         (
             "bad sum",
             image(vec![init(), bad_sum]),
             vec![
-                "error: 0x0000007c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
+                "error: 0x0000010c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
                 "warning: image: there are no layers, and no init but the loader: it boots with root= only",
             ],
         ),
         (
             "climbs",
             image(vec![init(), file("../../etc", b"")]),
-            vec!["error: 0x0000007c ../../etc: its name leads out of the archive"],
+            vec!["error: 0x0000010c ../../etc: its name leads out of the archive"],
         ),
         (
             "dots",
             image(vec![init(), dir("a"), file("a/../b", b"")]),
-            vec!["warning: 0x000000ec a/../b: its name has `..` in it"],
+            vec!["warning: 0x0000017c a/../b: its name has `..` in it"],
         ),
         (
             "another type",
             image(vec![init(), dir("a"), file("a", b"")]),
-            vec!["warning: 0x000000ec a: a file in place of an earlier directory"],
+            vec!["warning: 0x0000017c a: a file in place of an earlier directory"],
         ),
         (
             "a full directory",
@@ -572,7 +573,26 @@ fn check_finds_what_goes_wrong() {
                 file("a", b""),
             ]),
             vec![
-                "error: 0x000001d4 a: a file in place of a directory that is not empty: the kernel drops it",
+                "error: 0x00000264 a: a file in place of a directory that is not empty: the kernel drops it",
+            ],
+        ),
+        (
+            "an archive of GRUB in front of the images",
+            aligned(join(&[&cpio(&[init()]), GRUB_2_06]), &layer("")),
+            vec![
+                "warning: 0x000000f8: the name of the member at 0x0 of this archive has no NUL at its end (GRUB before \
+                 2.12 writes such names for newc:): the kernel stopped unpacking there",
+            ],
+        ),
+        (
+            "an archive that the loader did not pad to",
+            aligned(
+                join(&[&cpio(&[init()]), &[0; 3], &cpio(&[dir("x")])]),
+                &layer(""),
+            ),
+            vec![
+                "warning: 0x000000fb: an archive that the kernel did not unpack: it does not start at a multiple of 4 \
+                 (pad the file in front of it with truncate -s %4)",
             ],
         ),
         (
@@ -602,7 +622,7 @@ fn check_finds_what_goes_wrong() {
             ),
             vec![
                 "error: no init in the new root: /sbin/init: not there; /etc/init: not there; /bin/init: not executable \
-                 (mode 0644); /bin/sh: not there",
+                 (mode 0644); /bin/sh: a symlink to /bin/no, which leads nowhere",
             ],
         ),
         (
@@ -651,7 +671,7 @@ fn check_finds_what_goes_wrong() {
         (
             "a system for another machine",
             aligned(
-                cpio(&[entry("init", 0o100_755, &elf(0xfff0))]),
+                cpio(&[entry("init", 0o100_755, &init_for(0xfff0))]),
                 &cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &elf(0xfff0))]),
             ),
             vec![],
@@ -686,14 +706,14 @@ fn check_finds_what_goes_wrong() {
             "unaligned",
             join(&[&system(vec![init()]), &layer("")]),
             vec![
-                "warning: 0x000001e8: EROFS image not aligned to its blocks of 4096 bytes: they reach over page boundaries, and it cannot be mounted as a file",
+                "warning: 0x00000278: EROFS image not aligned to its blocks of 4096 bytes: they reach over page boundaries, and it cannot be mounted as a file",
             ],
         ),
         (
             "bootconfig",
             join(&[&system(vec![init()]), &broken_bootconfig]),
             vec![
-                "error: 0x000001e8: the bootconfig's size or checksum is wrong: the kernel ignores it",
+                "error: 0x00000278: the bootconfig's size or checksum is wrong: the kernel ignores it",
             ],
         ),
         (
@@ -706,7 +726,7 @@ fn check_finds_what_goes_wrong() {
         (
             "junk",
             join(&[&system(vec![init()]), b"junk"]),
-            vec!["error: image: read at 0x1e8: neither cpio nor EROFS: 6a 75 6e 6b \"junk\""],
+            vec!["error: image: read at 0x278: neither cpio nor EROFS: 6a 75 6e 6b \"junk\""],
         ),
     ] {
         let (stdout, status) = check(&name.replace(' ', "-"), &image, &[]);
@@ -839,7 +859,8 @@ fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
     let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
     let link = entry("before", 0o120_777, b"init");
     for before in [script, link] {
-        let image = aligned(join(&[&cpio(&[before]), &cpio(&[init()])]), &erofs(1, ""));
+        let loader = cpio(&[own_init("init")]);
+        let image = aligned(join(&[&cpio(&[before]), &loader]), &erofs(1, ""));
         fs::write(directory.join("image"), image).unwrap();
         let plan = good(
             &directory,
@@ -850,10 +871,81 @@ fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
 }
 
 #[test]
+fn a_plan_that_nobody_would_carry_out_is_an_error() {
+    let directory = scratch("tool-foreign-init");
+    let loader = cpio(&[own_init("init")]);
+    let script = cpio(&[entry("init", 0o100_755, b"#!/bin/sh\nexec /sbin/init\n")]);
+    let busybox = cpio(&[
+        entry("init", 0o120_777, b"bin/busybox"),
+        dir("bin"),
+        program("bin/busybox"),
+    ]);
+    let gzip = |archive: &[u8]| {
+        fs::write(directory.join("archive"), archive).unwrap();
+        let mut command = Command::new("gzip");
+        let output = command.arg("-nc").arg(directory.join("archive")).output();
+        let mut packed = output.unwrap().stdout;
+        pad(&mut packed, 4);
+        packed
+    };
+    let other = cpio(&[dir("etc")]);
+    let base = erofs(1, "base");
+    let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
+               first EROFS image)\n";
+    let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
+    let is_busybox =
+        "layerinit: start /init: it is not layerinit's, but another program (bin/busybox)";
+    let at = loader.len();
+    let packed = gzip(&loader);
+    for (pieces, expected) in [
+        (vec![&loader[..], &other, &base], None),
+        (vec![&script, &loader, &base], None),
+        (vec![&busybox, &packed, &base], None),
+        // The kernel has a loader built in, or another program that is to be in its place.
+        (vec![&base], None),
+        // Not unpacked by the kernel: a layer.
+        (vec![&loader, &base, &script], None),
+        (
+            vec![&loader, &script, &base],
+            Some(format!(
+                "{is_a_script} from the archive at {at:#x}, which replaces that of the archive at 0x0{why}"
+            )),
+        ),
+        (
+            vec![&packed, &gzip(&busybox), &base],
+            Some(format!(
+                "{is_busybox} from the archive at {:#x}, which replaces that of the archive at 0x0{why}",
+                packed.len()
+            )),
+        ),
+        (
+            vec![&script, &base],
+            Some(format!("{is_a_script} from the archive at 0x0{why}")),
+        ),
+    ] {
+        fs::write(directory.join("image"), pieces.concat()).unwrap();
+        match expected {
+            None => assert!(good(&directory, &["plan", "image"]).contains("layer 0 (initrd")),
+            Some(expected) => assert_eq!(bad(&directory, &["plan", "image"]), expected),
+        }
+    }
+}
+
+#[test]
+fn the_init_of_this_build_is_known_with_its_version() {
+    let init = Opened::open(Path::new(env!("CARGO_BIN_EXE_init"))).unwrap();
+    let version = layerinit::boot::verify_init::version(&init);
+    assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    // Nor is the tool, which knows the note, an /init.
+    let tool = Opened::open(Path::new(env!("CARGO_BIN_EXE_layerinit"))).unwrap();
+    assert_eq!(layerinit::boot::verify_init::version(&tool), None);
+}
+
+#[test]
 fn plan_is_that_of_init() {
     let directory = scratch("tool-plan");
     let loader = cpio(&[
-        init(),
+        own_init("init"),
         dir("layers"),
         file("layers/10-base.erofs", &erofs(1, "base")),
     ]);
@@ -904,6 +996,40 @@ fn workshop(name: &str) -> std::path::PathBuf {
     fs::write(directory.join("base.erofs"), erofs(2, "base")).unwrap();
     fs::write(directory.join("late.cpio"), cpio(&[file("x", b"1")])).unwrap();
     directory
+}
+
+#[test]
+fn all_of_the_last_page_of_the_last_image_is_there() {
+    let directory = workshop("tool-build-pages");
+    // Nine blocks of 512 bytes.
+    let mut small = erofs(2, "small")[..9 * 512].to_vec();
+    small[1036] = 9;
+    small[1060] = 9;
+    fs::write(directory.join("small.erofs"), &small).unwrap();
+    fs::write(directory.join("both"), join(&[&cpio(&[dir("x")]), &small])).unwrap();
+    let at = cpio(&[dir("x")]).len();
+    // Pages of 4 KiB, and of up to 64 KiB; and a layer behind the image that is longer than that, and not.
+    let long = cpio(&[file("long", &[1; 70_000])]);
+    fs::write(directory.join("long.cpio"), &long).unwrap();
+    for (machine, layers, end) in [
+        (62, &["small.erofs"][..], 4096 + 8192),
+        (62, &["base.erofs", "small.erofs"], 4096 + 8192 + 8192),
+        (62, &["both"], 4096 + at + 8192),
+        (62, &["small.erofs", "late.cpio"], 4096 + 8192 + 240),
+        (183, &["small.erofs"], 4096 + 65536),
+        (183, &["base.erofs"], 4096 + 65536),
+        (183, &["small.erofs", "late.cpio"], 4096 + 65536),
+        (183, &["base.erofs", "long.cpio"], 4096 + 8192 + long.len()),
+    ] {
+        fs::write(directory.join("program"), elf(machine)).unwrap();
+        let mut words = vec!["build", "--init", "program", "-o", "image"];
+        layers
+            .iter()
+            .for_each(|layer| words.extend(["--layer", layer]));
+        good(&directory, &words);
+        let image = fs::read(directory.join("image")).unwrap();
+        assert_eq!(image.len(), end, "{machine} {layers:?}");
+    }
 }
 
 #[test]
@@ -968,7 +1094,7 @@ fn the_standard_loader_is_the_spec_that_is_in_the_repository() {
         good(&directory, &["list", "--files", "standard"]),
         "\
 offset          length what
-0x00000000        1092 cpio 8 members, 4096 bytes unpacked, holds init
+0x00000000        1212 cpio 9 members, 4096 bytes unpacked, holds init
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 dev
     crw-------   1     0     0       5, 1 1970-01-01 00:00:00 dev/console
     crw-------   1     0     0      1, 11 1970-01-01 00:00:00 dev/kmsg
@@ -976,8 +1102,9 @@ offset          length what
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 proc
     dr-xr-xr-x   2     0     0          0 1970-01-01 00:00:00 sys
     drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 run
+    drwxr-xr-x   2     0     0          0 1970-01-01 00:00:00 layers
     -rwxr-xr-x   1     0     0         21 1970-01-01 00:00:00 init
-0x00000444         444 padding
+0x000004bc         324 padding
 "
     );
 }
@@ -1004,7 +1131,9 @@ fn the_same_input_gives_the_same_bytes() {
         .status();
     assert!(age.unwrap().success());
     let words = ["build", "--init", "init", "--layer", "root", "--layer"];
-    good(&directory, &[&words[..], &["one", "-o", "a"]].concat());
+    let label = ["--label", "numbers"];
+    let one = [&words[..], &["one"], &label].concat();
+    good(&directory, &[&one[..], &["-o", "a"]].concat());
     let mut shell = Command::new("sh");
     shell.args([
         "-c",
@@ -1015,6 +1144,7 @@ fn the_same_input_gives_the_same_bytes() {
     shell
         .args(words)
         .args(["two", "-o", "b"])
+        .args(label)
         .current_dir(&directory);
     shell
         .env_remove("SOURCE_DATE_EPOCH")
@@ -1037,13 +1167,13 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(list.matches("checksum good").count(), 2, "{list}");
     let mut dated = tool(&directory);
     dated
-        .args(words)
-        .args(["one", "-o", "c"])
+        .args(&one)
+        .args(["-o", "c"])
         .env("SOURCE_DATE_EPOCH", "1000000000");
     assert!(dated.output().unwrap().status.success());
     good(
         &directory,
-        &[&words[..], &["one", "-o", "d", "--mtime", "1000000000"]].concat(),
+        &[&one[..], &["-o", "d", "--mtime", "1000000000"]].concat(),
     );
     let dated = fs::read(directory.join("c")).unwrap();
     assert!(dated == fs::read(directory.join("d")).unwrap() && dated != image);
@@ -1149,7 +1279,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             vec!["--init", "missing"],
-            "open missing (standard loader line 34): ENOENT: No such file or directory",
+            "open missing (standard loader line 39): ENOENT: No such file or directory",
         ),
         (
             layer("missing"),
@@ -1309,7 +1439,7 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
         "{given}"
     );
     assert!(
-        given.ends_with(&format!("/layer0.erofs {}", root.display())),
+        given.ends_with(&format!(" /proc/self/fd/0 {}", root.display())),
         "{given}"
     );
     let (_, stderr, _) = with_path(&["--erofs-compression", "none"]);
@@ -1339,11 +1469,6 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
             assert!(Instant::now() < patience, "mkfs.erofs was not started");
             std::thread::sleep(Duration::from_millis(5));
         }
-        assert_ne!(
-            names(&directory),
-            before,
-            "the image is not begun beside the target"
-        );
         let kill = format!("kill -{signal} {}", build.id());
         let kill = Command::new("sh").args(["-c", &kill]).status();
         assert!(kill.unwrap().success());
@@ -1415,6 +1540,35 @@ fn modules_are_decompressed_and_lose_signatures_only_when_told() {
         &kept,
         &fs::read(modules.join("erofs.ko.xz")).unwrap()
     ));
+}
+
+#[test]
+fn a_build_says_that_its_modules_are_for_another_machine() {
+    let directory = workshop("tool-build-machine");
+    let modules = directory.join("lib/modules/6.12-test");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(directory.join("x86"), init_for(62)).unwrap();
+    let words = ["build", "-o", "image", "--init", "x86", "--modules", "."];
+    let built = |machine: u16| {
+        for name in ["erofs", "overlay", "loop"] {
+            fs::write(modules.join(name).with_extension("ko"), elf(machine)).unwrap();
+        }
+        fs::write(
+            modules.join("modules.dep"),
+            "erofs.ko:\noverlay.ko:\nloop.ko:\n",
+        )
+        .unwrap();
+        let text = good(&directory, &words);
+        text.lines()
+            .filter(|line| line.starts_with("warning: "))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(built(62), "");
+    assert_eq!(
+        built(183),
+        "warning: lib/modules/6.12-test/erofs.ko: a module for another machine (e_machine 183, here x86_64)"
+    );
 }
 
 #[test]

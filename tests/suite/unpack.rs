@@ -756,11 +756,25 @@ fn a_name_ends_at_its_first_nul() {
 }
 
 #[test]
-fn a_name_that_does_not_end_with_nul_ends_the_archive() {
+fn what_grub_makes_of_newc_is_unpacked() {
+    gives_bytes(
+        GRUB_2_06,
+        0,
+        &[
+            "dir 0777 0:0 @0 etc",
+            "file 0777 0:0 @0 etc/motd \"hello\\n\"",
+        ],
+    );
+}
+
+#[test]
+fn a_name_that_goes_on_in_its_padding_ends_the_archive() {
     for (mode, body) in [(0o100644, &b"x"[..]), (0o120777, b"x"), (0o040755, b"")] {
+        let mut odd = raw(of_mode(mode), b"no-nul.", body);
+        odd[117] = b'x';
         let archive = join(&[
             &cpio_without_trailer(&[file("a", b"1")]),
-            &raw(of_mode(mode), b"no-nul", body),
+            &odd,
             &cpio(&[file("b", b"2")]),
         ]);
         fails(

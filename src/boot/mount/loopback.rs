@@ -22,18 +22,29 @@ const LOOP_MAJOR: u32 = 7;
 
 const CONTROL: &str = "/dev/loop-control";
 
+/// The largest page that a kernel may have, in bytes.
+const PAGE_MAX: u64 = 65536;
+
 /// Mounts an image through a loop device, which goes away with the mount.
 pub fn mount(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Mount> {
     loader.need(Module::Loop)?;
     let range = Range {
         offset: layer.offset,
-        length: layer.length,
+        length: whole_pages(layer.length),
     };
     let (path, _device) = bind(&source.file.file, range)?;
     let context = Context::erofs()?;
     context.string("source", &path)?;
     // From here the mount keeps the device: it is released when the last of the two is closed.
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// The length of a device that shows all of the last page of an image. A kernel without BUFFER_HEAD reads
+/// the device's page cache in whole pages, and fails with EIO where the device ends inside of one
+/// (blkdev_iomap_begin in block/fops.c). What lies behind the image is never looked at; the driver ends
+/// the device where the file ends (get_size in drivers/block/loop.c).
+fn whole_pages(length: u64) -> u64 {
+    length.checked_next_multiple_of(PAGE_MAX).unwrap_or(length)
 }
 
 /// Binds a free loop device; its path, and the device held open.
@@ -89,4 +100,21 @@ fn open(path: &str, number: u32) -> Result<File> {
     }
     // Opened for writing, the driver would bind a writable device where the file allows it.
     File::open(path).during("open", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_ends_where_a_page_of_any_size_does() {
+        for (image, device) in [
+            (4608, 65536),
+            (65536, 65536),
+            (65537, 131_072),
+            (u64::MAX - 511, u64::MAX - 511),
+        ] {
+            assert_eq!(whole_pages(image), device);
+        }
+    }
 }

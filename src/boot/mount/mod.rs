@@ -26,7 +26,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd;
 use crate::module::loader::Loader;
-use crate::plan::cmdline::Backend;
+use crate::plan::backend::Backend;
 use crate::plan::{self, Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::Finder;

@@ -1,5 +1,5 @@
-//! What is recognised so that a message can name it, and never mounted: swap, LUKS, parts of LVM
-//! and of software RAIDs.
+//! What is recognised so that a message can name it, and never mounted: swap, LUKS, hashes of dm-verity,
+//! parts of LVM and of software RAIDs.
 
 use std::io;
 
@@ -65,6 +65,19 @@ pub(super) fn luks(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         _ => None,
     };
     Ok(Some(Volume::new(Kind::Luks, uuid, label)))
+}
+
+/// `struct verity_sb` (cryptsetup's lib/verity/verity.c).
+pub(super) fn verity(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
+    const VERSION: usize = 8;
+    const UUID: usize = 16;
+    let Some(superblock) = block::<512>(device, 0)? else {
+        return Ok(None);
+    };
+    let ours =
+        superblock.starts_with(b"verity\0\0") && field(&superblock, VERSION).le32() == Some(1);
+    let uuid = field(&superblock, UUID).array().and_then(uuid);
+    Ok(ours.then(|| Volume::new(Kind::Verity, uuid, None)))
 }
 
 /// `struct label_header` and `struct pv_header` of LVM2 (lib/label/label.h,

@@ -53,6 +53,8 @@ pub enum Kind {
     Lvm,
     /// A part of a Linux software RAID.
     Raid,
+    /// The hashes of dm-verity for the blocks of another device.
+    Verity,
 }
 
 impl Kind {
@@ -77,6 +79,7 @@ impl Kind {
             Self::Luks => "crypto_LUKS",
             Self::Lvm => "LVM2_member",
             Self::Raid => "linux_raid_member",
+            Self::Verity => "DM_verity_hash",
         }
     }
 
@@ -92,6 +95,7 @@ impl Kind {
             Self::Journal => Some("it is the journal of another filesystem"),
             Self::Luks => Some("it is encrypted (LUKS), and nothing here can open it"),
             Self::Lvm => Some("it belongs to LVM, and nothing here can assemble that"),
+            Self::Verity => Some("it holds the hashes of dm-verity for another device"),
             Self::Raid => Some("it belongs to a software RAID, and nothing here can assemble that"),
             _ => None,
         }
@@ -117,7 +121,7 @@ impl Kind {
     /// Whether it is a part of something else, so that what else looks like a superblock on the
     /// same device is that something's.
     fn hides_all_else(self) -> bool {
-        matches!(self, Self::Luks | Self::Lvm | Self::Raid)
+        matches!(self, Self::Luks | Self::Lvm | Self::Raid | Self::Verity)
     }
 }
 
@@ -190,10 +194,11 @@ type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
 ///
 /// Reads a few KiB. A device that ends early holds less; a read that fails is the error.
 pub fn volumes(device: &dyn ReadAt) -> io::Result<Vec<Volume>> {
-    const READERS: [Reader; 14] = [
+    const READERS: [Reader; 15] = [
         container::raid,
         container::lvm,
         container::luks,
+        container::verity,
         container::swap,
         fat::vfat,
         fat::ntfs,

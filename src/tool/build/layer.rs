@@ -1,5 +1,6 @@
 //! Layers of an image being built: recognised by what they hold, or made out of a directory.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, Write};
@@ -11,9 +12,9 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::archive::{self, Settings};
-use super::compressed;
-use super::output::Scratch;
+use super::output::{self, Scratch};
 use super::tree::{self, Times};
+use super::{compressed, label};
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -51,6 +52,13 @@ impl Form {
         ("cpio.xz", Self::Cpio(Some(Codec::Xz))),
         ("cpio.zst", Self::Cpio(Some(Codec::Zstd))),
     ];
+
+    /// What the name of such a file ends with.
+    fn ending(self) -> &'static str {
+        let mut names = Self::NAMES.iter();
+        let found = names.find(|(_, form)| *form == self);
+        found.map_or("", |(name, _)| *name)
+    }
 }
 
 /// A layer to be made.
@@ -60,6 +68,8 @@ pub struct Wanted {
     pub path: PathBuf,
     /// What the directory becomes; an EROFS image where nothing is said.
     pub form: Option<Form>,
+    /// The volume label of that image; one made of the directory's name where nothing is said.
+    pub label: Option<String>,
 }
 
 /// A layer, ready to be appended.
@@ -69,8 +79,14 @@ pub struct Layer {
     pub file: File,
     /// Their number.
     pub length: u64,
+    /// Where its last EROFS image starts, and how long that is, in bytes.
+    pub last_image: Option<(u64, u64)>,
     /// Where it comes from.
     pub path: PathBuf,
+    /// Where its bytes can be read by name, while the file is open.
+    pub location: PathBuf,
+    /// What the file is called that it becomes in /layers, but for a number before that.
+    pub name: OsString,
     /// What of it got lost.
     pub warning: Option<String>,
 }
@@ -83,26 +99,39 @@ pub fn prepare(wanted: &Wanted, number: usize, erofs: &Erofs, scratch: &Scratch)
     if metadata.is_dir() {
         // Absolute, so that no name is taken for an option.
         let source = fs::canonicalize(path).during("open", path.display())?;
-        if scratch.path().starts_with(&source) {
+        if scratch.is_inside(&source) {
             let what =
                 "the image is written into this directory, and would become a part of itself";
             return Err(Error::new("read", path.display(), what));
         }
-        return match wanted.form {
-            None | Some(Form::Erofs) => make(path, &source, number, erofs, scratch),
-            Some(Form::Cpio(codec)) => archive(path, number, codec, erofs.times, scratch),
+        let form = wanted.form.unwrap_or(Form::Erofs);
+        let mut layer = match form {
+            Form::Erofs => make(wanted, &source, number, erofs, scratch)?,
+            Form::Cpio(_) if wanted.label.is_some() => {
+                let what = "a cpio archive has no volume label: --label is for what becomes an EROFS image";
+                return Err(Error::new("read", path.display(), what));
+            }
+            Form::Cpio(codec) => archive(path, number, codec, erofs.times, scratch)?,
         };
+        layer.name = source.file_name().unwrap_or(OsStr::new("root")).into();
+        layer.name.push(".");
+        layer.name.push(form.ending());
+        return Ok(layer);
+    }
+    if wanted.label.is_some() {
+        let what =
+            "not a directory: --label is for what becomes an EROFS image, a file stays as it is";
+        return Err(Error::new("read", path.display(), what));
     }
     if wanted.form.is_some() {
         let what = "not a directory: --as says what a directory becomes, a file stays as it is";
         return Err(Error::new("read", path.display(), what));
     }
-    taken_as_it_is(path)
+    taken_as_it_is(Opened::open(path)?, path)
 }
 
 /// A file that holds layers.
-fn taken_as_it_is(path: &Path) -> Result<Layer> {
-    let opened = Opened::open(path)?;
+fn taken_as_it_is(opened: Opened, path: &Path) -> Result<Layer> {
     let walk = initrd::walk(&opened, b"");
     if let Some(trouble) = walk.trouble {
         let what = format!(
@@ -111,10 +140,15 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
         return Err(Error::new("read", path.display(), what));
     }
     let mut layers = 0usize;
+    let mut last_image = None;
     for segment in &walk.segments {
         match &segment.kind {
             Kind::Padding => {}
-            Kind::Erofs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Erofs(_) => {
+                layers = layers.saturating_add(1);
+                last_image = Some((segment.offset, segment.length));
+            }
+            Kind::Cpio(_) => layers = layers.saturating_add(1),
             Kind::Bootconfig { .. } => {
                 let what =
                     "it ends with a bootconfig, which only works at the end of the whole image";
@@ -132,7 +166,10 @@ fn taken_as_it_is(path: &Path) -> Result<Layer> {
     Ok(Layer {
         length: opened.size(),
         file: opened.file,
+        last_image,
         path: path.into(),
+        location: path.into(),
+        name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
         warning: None,
     })
 }
@@ -152,36 +189,39 @@ fn archive(
         return Err(Error::new("read", directory.display(), what));
     }
     let tree = tree::read(directory, times)?;
-    let plain = scratch.path().join(format!("layer{number}.cpio"));
-    let create = |path: &Path| File::create_new(path).during("create", path.display());
-    let mut out = BufWriter::new(create(&plain)?);
     let object = format!("the archive of {}", directory.display());
+    let (plain, name) = scratch.file(&format!("layer{number}.cpio"))?;
+    let mut out = BufWriter::new(&plain);
     archive::write(&tree.entries, Settings::default(), &mut out, &object)?;
     out.flush().during("write", &object)?;
     drop(out);
-    let mut written = plain.clone();
+    let (mut written, mut written_name) = (plain, name);
     if let Some(codec) = codec {
-        written = scratch.path().join(format!("layer{number}.cpio.{codec}"));
-        let (mut input, output) = (
-            File::open(&plain).during("open", plain.display())?,
-            create(&written)?,
-        );
+        let (output, name) = scratch.file(&format!("layer{number}.cpio.{codec}"))?;
+        written.rewind().during("read", &object)?;
         match compressed::program(codec) {
             None => {
-                let mut out = BufWriter::new(output);
-                compressed::write(codec, &mut input, &mut out)
+                let mut out = BufWriter::new(&output);
+                compressed::write(codec, &mut written, &mut out)
                     .and_then(|()| out.flush())
                     .during("compress", directory.display())?;
             }
             Some((mut command, package)) => {
-                command.stdin(input).stdout(output);
+                let output = output.try_clone().during("write", &object)?;
+                command.stdin(written).stdout(output);
                 run(&mut command, package, directory, scratch)?;
             }
         }
-        fs::remove_file(&plain).during("remove", plain.display())?;
+        // The plain one takes as much room as all the rest.
+        if let Some(name) = written_name {
+            fs::remove_file(&name).during("remove", name.display())?;
+        }
+        (written, written_name) = (output, name);
     }
-    let mut layer = taken_as_it_is(&written)?;
-    layer.path = directory.into();
+    let length = written.metadata().during("read", &object)?.len();
+    let location = written_name.unwrap_or_else(|| output::through_proc(&written));
+    let mut layer = taken_as_it_is(Opened::new(written, length), directory)?;
+    layer.location = location;
     layer.warning = tree.attributes.map(|(first, names)| {
         let others = match tree.with_attributes {
             1 => String::new(),
@@ -199,14 +239,19 @@ fn archive(
 
 /// Makes an EROFS image of a directory, whose absolute name is `source`.
 fn make(
-    directory: &Path,
+    wanted: &Wanted,
     source: &Path,
     number: usize,
     erofs: &Erofs,
     scratch: &Scratch,
 ) -> Result<Layer> {
     const NIL: &str = "00000000-0000-0000-0000-000000000000";
-    let image = scratch.path().join(format!("layer{number}.erofs"));
+    let directory = wanted.path.as_path();
+    let (mut file, name) = scratch.file(&format!("layer{number}.erofs"))?;
+    // A file without a name is reached by the program's standard input, which it does not read.
+    let location = name.clone().unwrap_or_else(|| output::through_proc(&file));
+    let image = name.unwrap_or("/proc/self/fd/0".into());
+    let input = file.try_clone().during("open", image.display())?;
     let mut command = Command::new("mkfs.erofs");
     if let Some(compression) = &erofs.compression {
         command.arg(format!("-z{compression}"));
@@ -226,42 +271,50 @@ fn make(
         .args(&erofs.args)
         .arg(&image)
         .arg(source)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::null());
     run(&mut command, "erofs-utils", directory, scratch)?;
-    if !image.exists() {
-        let object = format_args!("mkfs.erofs for {}", directory.display());
+    let object = format!("mkfs.erofs for {}", directory.display());
+    if file.metadata().during("read", &object)?.len() == 0 {
+        let what = "it wrote no image (does one of --mkfs-erofs-arg ask for none?)";
+        return Err(Error::new("run", object, what));
+    }
+    let chosen = |option: &str| erofs.args.iter().any(|arg| arg.starts_with(option));
+    // Not by -L: mkfs.erofs has it from version 1.6 on.
+    let label = match (&wanted.label, chosen("-L")) {
+        (Some(label), _) => Some(label.clone()),
+        (None, true) => None,
+        (None, false) => label::of_directory(source),
+    };
+    if let Some(label) = label {
+        let field = label::volume_name(&label)?;
+        let written = file.write_all_at(&field, VOLUME_NAME);
+        written.during("write", &object)?;
+    }
+    if !chosen("-U") {
+        name_by_content(&mut file).during("write", &object)?;
+    }
+    sign(&mut file).during("write", &object)?;
+    let size = file.metadata().during("read", &object)?.len();
+    let opened = Opened::new(file, size);
+    let Some(superblock) = Superblock::read(&opened, 0).during("read", &object)? else {
         return Err(Error::new(
             "run",
-            object,
-            "it wrote no image (does one of --mkfs-erofs-arg ask for none?)",
+            "mkfs.erofs",
+            "what it wrote is no EROFS image",
         ));
-    }
-
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .open(&image)
-        .during("open", image.display())?;
-    let chosen = |arg: &String| arg.starts_with("-U");
-    if !erofs.args.iter().any(chosen) {
-        name_by_content(&mut file).during("write", image.display())?;
-    }
-    let opened = Opened::open(&image)?;
-    let length = match Superblock::read(&opened, 0).during("read", image.display())? {
-        Some(superblock) => superblock.length(),
-        None => {
-            return Err(Error::new(
-                "run",
-                "mkfs.erofs",
-                "what it wrote is no EROFS image",
-            ));
-        }
     };
+    let length = superblock.length();
+    if length < size {
+        opened.file.set_len(length).during("write", &object)?;
+    }
     Ok(Layer {
         file: opened.file,
         length,
+        last_image: Some((0, length)),
         path: directory.into(),
+        location,
+        name: OsString::new(),
         warning: None,
     })
 }
@@ -296,19 +349,25 @@ fn run(command: &mut Command, package: &str, directory: &Path, scratch: &Scratch
     Err(Error::new("run", object(), what))
 }
 
+/// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
+const CHECKSUM: u64 = SUPER_OFFSET + 4;
+const UUID: u64 = SUPER_OFFSET + 48;
+const VOLUME_NAME: u64 = SUPER_OFFSET + 64;
+
 /// Gives an image a UUID made of its content: the same content has the same, and layers of one
 /// image differ, without which overlayfs warns and does without stable inode numbers
 /// (Documentation/filesystems/overlayfs.rst). Version 8 of RFC 9562; no cryptography.
 fn name_by_content(file: &mut File) -> io::Result<()> {
-    /// Where the superblock has these (struct erofs_super_block in fs/erofs/erofs_fs.h).
-    const CHECKSUM: u64 = SUPER_OFFSET + 4;
-    const UUID: u64 = SUPER_OFFSET + 48;
     file.rewind()?;
     let mut uuid = digest(file)?.to_be_bytes();
     let [.., version, _, variant, _, _, _, _, _, _, _] = &mut uuid;
     *version = *version & 0x0f | 0x80;
     *variant = *variant & 0x3f | 0x80;
-    file.write_all_at(&uuid, UUID)?;
+    file.write_all_at(&uuid, UUID)
+}
+
+/// Stores the checksum of the superblock anew, where it has one.
+fn sign(file: &mut File) -> io::Result<()> {
     let mut head = vec![0; 1 << 17];
     file.rewind()?;
     let n = fill(file, &mut head)?;

@@ -1,7 +1,10 @@
 //! The image being written: under its name only when it is complete.
 
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,41 +13,57 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::io::Errno;
 use rustix::process::{self, Pid};
 
 use crate::error::{Context, Error, Result};
 
+/// What messages call standard output.
+pub const STDOUT: &str = "standard output";
+
 /// How long a killed child is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A directory beside the image for what is not complete. It goes when dropped, and when the
-/// program is interrupted.
+/// Makes the files that are not complete, beside the image: without a name where the filesystem has such files
+/// (O_TMPFILE), so that they go with the program however it ends; else in a directory. That goes when dropped,
+/// and when the program is interrupted, but SIGKILL leaves it.
 pub struct Scratch {
-    /// Absolute.
-    path: PathBuf,
-    /// Held while the directory must not go away under a finished image.
-    alive: Arc<Mutex<bool>>,
+    /// Where the files are. Absolute.
+    parent: PathBuf,
+    /// A name in there that is this program's own.
+    own: PathBuf,
+    /// Whether the files have no names, and `own` is no directory.
+    nameless: bool,
+    /// Whether the image is going to be in `parent`.
+    beside: bool,
+    /// What is to be removed at the end. Held while the image gets its name.
+    left: Arc<Mutex<Option<PathBuf>>>,
     /// The process to end with us. Held while it is started: a signal at that time must find it.
     child: Arc<Mutex<Option<Pid>>>,
 }
 
 impl Scratch {
-    /// Makes the directory, and sees to signals that would end the program from here on. `image` is where
-    /// the image is going to be.
-    pub fn new(image: &Path) -> Result<Self> {
-        let context = || image.display();
-        let name = image
-            .file_name()
-            .ok_or_else(|| Error::new("write", context(), "not a file name"))?;
-        let parent = match image.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+    /// Finds a place for the files, and sees to signals that would end the program from here on. `image` is where
+    /// the image is going to be; `None`: on standard output.
+    pub fn new(image: Option<&Path>) -> Result<Self> {
+        let (parent, name) = match image {
+            Some(image) => {
+                let name = image.file_name();
+                let name =
+                    name.ok_or_else(|| Error::new("write", image.display(), "not a file name"))?;
+                match image.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => (parent.into(), name),
+                    _ => (PathBuf::from("."), name),
+                }
+            }
+            None => (std::env::temp_dir(), OsStr::new("stdout")),
         };
-        let parent = fs::canonicalize(parent).during("write into", parent.display())?;
-        let mut hidden = std::ffi::OsString::from(".");
+        let parent = fs::canonicalize(&parent).during("write into", parent.display())?;
+        let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".layerinit-{}", std::process::id()));
-        let path = parent.join(hidden);
+        let own = parent.join(hidden);
 
         let mut signals = SigSet::empty();
         let ignored = ignored();
@@ -63,21 +82,28 @@ impl Scratch {
         }
         // Before there are other threads, which all inherit this.
         signals.thread_block().during("block", "signals")?;
-        fs::create_dir(&path).during("create", path.display())?;
+        let nameless = nameless(&parent)?.is_some();
+        if !nameless {
+            // What is in there has not yet the mode of the image that it replaces.
+            let mut directory = fs::DirBuilder::new();
+            directory
+                .mode(0o700)
+                .create(&own)
+                .during("create", own.display())?;
+        }
         let scratch = Self {
-            path,
-            alive: Arc::new(Mutex::new(true)),
+            parent,
+            left: Arc::new(Mutex::new((!nameless).then(|| own.clone()))),
+            own,
+            nameless,
+            beside: image.is_some(),
             child: Arc::new(Mutex::new(None)),
         };
-        let (path, alive, child) = (
-            scratch.path.clone(),
-            scratch.alive.clone(),
-            scratch.child.clone(),
-        );
+        let (left, child) = (scratch.left.clone(), scratch.child.clone());
         thread::spawn(move || {
             let Ok(signal) = signals.wait() else { return };
             // Waits where the image is just being given its name.
-            let _alive = locked(&alive);
+            let mut left = locked(&left);
             // Until it is gone the child could still put a file into the directory; and while there is none,
             // none is started.
             let mut running = locked(&child);
@@ -91,15 +117,50 @@ impl Scratch {
                 thread::sleep(Duration::from_millis(1));
                 running = locked(&child);
             }
-            remove(&path);
+            left.take().iter().for_each(|path| remove(path));
             std::process::exit((signal as i32).saturating_add(128));
         });
         Ok(scratch)
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Whether the image, or a file on its way, would be found in this directory. It is absolute.
+    pub fn is_inside(&self, directory: &Path) -> bool {
+        (self.beside || !self.nameless) && self.parent.starts_with(directory)
+    }
+
+    /// Makes an empty file for reading and writing, and the name that it has, if it has one.
+    pub fn file(&self, name: &str) -> Result<(File, Option<PathBuf>)> {
+        if self.nameless
+            && let Some(file) = nameless(&self.parent)?
+        {
+            return Ok((file, None));
+        }
+        let path = self.own.join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        Ok((file.during("create", path.display())?, Some(path)))
+    }
+
+    /// Gives a file the name of the image, in place of whatever had it. `from` is the name that it has.
+    fn publish(&self, file: &File, from: Option<&Path>, image: &Path) -> Result<()> {
+        // A signal now waits until this is done.
+        let _left = locked(&self.left);
+        if let Some(from) = from {
+            return fs::rename(from, image).during("rename to", image.display());
+        }
+        match link(file, image) {
+            Err(Errno::EXIST) => {}
+            done => return done.during("link to", image.display()),
+        }
+        // No call replaces a file by one that has no name, so this one gets a name for the moment until the rename:
+        // what SIGKILL leaves behind just then is the complete image.
+        link(file, &self.own).during("link to", self.own.display())?;
+        fs::rename(&self.own, image)
+            .during("rename to", image.display())
+            .inspect_err(|_| {
+                // What is to be said is why the image did not get its name.
+                fs::remove_file(&self.own).unwrap_or(());
+            })
     }
 
     /// Starts a process that is to be ended with this one.
@@ -122,11 +183,60 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let mut alive = locked(&self.alive);
-        if std::mem::replace(&mut *alive, false) {
-            remove(&self.path);
-        }
+        locked(&self.left)
+            .take()
+            .iter()
+            .for_each(|path| remove(path));
     }
+}
+
+/// A file without a name in this directory; `None` where the filesystem has none, or where nothing can give it a
+/// name later.
+fn nameless(directory: &Path) -> Result<Option<File>> {
+    let mut options = File::options();
+    let options = options.read(true).write(true).custom_flags(libc::O_TMPFILE);
+    match options.open(directory) {
+        Ok(file) => Ok(fs::metadata(through_proc(&file)).is_ok().then_some(file)),
+        // EISDIR is the answer of a kernel before 3.11, and of filesystems of the same age.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).during("create a file in", directory.display()),
+    }
+}
+
+/// The path by which an open file is found. /proc has to be there.
+pub fn through_proc(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Gives a file without a name one that nothing has. By /proc: by AT_EMPTY_PATH it takes CAP_DAC_READ_SEARCH.
+fn link(file: &File, to: &Path) -> std::result::Result<(), Errno> {
+    linkat(CWD, through_proc(file), CWD, to, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Gives the new file the owner, the group and the mode of the one that it is to replace. What is to be said where
+/// that is not allowed.
+fn take_over(file: &File, old: &Metadata) -> io::Result<Option<String>> {
+    let new = file.metadata()?;
+    let mut mode = old.mode() & 0o7777;
+    let mut warning = None;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid())
+        && let Err(error) = fchown(file, Some(old.uid()), Some(old.gid()))
+    {
+        // Members of a group may give it their own files.
+        let group = new.gid() == old.gid() || fchown(file, None, Some(old.gid())).is_ok();
+        if !group {
+            // They are for another group.
+            mode &= !0o070;
+        }
+        let lost = if group { "owner" } else { "owner and group" };
+        warning = Some(format!(
+            "the {lost} of the file that it replaces could not be kept: {error}"
+        ));
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(warning)
 }
 
 /// The signals that whoever started this program wants ignored (nohup, a shell's background jobs), bit 0 for
@@ -139,7 +249,7 @@ fn ignored() -> u64 {
         .unwrap_or(0)
 }
 
-/// Removes the directory. What cannot be removed is said, once: there is nothing else to do.
+/// Removes a directory. What cannot be removed is said, once: there is nothing else to do.
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_dir_all(path) {
         eprintln!("layerinit: remove {}: {error}", path.display());
@@ -150,20 +260,29 @@ fn remove(path: &Path) {
 pub struct Output {
     writer: BufWriter<File>,
     scratch: Scratch,
-    image: PathBuf,
+    /// What the file is going to be called, and its name until then; `None`: it is standard output.
+    names: Option<(PathBuf, Option<PathBuf>)>,
     progress: ProgressBar,
     /// Bytes written.
     length: u64,
 }
 
 impl Output {
-    /// Starts an image that is going to be `image`. `expected` is about how many bytes there will
-    /// be, for the progress bar.
-    pub fn new(image: &Path, scratch: Scratch, expected: u64) -> Result<Self> {
+    /// Starts an image that is going to be `image`, or goes to standard output. `expected` is about how many bytes
+    /// there will be, for the progress bar.
+    pub fn new(image: Option<&Path>, scratch: Scratch, expected: u64) -> Result<Self> {
         /// Writing less than this many bytes takes no time worth showing.
         const LONG: u64 = 64 << 20;
-        let path = scratch.path().join("image");
-        let file = File::create_new(&path).during("create", path.display())?;
+        let (file, names) = match image {
+            Some(image) => {
+                let (file, name) = scratch.file("image")?;
+                (file, Some((image.into(), name)))
+            }
+            None => {
+                let stdout = io::stdout().as_fd().try_clone_to_owned();
+                (stdout.during("write", STDOUT)?.into(), None)
+            }
+        };
         // Hidden by itself where stderr is not a terminal.
         let progress = match expected {
             LONG.. => {
@@ -180,7 +299,7 @@ impl Output {
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 20, file),
             scratch,
-            image: image.into(),
+            names,
             progress,
             length: 0,
         })
@@ -195,26 +314,43 @@ impl Output {
     pub fn align(&mut self, align: u64) -> Result<()> {
         let past = self.length.checked_rem(align).unwrap_or(0);
         let zeros = align.saturating_sub(past).checked_rem(align).unwrap_or(0);
-        io::copy(&mut io::Read::take(io::repeat(0), zeros), self)
-            .during("write", self.image.display())?;
+        self.extend(self.length.saturating_add(zeros))
+    }
+
+    /// Zero bytes up to this length, if it is not reached yet.
+    pub fn extend(&mut self, length: u64) -> Result<()> {
+        let zeros = length.saturating_sub(self.length);
+        io::copy(&mut io::Read::take(io::repeat(0), zeros), self).during("write", self.name())?;
         Ok(())
     }
 
-    /// Gives the image its name, in place of whatever had it.
-    pub fn finish(mut self) -> Result<()> {
-        let context = || self.image.display().to_string();
-        self.writer.flush().during("write", context())?;
-        // A full disk or a failing one must not leave a torn image under the right name.
-        self.writer
-            .get_ref()
-            .sync_all()
-            .during("write", context())?;
+    /// Gives the image its name, in place of whatever had it, with the mode and the owner of that. What is to be
+    /// said about it, if anything.
+    pub fn finish(mut self) -> Result<Option<String>> {
+        self.writer.flush().during("write", self.name())?;
         self.progress.finish_and_clear();
-        let whole = locked(&self.scratch.alive);
-        fs::rename(self.scratch.path().join("image"), &self.image)
-            .during("rename to", context())?;
-        drop(whole);
-        Ok(())
+        let Some((image, name)) = &self.names else {
+            return Ok(None);
+        };
+        let file = self.writer.get_ref();
+        let old = fs::metadata(image);
+        let warning = match old.map(|old| take_over(file, &old)) {
+            Ok(taken) => taken.during("set the mode of", image.display())?,
+            // There is none.
+            Err(_) => None,
+        };
+        // A full disk or a failing one must not leave a torn image under the right name.
+        file.sync_all().during("write", image.display())?;
+        self.scratch.publish(file, name.as_deref(), image)?;
+        Ok(warning)
+    }
+
+    /// What a message calls it.
+    fn name(&self) -> String {
+        match &self.names {
+            Some((image, _)) => image.display().to_string(),
+            None => STDOUT.into(),
+        }
     }
 }
 

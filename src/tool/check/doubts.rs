@@ -1,6 +1,6 @@
 //! Words of the command line that the plan takes, and the kernel may not.
 
-use crate::plan::cmdline::Backend;
+use crate::plan::backend::Backend;
 use crate::plan::{Content, Place, Plan, Root, Store, Upper};
 use crate::tool::image::boot::Boot;
 use crate::tool::image::unpack::{Report, Severity};

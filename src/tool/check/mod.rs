@@ -1,11 +1,12 @@
 //! Everything that would go wrong at boot, one line each.
 
 pub mod conflicts;
+pub mod directories;
 pub mod doubts;
-pub mod machine;
 pub mod memory;
 pub mod needs;
 
+pub mod kernel32;
 pub mod newroot;
 
 use std::io::Write;
@@ -13,24 +14,24 @@ use std::path::Path;
 
 use super::image::boot::{Boot, FINDINGS_MAX};
 
-use super::image::files::kind;
 use super::image::loader_modules::Modules;
-use super::image::merged;
+use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
+use super::image::{input, merged, whose_init};
 use super::kernel_config::{Circumstances, Config};
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
-use crate::initrd::{Cpio, Kind};
-use crate::plan::cmdline::Backend;
+use crate::initrd::{Cpio, Kind, Segment};
+use crate::plan::backend::Backend;
 use crate::plan::{Found, Layer, Place, Plan};
 use crate::text::shown;
-use machine::Machine;
 use memory::Memory;
+use newroot::program;
 
 /// Checks an image. Whether nothing would go wrong.
 pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
+    let image = input::open(path)?;
     let mut findings = Vec::new();
     let (mut errors, mut warnings) = (0usize, 0usize);
     let mut report = |severity, place: String, what: String| {
@@ -46,15 +47,14 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     // Without a command line it is taken to be what the image asks for.
     let cmdline = circumstances.cmdline.as_deref();
     let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
-    for source in &boot.sources {
-        segments(source, &mut report);
-    }
     let config = circumstances.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
-    let machine = Machine::of(&boot, &image, config.as_ref());
-    if !circumstances.loader_built_in {
-        init(&boot, &image, &machine, &mut report);
+    let page = config.as_ref().and_then(machine::page_size);
+    for source in &boot.sources {
+        segments(source, page, &mut report);
     }
+    let machine = Machine::of(&boot, &image, config.as_ref());
+    started(&boot, &image, &machine, circumstances, &mut report);
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
         Err(error) => {
@@ -79,14 +79,22 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let parts = parts(plan, &sources);
         let wanted = circumstances.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
-        let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
-        real_init(plan, refusal, circumstances, &mut report);
+        directories::mount_points(plan, &root, &mut report);
+        directories::writable(plan, &root, &mut report);
+        if let Some(choice) = newroot::init(&boot, plan, &root, &layers, &machine) {
+            choice.passed_over(&mut report);
+            real_init(plan, choice.refusal(), circumstances, &mut report);
+        }
         let cmdline = cmdline.unwrap_or_default();
         let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
+        modules.machine(&machine, &mut report);
         match &config {
             Some(config) => {
                 let report = &mut report;
                 needs::compare(config, &boot, plan, &root, &modules, circumstances, report);
+                modules.unsigned(config, plan, report);
+                kernel32::lowmem(config, &boot, plan, image.size(), report);
+                kernel32::times(config, report);
             }
             None => modules.check(plan, &mut report),
         }
@@ -147,13 +155,16 @@ fn place(source: &Found, offset: u64) -> String {
     }
 }
 
-/// What the segments of a source say by themselves.
-fn segments(source: &Found, report: Report) {
+/// What the segments of a source say by themselves, and to a kernel with pages of `page` bytes.
+fn segments(source: &Found, page: Option<u64>, report: Report) {
     let file = matches!(source.place, Place::File(_));
     for segment in &source.walk.segments {
         let at = || place(source, segment.offset);
         match &segment.kind {
-            Kind::Erofs(superblock) => erofs(superblock, &at(), report),
+            Kind::Erofs(superblock) => {
+                erofs(superblock, &at(), report);
+                blocks(superblock, page, &at(), report);
+            }
             Kind::Bootconfig { intact: false } => {
                 report(
                     Severity::Error,
@@ -161,15 +172,12 @@ fn segments(source: &Found, report: Report) {
                     "the bootconfig's size or checksum is wrong: the kernel ignores it".into(),
                 );
             }
-            Kind::Cpio(Cpio {
-                refused: Some(why),
-                only_layer_files: true,
-                ..
-            }) => {
-                let what = format!("the kernel does not unpack these files of /layers: {why}");
-                report(Severity::Error, at(), what);
+            Kind::Cpio(cpio) => {
+                if let Some((severity, what)) = not_unpacked(segment, cpio, file) {
+                    report(severity, at(), what);
+                }
             }
-            Kind::Padding | Kind::Cpio(_) | Kind::Bootconfig { .. } => {}
+            Kind::Padding | Kind::Bootconfig { .. } => {}
         }
     }
     alignment(source, report);
@@ -185,6 +193,24 @@ fn segments(source: &Found, report: Report) {
         }
         None => {}
     }
+}
+
+/// Why the kernel does not unpack an archive. Where that is a layer, `/init` does.
+fn not_unpacked(segment: &Segment, cpio: &Cpio, file: bool) -> Option<(Severity, String)> {
+    let severity = match cpio.only_layer_files {
+        true => Severity::Error,
+        false => Severity::Warning,
+    };
+    // A wrong sum has been reported with its member; a file is not the kernel's to unpack.
+    let stopped = segment.stopped();
+    let stopped = stopped.filter(|_| !file && cpio.bad_sum.is_none());
+    let files = || {
+        let why = cpio.refused.filter(|_| cpio.only_layer_files)?;
+        Some(format!(
+            "the kernel does not unpack these files of /layers: {why}"
+        ))
+    };
+    Some((severity, stopped.or_else(files)?))
 }
 
 /// Images that do not lie at a multiple of their block size: one warning for all of them, as they
@@ -214,7 +240,7 @@ fn alignment(source: &Found, report: Report) {
     report(Severity::Warning, place(source, offset), what);
 }
 
-fn is_layer(segment: &crate::initrd::Segment) -> bool {
+fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
         Kind::Erofs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
@@ -224,8 +250,6 @@ fn is_layer(segment: &crate::initrd::Segment) -> bool {
 
 /// What is wrong with an EROFS image.
 fn erofs(superblock: &Superblock, at: &str, report: Report) {
-    /// The page size of most machines; a kernel refuses blocks larger than its pages.
-    const PAGE: u64 = 4096;
     let mut say = |severity, what: String| report(severity, at.to_string(), what);
     match superblock.checksum {
         Checksum::Bad { .. } => {
@@ -255,44 +279,68 @@ fn erofs(superblock: &Superblock, at: &str, report: Report) {
             format!("EROFS image that needs {devices}: only images of one piece can be mounted"),
         );
     }
+}
+
+/// Blocks that are larger than the kernel's pages (erofs_read_superblock in fs/erofs/super.c).
+fn blocks(superblock: &Superblock, page: Option<u64>, at: &str, report: Report) {
+    /// The page size of most machines.
+    const PAGE: u64 = 4096;
     let block = superblock.block_size();
-    if block > PAGE {
-        let what = format!(
-            "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
-        );
-        say(Severity::Warning, what);
+    let (severity, what) = match page {
+        Some(page) if block > page => (
+            Severity::Error,
+            format!(
+                "EROFS blocks of {block} bytes, and this kernel's pages have {page}: it refuses the image"
+            ),
+        ),
+        None if block > PAGE => (
+            Severity::Warning,
+            format!(
+                "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
+            ),
+        ),
+        _ => return,
+    };
+    report(severity, at.to_string(), what);
+}
+
+/// Reports a program that the kernel cannot start as `/init`, and one that is another.
+fn started(
+    boot: &Boot,
+    image: &Opened,
+    machine: &Machine,
+    circumstances: &Circumstances,
+    report: Report,
+) {
+    if !circumstances.loader_built_in
+        && let Err(what) = init(boot, image, machine)
+    {
+        return report(Severity::Error, boot.options.rdinit.clone(), what);
+    }
+    // One in an archive comes before one that is built in.
+    if let Err(error) = whose_init::check(boot, image) {
+        report(Severity::Error, "loader".into(), error.to_string());
     }
 }
 
 /// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &Opened, machine: &Machine, report: Report) {
-    let rdinit = &boot.options.rdinit;
-    let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
-    let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
-        return say(unreached(boot));
+fn init(boot: &Boot, image: &Opened, machine: &Machine) -> std::result::Result<(), String> {
+    let Some((_, node)) = boot.rootfs.find(boot.options.rdinit.as_bytes()) else {
+        return Err(unreached(boot));
     };
-    if node.mode & libc::S_IFMT != libc::S_IFREG {
-        return say(format!("a {}, not a file", kind(node.mode)));
-    }
-    if node.mode & 0o111 == 0 {
-        return say(format!("not executable (mode {:04o})", node.mode & 0o7777));
-    }
+    program(node.mode)?;
     if node.size() == 0 {
-        return say("it is empty".into());
+        return Err("it is empty".into());
     }
-    let file = match boot.content(image, node) {
-        Ok(file) => file,
-        Err(error) => return say(error.to_string()),
-    };
+    let file = boot.content(image, node);
+    let file = file.map_err(|error| error.to_string())?;
     // What the real init must stand up to as well.
-    match machine.interpreter(&*file) {
-        Err(what) => say(what),
-        Ok(None) => {}
-        Ok(Some(needed)) if boot.rootfs.find(needed.as_bytes()).is_some() => {}
-        Ok(Some(needed)) => say(format!(
+    match machine.interpreter(&*file)? {
+        Some(needed) if boot.rootfs.find(needed.as_bytes()).is_none() => Err(format!(
             "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
             shown(needed.as_bytes())
         )),
+        _ => Ok(()),
     }
 }
 
@@ -311,7 +359,7 @@ fn unreached(boot: &Boot) -> String {
         .find(|(_, cpio)| !cpio.by_kernel && cpio.holds_init);
     match (late, refused) {
         (Some((late, _)), Some((at, why))) if at <= late => format!(
-            "it is in the archive at {late:#x}, and the kernel cannot decompress that at {at:#x}: {why}"
+            "it is in the archive at {late:#x}, and the kernel cannot unpack that at {at:#x}: {why}"
         ),
         (Some((late, _)), _) => format!(
             "it is in the archive at {late:#x}, where the kernel has stopped unpacking: the loader must come first"

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::initrd::Kind;
-use crate::plan::cmdline::Backend;
+use crate::plan::backend::Backend;
 use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
 use crate::text::Words;
 use crate::tool::image::boot::Boot;

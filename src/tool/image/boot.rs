@@ -1,9 +1,9 @@
 //! What `/init` would find if a kernel booted an image: the rootfs, the sources of layers, the plan.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
@@ -166,15 +166,6 @@ impl Boot {
             }
         }
     }
-}
-
-/// Prints the plan for an image.
-pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
-    let image = Opened::open(path)?;
-    // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
-    write!(out, "{}", boot.plan()?).during("write", "the plan")?;
-    Ok(true)
 }
 
 fn layer_offsets(found: &Found) -> Vec<u64> {

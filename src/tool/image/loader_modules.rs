@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::boot::Boot;
+use super::machine::Machine;
+use super::rootfs::join;
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Reader};
-use crate::format::compress::Codec;
-use crate::module::dep::{self, Index, MODULE_MAX};
+use crate::module::dep::{self, Index, MODULE_MAX, decompressed};
 use crate::plan::{Module, Plan};
 use crate::text::{Words, shown};
 use crate::tool::kernel_config::{self, Config};
@@ -76,10 +77,7 @@ impl<'a> Modules<'a> {
         if self.releases.is_empty() {
             return Some(format!("the loader has no {module}.ko (build --modules)"));
         }
-        let fits = |release: &&Release| {
-            version.is_none() || kernel_config::version(&release.name) == version
-        };
-        let mut fitting = self.releases.iter().filter(fits).peekable();
+        let mut fitting = self.fitting(version).peekable();
         if fitting.peek().is_none() {
             let names: Vec<_> = self.releases.iter().map(|release| &*release.name).collect();
             let names = names.join(", ");
@@ -95,15 +93,20 @@ impl<'a> Modules<'a> {
         }
     }
 
+    /// Those of kernels of this version.
+    fn fitting(&self, version: Option<(u32, u32)>) -> impl Iterator<Item = &Release> {
+        let releases = self.releases.iter();
+        releases.filter(move |release| {
+            version.is_none() || kernel_config::version(&release.name) == version
+        })
+    }
+
     /// Reports modules that the loader has, or that its index says there are, and that `/init` could not
     /// load all the same: of each kernel, for any of them may be the one.
     pub fn check(&self, plan: &Plan, report: Report) {
         for release in &self.releases {
             let here = |module: &str| self.files(release).any(|file| is(file, module));
-            let any = || {
-                self.files(release)
-                    .any(|file| file.windows(3).any(|part| part == b".ko"))
-            };
+            let any = || self.files(release).any(has_module_name);
             let Some(dep) = &release.dep else {
                 let mut modules = plan.modules.iter();
                 if modules.any(|module| here(module.name()))
@@ -167,24 +170,73 @@ impl<'a> Modules<'a> {
         ))
     }
 
+    /// Reports the modules of each kernel that are for another machine than its programs. They are all of
+    /// one build: the first says it.
+    pub fn machine(&self, machine: &Machine, report: Report) {
+        for release in &self.releases {
+            let mut modules = self.files(release).filter_map(|file| {
+                let path = join(&release.directory, file);
+                let plain = has_module_name(file).then(|| self.plain(&path)).flatten()?;
+                Some((path, plain))
+            });
+            if let Some((path, plain)) = modules.next()
+                && let Some(what) = machine.refuses_module(&plain)
+            {
+                let what = format!("{}: {what}", shown(&path));
+                report(Severity::Error, "loader".into(), what);
+            }
+        }
+    }
+
+    /// Reports modules without a signature that a kernel with this configuration may refuse: under Secure
+    /// Boot, or those that no layer needs, such as drivers of disks.
+    pub fn unsigned(&self, config: &Config, plan: &Plan, report: Report) {
+        const SECURE_BOOT: &str = "LOCK_DOWN_IN_EFI_SECURE_BOOT";
+        let locked = config.built_in(SECURE_BOOT) && config.built_in("MODULE_SIG");
+        let (why, when) = match &self.signed {
+            Some(why) => (why.clone(), ""),
+            None if locked => (format!("CONFIG_{SECURE_BOOT}=y"), "under Secure Boot "),
+            None => return,
+        };
+        for release in self.fitting(config.version) {
+            // What a layer needs is an error of its own.
+            let lacks = |module: &Module| self.trouble(release, module.name()).is_some();
+            if when.is_empty() && plan.modules.iter().any(lacks) {
+                continue;
+            }
+            let files = self.files(release).filter(|file| has_module_name(file));
+            let mut paths = files.map(|file| join(&release.directory, file));
+            if let Some(path) = paths.find(|path| !self.is_signed(path)) {
+                let what = format!(
+                    "{} has no signature: {when}the kernel loads no module without (build without \
+                     --strip-module-signatures)",
+                    shown(&path)
+                );
+                report(Severity::Warning, why.clone(), what);
+            }
+        }
+    }
+
     /// Whether a module has a signature, which is inside of its compression. One that cannot be read is
     /// not said to have none.
     fn is_signed(&self, path: &[u8]) -> bool {
-        let Some(bytes) = read(self.boot, self.image, path) else {
-            return true;
-        };
-        let plain = match Codec::detect(&bytes) {
-            Some(codec) => codec.decompress(&*bytes, MODULE_MAX),
-            None => Ok(bytes),
-        };
-        plain.map_or(true, |plain| {
-            dep::without_signature(&plain).len() < plain.len()
-        })
+        self.plain(path)
+            .is_none_or(|plain| dep::without_signature(&plain).len() < plain.len())
+    }
+
+    /// A module without its compression; `None` where it cannot be read.
+    fn plain(&self, path: &[u8]) -> Option<Vec<u8>> {
+        decompressed(read(self.boot, self.image, path)?).ok()
     }
 
     fn files<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = &'b [u8]> {
         self.boot.rootfs.below(&release.directory)
     }
+}
+
+/// Whether a file is called as modules are, compressed or not.
+pub fn has_module_name(file: &[u8]) -> bool {
+    file.windows(3).any(|part| part == b".ko")
 }
 
 /// Whether this is the file of a module.

@@ -1,6 +1,7 @@
 //! What an image holds, read without mounting anything.
 
 pub mod date;
+pub mod input;
 
 pub mod files;
 
@@ -11,6 +12,9 @@ pub mod rootfs;
 pub mod unpack;
 
 pub mod boot;
+
+pub mod machine;
+pub mod whose_init;
 
 pub mod loader_modules;
 pub mod merged;

@@ -1,9 +1,11 @@
 //! The files of a rootfs, without their bytes, and how paths lead to them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::erofs_tree::Inode;
 use crate::boot::verify_init::LINKS;
+use crate::format::cpio::normalized;
 
 /// More than anybody reads.
 const CHANGES_MAX: usize = 2000;
@@ -57,6 +59,25 @@ pub struct Rootfs {
     pub(crate) partial: bool,
     /// What layers did to those below, if that is asked for.
     pub(crate) changes: Option<Changes>,
+}
+
+/// Why a path leads to no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Something on the way is missing, or no directory.
+    Missing,
+    /// There are more symbolic links on the way than the kernel follows.
+    Links,
+}
+
+/// What a symbolic link does that leads to no file.
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "which leads nowhere",
+            Self::Links => "which leads in a circle (ELOOP)",
+        })
+    }
 }
 
 /// What happened while layers were put over each other, in order.
@@ -153,7 +174,7 @@ impl Rootfs {
     }
 
     /// Names below a directory, relative to it.
-    pub(super) fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let prefix = match path {
             b"" => Vec::new(),
             path => [path, b"/"].concat(),
@@ -214,14 +235,35 @@ impl Rootfs {
         self.names.insert(path, index);
     }
 
+    /// The target of a symbolic link that has this name, and why it leads to no file.
+    pub fn link(&self, path: &[u8]) -> Option<(&[u8], Lost)> {
+        let lost = self.follow(path).err()?;
+        let path = normalized(path);
+        let (directory, last) = parts(&path);
+        let node = self.here(&join(&self.resolve(directory)?, last))?;
+        let is_link = node.mode & libc::S_IFMT == libc::S_IFLNK;
+        is_link.then_some((node.target.as_slice(), lost))
+    }
+
+    /// All files with their names, in order of those.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+        let names = self.names.iter();
+        names.filter_map(|(name, index)| Some((name.as_slice(), self.nodes.get(*index)?)))
+    }
+
     /// Follows all symbolic links. `None` where something on the way is missing or no directory.
     pub(super) fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
+        self.follow(path).ok()
+    }
+
+    /// The same, with the reason.
+    pub(crate) fn follow(&self, path: &[u8]) -> std::result::Result<Vec<u8>, Lost> {
         let mut todo: Vec<Vec<u8>> = components(path);
         let mut here = Vec::new();
         let mut links = 0;
         while let Some(name) = todo.pop() {
-            if self.here(&here)?.mode & libc::S_IFMT != libc::S_IFDIR {
-                return None;
+            if self.here(&here).ok_or(Lost::Missing)?.mode & libc::S_IFMT != libc::S_IFDIR {
+                return Err(Lost::Missing);
             }
             if name == b".." {
                 let parent = here.iter().rposition(|byte| *byte == b'/');
@@ -229,21 +271,32 @@ impl Rootfs {
                 continue;
             }
             let next = join(&here, &name);
-            let node = self.here(&next)?;
+            let node = self.here(&next).ok_or(Lost::Missing)?;
             if node.mode & libc::S_IFMT != libc::S_IFLNK {
                 here = next;
                 continue;
             }
             links += 1;
             if links > LINKS {
-                return None;
+                return Err(Lost::Links);
             }
             if node.target.starts_with(b"/") {
                 here.clear();
             }
             todo.extend(components(&node.target));
         }
-        Some(here)
+        Ok(here)
+    }
+}
+
+/// The directory that a path is in, and its last component.
+pub(super) fn parts(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash.saturating_add(1)..).unwrap_or_default(),
+        ),
+        None => (b"", path),
     }
 }
 

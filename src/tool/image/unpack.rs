@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 use super::files::kind;
-use super::rootfs::{Bytes, Node, Rootfs, join};
+use super::rootfs::{Bytes, Node, Rootfs, join, parts};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
-use crate::format::cpio::{self, Archive, Member, Next, OPAQUE, PATH_MAX, normalized};
+use crate::format::cpio::{self, Archive, Header, Member, Next, OPAQUE, PATH_MAX, normalized};
 use crate::initrd::{self, Cpio, Segment};
 use crate::text::shown;
 
@@ -47,7 +47,12 @@ impl Rootfs {
             .during("read", context())?;
         let mut links = HashMap::new();
         loop {
-            let member = match archive.next_member()? {
+            let next = archive.next_member()?;
+            // The walk has seen that the kernel stops here; /init does not.
+            if self.layer.is_none() && archive.unterminated().is_some() {
+                return Ok(());
+            }
+            let member = match next {
                 Next::Member(member) => member,
                 // Hard links do not reach across archives.
                 Next::Trailer => {
@@ -129,10 +134,23 @@ impl Rootfs {
             });
         }
         climbs(&member.name, report);
+        // tmpfs, ramfs and overlayfs.
+        const NAME_MAX: usize = 255;
+        let mut components = member.name.split(|byte| *byte == b'/');
+        if let Some(long) = components.find(|component| component.len() > NAME_MAX) {
+            let length = long.len();
+            return Err(format!(
+                "a name of {length} bytes, and no file's is longer than {NAME_MAX}: {}",
+                self.dropped()
+            ));
+        }
         let Some(path) = self.place(&member.name)? else {
             return Ok(());
         };
-        if path.is_empty() || self.hides(&path, member, report) {
+        if path.is_empty() {
+            return self.top(header);
+        }
+        if self.hides(&path, member, report) {
             return Ok(());
         }
         self.clean(&path, file_type, report)?;
@@ -167,6 +185,31 @@ impl Rootfs {
         }
         self.put(path, node);
         Ok(())
+    }
+
+    /// A member for the root directory itself, which the kernel replaces by nothing.
+    fn top(&mut self, header: &Header) -> std::result::Result<(), String> {
+        let file_type = header.file_type();
+        if file_type != libc::S_IFDIR {
+            return Err(format!(
+                "a {} named as the root directory: {}",
+                kind(file_type),
+                self.dropped()
+            ));
+        }
+        if let Some(root) = self.nodes.first_mut() {
+            root.mode = header.mode;
+            root.layer = self.layer.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Who leaves a file out.
+    fn dropped(&self) -> &'static str {
+        match self.layer {
+            Some(_) => "/init leaves the file out, as the kernel would",
+            None => "the kernel drops the file without a word",
+        }
     }
 
     /// Takes away what a layer's member is there to hide, if it is one of those.
@@ -327,17 +370,6 @@ fn sum<I: Skip>(member: &Member, archive: &mut Archive<I>) -> io::Result<u32> {
             0 => return Ok(sum),
             n => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
         }
-    }
-}
-
-/// The directory that a path is in, and its last component.
-fn parts(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (
-            path.get(..slash).unwrap_or_default(),
-            path.get(slash.saturating_add(1)..).unwrap_or_default(),
-        ),
-        None => (b"", path),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which programs the kernel that boots an image can start, as far as that can be told.
 
+use super::boot::Boot;
 use crate::boot::verify_init::{Machines, interpreter};
 use crate::bytes::{Cursor, Opened, ReadAt};
-use crate::tool::image::boot::Boot;
 use crate::tool::kernel_config::Config;
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -46,6 +46,27 @@ impl Machine {
         }
     }
 
+    /// That of a kernel that runs this program; `None` where that is not known.
+    pub fn running(program: &dyn ReadAt) -> Option<Self> {
+        Some(Self {
+            machines: family(program)?,
+            lacks: Vec::new(),
+        })
+    }
+
+    /// Why the kernel does not take this for one of its modules; `None`: it may.
+    pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
+        let (big_endian, number) = header(&module)?;
+        let number = if big_endian {
+            number.swap_bytes()
+        } else {
+            number
+        };
+        let Machines { name, numbers, .. } = self.machines;
+        let other = !numbers.is_empty() && !numbers.contains(&number);
+        other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
+    }
+
     /// What the kernel starts in place of a program, or why it does not start it:
     /// [`proof::interpreter`](interpreter).
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
@@ -79,14 +100,68 @@ fn configured(config: &Config) -> Option<Machines> {
     set.or_else(named).map(|(.., machines)| *machines)
 }
 
+/// What messages call the machine of a kernel with this configuration, where that is known.
+pub fn name(config: &Config) -> Option<&'static str> {
+    configured(config).map(|machines| machines.name)
+}
+
+/// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
+/// (6.9), before that what each architecture called it.
+pub fn page_size(config: &Config) -> Option<u64> {
+    const SHIFTS: [&str; 3] = ["PAGE_SHIFT", "ARM64_PAGE_SHIFT", "PPC_PAGE_SHIFT"];
+    /// An option, and the size in KiB that it stands for.
+    const SIZES: [(&str, u64); 12] = [
+        ("PAGE_SIZE_4KB", 4),
+        ("PAGE_SIZE_8KB", 8),
+        ("PAGE_SIZE_16KB", 16),
+        ("PAGE_SIZE_32KB", 32),
+        ("PAGE_SIZE_64KB", 64),
+        ("PAGE_SIZE_256KB", 256),
+        ("ARM64_4K_PAGES", 4),
+        ("ARM64_16K_PAGES", 16),
+        ("ARM64_64K_PAGES", 64),
+        ("PPC_4K_PAGES", 4),
+        ("PPC_16K_PAGES", 16),
+        ("PPC_64K_PAGES", 64),
+    ];
+    /// Those that have one size of pages.
+    const OF_4_KIB: [&str; 5] = ["x86_64", "i386", "arm", "riscv64", "s390"];
+    let shift = |option: &&str| config.value(option).parse().ok();
+    let shift = SHIFTS.iter().find_map(shift);
+    if let Some(bytes) = shift.and_then(|shift| 1u64.checked_shl(shift)) {
+        return Some(bytes);
+    }
+    if let Some((_, kib)) = SIZES.iter().find(|(option, _)| config.built_in(option)) {
+        return Some(kib.saturating_mul(1024));
+    }
+    OF_4_KIB.contains(&name(config)?).then_some(4096)
+}
+
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
 /// of those that are known here.
 fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
-    let program = boot.content(image, node).ok()?;
-    let (big_endian, number) = header(&*program)?;
+    family(&*boot.content(image, node).ok()?)
+}
+
+/// The machines whose programs a kernel runs that runs this one.
+fn family(program: &dyn ReadAt) -> Option<Machines> {
+    let (big_endian, number) = header(program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !big_endian && family.numbers.contains(&number))
+}
+
+/// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
+/// where that is no program.
+pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
+    /// e_machine of i386, s390, arm, x86_64 and riscv, which have no larger ones.
+    const SMALL: [u16; 5] = [3, 22, 40, 62, 243];
+    const PAGE: u64 = 4096;
+    const LARGE_PAGE: u64 = 65536;
+    match program.and_then(header) {
+        Some((_, number)) if !SMALL.contains(&number) => LARGE_PAGE,
+        _ => PAGE,
+    }
 }
 
 /// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
