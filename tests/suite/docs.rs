@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::copy_program;
+use crate::common::{OWN_INIT, copy_program};
 use crate::support::{said, scratch, tool};
+use layerinit::plan::words::DOCS;
 use layerinit::tool::cli;
 
 /// What stands in for the reader's machine: its paths, its kernel, and programs that are not run here.
@@ -162,8 +163,8 @@ fn workshop(page: &Path) -> PathBuf {
         fs::create_dir_all(directory.join(path)).unwrap();
     }
     // As much of a program as anybody looks at: the one that cargo builds for tests has 48 MB.
-    for path in ["base/sbin/init", "init"] {
-        fs::write(directory.join(path), "\x7fELF").unwrap();
+    for (path, program) in [("base/sbin/init", &b"\x7fELF"[..]), ("init", OWN_INIT)] {
+        fs::write(directory.join(path), program).unwrap();
         fs::set_permissions(directory.join(path), fs::Permissions::from_mode(0o755)).unwrap();
     }
     fs::write(directory.join("app/usr/bin/app"), "app").unwrap();
@@ -331,10 +332,25 @@ fn commands_run() {
     );
 }
 
+/// The first column of the tables in docs/cmdline.md, against the words that `/init` reads.
+#[test]
+fn the_page_on_the_command_line_has_every_word() {
+    let page = fs::read_to_string(repository().join("docs/cmdline.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let shown: BTreeSet<_> = rows
+        .flat_map(|row| spans(row.split(" | ").next().unwrap()))
+        .map(|word| word.trim_end_matches('=').to_string())
+        // modprobe(8)'s words, which the loader of modules reads.
+        .filter(|word| !["modprobe.blacklist", "MODULE.PARAMETER"].contains(&word.as_str()))
+        .collect();
+    let known: BTreeSet<_> = DOCS.iter().map(|word| word.name.to_string()).collect();
+    assert_eq!(shown, known);
+}
+
 /// The words that bash makes of a command.
 fn words(example: &str) -> Vec<String> {
     let script = format!(
-        "uname() {{ echo 6.12; }}\njq() {{ cat; }}\nlayerinit() {{ printf '%s\\n' layerinit \"$@\"; }}\n{example}\n"
+        "uname() {{ echo 6.12; }}\njq() {{ cat; }}\nssh() {{ cat; }}\nlayerinit() {{ printf '%s\\n' layerinit \"$@\"; }}\n{example}\n"
     );
     let (stdout, stderr, status) = bash(repository(), &[], &script);
     assert_eq!((stderr.as_str(), status), ("", 0), "{example}");
