@@ -253,6 +253,9 @@ fn refused(layer: &Layer, superblock: &Superblock, mut refusals: Vec<Error>) -> 
         );
         refusals.insert(0, Error::new("read", "the image", what));
     }
+    if let Some(what) = superblock.in_pieces() {
+        refusals.insert(0, Error::new("read", "the image", what));
+    }
     Error::with("mount", layer, Cause::Each(refusals))
 }
 
@@ -337,4 +340,39 @@ fn unpack_layer(
         done.members, done.dropped
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Content, Place};
+
+    #[test]
+    fn what_is_wrong_with_an_image_comes_before_what_backends_say() {
+        let mut image = vec![0; 4096];
+        image[1024..1028].copy_from_slice(&crate::format::erofs::MAGIC);
+        image[1032] = 1;
+        image[1036] = 12;
+        image[1110] = 2;
+        let superblock = Superblock::read(&&image[..], 0).unwrap().unwrap();
+        let layer = Layer {
+            number: 3,
+            name: "initrd+0x1000".into(),
+            place: Place::Initrd,
+            source: 0,
+            offset: 4096,
+            length: 4096,
+            content: Content::Erofs {
+                superblock: superblock.clone(),
+                backends: vec![Backend::Loop],
+            },
+        };
+        let refusal = Error::new("by", "loop", "no");
+        let expected = "mount layer 3 (initrd+0x1000): read the image: the image needs 2 more devices: only \
+                        images of one piece can be mounted; read the image: its superblock is damaged: checksum \
+                        bad (stored 0x00000000, computed ";
+        let said = refused(&layer, &superblock, vec![refusal]).to_string();
+        assert!(said.starts_with(expected), "{said}");
+        assert!(said.ends_with("; by loop: no"), "{said}");
+    }
 }
