@@ -199,7 +199,7 @@ image_microcode() {
 
 image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
 
-# By hand, word for word as the README says.
+# By hand, word for word as docs/images.md says.
 image_by_hand() {
 	local dir=$work/trees/by-hand
 	mkdir "$dir"
@@ -659,7 +659,7 @@ image_base_disk() { build "${virtio[@]}" --layer "$(tree base)"; }
 image_labelled() { image_base_disk && cat "$(layer app -L data)" >>"$out"; }
 image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$out.both" && mv "$out.both" "$out"; }
 
-# The drivers that the README names, for a kernel that has all of them as modules.
+# The drivers that docs/disks.md names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
 image_quota() { build "${drivers[@]/#/--module=}" --module=quota_v2; }

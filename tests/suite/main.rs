@@ -33,6 +33,8 @@ mod build_output;
 #[cfg(feature = "tool")]
 mod check;
 #[cfg(feature = "tool")]
+mod docs;
+#[cfg(feature = "tool")]
 mod gen_init_cpio;
 #[cfg(feature = "tool")]
 mod inputs;

@@ -1784,7 +1784,7 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
 /// A device of a fake sysfs: its path below sys/devices, its MODALIAS, its driver's module.
 type FakeDevice = (&'static str, &'static str, &'static str);
 
-/// A machine with a disk on each bus that the README names, and things that are no disks.
+/// A machine with a disk on each bus that docs/disks.md names, and things that are no disks.
 const MACHINE: [FakeDevice; 21] = [
     ("pci0000:00", "", ""),
     // A bridge whose driver is built in; a module that wants it all the same is taken.
