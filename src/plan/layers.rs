@@ -1,10 +1,9 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
+use super::cmdline::Options;
 use super::{Content, Found, Layer, Place};
-use crate::cmdline::{Backend, Options};
-use crate::erofs::Superblock;
 use crate::error::{Error, Result};
-use crate::segment::{Cpio, Kind, Segment};
+use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
@@ -49,7 +48,7 @@ pub(super) fn layer(
                 .backends
                 .iter()
                 .copied()
-                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
+                .filter(|backend| backend.reaches(place, segment.offset, superblock))
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -75,14 +74,30 @@ pub(super) fn layer(
     })
 }
 
-/// Whether a backend can mount an image that lies there at all.
-fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
-    match backend {
-        Backend::Loop => true,
-        Backend::Memback => *place == Place::Initrd,
-        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
-        // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
+/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` where the boot loader adds layers: at the
+/// next boot there may be more of these, or fewer, and the numbers mean other layers.
+pub(super) fn numbers(
+    layers: &[Layer],
+    sources: &[Found],
+    options: &Options,
+    warnings: &mut Vec<String>,
+) {
+    let added = |layer: &&Layer| {
+        let found = sources.get(layer.source);
+        let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+        let segment = segments.find(|segment| segment.offset == layer.offset);
+        segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.only_extra))
+    };
+    let Some(added) = layers.iter().find(added) else {
+        return;
+    };
+    for (word, list) in [("only", &options.only), ("skip", &options.skip)] {
+        if let Some(number) = list.iter().find(|item| item.parse::<usize>().is_ok()) {
+            warnings.push(format!(
+                "rd.layers.{word}={number}: {added} is an archive that systemd-stub has added, and the numbers of \
+                 layers change with these: name layers by volume label"
+            ));
+        }
     }
 }
 

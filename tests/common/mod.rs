@@ -6,7 +6,7 @@ pub mod disk;
 #[cfg(test)]
 pub mod guest;
 
-use layerinit::cpio::{Header, padding};
+use layerinit::format::cpio::{Header, padding};
 use std::path::Path;
 use std::process::Command;
 
@@ -61,6 +61,13 @@ pub const OWN_INIT: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\
 
 pub fn own_init(name: &str) -> Entry<'_> {
     entry(name, 0o100_755, OWN_INIT)
+}
+
+/// An `/init` of layerinit for this machine, by its e_machine.
+pub fn init_for(machine: u16) -> Vec<u8> {
+    let mut init = OWN_INIT.to_vec();
+    init[18..20].copy_from_slice(&machine.to_le_bytes());
+    init
 }
 
 /// The archive of these members, with its trailer.
@@ -119,7 +126,7 @@ pub fn pad(bytes: &mut Vec<u8>, align: usize) {
 /// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
 pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     let mut image = vec![0; 4096 * blocks as usize];
-    image[1024..1028].copy_from_slice(&layerinit::erofs::MAGIC);
+    image[1024..1028].copy_from_slice(&layerinit::format::erofs::MAGIC);
     image[1036] = 12;
     image[1060..1064].copy_from_slice(&blocks.to_le_bytes());
     image[1088..1088 + label.len()].copy_from_slice(label.as_bytes());

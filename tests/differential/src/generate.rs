@@ -1,6 +1,6 @@
 //! Archives for the two sides.
 
-use layerinit::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
+use layerinit::format::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
 
 use crate::common::{Entry, cpio, dir, entry, file, join, pad};
 
