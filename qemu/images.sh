@@ -96,6 +96,17 @@ tree_many() {
 	digests "many-$1" "many/$1"
 }
 
+# pages-N: small files, whose bytes lie beside their inodes up to the end of the image.
+tree_pages() {
+	local file
+	mkdir -p "pages-$1" etc
+	for file in {1..60}; do
+		echo "file $file" >"pages-$1/$file"
+	done
+	echo "pages-$1" >etc/winner
+	digests "pages-$1" "pages-$1"/*
+}
+
 tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
 
 # Files and no directories: those are in lower layers, one behind a link.
@@ -198,6 +209,19 @@ image_microcode() {
 }
 
 image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
+
+# Blocks of 512 bytes, and a length that is no multiple of a page: with bytes behind it, and at the end.
+image_pages() {
+	local mkfs file number layers=()
+	mkfs=$(newer_mkfs_erofs)
+	for number in 1 2; do
+		file=$work/layers/pages-$number.erofs
+		"$mkfs" --quiet --all-root -T 0 -b512 "$file" "$(tree "pages-$number")"
+		[[ $(($(stat -c %s "$file") % 4096)) != 0 ]] || die "$file has whole pages"
+		layers+=(--layer "$file")
+	done
+	build --layer "$(tree base)" "${layers[@]}"
+}
 
 # By hand, word for word as docs/images.md says.
 image_by_hand() {

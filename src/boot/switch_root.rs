@@ -229,7 +229,7 @@ impl Cleanup {
                 Ok(false) => return false,
                 Err(errno) => debug!(
                     "{} of the old root stays: {}",
-                    shown(name.to_bytes()),
+                    text::shown(name.to_bytes()),
                     error::name(errno)
                 ),
             }

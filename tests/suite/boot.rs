@@ -438,7 +438,7 @@ fn a_panic_takes_the_way_of_every_other_failure() {
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
     outcome
-        .says("panicked at tests/boot.rs")
+        .says("panicked at tests/suite/boot.rs")
         .says("index out of bounds: the len is 0 but the index is 21")
         .says("this is a bug in layerinit; please report the line above")
         .says("switching off");

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{copy_program, cpio, cpio_without_trailer, erofs, file};
+use crate::common::{OWN_INIT, copy_program, cpio, cpio_without_trailer, erofs, file};
 use crate::support::{said, scratch, tool};
 use layerinit::format::erofs::MAGIC;
 
 /// A directory with an /init and the layers `base` and `app`.
 fn workshop(name: &str) -> PathBuf {
     let directory = scratch(name);
-    fs::write(directory.join("init"), "#!/init\n").unwrap();
+    fs::write(directory.join("init"), OWN_INIT).unwrap();
     for layer in ["base", "app"] {
         fs::create_dir_all(directory.join(layer).join("etc")).unwrap();
         fs::write(directory.join(layer).join("etc/motd"), layer).unwrap();

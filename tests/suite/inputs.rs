@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{cpio, cpio_without_trailer, erofs, file, join, pad, program};
+use crate::common::{cpio, cpio_without_trailer, erofs, file, join, own_init, pad};
 use crate::support::{said, scratch, tool};
 
 /// Runs the tool with these words. To read terabytes is to fail.
@@ -38,14 +38,14 @@ fn giant(path: &Path, start: &[u8], end: &[u8]) {
 #[test]
 fn holes_are_skipped() {
     let directory = scratch("inputs-giant");
-    let loader = cpio(&[program("init")]);
+    let loader = cpio(&[own_init("init")]);
     giant(&directory.join("both"), &loader, &erofs(1, "app"));
     assert_eq!(
         good(&directory, &["list", "both"]),
         "\
 offset          length what
-0x00000000         244 cpio 1 members, 4096 bytes unpacked, holds init
-0x000000f4 8796093017868 padding
+0x00000000         392 cpio 1 members, 4096 bytes unpacked, holds init
+0x00000188 8796093017720 padding
 0x7fffffff000        4096 erofs 1 blocks of 4096, label \"app\", checksum none
                        uuid 00000000-0000-0000-0000-000000000000, 0 inodes
 "
@@ -62,14 +62,14 @@ offset          length what
         "{checked}"
     );
 
-    let without = cpio_without_trailer(&[program("init")]);
+    let without = cpio_without_trailer(&[own_init("init")]);
     giant(&directory.join("without"), &without, b"");
     assert_eq!(
         good(&directory, &["list", "without"]),
         "\
 offset          length what
-0x00000000         120 cpio 1 members, 4096 bytes unpacked, holds init
-0x00000078 8796093022088 padding
+0x00000000         268 cpio 1 members, 4096 bytes unpacked, holds init
+0x0000010c 8796093021940 padding
 "
     );
 }
@@ -100,7 +100,7 @@ fn a_giant_is_no_layer() {
 #[test]
 fn a_block_device_is_read_to_its_end() {
     let directory = scratch("inputs-device");
-    let mut image = cpio(&[program("init")]);
+    let mut image = cpio(&[own_init("init")]);
     pad(&mut image, 4096);
     let image = join(&[&image, &erofs(2, "app"), &[0; 512]]);
     fs::write(directory.join("image"), &image).unwrap();

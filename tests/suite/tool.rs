@@ -580,8 +580,10 @@ fn check_finds_what_goes_wrong() {
             "an archive of GRUB in front of the images",
             aligned(join(&[&cpio(&[init()]), GRUB_2_06]), &layer("")),
             vec![
-                "warning: 0x000000f8: the name of the member at 0x0 of this archive has no NUL at its end (GRUB before \
+                "warning: 0x00000188: the name of the member at 0x0 of this archive has no NUL at its end (GRUB before \
                  2.12 writes such names for newc:): the kernel stopped unpacking there",
+                "warning: layer 0 (initrd+0x188): etc: mode 0777: everybody may create and delete files in this \
+                 directory",
             ],
         ),
         (
@@ -591,7 +593,7 @@ fn check_finds_what_goes_wrong() {
                 &layer(""),
             ),
             vec![
-                "warning: 0x000000fb: an archive that the kernel did not unpack: it does not start at a multiple of 4 \
+                "warning: 0x0000018b: an archive that the kernel did not unpack: it does not start at a multiple of 4 \
                  (pad the file in front of it with truncate -s %4)",
             ],
         ),

@@ -6,11 +6,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use log::debug;
-use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat, statfs};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
+use crate::boot::setup::is_in_memory;
 use crate::boot::source::Source;
 use crate::error::{self, Context as _, Error, Result};
 use crate::module::loader::Loader;
@@ -32,6 +33,10 @@ pub fn mount(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Moun
         offset: layer.offset,
         length: whole_pages(layer.length),
     };
+    let end = range.offset.saturating_add(range.length);
+    if let Err(error) = reach(&source.path, end) {
+        debug!("{layer}: its last page may not be readable: {error}");
+    }
     let (path, _device) = bind(&source.file.file, range)?;
     let context = Context::erofs()?;
     context.string("source", &path)?;
@@ -42,9 +47,23 @@ pub fn mount(layer: &Layer, source: &Source, loader: &mut Loader) -> Result<Moun
 /// The length of a device that shows all of the last page of an image. A kernel without BUFFER_HEAD reads
 /// the device's page cache in whole pages, and fails with EIO where the device ends inside of one
 /// (blkdev_iomap_begin in block/fops.c). What lies behind the image is never looked at; the driver ends
-/// the device where the file ends (get_size in drivers/block/loop.c).
+/// the device where the file ends (get_size in drivers/block/loop.c), so that has to reach as far.
 fn whole_pages(length: u64) -> u64 {
     length.checked_next_multiple_of(PAGE_MAX).unwrap_or(length)
+}
+
+/// Lets a file that lies in memory reach to `end`, with zeros that take none: a file of /layers, the
+/// kernel's copy of the initrd. Others are never written to.
+fn reach(path: &Path, end: u64) -> Result<()> {
+    let in_memory = statfs(path).is_ok_and(|filesystem| is_in_memory(&filesystem));
+    if in_memory {
+        let file = File::options().write(true).open(path);
+        let file = file.during("open", path.display())?;
+        if file.metadata().during("stat", path.display())?.len() < end {
+            file.set_len(end).during("extend", path.display())?;
+        }
+    }
+    Ok(())
 }
 
 /// Binds a free loop device; its path, and the device held open.
@@ -104,7 +123,30 @@ fn open(path: &str, number: u32) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_file_reaches_to_the_end_of_a_page_if_it_lies_in_memory() {
+        let name = format!("layerinit-reach-{}", std::process::id());
+        let length = |path: &Path| fs::metadata(path).unwrap().len();
+        for (directory, expected) in [
+            (Path::new("/dev/shm"), 65536),
+            (Path::new(env!("CARGO_MANIFEST_DIR")), 4608),
+        ] {
+            let path = directory.join(&name);
+            fs::write(&path, [1; 4608]).unwrap();
+            reach(&path, whole_pages(4608)).unwrap();
+            let (reached, bytes) = (length(&path), fs::read(&path).unwrap());
+            fs::remove_file(&path).unwrap();
+            assert_eq!(reached, expected, "{}", path.display());
+            assert_eq!(bytes[..4608], [1; 4608]);
+            assert!(bytes[4608..].iter().all(|byte| *byte == 0));
+        }
+        // What is longer stays as long, and sysfs is not asked.
+        reach(Path::new("/sys/kernel/notes"), 1 << 20).unwrap();
+    }
 
     #[test]
     fn a_device_ends_where_a_page_of_any_size_does() {

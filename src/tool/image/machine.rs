@@ -154,12 +154,12 @@ fn family(program: &dyn ReadAt) -> Option<Machines> {
 /// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
 /// where that is no program.
 pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
-    /// e_machine of i386, s390, arm, x86_64 and riscv, which have no larger ones.
-    const SMALL: [u16; 5] = [3, 22, 40, 62, 243];
+    /// e_machine of mips, powerpc64, sparc64, aarch64 and loongarch, which have larger ones.
+    const LARGE: [u16; 5] = [8, 21, 43, 183, 258];
     const PAGE: u64 = 4096;
     const LARGE_PAGE: u64 = 65536;
     match program.and_then(header) {
-        Some((_, number)) if !SMALL.contains(&number) => LARGE_PAGE,
+        Some((_, number)) if LARGE.contains(&number) => LARGE_PAGE,
         _ => PAGE,
     }
 }
