@@ -1,6 +1,6 @@
-//! The error type: the step that failed, the object it failed on, and the cause.
+//! The error type: the step that failed, the object it failed on, the cause, and what to do about it.
 //!
-//! Prints nothing and exits nowhere; [`crate::rescue`] decides what an error means for the machine.
+//! Prints nothing and exits nowhere; [`crate::boot::rescue`] decides what an error means for the machine.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -17,6 +17,7 @@ pub struct Error {
     step: &'static str,
     object: String,
     cause: Cause,
+    hint: Option<String>,
 }
 
 /// Why a step failed.
@@ -29,6 +30,8 @@ pub enum Cause {
     Kernel(Errno, String),
     /// What was read makes no sense, or asks for something that cannot be done.
     Reason(String),
+    /// A step of it failed.
+    Because(Box<Error>),
     /// Every alternative failed, each for its own reason.
     Each(Vec<Error>),
 }
@@ -45,6 +48,15 @@ impl Error {
             step,
             object: object.to_string(),
             cause,
+            hint: None,
+        }
+    }
+
+    /// The same error, with what its reader can do about it.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
         }
     }
 
@@ -70,7 +82,7 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self.cause {
             Cause::Os(errno) | Cause::Kernel(errno, _) => Some(errno),
-            Cause::Reason(_) | Cause::Each(_) => None,
+            Cause::Reason(_) | Cause::Because(_) | Cause::Each(_) => None,
         }
     }
 
@@ -78,6 +90,7 @@ impl Error {
     pub fn has(&self, wanted: &[Errno]) -> bool {
         match &self.cause {
             Cause::Each(errors) => errors.iter().any(|error| error.has(wanted)),
+            Cause::Because(error) => error.has(wanted),
             _ => self.errno().is_some_and(|errno| wanted.contains(&errno)),
         }
     }
@@ -93,7 +106,11 @@ impl fmt::Display for Error {
                 false => f.write_char(c)?,
             }
         }
-        write!(f, ": {}", self.cause)
+        write!(f, ": {}", self.cause)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -103,6 +120,7 @@ impl fmt::Display for Cause {
             Self::Os(errno) => name(*errno).fmt(f),
             Self::Kernel(errno, text) => write!(f, "{} (kernel: {text})", name(*errno)),
             Self::Reason(reason) => f.write_str(reason),
+            Self::Because(error) => error.fmt(f),
             Self::Each(errors) => {
                 for (i, error) in errors.iter().enumerate() {
                     write!(f, "{}{error}", if i == 0 { "" } else { "; " })?;
@@ -113,7 +131,15 @@ impl fmt::Display for Cause {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// The step that failed, where one did. It is in the text of this error already.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Because(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The errno as `ENOENT: No such file or directory`: the name is what people search for.
 /// nix carries the table; the C library's strerror would link its locale machinery into /init.
@@ -125,6 +151,12 @@ pub fn name(errno: Errno) -> nix::errno::Errno {
 pub trait Context<T> {
     /// Says which step failed, and on what. The object is formatted only in failure.
     fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Error::with(step, object, Cause::Because(Box::new(error))))
+    }
 }
 
 impl<T> Context<T> for std::result::Result<T, Errno> {

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use layerinit::pack::check::check;
-use layerinit::pack::config::Circumstances;
+use layerinit::tool::check::check;
+use layerinit::tool::kernel_config::Circumstances;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {

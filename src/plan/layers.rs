@@ -1,10 +1,9 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
+use super::cmdline::Options;
 use super::{Content, Found, Layer, Place};
-use crate::cmdline::{Backend, Options};
-use crate::erofs::Superblock;
 use crate::error::{Error, Result};
-use crate::segment::{Cpio, Kind, Segment};
+use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
@@ -49,7 +48,7 @@ pub(super) fn layer(
                 .backends
                 .iter()
                 .copied()
-                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
+                .filter(|backend| backend.reaches(place, segment.offset, superblock))
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -73,17 +72,6 @@ pub(super) fn layer(
         length: segment.length,
         content,
     })
-}
-
-/// Whether a backend can mount an image that lies there at all.
-fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
-    match backend {
-        Backend::Loop => true,
-        Backend::Memback => *place == Place::Initrd,
-        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
-        // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
-    }
 }
 
 /// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` where the boot loader adds layers: at the
@@ -186,25 +174,12 @@ impl Layer {
     }
 }
 
-/// What the kernel has not taken as it was meant: a bootconfig, or an archive in the middle of which
-/// its unpacker stopped. What it did not get to is not in the rootfs: kernel modules of the loader,
-/// files of /layers.
+/// What the kernel has not taken as it was meant.
 pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
-    let cpio = match &segment.kind {
-        Kind::Cpio(cpio) => cpio,
-        Kind::Bootconfig { intact: false } => {
-            return Some(format!(
-                "{place}+{:#x}: a bootconfig whose size or checksum is wrong: the kernel has ignored it",
-                segment.offset
-            ));
-        }
-        Kind::Padding | Kind::Erofs(_) | Kind::Bootconfig { .. } => return None,
-    };
-    // A layer is unpacked by /init, which refuses it.
-    let at = cpio.bad_sum.filter(|_| !matches!(place, Place::File(_)))?;
-    Some(format!(
-        "{place}+{:#x}: the member at {at:#x} of this archive does not add up to its sum: the kernel \
-         stopped unpacking there",
-        segment.offset
-    ))
+    // A file of /layers is not its business; /init refuses what is wrong there.
+    if matches!((place, &segment.kind), (Place::File(_), Kind::Cpio(_))) {
+        return None;
+    }
+    let what = segment.stopped()?;
+    Some(format!("{place}+{:#x}: {what}", segment.offset))
 }

@@ -6,7 +6,7 @@ pub mod disk;
 #[cfg(test)]
 pub mod guest;
 
-use layerinit::cpio::{Header, padding};
+use layerinit::format::cpio::{Header, padding};
 use std::path::Path;
 use std::process::Command;
 
@@ -99,6 +99,25 @@ fn member(archive: &mut Vec<u8>, entry: &Entry) {
     pad(archive, 4);
 }
 
+/// What GRUB 2.06 makes of `newc:etc/motd:FILE`, whose bytes are "hello\n": lengths of names leave out
+/// the NUL, and there is none. The padding behind the file's bytes and the trailer included.
+pub const GRUB_2_06: &[u8] = b"\
+070701\
+00000000000041ff000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000300000000\
+etc\0\0\0\
+070701\
+00000000000081ff000000000000000000000001\
+0000000000000006000000000000000000000000\
+000000000000000800000000\
+etc/motd\0\0hello\n\0\0\
+070701\
+0000000000000000000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000a00000000\
+TRAILER!!!";
+
 /// Zeros up to a multiple of `align`.
 pub fn pad(bytes: &mut Vec<u8>, align: usize) {
     bytes.resize(bytes.len().next_multiple_of(align), 0);
@@ -107,7 +126,7 @@ pub fn pad(bytes: &mut Vec<u8>, align: usize) {
 /// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
 pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     let mut image = vec![0; 4096 * blocks as usize];
-    image[1024..1028].copy_from_slice(&layerinit::erofs::MAGIC);
+    image[1024..1028].copy_from_slice(&layerinit::format::erofs::MAGIC);
     image[1036] = 12;
     image[1060..1064].copy_from_slice(&blocks.to_le_bytes());
     image[1088..1088 + label.len()].copy_from_slice(label.as_bytes());
