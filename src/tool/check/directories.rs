@@ -1,53 +1,52 @@
 //! Directories of the new root that are not what the boot or the real init needs them to be.
 
-use crate::boot::setup::MOVED;
-use crate::plan::{Content, Layer, Plan};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::boot::setup::{MOVED, belongs_at};
+use crate::plan::{Content, Layer, Plan, Root, Upper};
 use crate::text::shown;
 use crate::tool::image::files::kind;
 use crate::tool::image::rootfs::{Lost, Node, Rootfs};
 use crate::tool::image::unpack::{Report, Severity};
 
-/// Reports what is not a directory where /dev, /proc, /sys and /run are mounted. `root` is what the
-/// layers make.
+/// Reports what is not a directory where /dev, /proc, /sys and /run are mounted, and what `/init` does
+/// about it. `root` is what the layers make.
 pub fn mount_points(plan: &Plan, root: &Rootfs, report: Report) {
+    let writable = matches!(&plan.root, Root::Overlay(upper) if *upper != Upper::None);
     for name in MOVED {
         if let Some(node) = root.here(name.as_bytes())
             && let Some(what) = blocked(root, name, node)
         {
+            let what = match writable {
+                true => format!("{what}: /init puts a directory in its place"),
+                false => format!("{what}: the new root has no /{name}"),
+            };
             report(Severity::Warning, place(plan, node, name.as_bytes()), what);
         }
     }
 }
 
-/// Why nothing can be mounted on `/name`, or would hide something there; `None` where that is not so, or
-/// not known.
+/// Why nothing is mounted on `/name`; `None` where that is not so, or not known.
 fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
-    let useless = format!("{name} cannot be mounted there");
     match node.mode & libc::S_IFMT {
         libc::S_IFDIR => return None,
         libc::S_IFLNK => {}
-        _ => {
-            let kind = kind(node.mode);
-            return Some(format!("a {kind}, not a directory: {useless}"));
-        }
+        _ => return Some(format!("a {}, not a directory", kind(node.mode))),
     }
     let link = format!("a symlink to {}", shown(&node.target));
     let target = match root.follow(name.as_bytes()) {
         Ok(target) => target,
         Err(Lost::Missing) if root.partial => return None,
-        Err(lost) => return Some(format!("{link}, {lost}: {useless}")),
+        Err(lost) => return Some(format!("{link}, {lost}")),
     };
     let there = root.here(&target)?;
+    let target = Path::new("/").join(OsStr::from_bytes(&target));
     match there.mode & libc::S_IFMT {
-        libc::S_IFDIR if root.below(&target).next().is_none() => None,
-        libc::S_IFDIR => {
-            let what = format!("{link}, which is not empty: {name} mounted there would hide it");
-            Some(what)
-        }
-        _ => Some(format!(
-            "{link}, which is a {}: {useless}",
-            kind(there.mode)
-        )),
+        libc::S_IFDIR if belongs_at(name, &target) => None,
+        libc::S_IFDIR => Some(format!("{link}, which has another use")),
+        _ => Some(format!("{link}, which is a {}", kind(there.mode))),
     }
 }
 
