@@ -185,6 +185,8 @@ pad() {
 
 image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_base() { build --layer "$(tree base)"; }
+# Modules without their signatures, for a kernel that wants them.
+image_stripped() { build --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build --layer "$(tree lean)"; }
 
 # An early archive with microcode in front, as distributions have it.
@@ -230,6 +232,18 @@ image_many() {
 		layers+=("$(layer "many-$number")")
 	done
 	cat "$(loader)" "$(layer base)" "${layers[@]}" >"$out"
+}
+
+# A row of archives that is long enough to be merged.
+image_archives() {
+	local number dir
+	dir=$(mktemp -d "$work/trees/archives.XXXXXX")
+	mkdir "$dir/layers"
+	cp "$(layer base)" "$dir/layers/000.erofs"
+	for number in {001..040}; do
+		cp "$(archive "many-$number")" "$dir/layers/$number.cpio"
+	done
+	{ pack "$dir"; cat "$(loader)"; } >"$out"
 }
 
 # The superblock's build time is changed, and its checksum no longer fits.

@@ -96,12 +96,41 @@ impl Error {
     }
 }
 
+/// Whether a terminal acts on a character of a name, or does not show it: control characters, and those
+/// that only format what is around them (Unicode's categories Cf, Zl and Zp). They could make one name
+/// look like another, or like a part of the message.
+pub fn is_unprintable(c: char) -> bool {
+    let formats = matches!(
+        c,
+        '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    formats || c.is_control()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.step)?;
         // A name can hold what a terminal would act on.
         for c in self.object.chars() {
-            match c.is_control() {
+            match is_unprintable(c) {
                 true => write!(f, "{}", c.escape_default())?,
                 false => f.write_char(c)?,
             }
@@ -186,6 +215,12 @@ impl<T> Context<T> for io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_cannot_do_anything_to_a_terminal() {
+        let error = Error::new("open", "a\u{1b}[31m\u{202e}b\u{fc}", "no");
+        assert_eq!(error.to_string(), "open a\\u{1b}[31m\\u{202e}b\u{fc}: no");
+    }
 
     #[test]
     fn names_step_object_and_every_cause() {

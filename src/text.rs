@@ -1,6 +1,8 @@
 //! Text that comes from outside: the kernel command line in words, as the kernel splits it (next_arg in
 //! lib/cmdline.c), lists in these, and names for a message.
 
+use crate::error::is_unprintable;
+
 /// Splits a command line into names and values.
 pub struct Words<'a> {
     rest: &'a str,
@@ -55,7 +57,8 @@ pub fn items(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// A name as text: what a terminal would act on, what is not UTF-8, and the backslash are escaped.
+/// A name as text: what a terminal would act on or not show, what is not UTF-8, and the backslash are
+/// escaped.
 pub fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
@@ -65,7 +68,7 @@ pub fn shown(name: &[u8]) -> String {
                 '\n' => text.push_str("\\n"),
                 '\t' => text.push_str("\\t"),
                 '\0'..='\x7f' if c.is_control() => text.push_str(&format!("\\x{:02x}", c as u32)),
-                _ if c.is_control() => text.extend(c.escape_unicode()),
+                _ if is_unprintable(c) => text.extend(c.escape_unicode()),
                 _ => text.push(c),
             }
         }
@@ -112,8 +115,24 @@ mod tests {
             (b"\x1b[31m\x07\x7f", "\\x1b[31m\\x07\\x7f"),
             (b"\xff\xc3", "\\xff\\xc3"),
             (b"\xc2\x9b", "\\u{9b}"),
+            // A name that would look like init.cpio, and one like init.
+            ("init.\u{202e}oipc".as_bytes(), "init.\\u{202e}oipc"),
+            ("in\u{200b}it".as_bytes(), "in\\u{200b}it"),
+            // Of other alphabets, with accents of their own, and symbols.
+            (
+                "e\u{301}\u{5d0}\u{4e2d}\u{1f5ff}".as_bytes(),
+                "e\u{301}\u{5d0}\u{4e2d}\u{1f5ff}",
+            ),
         ] {
             assert_eq!(shown(name), expected);
+        }
+        for c in
+            "\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}\u{feff}\
+                  \u{fff9}\u{e0001}\u{e0041}\u{e007f}"
+                .chars()
+        {
+            let expected = format!("\\u{{{:x}}}", u32::from(c));
+            assert_eq!(shown(c.to_string().as_bytes()), expected);
         }
     }
 }

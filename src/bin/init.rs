@@ -116,6 +116,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         plan: &plan,
         mounted: &mounted,
         modules: &loader.finish(),
+        warnings: &kmsg::warnings(),
         init,
         freed,
     };

@@ -9,8 +9,8 @@ use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::{Mode, OFlags};
@@ -119,8 +119,39 @@ fn console_level() -> u8 {
     read().unwrap_or(u8::MAX)
 }
 
-/// An error on the kernel log and the console, once each, whatever `loglevel=` says.
+/// Warnings that are kept: a machine can have any number of devices without a driver.
+const WARNINGS_MAX: usize = 200;
+
+/// What was warned of, for the report.
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn kept() -> MutexGuard<'static, Vec<String>> {
+    // A panic while it was held has left whole texts.
+    WARNINGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep(text: &str) {
+    let mut kept = kept();
+    match kept.len() {
+        ..WARNINGS_MAX => kept.push(text.into()),
+        WARNINGS_MAX => kept.push("... and more: see the kernel's log".into()),
+        _ => {}
+    }
+}
+
+/// All that was warned of so far, in order.
+pub fn warnings() -> Vec<String> {
+    kept().clone()
+}
+
+/// A warning on the kernel log and the console, once each, whatever `loglevel=` says.
 pub fn say(text: &str) {
+    keep(text);
+    show(text);
+}
+
+/// The same of what is no warning.
+pub fn show(text: &str) {
     log::error!("{text}");
     if console_level() <= ERROR {
         // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
@@ -270,6 +301,9 @@ impl Log for Kmsg {
             Level::Debug | Level::Trace => 7,
         };
         let text = record.args().to_string();
+        if record.level() == Level::Warn {
+            keep(&text);
+        }
         for line in text.lines().flat_map(Chunks) {
             let mut out = String::with_capacity(line.len().saturating_add(20));
             // One write a record. Nobody is left to be told when the kernel log refuses it. Without

@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub mounted: &'a Mounted,
     /// Kernel modules that were loaded, in order.
     pub modules: &'a [String],
+    /// What was warned of, in order.
+    pub warnings: &'a [String],
     /// The real init.
     pub init: &'a str,
     /// Bytes of the old root and of /initrd.image given back.
@@ -77,10 +79,7 @@ impl Report {
         layers(report.array("layers"), facts);
         root(&mut report, facts);
         strings(report.array("modules"), facts.modules);
-        strings(
-            report.array("warnings"),
-            facts.plan.warnings().chain(facts.plan.alarms()),
-        );
+        strings(report.array("warnings"), facts.warnings);
         report.text("init", facts.init);
         report.number("freed_bytes", facts.freed);
         // In microseconds: the start since the kernel's, each step since the one before.

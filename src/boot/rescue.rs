@@ -12,7 +12,7 @@ use rustix::fs::{Access, access, statfs, sync};
 use rustix::process::getpid;
 use rustix::system::{RebootCommand, reboot};
 
-use super::kmsg::{self, say};
+use super::kmsg::{self, say, show};
 use super::mount::{LAYERS, SYSROOT};
 use super::setup::{
     CONSOLE_WAIT, has_console, is_in_memory, is_mount_point, release, take_turns, take_up_console,
@@ -106,7 +106,7 @@ pub fn pause(here: Break, options: &Options) {
         warn!("rd.break={point}: there is no console for a shell");
         return;
     }
-    say(&format!("rd.break={point}: exit the shell to go on"));
+    show(&format!("rd.break={point}: exit the shell to go on"));
     if shell().is_none() {
         warn!("rd.break={point}: there is no shell that could be started");
     }

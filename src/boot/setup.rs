@@ -33,7 +33,7 @@ pub fn belongs_at(name: &str, place: &Path) -> bool {
     };
     // /proc/sys is part of another filesystem.
     let hidden = |other: &&str| inside != Path::new(other) && inside.starts_with(other);
-    place.file_name() == Some(OsStr::new(name)) && !MOVED.iter().any(|other| hidden(&other))
+    place.file_name() == Some(OsStr::new(name)) && !MOVED.iter().any(hidden)
 }
 
 const CONSOLE: &str = "/dev/console";

@@ -37,8 +37,7 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
     let mut add = |place: Place, file: Opened, walk: Walk| {
         let path = PathBuf::from(place.path());
         debug!(
-            "{}: {} segments in {} bytes",
-            path.display(),
+            "{place}: {} segments in {} bytes",
             walk.segments.len(),
             file.size()
         );

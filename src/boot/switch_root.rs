@@ -22,7 +22,7 @@ use super::setup::{MOVED, belongs_at, is_in_memory, is_mount_point, is_overlay, 
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
 use crate::sys::process::aside;
-use crate::text;
+use crate::text::{self, shown};
 
 /// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
 /// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
@@ -229,7 +229,7 @@ impl Cleanup {
                 Ok(false) => return false,
                 Err(errno) => debug!(
                     "{} of the old root stays: {}",
-                    name.to_string_lossy(),
+                    shown(name.to_bytes()),
                     error::name(errno)
                 ),
             }

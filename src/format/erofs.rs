@@ -256,13 +256,27 @@ impl Superblock {
         self.feature_incompat & !((1 << INCOMPAT.len()) - 1)
     }
 
-    /// Names of the compression algorithms that the image says it uses. An image of before the
-    /// compr_cfgs feature can only use lz4, and does not say whether it does.
+    /// Names of the compression algorithms that the image says it uses. Without the compr_cfgs feature
+    /// that is lz4, if it has a window of that, or the 0padding feature.
     pub fn algorithms(&self) -> Vec<String> {
-        match self.feature_incompat & INCOMPAT_COMPR_CFGS {
-            0 => Vec::new(),
-            _ => bits(self.available_compr_algs.into(), &ALGORITHMS, "algorithm"),
+        let window = self.available_compr_algs;
+        match self.feature_incompat & (INCOMPAT_COMPR_CFGS | INCOMPAT_0PADDING) {
+            0 if window == 0 => Vec::new(),
+            features if features & INCOMPAT_COMPR_CFGS == 0 => vec!["lz4".into()],
+            _ => bits(window.into(), &ALGORITHMS, "algorithm"),
         }
+    }
+
+    /// Why the image cannot be mounted as a layer, where a part of it lies on other devices.
+    pub fn in_pieces(&self) -> Option<String> {
+        let devices = match self.extra_devices {
+            0 => return None,
+            1 => "1 more device".to_string(),
+            n => format!("{n} more devices"),
+        };
+        Some(format!(
+            "the image needs {devices}: only images of one piece can be mounted"
+        ))
     }
 }
 
@@ -385,6 +399,23 @@ mod tests {
         );
         assert_eq!(sb.checksum, Checksum::Good);
         assert_eq!(sb.unknown_incompat(), 0);
+    }
+
+    #[test]
+    fn lz4_is_named_with_and_without_a_list_of_algorithms() {
+        // What mkfs.erofs 1.8.6 writes: uncompressed, -zlz4, -Elegacy-compress -zlz4, -zlz4 -C65536,
+        // -zlz4:zstd.
+        for (incompat, field, expected) in [
+            (0, 0, &[][..]),
+            (1, 0xffff, &["lz4"]),
+            (0, 0xffff, &["lz4"]),
+            (3, 1, &["lz4"]),
+            (3, 9, &["lz4", "zstd"]),
+        ] {
+            let mut image = image(1, 0, incompat);
+            image[1108..1110].copy_from_slice(&u16::to_le_bytes(field));
+            assert_eq!(read(&image).unwrap().algorithms(), expected, "{incompat}");
+        }
     }
 
     #[test]

@@ -323,23 +323,34 @@ impl Modules {
     }
 }
 
+/// Why the kernel refuses a module, where the errno says something else than it does of files
+/// (init_module(2), module_sig_check in kernel/module/signing.c).
+fn refusal(errno: Errno) -> Cause {
+    let why = match errno {
+        Errno::NOENT => "it wants a symbol that this kernel has not; the kernel's log names it",
+        Errno::NOEXEC => "no module for this kernel; the kernel's log says why",
+        Errno::KEYREJECTED | Errno::BADMSG | Errno::NOKEY | Errno::NOPKG => {
+            "the kernel takes only modules with a signature that it knows (module.sig_enforce, or built so), \
+             and this one has none or another; build the image without --strip-module-signatures, with the \
+             modules of this very kernel"
+        }
+        Errno::PERM => {
+            "the kernel takes no module, or under lockdown (Secure Boot, lockdown=) none without a signature \
+             that it knows; build the image without --strip-module-signatures, with the modules of this very \
+             kernel; the kernel's log says more"
+        }
+        errno => return Cause::Os(errno),
+    };
+    // What stands before the colon is the name, which people search for.
+    let name = crate::error::name(errno).to_string();
+    let name = name.split(':').next().unwrap_or_default();
+    Cause::Reason(format!("{name}: {why}"))
+}
+
 /// Gives a module file with its parameters to the kernel, which decompresses it if it can.
 fn insert(path: &Path, parameters: &str) -> Result<()> {
     let parameters = CString::new(parameters).unwrap_or_default();
-    let during = |errno: Errno| {
-        // Two that say something else than they do of files (init_module(2)).
-        let cause = match errno {
-            Errno::NOENT => Cause::Reason(
-                "ENOENT: it wants a symbol that this kernel has not; the kernel's log names it"
-                    .into(),
-            ),
-            Errno::NOEXEC => Cause::Reason(
-                "ENOEXEC: no module for this kernel; the kernel's log says why".into(),
-            ),
-            errno => Cause::Os(errno),
-        };
-        Error::with("load", path.display(), cause)
-    };
+    let during = |errno: Errno| Error::with("load", path.display(), refusal(errno));
     let mut file = File::open(path).during("open", path.display())?;
     let mut first = [0; 8];
     let n = file.read(&mut first).during("read", path.display())?;
@@ -366,4 +377,29 @@ fn decompress(path: &Path, codec: Codec) -> Result<Vec<u8>> {
     codec
         .decompress(Reader::new(&file, 0), MODULE_MAX)
         .during("decompress", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_a_signature_is_told_with_its_name_and_what_to_do() {
+        for (errno, name) in [
+            (Errno::KEYREJECTED, "EKEYREJECTED: "),
+            (Errno::PERM, "EPERM: "),
+        ] {
+            let text = refusal(errno).to_string();
+            assert!(text.starts_with(name), "{text}");
+            assert!(text.contains("--strip-module-signatures"), "{text}");
+        }
+        assert_eq!(
+            refusal(Errno::NOEXEC).to_string(),
+            "ENOEXEC: no module for this kernel; the kernel's log says why"
+        );
+        assert_eq!(
+            refusal(Errno::NOMEM).to_string(),
+            crate::error::name(Errno::NOMEM).to_string()
+        );
+    }
 }

@@ -139,12 +139,8 @@ pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
                 "{layer}: features {unknown:#x} are newer than this program knows"
             ));
         }
-        if superblock.extra_devices != 0 {
-            let devices = superblock.extra_devices;
-            warnings.push(format!(
-                "{layer}: needs {devices} more devices; only images of one piece can be mounted"
-            ));
-        }
+        let pieces = superblock.in_pieces();
+        warnings.extend(pieces.map(|what| format!("{layer}: {what}")));
     }
 }
 

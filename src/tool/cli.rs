@@ -179,7 +179,7 @@ JSON fields:
   and with --files files: a list of path, type, mode (octal), links, uid, gid, size, mtime (seconds
   since 1970), and where there is one major, minor, target, link_to (an earlier name of the file);
   files_trouble, where the list ends early.
-Bytes that are not UTF-8 and control characters in names are written \\xNN (tab \\t, newline \\n), a
+Bytes that are not UTF-8, control and format characters in names are written \\xNN (tab \\t, newline \\n), a
 backslash \\\\.
 
 Exit status 1 if something is neither cpio nor EROFS, or cannot be listed.

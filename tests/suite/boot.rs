@@ -434,7 +434,7 @@ fn a_panic_takes_the_way_of_every_other_failure() {
         std::env::current_exe().unwrap(),
         guest.scratch.join("rootfs/init"),
     );
-    guest.arguments = "panics_as_pid_1 --exact --ignored --nocapture";
+    guest.arguments = "boot::panics_as_pid_1 --exact --ignored --nocapture";
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
     outcome
@@ -517,7 +517,7 @@ fn a_fault_takes_the_way_of_every_other_failure() {
     );
     // No shell is started, though there is one.
     rescue_shell(&guest);
-    guest.arguments = "faults_as_pid_1 --exact --ignored --nocapture";
+    guest.arguments = "boot::faults_as_pid_1 --exact --ignored --nocapture";
     for (cmdline, expected, signal) in [
         (
             "null rd.emergency=poweroff",
@@ -688,6 +688,30 @@ fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
 }
 
 #[test]
+fn directories_that_everybody_may_write_to_are_told_up_to_a_number() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "stat -c %a /etc");
+    // As GRUB makes them of newc:etc/conf.d/x:FILE.
+    let names: Vec<_> = (0..9).map(|i| format!("etc/{i}")).collect();
+    let mut entries = vec![
+        entry("etc", 0o040777, b""),
+        entry("tmp", 0o041777, b""),
+        entry("srv", 0o040775, b""),
+    ];
+    entries.extend(names.iter().map(|name| entry(name, 0o040722, b"")));
+    let archive = cpio(&entries);
+    let outcome = Guest::new(&[("layers/0", &base), ("layers/1.cpio", &archive)]).boot();
+    assert_eq!(outcome.reached(), "777\n");
+    outcome
+        .says("directory /etc: mode 0777: everybody may write to it; give it mode 0755 in the archive")
+        .says("directory /etc/3: mode 0722: everybody")
+        .says("... and more directories that everybody may write to");
+    for absent in ["/etc/4:", "/tmp:", "/srv:"] {
+        assert!(!outcome.log.contains(absent), "{}", outcome.log);
+    }
+}
+
+#[test]
 fn what_is_no_watchdog_is_not_written_to() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo here");
@@ -742,6 +766,45 @@ fn sixty_four_layers_are_stacked_in_order() {
 }
 
 #[test]
+fn many_archives_in_a_row_between_images_are_stacked_in_order() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which /etc/top; ls /etc/d | grep -c .; ls /run/initramfs; ls /run/initramfs/layers/20/etc/d; \
+                  echo >/run/initramfs/layers/20/x; echo $?";
+    let [base, app] = two_layers(&scratch, script);
+    let mut files = vec![("layers/000".to_string(), base)];
+    for i in 1..=40 {
+        let (top, name) = (format!("{i}\n"), format!("etc/d/{i}"));
+        let mut entries = vec![
+            dir("etc"),
+            dir("etc/d"),
+            file(&name, b""),
+            file("etc/top", top.as_bytes()),
+        ];
+        // Of a layer that is merged by then.
+        if i == 39 {
+            entries.push(entry("etc/d/3", 0o020000, b""));
+        }
+        files.push((format!("layers/{i:03}"), cpio(&entries)));
+    }
+    files.push(("layers/041".to_string(), app));
+    files.push((
+        "layers/042".to_string(),
+        cpio(&[dir("etc"), file("etc/d/x", b"")]),
+    ));
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, data)| (name.as_str(), &data[..]))
+        .collect();
+    let outcome = Guest::new(&files).boot();
+    let console = outcome.reached();
+    assert!(
+        console.starts_with("app\n40\n40\nlayerinit.json\nlayers\nupper\n20\n"),
+        "{console}"
+    );
+    assert!(console.contains("Read-only file system\n1\n"), "{console}");
+}
+
+#[test]
 fn the_report_tells_what_was_done() {
     let scratch = Scratch::new();
     let [base, app] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");
@@ -761,6 +824,30 @@ fn the_report_tells_what_was_done() {
     ] {
         assert!(report.contains(&expected), "no {expected} in\n{report}");
     }
+}
+
+/// Each warning of the log, and no other line, in its order.
+#[test]
+fn the_report_has_every_warning() {
+    let scratch = Scratch::new();
+    let [base, _] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");
+    let mut guest = Guest::new(&[("layers/a.erofs", &base), ("layers/X/y", b"")]);
+    symlink("/etc", guest.scratch.join("rootfs/run")).unwrap();
+    fs::create_dir(guest.scratch.join("rootfs/etc")).unwrap();
+    rescue_shell(&guest);
+    guest.cmdline = "rd.watchdog=/dev/null rd.layers.only=0,7 rd.break=plan";
+    let outcome = guest.boot();
+    let report = outcome.reached();
+    let (_, warnings) = report.split_once("\"warnings\":").unwrap();
+    let (warnings, _) = warnings.split_once(",\"init\"").unwrap();
+    assert_eq!(
+        warnings,
+        "[\"prepare mount point /run: it is a symbolic link to /etc; replaced by a directory\",\
+         \"/layers/X: not a file; not used\",\
+         \"rd.layers.only=7: there is no such layer\",\
+         \"open watchdog /dev/null: /dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY: Not a \
+         typewriter\"]"
+    );
 }
 
 #[test]

@@ -310,7 +310,7 @@ fn features_that_are_too_new_and_missing_devices_are_told() {
     assert!(
         plan.starts_with(
             "warning: layer 0 (initrd+0xf4): features 0x80000000 are newer than this program knows\n\
-             warning: layer 0 (initrd+0xf4): needs 2 more devices; only images of one piece can be mounted\n"
+             warning: layer 0 (initrd+0xf4): the image needs 2 more devices: only images of one piece can be mounted\n"
         ),
         "{plan}"
     );

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::*;
 use crate::tree::*;
+use layerinit::boot::mount::row::{Row, SEPARATE};
 use layerinit::boot::mount::unpack::{Unpacked, unpack};
 use layerinit::boot::mount::{archive, overlay};
 use layerinit::bytes::Reader;
@@ -70,6 +71,27 @@ impl Layers {
         self.stack.names.push(self.stack.names.len().to_string());
         done.and_then(|done| done)
             .map_err(|error| error.to_string())
+    }
+
+    /// Archives that are unpacked as a row; the most layers that one was unpacked over.
+    fn row(&mut self, archives: &[Vec<u8>], merges: bool) -> usize {
+        let bench = self.top.join("bench");
+        let mut row = Row::begin(&self.stack, bench.to_str().unwrap()).unwrap();
+        if !merges {
+            // In the way of the directory that they are merged into.
+            fs::create_dir(bench.join("merged")).unwrap();
+        }
+        let mut most = 0;
+        for archive in archives {
+            self.next();
+            most = most.max(row.stack().names.len());
+            let work = |changes| unpack(Archive::new(Reader::new(&archive.as_slice(), 0)), changes);
+            let name = self.stack.names.len().to_string();
+            row.layer(&name, work).unwrap().unwrap();
+            self.stack.names.push(name);
+        }
+        row.end().unwrap();
+        most
     }
 
     /// The stack, as the new root would be.
@@ -512,4 +534,99 @@ fn the_root_can_be_opaque_and_the_lowest_layer_keeps_no_mark() {
         ],
         &["file 0644 0:0 @0 new \"\""],
     );
+}
+
+// ---- many in a row --------------------------------------------------------------------
+
+/// Archives of a few names that meet again and again, as files, directories, links, nodes, whiteouts and
+/// opaque directories.
+fn random_archives(number: usize, mut seed: u64) -> Vec<Vec<u8>> {
+    let mut random = move |below: u64| {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (seed >> 33) % below
+    };
+    let mut archives = Vec::new();
+    for n in 0..number {
+        let names: Vec<_> = (0..1 + random(5))
+            .map(|_| {
+                let depth = 1 + random(3);
+                let parts: Vec<_> = (0..depth)
+                    .map(|_| ["a", "b", "c"][random(3) as usize])
+                    .collect();
+                parts.join("/")
+            })
+            .collect();
+        let body = format!("of {n}");
+        let opaque: Vec<_> = names
+            .iter()
+            .map(|name| format!("{name}/.wh..wh..opq"))
+            .collect();
+        let entries: Vec<_> = names
+            .iter()
+            .zip(&opaque)
+            .enumerate()
+            .map(|(i, (name, opaque))| {
+                let entry = match random(10) {
+                    0..=3 => dir(name),
+                    4..=5 => file(name, body.as_bytes()),
+                    6 => entry(name, 0o120777, b"a/b"),
+                    7 => entry(name, 0o010600, b""),
+                    8 => entry(name, 0o020000, b""),
+                    _ => file(opaque, b""),
+                };
+                at((100 * n + i) as u32, by(random(3) as u32, 0, entry))
+            })
+            .collect();
+        archives.push(cpio(&entries));
+    }
+    archives
+}
+
+#[test]
+fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
+    let base: &[Entry] = &[
+        dir("a"),
+        at(5, dir("a/b")),
+        at(6, file("a/b/c", b"base")),
+        at(7, by(1, 2, dir("b"))),
+        file("b/a", b"base"),
+        file("c", b"base"),
+    ];
+    // The kernel makes whiteouts with the time of day.
+    let layer = |path: &PathBuf| {
+        let mut lines = lines(path);
+        for line in &mut lines {
+            if line.starts_with("char 0000 0:0 @") {
+                *line = format!("whiteout {}", line.split(' ').nth(4).unwrap());
+            }
+        }
+        lines
+    };
+    let mut seen = 0;
+    for seed in 0..6 {
+        let archives = random_archives(3 * SEPARATE + 5, seed);
+        let mut one_by_one = Layers::new();
+        let mut row = Layers::new();
+        // Without a base, too.
+        if seed % 2 == 0 {
+            one_by_one.unpacked(&cpio(base)).unwrap();
+            row.unpacked(&cpio(base)).unwrap();
+        }
+        for archive in &archives {
+            one_by_one.unpacked(archive).unwrap();
+        }
+        let merges = seed != 0;
+        let most = row.row(&archives, merges);
+        // The base, what is merged, and archives that are not.
+        assert_eq!(most <= SEPARATE + 1, merges, "{most} layers");
+        let expected = lines(&one_by_one.root());
+        seen += expected.len();
+        assert_eq!(lines(&row.root()), expected, "seed {seed}");
+        for (a, b) in one_by_one.mounted.iter().zip(&row.mounted) {
+            assert_eq!(layer(b), layer(a), "seed {seed}: {}", b.display());
+        }
+    }
+    assert!(seen > 20, "{seen}: these archives leave nothing");
 }

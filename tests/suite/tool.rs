@@ -1051,6 +1051,39 @@ fn all_of_the_last_page_of_the_last_image_is_there() {
 }
 
 #[test]
+fn an_image_with_data_on_another_device_is_no_layer() {
+    let directory = workshop("tool-build-pieces");
+    let mut image = erofs(2, "base");
+    image[1110] = 1;
+    fs::write(directory.join("pieces.erofs"), image).unwrap();
+    let what = "the image needs 1 more device: only images of one piece can be mounted\n";
+    assert_eq!(
+        bad(
+            &directory,
+            &[
+                "build",
+                "--init",
+                "init",
+                "-o",
+                "image",
+                "--layer",
+                "pieces.erofs"
+            ]
+        ),
+        format!("layerinit: read pieces.erofs: {what}")
+    );
+    let pieces = [
+        "--mkfs-erofs-arg=--blobdev=blob",
+        "--mkfs-erofs-arg=--chunksize=4096",
+    ];
+    let words = ["build", "--init", "init", "-o", "image", "--layer", "root"];
+    assert_eq!(
+        bad(&directory, &[&words[..], &pieces].concat()),
+        format!("layerinit: read root: {what}")
+    );
+}
+
+#[test]
 fn layers_are_appended_aligned_and_as_they_are() {
     let directory = workshop("tool-build-align");
     let loader = ["build", "--init", "init", "-o", "image"];

@@ -36,29 +36,31 @@ pub fn layer<T: Send>(
             tmpfs(name, target)?;
             confined(target, || work(None)).during("enter", target)?
         }
-        Some(top) => {
-            let top = format!("{}/{top}", below.directory);
-            over(name, below, &top, bench, target, work)?
+        Some(_) => {
+            tmpfs(name, bench)?;
+            let done = over(below, bench, target, work)?;
+            unmount(bench, UnmountFlags::empty()).during("unmount", bench)?;
+            done
         }
     };
     mount_remount(target, MountFlags::RDONLY, "").during("seal", target)?;
     Ok(done)
 }
 
-fn over<T: Send>(
-    name: &str,
+/// The same in `bench`, a directory of a tmpfs, which then holds what changed in `upper`.
+pub(super) fn over<T: Send>(
     below: &Stack,
-    top: &str,
     bench: &str,
     target: &str,
     work: impl FnOnce(Option<OwnedFd>) -> T + Send,
 ) -> Result<T> {
-    tmpfs(name, bench)?;
     let [upper, scratch, root] = ["upper", "work", "root"].map(|name| format!("{bench}/{name}"));
     for directory in [&upper, &scratch, &root] {
         fs::create_dir(directory).during("create", directory)?;
     }
     // What `/` is like if the archive does not say.
+    let top = below.names.last().map_or("", String::as_str);
+    let top = &format!("{}/{top}", below.directory);
     copy_attributes(top, &upper)?;
     let time = stat(top).during("stat", top)?;
     let times = Timestamps {
@@ -83,11 +85,10 @@ fn over<T: Send>(
         fs::remove_dir_all(directory).during("remove", directory)?;
     }
     Mount::again(&upper, false)?.attach(target)?;
-    unmount(bench, UnmountFlags::empty()).during("unmount", bench)?;
     Ok(done)
 }
 
-fn tmpfs(name: &str, target: &str) -> Result<()> {
+pub(super) fn tmpfs(name: &str, target: &str) -> Result<()> {
     let context = Context::new("tmpfs")?;
     context.string("source", name)?;
     // The default of half the memory has nothing to do with what a layer needs.

@@ -14,6 +14,8 @@ pub mod overlay;
 
 pub mod archive;
 
+pub mod row;
+
 use std::fs;
 
 use log::{debug, info};
@@ -31,6 +33,7 @@ use crate::plan::{self, Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::Finder;
 use overlay::Stack;
+use row::Row;
 
 /// Where the layers are mounted, by number; the new root finds them there too.
 pub const LAYERS: &str = "/run/initramfs/layers";
@@ -82,7 +85,8 @@ pub fn layers(
         directory: LAYERS.into(),
         names: plan.device.iter().map(|_| "0".into()).collect(),
     };
-    for layer in &plan.layers {
+    let mut row = None;
+    for (index, layer) in plan.layers.iter().enumerate() {
         if let Some(why) = layer.unreachable() {
             return Err(Error::new("mount", layer, why));
         }
@@ -97,7 +101,12 @@ pub fn layers(
                 if !below.names.is_empty() {
                     loader.need(Module::Overlay)?;
                 }
-                unpack_layer(layer, source, *codec, &below, &target)?;
+                let rest = plan.layers.get(index..).unwrap_or_default();
+                if row.is_none() && archives(rest) > row::SEPARATE {
+                    make_directory(BENCH)?;
+                    row = Some(Row::begin(&below, BENCH)?);
+                }
+                unpack_layer(layer, source, *codec, &below, row.as_mut(), &target)?;
                 Means::Unpacked
             }
             Content::Erofs {
@@ -105,6 +114,7 @@ pub fn layers(
                 backends,
             } => {
                 loader.need(Module::Erofs)?;
+                end(row.take())?;
                 let tried = by_first_that_works(
                     layer,
                     backends,
@@ -119,7 +129,21 @@ pub fn layers(
         mounted.layers.push(means);
         below.names.push(layer.number.to_string());
     }
+    end(row)?;
     Ok(mounted)
+}
+
+/// With how many archives these layers begin.
+fn archives(layers: &[Layer]) -> usize {
+    let is_archive = |layer: &&Layer| matches!(layer.content, Content::Cpio { .. });
+    layers.iter().take_while(is_archive).count()
+}
+
+/// Ends a row of archives, where there is one.
+fn end(row: Option<Row>) -> Result<()> {
+    let Some(row) = row else { return Ok(()) };
+    row.end()?;
+    fs::remove_dir(BENCH).during("remove", BENCH)
 }
 
 /// Finds the root device, and mounts it.
@@ -229,6 +253,9 @@ fn refused(layer: &Layer, superblock: &Superblock, mut refusals: Vec<Error>) -> 
         );
         refusals.insert(0, Error::new("read", "the image", what));
     }
+    if let Some(what) = superblock.in_pieces() {
+        refusals.insert(0, Error::new("read", "the image", what));
+    }
     Error::with("mount", layer, Cause::Each(refusals))
 }
 
@@ -286,6 +313,7 @@ fn unpack_layer(
     source: &Source,
     codec: Option<Codec>,
     below: &Stack,
+    row: Option<&mut Row>,
     target: &str,
 ) -> Result<()> {
     let unpack = |changes| {
@@ -293,14 +321,58 @@ fn unpack_layer(
             .during("open", layer)?;
         unpack::unpack(archive, changes)
     };
-    make_directory(BENCH)?;
-    let done = archive::layer(&layer.name, below, BENCH, target, unpack)
+    let done = match row {
+        Some(row) => row.layer(&layer.number.to_string(), unpack),
+        None => {
+            make_directory(BENCH)?;
+            let done = archive::layer(&layer.name, below, BENCH, target, unpack);
+            done.and_then(|done| {
+                fs::remove_dir(BENCH).during("remove", BENCH)?;
+                Ok(done)
+            })
+        }
+    };
+    let done = done
         .and_then(|done| done)
         .map_err(|error| Error::with("unpack", layer, Cause::Each(vec![error])))?;
-    fs::remove_dir(BENCH).during("remove", BENCH)?;
     info!(
         "{layer}: unpacked, {} members, {} not created",
         done.members, done.dropped
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Content, Place};
+
+    #[test]
+    fn what_is_wrong_with_an_image_comes_before_what_backends_say() {
+        let mut image = vec![0; 4096];
+        image[1024..1028].copy_from_slice(&crate::format::erofs::MAGIC);
+        image[1032] = 1;
+        image[1036] = 12;
+        image[1110] = 2;
+        let superblock = Superblock::read(&&image[..], 0).unwrap().unwrap();
+        let layer = Layer {
+            number: 3,
+            name: "initrd+0x1000".into(),
+            place: Place::Initrd,
+            source: 0,
+            offset: 4096,
+            length: 4096,
+            content: Content::Erofs {
+                superblock: superblock.clone(),
+                backends: vec![Backend::Loop],
+            },
+        };
+        let refusal = Error::new("by", "loop", "no");
+        let expected = "mount layer 3 (initrd+0x1000): read the image: the image needs 2 more devices: only \
+                        images of one piece can be mounted; read the image: its superblock is damaged: checksum \
+                        bad (stored 0x00000000, computed ";
+        let said = refused(&layer, &superblock, vec![refusal]).to_string();
+        assert!(said.starts_with(expected), "{said}");
+        assert!(said.ends_with("; by loop: no"), "{said}");
+    }
 }

@@ -21,6 +21,7 @@ use crate::error::{Cause, Context as _, Error, Result};
 use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
 use crate::plan::{self, Store};
+use crate::text::shown;
 
 /// Where the filesystem that takes the writes is mounted; the new root finds it there too.
 pub const UPPER: &str = "/run/initramfs/upper";
@@ -293,7 +294,7 @@ pub(super) fn copy_attributes(from: &str, to: &str) -> Result<()> {
             // A tmpfs without user attributes (before 6.6, or without TMPFS_XATTR).
             Err(errno @ Errno::OPNOTSUPP) => debug!(
                 "{} of {from}: {}",
-                name.to_string_lossy(),
+                shown(name.to_bytes()),
                 errors::name(errno)
             ),
             Err(errno) => {

@@ -144,7 +144,8 @@ fn taken_as_it_is(opened: Opened, path: &Path) -> Result<Layer> {
     for segment in &walk.segments {
         match &segment.kind {
             Kind::Padding => {}
-            Kind::Erofs(_) => {
+            Kind::Erofs(superblock) => {
+                in_one_piece(superblock, path)?;
                 layers = layers.saturating_add(1);
                 last_image = Some((segment.offset, segment.length));
             }
@@ -172,6 +173,14 @@ fn taken_as_it_is(opened: Opened, path: &Path) -> Result<Layer> {
         name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
         warning: None,
     })
+}
+
+/// Refuses an image that no backend can mount, because it has data on other devices.
+fn in_one_piece(superblock: &Superblock, path: &Path) -> Result<()> {
+    match superblock.in_pieces() {
+        None => Ok(()),
+        Some(what) => Err(Error::new("read", path.display(), what)),
+    }
 }
 
 /// Makes an archive of a directory.
@@ -304,6 +313,7 @@ fn make(
             "what it wrote is no EROFS image",
         ));
     };
+    in_one_piece(&superblock, directory)?;
     let length = superblock.length();
     if length < size {
         opened.file.set_len(length).during("write", &object)?;

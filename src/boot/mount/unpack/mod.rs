@@ -35,6 +35,8 @@ pub struct Unpacked {
     /// Members that could not be created, as when their parent directory is missing. The kernel
     /// drops them without a word.
     pub dropped: u64,
+    /// Directories in which everybody may create and delete files.
+    pub open: u64,
 }
 
 /// Which earlier member a hard link is to: device, inode and type (struct hash).
@@ -121,6 +123,9 @@ impl Unpacker {
                 let created = mkdir(&**name, mode(header));
                 let attributes = attributes(name, header);
                 self.directories.push((name.clone(), seconds(header.mtime)));
+                if attributes.is_ok() && is_open_to_all(header.mode) {
+                    self.open_to_all(name, header.mode);
+                }
                 unless_there(created, name, libc::S_IFDIR).and(attributes)
             }
             kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
@@ -236,6 +241,20 @@ impl Unpacker {
         self.done.dropped = self.done.dropped.saturating_add(1);
     }
 
+    /// Warns of a directory where everybody may replace what is in it: GRUB makes all of an archive's so.
+    fn open_to_all(&mut self, name: &[u8], mode: u32) {
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let (name, mode) = (shown(name), mode & 0o7777);
+        match self.done.open {
+            ..OPEN_TOLD_MAX => warn!(
+                "directory /{name}: mode {mode:04o}: everybody may write to it; give it mode 0755 in the archive"
+            ),
+            OPEN_TOLD_MAX => warn!("... and more directories that everybody may write to"),
+            _ => debug!("directory /{name}: mode {mode:04o}"),
+        }
+        self.done.open = self.done.open.saturating_add(1);
+    }
+
     /// Hides what the layers below have, if that is what this member is for.
     fn hides(&self, name: &[u8], header: &Header) -> Option<std::result::Result<(), Errno>> {
         let (parent, last) = split(name);
@@ -289,6 +308,15 @@ impl Unpacker {
             }
         }
     }
+}
+
+/// As many of one archive are named: on a serial console a line takes ten milliseconds.
+const OPEN_TOLD_MAX: u64 = 5;
+
+/// Whether a directory of this mode is everybody's to write to, without the bit that keeps what is in
+/// it to its owner (/tmp has that).
+fn is_open_to_all(mode: u32) -> bool {
+    mode & libc::S_IWOTH != 0 && mode & libc::S_ISVTX == 0
 }
 
 /// The directory that a name is in, and the rest of the name, without slashes at its end.
