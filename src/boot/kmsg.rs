@@ -86,7 +86,7 @@ pub fn lift_limit() {
     let Some(before) = before.filter(|now| now.trim() != "on") else {
         return;
     };
-    match fs::write(DEVKMSG, "on\n") {
+    match set_limit("on\n") {
         Ok(()) => {
             // Where it was lifted before, that is known already.
             let _ = KMSG.limit.set(before);
@@ -101,8 +101,14 @@ pub fn end() {
         .store(FREE_RECORDS.saturating_add(1), Ordering::Relaxed);
     if let Some(before) = KMSG.limit.get() {
         // The real init can live with more records than the kernel's default.
-        let _ = fs::write(DEVKMSG, before);
+        let _ = set_limit(before);
     }
+}
+
+/// Sets the limit, where the kernel has it: without /proc nothing is created in its place.
+fn set_limit(limit: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).open(DEVKMSG)?;
+    file.write_all(limit.as_bytes())
 }
 
 /// Records of lower levels show up on the console: `loglevel=`, the first number of
