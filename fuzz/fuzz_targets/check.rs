@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use layerinit::pack::check::check;
 use layerinit::pack::config::Circumstances;
+use layerinit::pack::image::Image;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -22,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
         ..Circumstances::default()
     };
     let mut said = Vec::new();
-    let good = check(&IMAGE, &circumstances, &mut said);
+    let good = Image::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &circumstances, &mut said));
     std::fs::remove_file(&*IMAGE).expect("it was there");
     let said = String::from_utf8(said).expect("text");
     assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");

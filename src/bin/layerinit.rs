@@ -13,6 +13,7 @@ use layerinit::pack::build::{self, Build};
 use layerinit::pack::check;
 use layerinit::pack::config::Circumstances;
 use layerinit::pack::depmod::Modules;
+use layerinit::pack::image::Image;
 use layerinit::pack::label;
 use layerinit::pack::layer::{Erofs, Form, Wanted};
 use layerinit::pack::list::{self, Detail};
@@ -162,11 +163,41 @@ struct BuildArgs {
     cpio_align: u32,
 }
 
+/// The image that a command looks at.
+#[derive(Args)]
+struct ImageArgs {
+    /// The image: a file or a block device; a unified kernel image or an addon to one, whose .initrd
+    /// (and .ucode and .cmdline) is taken; a U-Boot ramdisk, without its header. Several are put
+    /// together in this order, as a boot loader does it. Offsets count from the start of the first
+    #[arg(value_name = "IMG", required = true)]
+    images: Vec<PathBuf>,
+    /// Each of several files starts at a multiple of so many bytes, zeros before it: 1, 4 or 4096.
+    /// Most boot loaders take 4
+    #[arg(long, value_name = "BYTES", default_value = "4", value_parser = pad)]
+    pad: u64,
+}
+
+impl ImageArgs {
+    fn open(&self) -> Result<Image> {
+        Image::open(&self.images, self.pad)
+    }
+}
+
+fn pad(text: &str) -> std::result::Result<u64, String> {
+    match text {
+        "1" => Ok(1),
+        "4" => Ok(4),
+        "4096" => Ok(4096),
+        _ => Err("one of 1, 4, 4096".into()),
+    }
+}
+
 /// List what an image is made of: archives, EROFS images, padding
 #[derive(Args)]
 #[command(after_help = "\
 JSON fields:
-  image, size, trouble (null, or why the listing ends before the image does), segments: a list of
+  image, size, pieces (where it is more than one file as it is: a list of name, offset, length),
+  trouble (null, or why the listing ends before the image does), segments: a list of
   offset, length, kind and, by kind,
     cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
                 unpacker gets there), holds_init, early (CPU microcode, ACPI tables), bad_sum
@@ -186,11 +217,12 @@ Exit status 1 if something is neither cpio nor EROFS, or cannot be listed.
 Examples:
   layerinit list initrd.img
   layerinit list --files initrd.img
+  layerinit list loader.cpio base.erofs app.erofs
+  layerinit list linux.efi linux.efi.extra.d/layers.addon.efi
   layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'")]
 struct ListArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
+    #[command(flatten)]
+    image: ImageArgs,
     /// List the files in archives and images, too
     #[arg(long)]
     files: bool,
@@ -210,7 +242,7 @@ Found are: no /init, or one that cannot be executed; no init in the layers that 
 files that the kernel or /init drops, as where their directory is missing; broken and truncated
 archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers that are
 no layers; more layers than can be stacked; layers that are not aligned; a command line that makes no
-sense. Without --cmdline, it is taken to be retain_initrd alone.
+sense. Without --cmdline, and without one in a unified kernel image, it is taken to be retain_initrd alone.
 
 The line `memory:` predicts what the boot takes at its peak, before the real init starts: the initrd,
 kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
@@ -232,10 +264,9 @@ Examples:
   layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
   layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'")]
 struct CheckArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
-    /// The kernel command line
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The kernel command line [default: that of a unified kernel image]
     #[arg(long, value_name = "STRING")]
     cmdline: Option<String>,
     /// The kernel has the loader built in (CONFIG_INITRAMFS_SOURCE): the image needs none
@@ -258,19 +289,14 @@ of /layers come from the archives that the kernel unpacks.
 
 Examples:
   layerinit plan initrd.img
+  layerinit plan --pad 4096 loader.cpio base.erofs
   layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'")]
 struct PlanArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
-    /// The kernel command line
-    #[arg(
-        long,
-        value_name = "STRING",
-        default_value = "",
-        hide_default_value = true
-    )]
-    cmdline: String,
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The kernel command line [default: that of a unified kernel image]
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
@@ -417,7 +443,10 @@ fn main() -> ExitCode {
             args.run(wanted, &mut out)
         }
         Command::List(ListArgs { image, files, json }) => {
-            list::list(&image, Detail { files, json }, &mut out)
+            let detail = Detail { files, json };
+            image
+                .open()
+                .and_then(|image| list::list(&image, detail, &mut out))
         }
         Command::Check(CheckArgs {
             image,
@@ -432,9 +461,18 @@ fn main() -> ExitCode {
                 kernel_config,
                 conflicts,
             };
-            check::check(&image, &circumstances, &mut out)
+            image.open().and_then(|image| {
+                let cmdline = circumstances.cmdline.or_else(|| image.cmdline.clone());
+                let circumstances = Circumstances {
+                    cmdline,
+                    ..circumstances
+                };
+                check::check(&image, &circumstances, &mut out)
+            })
         }
-        Command::Plan(PlanArgs { image, cmdline }) => boot::plan(&image, &cmdline, &mut out),
+        Command::Plan(PlanArgs { image, cmdline }) => image
+            .open()
+            .and_then(|image| boot::plan(&image, cmdline.as_deref(), &mut out)),
     };
     // What was found before an error is worth seeing, and comes first.
     let flushed = out.flush().during("write", "standard output");

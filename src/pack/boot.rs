@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::image;
+use super::image::Image;
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt, Skip};
@@ -36,7 +36,7 @@ pub struct Boot {
 impl Boot {
     /// Boots `image` as far as bytes go. What the kernel does not unpack as it stands in the archive is
     /// reported, unless that archive is a layer, for then `/init` unpacks it.
-    pub fn new(image: &Opened, cmdline: &str, report: Report) -> Result<Self> {
+    pub fn new(image: &dyn ReadAt, cmdline: &str, report: Report) -> Result<Self> {
         let options = Options::parse(cmdline);
         let mut walk = segment::walk(image, options.rdinit.as_bytes());
         let mut rootfs = Rootfs::of_the_kernel();
@@ -97,7 +97,7 @@ impl Boot {
     }
 
     /// Opens all sources, in their order.
-    pub fn open<'a>(&self, image: &'a Opened) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
+    pub fn open<'a>(&self, image: &'a dyn ReadAt) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
         let files = self.sources.iter().enumerate().map(|(index, source)| {
@@ -111,7 +111,7 @@ impl Boot {
     }
 
     /// The bytes of a regular file of the rootfs.
-    pub fn content<'a>(&self, image: &'a Opened, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
+    pub fn content<'a>(&self, image: &'a dyn ReadAt, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
         let nothing = Walk::default();
         open(image, self.image().unwrap_or(&nothing), node.body)
     }
@@ -126,7 +126,7 @@ impl Boot {
         self.sources.last().map(layer_offsets).unwrap_or_default()
     }
 
-    fn layer_files(&mut self, image: &Opened, walk: &Walk, report: Report) {
+    fn layer_files(&mut self, image: &dyn ReadAt, walk: &Walk, report: Report) {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
         };
@@ -169,11 +169,11 @@ impl Boot {
     }
 }
 
-/// Prints the plan for an image.
-pub fn plan(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
-    let image = image::open(path)?;
+/// Prints the plan for an image. Without a command line it is the image's own, if it has one.
+pub fn plan(image: &Image, cmdline: Option<&str>, out: &mut dyn Write) -> Result<bool> {
+    let cmdline = cmdline.or(image.cmdline.as_deref()).unwrap_or_default();
     // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(&image, cmdline, &mut |_, _, _| {})?;
+    let boot = Boot::new(image, cmdline, &mut |_, _, _| {})?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
     Ok(true)
 }
@@ -184,7 +184,7 @@ fn layer_offsets(found: &Found) -> Vec<u64> {
         .collect()
 }
 
-fn is_script(image: &Opened, walk: &Walk, bytes: Bytes) -> bool {
+fn is_script(image: &dyn ReadAt, walk: &Walk, bytes: Bytes) -> bool {
     let mut head = [0; 2];
     open(image, walk, Some(bytes)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
@@ -203,7 +203,11 @@ fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
 
 /// The bytes of a file in an archive, of which an empty one has none. Those in a compressed archive go to a
 /// nameless temporary file.
-fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Option<Bytes>) -> Result<Box<dyn ReadAt + 'a>> {
+fn open<'a>(
+    image: &'a dyn ReadAt,
+    walk: &Walk,
+    bytes: Option<Bytes>,
+) -> Result<Box<dyn ReadAt + 'a>> {
     let Some(bytes) = bytes else {
         return Ok(Box::new(Part::new(image, 0, 0)));
     };

@@ -1,7 +1,6 @@
 //! Everything that would go wrong at boot, one line each.
 
 use std::io::Write;
-use std::path::Path;
 
 use super::boot::{Boot, FINDINGS_MAX};
 
@@ -9,7 +8,7 @@ use super::config::{Circumstances, Config};
 use super::conflicts;
 use super::doubts;
 use super::files::kind;
-use super::image;
+use super::image::Image;
 use super::loader_modules::Modules;
 use super::machine::Machine;
 use super::memory::Memory;
@@ -17,7 +16,7 @@ use super::merged;
 use super::needs;
 use super::newroot;
 use super::unpack::{Report, Severity};
-use crate::bytes::{Opened, Part, ReadAt};
+use crate::bytes::{Part, ReadAt};
 use crate::cmdline::Backend;
 use crate::erofs::{Checksum, Superblock};
 use crate::error::{Context, Result};
@@ -26,8 +25,7 @@ use crate::segment::{Cpio, Kind};
 use crate::words::shown;
 
 /// Checks an image. Whether nothing would go wrong.
-pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
-    let image = image::open(path)?;
+pub fn check(image: &Image, circumstances: &Circumstances, out: &mut dyn Write) -> Result<bool> {
     let mut findings = Vec::new();
     let (mut errors, mut warnings) = (0usize, 0usize);
     let mut report = |severity, place: String, what: String| {
@@ -42,15 +40,18 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     };
     // Without a command line it is taken to be what the image asks for.
     let cmdline = circumstances.cmdline.as_deref();
-    let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
+    let boot = Boot::new(image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
+    for what in image.refused_by_u_boot()? {
+        report(Severity::Error, "image".into(), what);
+    }
     for source in &boot.sources {
         segments(source, &mut report);
     }
     let config = circumstances.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
-    let machine = Machine::of(&boot, &image, config.as_ref());
+    let machine = Machine::of(&boot, image, config.as_ref());
     if !circumstances.loader_built_in {
-        init(&boot, &image, &machine, &mut report);
+        init(&boot, image, &machine, &mut report);
     }
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
@@ -72,14 +73,14 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
     if let Some(plan) = &plan {
         planned(&boot, plan, circumstances, &mut report);
         doubts::of(&boot, plan, &mut report);
-        let sources = boot.open(&image)?;
+        let sources = boot.open(image)?;
         let parts = parts(plan, &sources);
         let wanted = circumstances.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
         let refusal = newroot::init(&boot, plan, &root, &layers, &machine);
         real_init(plan, refusal, circumstances, &mut report);
         let cmdline = cmdline.unwrap_or_default();
-        let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
+        let modules = Modules::of(&boot, image, config.as_ref(), cmdline);
         match &config {
             Some(config) => {
                 let report = &mut report;
@@ -99,7 +100,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
             more.extend(overrides);
         }
         let copies = config.as_ref().is_some_and(|config| config.copies_initrd());
-        let memory = Memory::of(&image, &boot, plan, copies);
+        let memory = Memory::of(image, &boot, plan, copies);
         more.push(format!("memory: {memory}"));
     }
 
@@ -124,8 +125,7 @@ pub fn check(path: &Path, circumstances: &Circumstances, out: &mut dyn Write) ->
         let needs = Vec::from_iter(needs::of(&boot, &plan)).join(" ");
         format!("{listed}; {layers}; needs {needs}")
     });
-    let name = shown(path.as_os_str().as_encoded_bytes());
-    line(format!("{name}: {verdict}{planned}"))?;
+    line(format!("{}: {verdict}{planned}", image.name))?;
     Ok(errors == 0)
 }
 
@@ -262,7 +262,7 @@ fn erofs(superblock: &Superblock, at: &str, report: Report) {
 }
 
 /// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &Opened, machine: &Machine, report: Report) {
+fn init(boot: &Boot, image: &dyn ReadAt, machine: &Machine, report: Report) {
     let rdinit = &boot.options.rdinit;
     let mut say = |what: String| report(Severity::Error, rdinit.clone(), what);
     let Some((_, node)) = boot.rootfs.find(rdinit.as_bytes()) else {
