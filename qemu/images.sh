@@ -176,6 +176,18 @@ files() {
 	pack "$dir"
 }
 
+image_inside() { build --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+
+# As iPXE does it: a member for each file, none for the directory that they are in.
+image_newc() {
+	local dir=$work/trees/newc
+	mkdir -p "$dir/layers"
+	cp "$(layer base)" "$dir/layers/10-base.erofs"
+	cp "$(layer app -zlz4hc)" "$dir/layers/20-app.erofs"
+	cp "$(loader)" "$out"
+	(cd "$dir" && printf '%s\n' layers/10-base.erofs layers/20-app.erofs | cpio --quiet -o -H newc) >>"$out"
+}
+
 # pad OFFSET MODULUS: grows $out with zeros until its size is OFFSET modulo MODULUS.
 pad() {
 	local size
