@@ -2,10 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 
 use super::image::Image;
+use super::output;
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Opened, Part, ReadAt, Skip};
@@ -227,22 +226,22 @@ fn open<'a>(
         .during("read", context())?;
     let mut input = archive.into_input();
     input.skip(bytes.offset).during("read", context())?;
-    let (mut file, path) = nameless()?;
-    io::copy(&mut input.take(bytes.length), &mut file).during("write", "a temporary file")?;
-    Ok(Box::new(Opened::open(&path)?))
+    let mut file = temporary()?;
+    let copied = io::copy(&mut input.take(bytes.length), &mut file);
+    let size = copied.during("write", "a temporary file")?;
+    Ok(Box::new(Opened::new(file, size)))
 }
 
-/// A file without a name, and a path to it while it is open.
-fn nameless() -> Result<(File, PathBuf)> {
-    let name = format!("layerinit-{}", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .during("create", path.display())?;
+/// A file without a name.
+fn temporary() -> Result<File> {
+    let directory = std::env::temp_dir();
+    if let Ok(file) = output::nameless(&directory) {
+        return Ok(file);
+    }
+    let path = directory.join(format!("layerinit-{}", std::process::id()));
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(&path);
+    let file = file.during("create", path.display())?;
     fs::remove_file(&path).during("remove", path.display())?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok((file, path.into()))
+    Ok(file)
 }
