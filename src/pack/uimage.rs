@@ -90,7 +90,8 @@ mod tests {
 
     /// What `mkimage -A arm64 -T ramdisk -C none -n initrd` puts before the three bytes "abc", but for the time.
     const HEAD: [u8; HEADER] = *b"\x27\x05\x19\x56\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x03\
-        \x00\x00\x00\x00\x00\x00\x00\x00\x35\x24\x41\xc2\x05\x16\x03\x00initrd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        \x00\x00\x00\x00\x00\x00\x00\x00\x35\x24\x41\xc2\x05\x16\x03\x00\
+        initrd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
     fn signed(mut head: [u8; HEADER]) -> [u8; HEADER] {
         head[4..8].fill(0);
