@@ -50,12 +50,12 @@ enum Command {
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
 image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime
 (--keep-times: their own, for what compares them: Python's .pyc, systemd's ConditionNeedsUpdate=),
-the UUID is made of the content, the volume label of the directory's name. With --as cpio behind it, it is made into a cpio archive, which
-/init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
-to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
-extended attributes (capabilities, ACLs, labels); a warning says so where there are any. An EROFS
-image or a cpio archive (plain, gzip, xz, zstd or lz4) is known by its content, not by its name, and
-appended as it is.
+the UUID is made of the content, and the volume label of the directory's name. With --as cpio behind
+it, it is made into a cpio archive, which /init unpacks: good for a few small files, that need no
+block device and no EROFS then. --as applies to the one --layer before it. zstd and xz are run for
+cpio.zst and cpio.xz. An archive cannot hold extended attributes (capabilities, ACLs, labels); a
+warning says so where there are any. An EROFS image or a cpio archive (plain, gzip, xz, zstd or
+lz4) is known by its content, not by its name, and appended as it is.
 
 To hide a file of a lower layer, put a character device 0:0 in its place. A directory that
 overlayfs would know as opaque gets a file .wh..wh..opq in an archive, which says the same.
@@ -64,8 +64,8 @@ Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else
 `gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
 (initramfs-spec/loader): /init, /dev/console and the mount points.
 
-The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image that
-is built again keeps the mode and the owner of the file that it replaces.
+The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image
+that is built again keeps the mode and the owner of the file that it replaces.
 
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
@@ -125,8 +125,8 @@ struct BuildArgs {
     /// cpio.gz, cpio.lz4, cpio.xz or cpio.zst
     #[arg(long = "as", value_name = "FORM", value_parser = form, requires = "layers")]
     forms: Vec<Form>,
-    /// The volume label of the EROFS image that the --layer before it becomes, 15 bytes at most: the
-    /// name of the layer for rd.layers.skip= and rd.layers.only= [default: the directory's name]
+    /// The volume label, 15 bytes at most, of the EROFS image that the --layer before it becomes:
+    /// a name for rd.layers.skip= and rd.layers.only= [default: the directory's name]
     #[arg(long = "label", value_name = "NAME", value_parser = label::parse, requires = "layers",
         verbatim_doc_comment)]
     labels: Vec<String>,
