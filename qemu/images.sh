@@ -176,6 +176,9 @@ files() {
 	pack "$dir"
 }
 
+# So many zeros that /init asks the kernel for the data behind them.
+image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$out"; }
+
 image_inside() { build --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
 # As iPXE does it: a member for each file, none for the directory that they are in.
