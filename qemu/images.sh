@@ -187,6 +187,21 @@ files() {
 	pack "$dir"
 }
 
+# So many zeros that /init asks the kernel for the data behind them.
+image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$out"; }
+
+image_inside() { build --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+
+# As iPXE does it: a member for each file, none for the directory that they are in.
+image_newc() {
+	local dir=$work/trees/newc
+	mkdir -p "$dir/layers"
+	cp "$(layer base)" "$dir/layers/10-base.erofs"
+	cp "$(layer app -zlz4hc)" "$dir/layers/20-app.erofs"
+	cp "$(loader)" "$out"
+	(cd "$dir" && printf '%s\n' layers/10-base.erofs layers/20-app.erofs | cpio --quiet -o -H newc) >>"$out"
+}
+
 # pad OFFSET MODULUS: grows $out with zeros until its size is OFFSET modulo MODULUS.
 pad() {
 	local size

@@ -3,6 +3,8 @@
 //! The only place that slices untrusted bytes. Everything that parses takes its fields from a
 //! [`Cursor`] or a [`Reader`], and neither can be made to look beyond what it was given.
 
+mod chain;
+
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -12,6 +14,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
+pub use chain::Chain;
 
 /// Takes fields off the front of a byte slice.
 #[derive(Clone, Copy, Debug)]

@@ -14,6 +14,7 @@ use super::build::tree::Times;
 use super::build::{self, Build, label};
 use super::check::firmware::Firmware;
 use super::check::options::{CheckOptions, Loader};
+use super::image::input::Image;
 use super::list::{self, Detail};
 use super::{check, plan};
 use crate::error::{Context, Result};
@@ -50,12 +51,12 @@ enum Command {
 Layers: the first is the lowest; what a later one holds wins. A directory is made into an EROFS
 image with mkfs.erofs (package erofs-utils): owners and modes are taken over, times are --mtime
 (--keep-times: their own, for what compares them: Python's .pyc, systemd's ConditionNeedsUpdate=),
-the UUID is made of the content, the volume label of the directory's name. With --as cpio behind it, it is made into a cpio archive, which
-/init unpacks: good for a few small files, that need no block device and no EROFS then. --as applies
-to the one --layer before it. zstd and xz are run for cpio.zst and cpio.xz. An archive cannot hold
-extended attributes (capabilities, ACLs, labels); a warning says so where there are any. An EROFS
-image or a cpio archive (plain, gzip, xz, zstd or lz4) is known by its content, not by its name, and
-appended as it is.
+the UUID is made of the content, and the volume label of the directory's name. With --as cpio behind
+it, it is made into a cpio archive, which /init unpacks: good for a few small files, that need no
+block device and no EROFS then. --as applies to the one --layer before it. zstd and xz are run for
+cpio.zst and cpio.xz. An archive cannot hold extended attributes (capabilities, ACLs, labels); a
+warning says so where there are any. An EROFS image or a cpio archive (plain, gzip, xz, zstd or
+lz4) is known by its content, not by its name, and appended as it is.
 
 To hide a file of a lower layer, put a character device 0:0 in its place. A directory that
 overlayfs would know as opaque gets a file .wh..wh..opq in an archive, which says the same.
@@ -64,8 +65,8 @@ Specs are files for the kernel's usr/gen_init_cpio. With --spec and nothing else
 `gen_init_cpio -t SECONDS SPEC` writes, byte for byte. Without --spec the loader is the standard one
 (initramfs-spec/loader): /init, /dev/console and the mount points.
 
-The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image that
-is built again keeps the mode and the owner of the file that it replaces.
+The same input gives the same bytes. A build that fails or is interrupted leaves no file. An image
+that is built again keeps the mode and the owner of the file that it replaces.
 
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
@@ -125,8 +126,8 @@ struct BuildArgs {
     /// cpio.gz, cpio.lz4, cpio.xz or cpio.zst
     #[arg(long = "as", value_name = "FORM", value_parser = form, requires = "layers")]
     forms: Vec<Form>,
-    /// The volume label of the EROFS image that the --layer before it becomes, 15 bytes at most: the
-    /// name of the layer for rd.layers.skip= and rd.layers.only= [default: the directory's name]
+    /// The volume label, 15 bytes at most, of the EROFS image that the --layer before it becomes:
+    /// a name for rd.layers.skip= and rd.layers.only= [default: the directory's name]
     #[arg(long = "label", value_name = "NAME", value_parser = label::parse, requires = "layers",
         verbatim_doc_comment)]
     labels: Vec<String>,
@@ -163,11 +164,41 @@ struct BuildArgs {
     cpio_align: u32,
 }
 
+/// The image that a command looks at.
+#[derive(Args)]
+struct ImageArgs {
+    /// The image: a file or a block device; a unified kernel image or an addon to one, whose .initrd
+    /// (and .ucode and .cmdline) is taken; a U-Boot ramdisk, without its header. Several are put
+    /// together in this order, as a boot loader does it. Offsets count from the start of the first
+    #[arg(value_name = "IMG", required = true)]
+    images: Vec<PathBuf>,
+    /// Each of several files starts at a multiple of so many bytes, zeros before it: 1, 4 or 4096.
+    /// Most boot loaders take 4
+    #[arg(long, value_name = "BYTES", default_value = "4", value_parser = pad)]
+    pad: u64,
+}
+
+impl ImageArgs {
+    fn open(&self) -> Result<Image> {
+        Image::open(&self.images, self.pad)
+    }
+}
+
+fn pad(text: &str) -> std::result::Result<u64, String> {
+    match text {
+        "1" => Ok(1),
+        "4" => Ok(4),
+        "4096" => Ok(4096),
+        _ => Err("one of 1, 4, 4096".into()),
+    }
+}
+
 /// List what an image is made of: archives, EROFS images, padding
 #[derive(Args)]
 #[command(after_help = "\
 JSON fields:
-  image, size, trouble (null, or why the listing ends before the image does), segments: a list of
+  image, size, pieces (where it is more than one file as it is: a list of name, offset, length),
+  trouble (null, or why the listing ends before the image does), segments: a list of
   offset, length, kind and, by kind,
     cpio        codec (null: plain), members, unpacked (bytes), by_kernel (whether the kernel's own
                 unpacker gets there), holds_init, early (CPU microcode, ACPI tables), bad_sum
@@ -187,11 +218,12 @@ Exit status 1 if something is neither cpio nor EROFS, or cannot be listed.
 Examples:
   layerinit list initrd.img
   layerinit list --files initrd.img
+  layerinit list loader.cpio base.erofs app.erofs
+  layerinit list linux.efi linux.efi.extra.d/layers.addon.efi
   layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'")]
 struct ListArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
+    #[command(flatten)]
+    image: ImageArgs,
     /// List the files in archives and images, too
     #[arg(long)]
     files: bool,
@@ -211,7 +243,7 @@ Found are: no /init, or one that cannot be executed; no init in the layers that 
 files that the kernel or /init drops, as where their directory is missing; broken and truncated
 archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers that are
 no layers; more layers than can be stacked; layers that are not aligned; a command line that makes no
-sense. Without --cmdline, it is taken to be retain_initrd alone.
+sense. Without --cmdline, and without one in a unified kernel image, it is taken to be retain_initrd alone.
 
 The line `memory:` predicts what the boot takes at its peak, before the real init starts: the initrd,
 kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
@@ -234,10 +266,9 @@ Examples:
   layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
   layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'")]
 struct CheckArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
-    /// The kernel command line
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The kernel command line [default: that of a unified kernel image]
     #[arg(long, value_name = "STRING")]
     cmdline: Option<String>,
     /// The kernel has the loader built in (CONFIG_INITRAMFS_SOURCE): the image needs none
@@ -266,19 +297,14 @@ Behind it come the errors that `layerinit check` finds, if there are any. Exit s
 
 Examples:
   layerinit plan initrd.img
+  layerinit plan --pad 4096 loader.cpio base.erofs
   layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'")]
 struct PlanArgs {
-    /// The image
-    #[arg(value_name = "IMG")]
-    image: PathBuf,
-    /// The kernel command line
-    #[arg(
-        long,
-        value_name = "STRING",
-        default_value = "",
-        hide_default_value = true
-    )]
-    cmdline: String,
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The kernel command line [default: that of a unified kernel image]
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
@@ -435,7 +461,7 @@ impl Request {
         match self.command {
             Command::Build(args) => args.run(self.layers, out),
             Command::List(ListArgs { image, files, json }) => {
-                list::list(&image, Detail { files, json }, out)
+                list::list(&image.open()?, Detail { files, json }, out)
             }
             Command::Check(CheckArgs {
                 image,
@@ -445,8 +471,9 @@ impl Request {
                 conflicts,
                 firmware,
             }) => {
+                let image = image.open()?;
                 let options = CheckOptions {
-                    cmdline,
+                    cmdline: cmdline.or_else(|| image.cmdline.clone()),
                     loader: match loader_built_in {
                         true => Loader::BuiltIn,
                         false => Loader::InImage,
@@ -457,7 +484,9 @@ impl Request {
                 };
                 check::check(&image, &options, out)
             }
-            Command::Plan(PlanArgs { image, cmdline }) => plan::print(&image, &cmdline, out),
+            Command::Plan(PlanArgs { image, cmdline }) => {
+                plan::print(&image.open()?, cmdline.as_deref(), out)
+            }
         }
     }
 }

@@ -1,17 +1,15 @@
 //! What is in an image, as text or as JSON.
 
 use std::io::Write;
-use std::path::Path;
 
 use super::image::erofs_tree::{Gap, Gaps, Tree};
 use super::image::files::{self, File};
-use super::image::input;
+use super::image::input::Image;
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{self, Cpio, Kind, Segment, Walk};
 use crate::json::{Array, Object};
-use crate::text::shown;
 
 /// What is to be listed besides the segments.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,12 +21,11 @@ pub struct Detail {
 }
 
 /// Lists an image. What can be read is listed before what cannot is reported.
-pub fn list(path: &Path, detail: Detail, out: &mut dyn Write) -> Result<bool> {
-    let image = input::open(path)?;
-    let walk = initrd::walk(&image, b"/init");
+pub fn list(image: &Image, detail: Detail, out: &mut dyn Write) -> Result<bool> {
+    let walk = initrd::walk(image, b"/init");
     let good = match detail.json {
-        true => json(path, &image, &walk, detail.files, out)?,
-        false => text(&image, &walk, detail.files, out)?,
+        true => json(image, &walk, detail.files, out)?,
+        false => text(image, &walk, detail.files, out)?,
     };
     match walk.trouble {
         // The JSON object says so itself.
@@ -38,9 +35,19 @@ pub fn list(path: &Path, detail: Detail, out: &mut dyn Write) -> Result<bool> {
     }
 }
 
-fn text(image: &dyn ReadAt, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+fn text(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the listing");
+    if !image.pieces().is_empty() {
+        line(format!("{:<10} {:>11} from", "offset", "length"))?;
+        for piece in image.pieces() {
+            line(format!(
+                "{:#010x} {:>11} {}",
+                piece.offset, piece.length, piece.name
+            ))?;
+        }
+        line(String::new())?;
+    }
     line(format!("{:<10} {:>11} what", "offset", "length"))?;
     for segment in &walk.segments {
         line(segment.to_string())?;
@@ -105,20 +112,24 @@ fn each_file(
     }
 }
 
-fn json(
-    path: &Path,
-    image: &dyn ReadAt,
-    walk: &Walk,
-    files: bool,
-    out: &mut dyn Write,
-) -> Result<bool> {
+fn json(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut text = String::new();
     {
         let mut object = Object::new(&mut text);
         object
-            .text("image", &shown(path.as_os_str().as_encoded_bytes()))
+            .text("image", &image.name)
             .number("size", image.size());
+        if !image.pieces().is_empty() {
+            let mut pieces = object.array("pieces");
+            for piece in image.pieces() {
+                pieces
+                    .object()
+                    .text("name", &piece.name)
+                    .number("offset", piece.offset)
+                    .number("length", piece.length);
+            }
+        }
         match &walk.trouble {
             Some(trouble) => object.text("trouble", &trouble.to_string()),
             None => object.null("trouble"),

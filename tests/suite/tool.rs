@@ -75,7 +75,7 @@ fn help_says_what_to_do_and_wrong_usage_is_status_2() {
         &["build", "-o", "x", "--mtime", "-1"],
         &["build", "-o", "x", "--cpio-align", "6"],
         &["list"],
-        &["check", "a", "b"],
+        &["check", "--pad", "8", "a", "b"],
     ] {
         let (stdout, stderr, status) = run(&directory, words);
         assert_eq!((stdout.as_str(), status), ("", 2), "{words:?}");

@@ -82,7 +82,7 @@ impl Scratch {
         }
         // Before there are other threads, which all inherit this.
         signals.thread_block().during("block", "signals")?;
-        let nameless = nameless(&parent)?.is_some();
+        let nameless = nameless(&parent).is_ok();
         if !nameless {
             // What is in there has not yet the mode of the image that it replaces.
             let mut directory = fs::DirBuilder::new();
@@ -130,10 +130,12 @@ impl Scratch {
 
     /// Makes an empty file for reading and writing, and the name that it has, if it has one.
     pub fn file(&self, name: &str) -> Result<(File, Option<PathBuf>)> {
-        if self.nameless
-            && let Some(file) = nameless(&self.parent)?
-        {
-            return Ok((file, None));
+        if self.nameless {
+            let file = nameless(&self.parent);
+            return Ok((
+                file.during("create a file in", self.parent.display())?,
+                None,
+            ));
         }
         let path = self.own.join(name);
         let mut options = File::options();
@@ -190,19 +192,14 @@ impl Drop for Scratch {
     }
 }
 
-/// A file without a name in this directory; `None` where the filesystem has none, or where nothing can give it a
-/// name later.
-fn nameless(directory: &Path) -> Result<Option<File>> {
+/// Makes a file without a name in this directory. An error where the filesystem has none, or where nothing could give
+/// it a name later.
+pub fn nameless(directory: &Path) -> io::Result<File> {
     let mut options = File::options();
     let options = options.read(true).write(true).custom_flags(libc::O_TMPFILE);
-    match options.open(directory) {
-        Ok(file) => Ok(fs::metadata(through_proc(&file)).is_ok().then_some(file)),
-        // EISDIR is the answer of a kernel before 3.11, and of filesystems of the same age.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
-            Ok(None)
-        }
-        Err(error) => Err(error).during("create a file in", directory.display()),
-    }
+    let file = options.open(directory)?;
+    fs::metadata(through_proc(&file))?;
+    Ok(file)
 }
 
 /// The path by which an open file is found. /proc has to be there.

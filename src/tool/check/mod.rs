@@ -14,16 +14,16 @@ pub mod kernel32;
 pub mod newroot;
 
 use std::io::Write;
-use std::path::Path;
 
 use super::image::boot::{Boot, FINDINGS_MAX};
 
+use super::image::input::Image;
 use super::image::loader_modules::Modules;
 use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
-use super::image::{input, merged, whose_init};
+use super::image::{merged, whose_init};
 use super::kernel_config::Config;
-use crate::bytes::{Opened, Part, ReadAt};
+use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{Cpio, Kind, Segment, Walk};
@@ -66,13 +66,13 @@ impl Outcome {
 /// it. Whether there are none.
 ///
 /// An image of which no archive has an `/init` is taken to be for a kernel with the loader built in.
-pub fn errors(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: Loader::Either,
         ..CheckOptions::default()
     };
-    let outcome = examine(path, &options)?;
+    let outcome = examine(image, &options)?;
     for (severity, line) in &outcome.findings {
         if *severity == Severity::Error {
             writeln!(out, "{line}").during("write", "the errors")?;
@@ -82,14 +82,14 @@ pub fn errors(path: &Path, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
 }
 
 /// Checks an image. Whether nothing would go wrong.
-pub fn check(path: &Path, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
+pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
     let Outcome {
         findings,
         errors,
         warnings,
         more,
         planned,
-    } = examine(path, options)?;
+    } = examine(image, options)?;
     let mut line = |text: &str| writeln!(out, "{text}").during("write", "the findings");
     for (_, finding) in &findings {
         line(finding)?;
@@ -105,20 +105,21 @@ pub fn check(path: &Path, options: &CheckOptions, out: &mut dyn Write) -> Result
         (0, 0) => "good".to_string(),
         (errors, warnings) => format!("{}, {}", count(errors, "error"), count(warnings, "warning")),
     };
-    let name = shown(path.as_os_str().as_encoded_bytes());
-    line(&format!("{name}: {verdict}{planned}"))?;
+    line(&format!("{}: {verdict}{planned}", image.name))?;
     Ok(errors == 0)
 }
 
 /// Looks for everything that would go wrong.
-fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
-    let image = input::open(path)?;
+fn examine(image: &Image, options: &CheckOptions) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut report =
         |severity, place: String, what: String| outcome.report(severity, &place, &what);
     // Without a command line it is taken to be what the image asks for.
     let cmdline = options.cmdline.as_deref();
-    let boot = Boot::new(&image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
+    let boot = Boot::new(image, cmdline.unwrap_or("retain_initrd"), &mut report)?;
+    for what in image.refused_by_u_boot()? {
+        report(Severity::Error, "image".into(), what);
+    }
     let config = options.kernel_config.as_deref();
     let config = config.map(Config::read).transpose()?;
     let page = config.as_ref().and_then(machine::page_size);
@@ -126,7 +127,7 @@ fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
         segments(source, page, &mut report);
     }
     let machine = Machine::of(&boot, &image, config.as_ref());
-    started(&boot, &image, &machine, options, &mut report);
+    started(&boot, image, &machine, options, &mut report);
     let plan = match boot.plan() {
         Ok(plan) => Some(plan),
         Err(error) => {
@@ -147,7 +148,7 @@ fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
     if let Some(plan) = &plan {
         planned(&boot, plan, options, &mut report);
         doubts::of(&boot, plan, &mut report);
-        let sources = boot.open(&image)?;
+        let sources = boot.open(image)?;
         let parts = parts(plan, &sources);
         let wanted = options.conflicts;
         let (root, layers) = merged::merge(&boot, plan, &sources, &parts, wanted, &mut report);
@@ -158,7 +159,7 @@ fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
             real_init(plan, choice.refusal(), options, &mut report);
         }
         let cmdline = cmdline.unwrap_or_default();
-        let modules = Modules::of(&boot, &image, config.as_ref(), cmdline);
+        let modules = Modules::of(&boot, image, config.as_ref(), cmdline);
         modules.machine(&machine, &mut report);
         match &config {
             Some(config) => {
@@ -184,7 +185,7 @@ fn examine(path: &Path, options: &CheckOptions) -> Result<Outcome> {
         let copies = config.as_ref().is_some_and(|config| config.copies_initrd());
         let memory = Memory {
             firmware: options.firmware,
-            ..Memory::of(&image, &boot, plan, copies)
+            ..Memory::of(image, &boot, plan, copies)
         };
         more.push(format!("memory: {memory}"));
     }
@@ -365,7 +366,13 @@ fn blocks(superblock: &Superblock, page: Option<u64>, at: &str, report: Report) 
 }
 
 /// Reports a program that the kernel cannot start as `/init`, and one that is another.
-fn started(boot: &Boot, image: &Opened, machine: &Machine, options: &CheckOptions, report: Report) {
+fn started(
+    boot: &Boot,
+    image: &dyn ReadAt,
+    machine: &Machine,
+    options: &CheckOptions,
+    report: Report,
+) {
     let expected = match options.loader {
         Loader::InImage => true,
         Loader::BuiltIn => false,
@@ -381,7 +388,7 @@ fn started(boot: &Boot, image: &Opened, machine: &Machine, options: &CheckOption
 }
 
 /// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &Opened, machine: &Machine) -> std::result::Result<(), String> {
+fn init(boot: &Boot, image: &dyn ReadAt, machine: &Machine) -> std::result::Result<(), String> {
     let Some((_, node)) = boot.rootfs.find(boot.options.rdinit.as_bytes()) else {
         return Err(unreached(boot));
     };

@@ -2,8 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 
 use super::rootfs::{Bytes, Node, Rootfs};
 use super::unpack::{Report, Severity};
@@ -14,6 +12,7 @@ use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
 use crate::plan::{self, Found, Place, Plan};
 use crate::text::shown;
+use crate::tool::build::output;
 
 /// More findings in one image than anybody reads.
 pub const FINDINGS_MAX: usize = 1000;
@@ -35,7 +34,7 @@ pub struct Boot {
 impl Boot {
     /// Boots `image` as far as bytes go. What the kernel does not unpack as it stands in the archive is
     /// reported, unless that archive is a layer, for then `/init` unpacks it.
-    pub fn new(image: &Opened, cmdline: &str, report: Report) -> Result<Self> {
+    pub fn new(image: &dyn ReadAt, cmdline: &str, report: Report) -> Result<Self> {
         let options = Options::parse(cmdline);
         let mut walk = initrd::walk(image, options.rdinit.as_bytes());
         let mut rootfs = Rootfs::of_the_kernel();
@@ -96,7 +95,7 @@ impl Boot {
     }
 
     /// Opens all sources, in their order.
-    pub fn open<'a>(&self, image: &'a Opened) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
+    pub fn open<'a>(&self, image: &'a dyn ReadAt) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
         let files = self.sources.iter().enumerate().map(|(index, source)| {
@@ -110,7 +109,7 @@ impl Boot {
     }
 
     /// The bytes of a regular file of the rootfs.
-    pub fn content<'a>(&self, image: &'a Opened, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
+    pub fn content<'a>(&self, image: &'a dyn ReadAt, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
         let nothing = Walk::default();
         open(image, self.image().unwrap_or(&nothing), node.body)
     }
@@ -125,7 +124,7 @@ impl Boot {
         self.sources.last().map(layer_offsets).unwrap_or_default()
     }
 
-    fn layer_files(&mut self, image: &Opened, walk: &Walk, report: Report) {
+    fn layer_files(&mut self, image: &dyn ReadAt, walk: &Walk, report: Report) {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
         };
@@ -174,7 +173,7 @@ fn layer_offsets(found: &Found) -> Vec<u64> {
         .collect()
 }
 
-fn is_script(image: &Opened, walk: &Walk, bytes: Bytes) -> bool {
+fn is_script(image: &dyn ReadAt, walk: &Walk, bytes: Bytes) -> bool {
     let mut head = [0; 2];
     open(image, walk, Some(bytes)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
@@ -188,7 +187,11 @@ fn is_compressed(walk: &Walk, bytes: Bytes) -> bool {
 
 /// The bytes of a file in an archive, of which an empty one has none. Those in a compressed archive go to a
 /// nameless temporary file.
-fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Option<Bytes>) -> Result<Box<dyn ReadAt + 'a>> {
+fn open<'a>(
+    image: &'a dyn ReadAt,
+    walk: &Walk,
+    bytes: Option<Bytes>,
+) -> Result<Box<dyn ReadAt + 'a>> {
     let Some(bytes) = bytes else {
         return Ok(Box::new(Part::new(image, 0, 0)));
     };
@@ -208,22 +211,22 @@ fn open<'a>(image: &'a Opened, walk: &Walk, bytes: Option<Bytes>) -> Result<Box<
         .during("read", context())?;
     let mut input = archive.into_input();
     input.skip(bytes.offset).during("read", context())?;
-    let (mut file, path) = nameless()?;
-    io::copy(&mut input.take(bytes.length), &mut file).during("write", "a temporary file")?;
-    Ok(Box::new(Opened::open(&path)?))
+    let mut file = temporary()?;
+    let copied = io::copy(&mut input.take(bytes.length), &mut file);
+    let size = copied.during("write", "a temporary file")?;
+    Ok(Box::new(Opened::new(file, size)))
 }
 
-/// A file without a name, and a path to it while it is open.
-fn nameless() -> Result<(File, PathBuf)> {
-    let name = format!("layerinit-{}", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .during("create", path.display())?;
+/// A file without a name.
+fn temporary() -> Result<File> {
+    let directory = std::env::temp_dir();
+    if let Ok(file) = output::nameless(&directory) {
+        return Ok(file);
+    }
+    let path = directory.join(format!("layerinit-{}", std::process::id()));
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(&path);
+    let file = file.during("create", path.display())?;
     fs::remove_file(&path).during("remove", path.display())?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok((file, path.into()))
+    Ok(file)
 }

@@ -7,7 +7,7 @@ use super::boot::Boot;
 use super::machine::Machine;
 use super::rootfs::join;
 use super::unpack::{Report, Severity};
-use crate::bytes::{Opened, Reader};
+use crate::bytes::{ReadAt, Reader};
 use crate::module::dep::{self, Index, MODULE_MAX, decompressed};
 use crate::plan::{Module, Plan};
 use crate::text::{Words, shown};
@@ -19,7 +19,7 @@ const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 /// The modules of each kernel that the loader has some of.
 pub struct Modules<'a> {
     boot: &'a Boot,
-    image: &'a Opened,
+    image: &'a dyn ReadAt,
     releases: Vec<Release>,
     /// Why the kernel takes none without a signature, if that is so.
     signed: Option<String>,
@@ -38,7 +38,12 @@ struct Release {
 
 impl<'a> Modules<'a> {
     /// The modules of a loader, for a kernel with this configuration and command line.
-    pub fn of(boot: &'a Boot, image: &'a Opened, config: Option<&Config>, cmdline: &str) -> Self {
+    pub fn of(
+        boot: &'a Boot,
+        image: &'a dyn ReadAt,
+        config: Option<&Config>,
+        cmdline: &str,
+    ) -> Self {
         let mut found = BTreeMap::new();
         for root in ROOTS {
             let Some((root, _)) = boot.rootfs.find(root.as_bytes()) else {
@@ -246,7 +251,7 @@ fn is(file: &[u8], module: &str) -> bool {
 }
 
 /// A file of the rootfs; `None` where it is not there, or cannot be read.
-fn read(boot: &Boot, image: &Opened, path: &[u8]) -> Option<Vec<u8>> {
+fn read(boot: &Boot, image: &dyn ReadAt, path: &[u8]) -> Option<Vec<u8>> {
     let (_, node) = boot.rootfs.find(path)?;
     let content = boot.content(image, node).ok()?;
     let mut bytes = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::boot::Boot;
 use crate::boot::verify_init::{Machines, interpreter};
-use crate::bytes::{Cursor, Opened, ReadAt};
+use crate::bytes::{Cursor, ReadAt};
 use crate::tool::kernel_config::Config;
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -32,7 +32,7 @@ pub struct Machine {
 
 impl Machine {
     /// That of a kernel with this configuration, or else of one that starts the image's own `/init`.
-    pub fn of(boot: &Boot, image: &Opened, config: Option<&Config>) -> Self {
+    pub fn of(boot: &Boot, image: &dyn ReadAt, config: Option<&Config>) -> Self {
         let machines = config.and_then(configured);
         let machines = machines.or_else(|| started(boot, image));
         let formats: [(&[u8], &str); 2] = [(b"\x7fELF", "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
@@ -139,7 +139,7 @@ pub fn page_size(config: &Config) -> Option<u64> {
 
 /// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
 /// of those that are known here.
-fn started(boot: &Boot, image: &Opened) -> Option<Machines> {
+fn started(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     family(&*boot.content(image, node).ok()?)
 }

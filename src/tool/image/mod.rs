@@ -1,6 +1,9 @@
 //! What an image holds, read without mounting anything.
 
 pub mod date;
+pub mod pe;
+pub mod uimage;
+
 pub mod input;
 
 pub mod files;

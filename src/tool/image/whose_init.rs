@@ -3,7 +3,7 @@
 use super::boot::Boot;
 use super::rootfs::Node;
 use crate::boot::verify_init;
-use crate::bytes::{Opened, ReadAt};
+use crate::bytes::ReadAt;
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind};
@@ -15,7 +15,7 @@ use crate::text::shown;
 ///
 /// # Errors
 /// Another program would be started, and nobody would mount the layers.
-pub fn check(boot: &Boot, image: &Opened) -> Result<()> {
+pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
     let rdinit = boot.options.rdinit.as_bytes();
     let Some((path, node)) = boot.rootfs.find(rdinit) else {
         return Ok(());
@@ -61,7 +61,7 @@ fn may_be_own(program: &dyn ReadAt) -> bool {
 
 /// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,
 /// for the walk of [`Boot`] looks for what a link of that name leads to.
-fn replaced(image: &Opened, rdinit: &[u8], by: u64) -> Option<u64> {
+fn replaced(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
     let walk = initrd::walk(image, rdinit);
     let mut same = walk.segments.iter().filter(|segment| match &segment.kind {
         Kind::Cpio(cpio) => cpio.by_kernel && cpio.holds_init && segment.offset < by,
