@@ -4,6 +4,7 @@
 //! module and is used as it is.
 
 pub mod kernel_config;
+pub mod nameless;
 
 pub mod image;
 

@@ -1598,9 +1598,8 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         entry("init", 0o120_777, b"bin/busybox"),
     ]);
     let script = cpio(&[
+        // Nor does it matter that there is no shell.
         entry("init", 0o100_755, b"#!/bin/sh\n"),
-        dir("bin"),
-        program("bin/sh"),
     ]);
     let mut image = erofs(1, "");
     image[1032] &= !1;
@@ -1630,6 +1629,16 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         );
         assert_eq!(status, 1);
     }
+    // A script of another name may start ours, but not without its interpreter.
+    let before = cpio(&[init(), entry("before", 0o100_755, b"#!/bin/sh\n")]);
+    assert_eq!(
+        first(
+            &[&before, &image],
+            &["--cmdline", "retain_initrd rdinit=/before"]
+        )
+        .0,
+        "error: /before: it needs /bin/sh, which no archive that the kernel unpacks has (a static /init needs nothing)"
+    );
 }
 
 #[test]

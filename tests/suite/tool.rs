@@ -474,10 +474,12 @@ fn check_finds_what_goes_wrong() {
             ],
         ),
         (
-            "init has no interpreter",
+            "init is a script",
             image(vec![entry("init", 0o100_755, b"#!/bin/sh\n")]),
             vec![
-                "error: /init: it needs /bin/sh, which no archive that the kernel unpacks has (a static /init needs nothing)",
+                "error: loader: start /init: it is not layerinit's, but a script (#!/bin/sh) from the archive at 0x0: no \
+                 layer would be mounted (the loader has to be the last archive with that name in front of the first EROFS \
+                 image)",
             ],
         ),
         (

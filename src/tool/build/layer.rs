@@ -12,7 +12,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::archive::{self, Settings};
-use super::output::{self, Scratch};
+use super::output::Scratch;
 use super::tree::{self, Times};
 use super::{compressed, label};
 use crate::bytes::{Opened, ReadAt, fill};
@@ -21,6 +21,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::initrd::{self, Kind};
 use crate::text::shown;
+use crate::tool::nameless;
 
 /// How a directory becomes an EROFS image.
 #[derive(Clone, Debug)]
@@ -228,7 +229,7 @@ fn archive(
         (written, written_name) = (output, name);
     }
     let length = written.metadata().during("read", &object)?.len();
-    let location = written_name.unwrap_or_else(|| output::through_proc(&written));
+    let location = written_name.unwrap_or_else(|| nameless::through_proc(&written));
     let mut layer = taken_as_it_is(Opened::new(written, length), directory)?;
     layer.location = location;
     layer.warning = tree.attributes.map(|(first, names)| {
@@ -258,7 +259,9 @@ fn make(
     let directory = wanted.path.as_path();
     let (mut file, name) = scratch.file(&format!("layer{number}.erofs"))?;
     // A file without a name is reached by the program's standard input, which it does not read.
-    let location = name.clone().unwrap_or_else(|| output::through_proc(&file));
+    let location = name
+        .clone()
+        .unwrap_or_else(|| nameless::through_proc(&file));
     let image = name.unwrap_or("/proc/self/fd/0".into());
     let input = file.try_clone().during("open", image.display())?;
     let mut command = Command::new("mkfs.erofs");

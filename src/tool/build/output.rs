@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{self, Pid};
 
 use crate::error::{Context, Error, Result};
+use crate::tool::nameless;
 
 /// What messages call standard output.
 pub const STDOUT: &str = "standard output";
@@ -82,7 +83,7 @@ impl Scratch {
         }
         // Before there are other threads, which all inherit this.
         signals.thread_block().during("block", "signals")?;
-        let nameless = nameless(&parent).is_ok();
+        let nameless = nameless::create(&parent).is_ok();
         if !nameless {
             // What is in there has not yet the mode of the image that it replaces.
             let mut directory = fs::DirBuilder::new();
@@ -131,7 +132,7 @@ impl Scratch {
     /// Makes an empty file for reading and writing, and the name that it has, if it has one.
     pub fn file(&self, name: &str) -> Result<(File, Option<PathBuf>)> {
         if self.nameless {
-            let file = nameless(&self.parent);
+            let file = nameless::create(&self.parent);
             return Ok((
                 file.during("create a file in", self.parent.display())?,
                 None,
@@ -192,24 +193,15 @@ impl Drop for Scratch {
     }
 }
 
-/// Makes a file without a name in this directory. An error where the filesystem has none, or where nothing could give
-/// it a name later.
-pub fn nameless(directory: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    let options = options.read(true).write(true).custom_flags(libc::O_TMPFILE);
-    let file = options.open(directory)?;
-    fs::metadata(through_proc(&file))?;
-    Ok(file)
-}
-
-/// The path by which an open file is found. /proc has to be there.
-pub fn through_proc(file: &File) -> PathBuf {
-    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
-}
-
 /// Gives a file without a name one that nothing has. By /proc: by AT_EMPTY_PATH it takes CAP_DAC_READ_SEARCH.
 fn link(file: &File, to: &Path) -> std::result::Result<(), Errno> {
-    linkat(CWD, through_proc(file), CWD, to, AtFlags::SYMLINK_FOLLOW)
+    linkat(
+        CWD,
+        nameless::through_proc(file),
+        CWD,
+        to,
+        AtFlags::SYMLINK_FOLLOW,
+    )
 }
 
 /// Gives the new file the owner, the group and the mode of the one that it is to replace. What is to be said where

@@ -378,17 +378,31 @@ fn started(
         Loader::BuiltIn => false,
         Loader::Either => boot.image().is_some_and(Walk::holds_init),
     };
-    if expected && let Err(what) = init(boot, image, machine) {
-        return report(Severity::Error, boot.options.rdinit.clone(), what);
-    }
-    // One in an archive comes before one that is built in.
+    let mut refused = |what| report(Severity::Error, boot.options.rdinit.clone(), what);
+    let needed = match init(boot, image, machine) {
+        Ok(needed) => needed,
+        Err(what) if expected => return refused(what),
+        Err(_) => None,
+    };
+    // One in an archive comes before one that is built in. Of another program it does not matter what it
+    // needs.
     if let Err(error) = whose_init::check(boot, image) {
-        report(Severity::Error, "loader".into(), error.to_string());
+        return report(Severity::Error, "loader".into(), error.to_string());
+    }
+    if let Some(needed) = needed.filter(|path| boot.rootfs.find(path.as_bytes()).is_none()) {
+        refused(format!(
+            "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
+            shown(needed.as_bytes())
+        ));
     }
 }
 
-/// Whether the kernel can start what `rdinit=` says.
-fn init(boot: &Boot, image: &dyn ReadAt, machine: &Machine) -> std::result::Result<(), String> {
+/// What the kernel starts in place of the program that `rdinit=` names, or why it starts none.
+fn init(
+    boot: &Boot,
+    image: &dyn ReadAt,
+    machine: &Machine,
+) -> std::result::Result<Option<String>, String> {
     let Some((_, node)) = boot.rootfs.find(boot.options.rdinit.as_bytes()) else {
         return Err(unreached(boot));
     };
@@ -399,13 +413,7 @@ fn init(boot: &Boot, image: &dyn ReadAt, machine: &Machine) -> std::result::Resu
     let file = boot.content(image, node);
     let file = file.map_err(|error| error.to_string())?;
     // What the real init must stand up to as well.
-    match machine.interpreter(&*file)? {
-        Some(needed) if boot.rootfs.find(needed.as_bytes()).is_none() => Err(format!(
-            "it needs {}, which no archive that the kernel unpacks has (a static /init needs nothing)",
-            shown(needed.as_bytes())
-        )),
-        _ => Ok(()),
-    }
+    machine.interpreter(&*file)
 }
 
 /// Why the kernel does not come by an `/init`.
