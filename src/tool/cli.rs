@@ -239,8 +239,10 @@ One line for each finding: `error:` for what goes wrong, `warning:` for what wor
 costs something. The last line sums up, and names what the image needs: kernel options (built in, or
 as modules in the loader) and words on the kernel command line.
 
-Found are: no /init, or one that cannot be executed; no init in the layers that it could start;
-files that the kernel or /init drops, as where their directory is missing; broken and truncated
+Found are: no /init, one that cannot be executed, or another program in its place; modules for
+another machine; no init in the layers that it could start, or one that is passed over for the next;
+files that the kernel or /init drops, as where their directory is missing; a file or link in place of
+/dev, /proc, /sys or /run; directories of archives that everybody may write to; broken and truncated
 archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers that are
 no layers; more layers than can be stacked; layers that are not aligned; a command line that makes no
 sense. Without --cmdline, and without one in a unified kernel image, it is taken to be retain_initrd alone.
