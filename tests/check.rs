@@ -1136,12 +1136,12 @@ fn with_images(images: &[&[u8]]) -> Vec<u8> {
 
 /// The number of the inode at `path` in an EROFS image, and where it lies.
 fn inode_of(image: &[u8], path: &str) -> (u64, usize) {
-    use layerinit::erofs::Superblock;
-    use layerinit::pack::erofs_tree::Tree;
-    let superblock = Superblock::read(&image, 0).unwrap().unwrap();
+    use layerinit::erofs::Image;
+    use layerinit::pack::erofs_tree;
     let mut found = None;
-    let tree = Tree::new(&image, &superblock).unwrap();
-    let walked = tree.walk(|file, inode| {
+    let open = Image::open(&image).unwrap();
+    let superblock = open.superblock().clone();
+    let walked = erofs_tree::walk(&open, |file, inode| {
         if file.path == path.as_bytes() {
             found = Some(inode.nid);
         }

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::erofs_tree::{Gap, Gaps, Tree};
+use super::erofs_tree;
 use super::files::{self, File};
 use crate::bytes::{Opened, Part, ReadAt};
-use crate::erofs::{Checksum, Superblock};
+use crate::erofs::{Checksum, Image, Superblock};
 use crate::error::{Context, Error, Result};
 use crate::json::{Array, Object};
 use crate::segment::{self, Cpio, Kind, Segment, Walk};
@@ -86,19 +86,8 @@ fn each_file(
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
         Kind::Erofs(superblock) => {
             let alone = Part::new(image, segment.offset, segment.length);
-            let mut gaps = Gaps::default();
-            Tree::new(&alone, superblock)?.walk(|file, inode| {
-                // A link is listed all the same, with a ? for where it leads.
-                if let Some(gap @ Gap::Directory(_)) = Gap::of(inode) {
-                    gaps.add(gap, &file.path);
-                }
-                take(file)
-            })?;
-            // A list with names left out is not what was asked for.
-            match gaps.clauses().next() {
-                None => Ok(()),
-                Some(what) => Err(Error::new("list", "EROFS image", what)),
-            }
+            let image = Image::new(&alone, superblock)?;
+            erofs_tree::walk(&image, |file, _| take(file))
         }
         Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }

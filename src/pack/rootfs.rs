@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::erofs_tree::Inode;
+use crate::erofs::Inode;
 use crate::proof::LINKS;
 
 /// More than anybody reads.
@@ -27,7 +27,7 @@ impl Node {
     /// The length of a regular file in bytes.
     pub fn size(&self) -> u64 {
         match (&self.inode, self.body) {
-            (Some(inode), _) => inode.file.size,
+            (Some(inode), _) => inode.size,
             (None, body) => body.map_or(0, |body| body.length),
         }
     }
