@@ -78,8 +78,12 @@ fn findings(name: &str, archives: &[&[Entry]], words: &[&str]) -> Vec<String> {
 
 /// mkfs.erofs makes an image of a directory.
 fn erofs_of(directory: &Path, tree: &Path, arguments: &[&str]) -> Vec<u8> {
+    erofs_by(Path::new("mkfs.erofs"), directory, tree, arguments)
+}
+
+fn erofs_by(mkfs: &Path, directory: &Path, tree: &Path, arguments: &[&str]) -> Vec<u8> {
     let image = directory.join("layer.erofs");
-    let made = Command::new("mkfs.erofs")
+    let made = Command::new(mkfs)
         .args(["--quiet", "-T0"])
         .args(arguments)
         .arg(&image)
