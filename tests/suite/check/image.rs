@@ -55,32 +55,28 @@ fn check_has_one_line_for_a_good_image() {
     );
 }
 
-#[test]
-fn check_finds_what_goes_wrong() {
-    let bad_sum = {
-        let mut member = file("sum", b"abc");
-        (member.header.crc, member.header.chksum) = (true, 0x123);
-        member
-    };
-    let link = {
-        let mut member = entry("link", 0o120_777, b"");
-        member.header.filesize = 0;
-        member
-    };
-    let long_name = "n".repeat(4096);
-    let long_target = [b't'; 4097];
-    let mut unknown = erofs_with_init("");
-    unknown[1104..1108].copy_from_slice(&0x8000_0000u32.to_le_bytes());
-    let mut devices = erofs_with_init("");
-    devices[1110] = 2;
-    let mut checksum = erofs_with_init("");
-    checksum[1032] = 1;
-    let mut broken_bootconfig = bootconfig(b"a = b\n");
-    let sum = broken_bootconfig.len() - 16;
-    broken_bootconfig[sum] ^= 1;
-    let image = |entries| aligned(system(entries), b"");
+/// A name, an image, and the lines that `check` writes above its summary.
+type Case<'a> = (&'a str, Vec<u8>, Vec<&'a str>);
 
-    for (name, image, expected) in [
+fn finds(cases: Vec<Case>) {
+    for (name, image, expected) in cases {
+        let (stdout, status) = of_image(&name.replace(' ', "-"), &image, &[]);
+        let lines: Vec<_> = stdout.lines().collect();
+        let (summary, findings) = lines.split_last().unwrap();
+        assert_eq!(findings, expected, "{name}");
+        let errors = expected
+            .iter()
+            .filter(|line| line.starts_with("error: "))
+            .count();
+        assert_eq!(status, i32::from(errors > 0), "{name}");
+        assert!(summary.starts_with("image: "), "{name}: {summary}");
+    }
+}
+
+#[test]
+fn an_init_that_the_kernel_cannot_start_is_found() {
+    let image = |entries| aligned(system(entries), b"");
+    finds(vec![
         (
             "no init",
             image(vec![dir("x")]),
@@ -142,6 +138,15 @@ fn check_finds_what_goes_wrong() {
                 "error: /init: no archive that the kernel unpacks has it (a kernel with the loader built in needs none: --loader-built-in)",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn members_that_the_kernel_drops_are_found() {
+    let long_name = "n".repeat(4096);
+    let long_target = [b't'; 4097];
+    let image = |entries| aligned(system(entries), b"");
+    finds(vec![
         (
             "no parent",
             image(vec![init(), file("etc/passwd", b"")]),
@@ -186,14 +191,15 @@ fn check_finds_what_goes_wrong() {
             image(vec![init(), entry("d", 0o755, b"")]),
             vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel passes it over"],
         ),
-        (
-            "bad sum",
-            image(vec![init(), bad_sum]),
-            vec![
-                "error: 0x0000010c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
-                "warning: image: there are no layers, and no init but the loader: it boots with root= only",
-            ],
-        ),
+    ]);
+}
+
+#[test]
+fn members_that_replace_others_or_lead_out_are_found() {
+    let mut link = entry("link", 0o120_777, b"");
+    link.header.filesize = 0;
+    let image = |entries| aligned(system(entries), b"");
+    finds(vec![
         (
             "climbs",
             image(vec![init(), file("../../etc", b"")]),
@@ -222,6 +228,23 @@ fn check_finds_what_goes_wrong() {
                 "error: 0x00000264 a: a file in place of a directory that is not empty: the kernel drops it",
             ],
         ),
+    ]);
+}
+
+#[test]
+fn archives_that_the_kernel_stops_at_are_found() {
+    let mut bad_sum = file("sum", b"abc");
+    (bad_sum.header.crc, bad_sum.header.chksum) = (true, 0x123);
+    let image = |entries| aligned(system(entries), b"");
+    finds(vec![
+        (
+            "bad sum",
+            image(vec![init(), bad_sum]),
+            vec![
+                "error: 0x0000010c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
+                "warning: image: there are no layers, and no init but the loader: it boots with root= only",
+            ],
+        ),
         (
             "an archive of GRUB in front of the images",
             aligned(join(&[&cpio(&[init()]), GRUB_2_06]), &erofs_with_init("")),
@@ -243,21 +266,32 @@ fn check_finds_what_goes_wrong() {
                  (pad the file in front of it with truncate -s %4)",
             ],
         ),
-        (
-            "layer files",
-            image(vec![
-                init(),
-                dir("layers"),
-                file("layers/a", b"text"),
-                file("layers/b", b""),
-                dir("layers/c"),
-            ]),
-            vec![
-                "warning: layers/c: not a file; not used",
-                "error: layers/a 0x0: read at 0x0: neither cpio nor EROFS: 74 65 78 74 \"text\"",
-                "error: layers/b 0x0: neither an EROFS image nor a cpio archive",
-            ],
-        ),
+    ]);
+}
+
+#[test]
+fn files_below_layers_that_are_no_layers_are_found() {
+    let image = |entries| aligned(system(entries), b"");
+    finds(vec![(
+        "layer files",
+        image(vec![
+            init(),
+            dir("layers"),
+            file("layers/a", b"text"),
+            file("layers/b", b""),
+            dir("layers/c"),
+        ]),
+        vec![
+            "warning: layers/c: not a file; not used",
+            "error: layers/a 0x0: read at 0x0: neither cpio nor EROFS: 74 65 78 74 \"text\"",
+            "error: layers/b 0x0: neither an EROFS image nor a cpio archive",
+        ],
+    )]);
+}
+
+#[test]
+fn a_new_root_without_an_init_is_found() {
+    finds(vec![
         (
             "no init in the layers",
             aligned(
@@ -327,10 +361,24 @@ fn check_finds_what_goes_wrong() {
             ),
             vec![],
         ),
+    ]);
+}
+
+#[test]
+fn erofs_images_that_the_kernel_refuses_are_found() {
+    let mut unknown = erofs_with_init("");
+    unknown[1104..1108].copy_from_slice(&0x8000_0000u32.to_le_bytes());
+    let mut devices = erofs_with_init("");
+    devices[1110] = 2;
+    let mut checksum = erofs_with_init("");
+    checksum[1032] = 1;
+    finds(vec![
         (
             "an image without a root",
             aligned(cpio(&[init()]), &erofs(1, "")),
-            vec!["error: layer 0 (initrd+0x1000): read EROFS inode 0: mode 0 is no type of file"],
+            vec![
+                "error: layer 0 (initrd+0x1000): read EROFS inode 0: its mode is of no file type (at 0x0)",
+            ],
         ),
         (
             "unknown features",
@@ -361,6 +409,22 @@ fn check_finds_what_goes_wrong() {
             ],
         ),
         (
+            "truncated image",
+            aligned(system(vec![init()]), &erofs(2, "")[..5000]),
+            vec![
+                "error: image: read at 0x1000: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn a_bad_bootconfig_and_junk_behind_the_archives_are_found() {
+    let mut broken_bootconfig = bootconfig(b"a = b\n");
+    let sum = broken_bootconfig.len() - 16;
+    broken_bootconfig[sum] ^= 1;
+    finds(vec![
+        (
             "bootconfig",
             join(&[&system(vec![init()]), &broken_bootconfig]),
             vec![
@@ -368,29 +432,11 @@ fn check_finds_what_goes_wrong() {
             ],
         ),
         (
-            "truncated image",
-            aligned(system(vec![init()]), &erofs(2, "")[..5000]),
-            vec![
-                "error: image: read at 0x1000: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here",
-            ],
-        ),
-        (
             "junk",
             join(&[&system(vec![init()]), b"junk"]),
             vec!["error: image: read at 0x278: neither cpio nor EROFS: 6a 75 6e 6b \"junk\""],
         ),
-    ] {
-        let (stdout, status) = of_image(&name.replace(' ', "-"), &image, &[]);
-        let lines: Vec<_> = stdout.lines().collect();
-        let (summary, findings) = lines.split_last().unwrap();
-        assert_eq!(findings, expected, "{name}");
-        let errors = expected
-            .iter()
-            .filter(|line| line.starts_with("error: "))
-            .count();
-        assert_eq!(status, i32::from(errors > 0), "{name}");
-        assert!(summary.starts_with("image: "), "{name}: {summary}");
-    }
+    ]);
 }
 
 #[test]
