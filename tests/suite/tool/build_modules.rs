@@ -88,9 +88,36 @@ fn a_build_says_that_its_modules_are_for_another_machine() {
     );
 }
 
-#[test]
-fn modules_come_with_what_they_depend_on_and_nothing_more() {
-    let directory = workshop("tool-build-modules");
+const DEP: &str = "\
+kernel/net/never.ko:
+kernel/fs/ext4/ext4.ko.zst: kernel/fs/jbd2.ko kernel/fs/mbcache.ko
+kernel/fs/erofs/erofs.ko.xz: kernel/lib/crc.ko.xz
+kernel/lib/crc.ko.xz:
+kernel/fs/overlayfs/overlay.ko:
+kernel/fs/jbd2.ko:
+kernel/fs/mbcache.ko:
+";
+
+/// What a build takes without `--module`, as `listed` shows it.
+const FEW: [&str; 13] = [
+    "drwx--x--x lib",
+    "drwxr-xr-x lib/modules",
+    "drwxr-xr-x ...",
+    "drwxr-xr-x .../kernel",
+    "drwxr-xr-x .../kernel/fs",
+    "drwxr-xr-x .../kernel/fs/erofs",
+    "-rw-r--r-- .../kernel/fs/erofs/erofs.ko.xz",
+    "drwxr-xr-x .../kernel/fs/overlayfs",
+    "-rw-r--r-- .../kernel/fs/overlayfs/overlay.ko",
+    "drwxr-xr-x .../kernel/lib",
+    "-rw-r--r-- .../kernel/lib/crc.ko.xz",
+    "-rw-r--r-- .../modules.builtin",
+    "-rw-r--r-- .../modules.dep",
+];
+
+/// A directory with the modules of one kernel below `tree`.
+fn with_modules(name: &str) -> std::path::PathBuf {
+    let directory = workshop(name);
     let modules = directory.join("tree/usr/lib/modules/6.12-test");
     for file in [
         "fs/erofs/erofs.ko.xz",
@@ -105,71 +132,71 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, file).unwrap();
     }
-    let dep = "kernel/net/never.ko:\n\
-               kernel/fs/ext4/ext4.ko.zst: kernel/fs/jbd2.ko kernel/fs/mbcache.ko\n\
-               kernel/fs/erofs/erofs.ko.xz: kernel/lib/crc.ko.xz\n\
-               kernel/lib/crc.ko.xz:\n\
-               kernel/fs/overlayfs/overlay.ko:\n\
-               kernel/fs/jbd2.ko:\n\
-               kernel/fs/mbcache.ko:\n";
-    fs::write(modules.join("modules.dep"), dep).unwrap();
+    fs::write(modules.join("modules.dep"), DEP).unwrap();
     fs::write(
         modules.join("modules.builtin"),
         "kernel/fs/proc.ko\nkernel/drivers/block/loop.ko\n",
     )
     .unwrap();
     fs::write(directory.join("spec"), "dir /lib 0711 0 0\n").unwrap();
-    let words = ["build", "-o", "image", "--spec", "spec", "--modules"];
-    let listed = |more: &[&str]| {
-        good(&directory, &[&words[..], more].concat());
-        let listing = good(&directory, &["list", "--files", "image"]);
-        let lines = listing.lines().filter(|line| line.starts_with("    "));
-        let shortened = lines.map(|line| {
-            let words: Vec<_> = line.split_ascii_whitespace().collect();
-            format!(
-                "{} {}",
-                words[0],
-                words[words.len() - 1].replace("lib/modules/6.12-test", "...")
-            )
-        });
-        shortened.collect::<Vec<_>>()
-    };
-    let few = [
-        "drwx--x--x lib",
-        "drwxr-xr-x lib/modules",
-        "drwxr-xr-x ...",
-        "drwxr-xr-x .../kernel",
-        "drwxr-xr-x .../kernel/fs",
-        "drwxr-xr-x .../kernel/fs/erofs",
-        "-rw-r--r-- .../kernel/fs/erofs/erofs.ko.xz",
-        "drwxr-xr-x .../kernel/fs/overlayfs",
-        "-rw-r--r-- .../kernel/fs/overlayfs/overlay.ko",
-        "drwxr-xr-x .../kernel/lib",
-        "-rw-r--r-- .../kernel/lib/crc.ko.xz",
-        "-rw-r--r-- .../modules.builtin",
-        "-rw-r--r-- .../modules.dep",
-    ];
+    directory
+}
+
+const WORDS: [&str; 6] = ["build", "-o", "image", "--spec", "spec", "--modules"];
+
+/// Mode and path of every file in the image of a build with these words, the modules' directory shortened.
+fn listed(directory: &Path, more: &[&str]) -> Vec<String> {
+    good(directory, &[&WORDS[..], more].concat());
+    let listing = good(directory, &["list", "--files", "image"]);
+    let lines = listing.lines().filter(|line| line.starts_with("    "));
+    let shortened = lines.map(|line| {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        format!(
+            "{} {}",
+            words[0],
+            words[words.len() - 1].replace("lib/modules/6.12-test", "...")
+        )
+    });
+    shortened.collect::<Vec<_>>()
+}
+
+/// What more there is than `FEW`.
+fn extra(directory: &Path, more: &[&str]) -> Vec<String> {
+    let mut lines = listed(directory, more);
+    lines.retain(|line| !FEW.contains(&line.as_str()));
+    lines
+}
+
+#[test]
+fn modules_come_with_what_they_depend_on_and_nothing_more() {
+    let directory = with_modules("tool-build-modules");
     // However the directory is named.
     for root in [
         "tree",
         "tree/usr/lib/modules",
         "tree/usr/lib/modules/6.12-test",
     ] {
-        assert_eq!(listed(&[root, "--kernel", "6.12-test"]), few, "{root}");
+        assert_eq!(
+            listed(&directory, &[root, "--kernel", "6.12-test"]),
+            FEW,
+            "{root}"
+        );
     }
-    assert_eq!(listed(&["tree"]), few);
+    assert_eq!(listed(&directory, &["tree"]), FEW);
     let image = fs::read(directory.join("image")).unwrap();
     let text = String::from_utf8_lossy(&image);
     assert!(text.contains("kernel/fs/erofs/erofs.ko.xz: kernel/lib/crc.ko.xz\nkernel/lib/crc.ko.xz:\nkernel/fs/overlayfs/overlay.ko:\n"));
     assert!(text.contains("\0kernel/drivers/block/loop.ko\n"));
+}
 
-    let more = listed(&["tree", "--module", "ext4", "--module", "proc"]);
-    let extra: Vec<_> = more
-        .iter()
-        .filter(|line| !few.contains(&line.as_str()))
-        .collect();
+#[test]
+fn modules_may_be_named() {
+    let directory = with_modules("tool-build-modules-named");
     assert_eq!(
-        extra,
+        extra(
+            &directory,
+            &["tree", "--module", "ext4", "--module", "proc"]
+        ),
         [
             "drwxr-xr-x .../kernel/fs/ext4",
             "-rw-r--r-- .../kernel/fs/ext4/ext4.ko.zst",
@@ -177,7 +204,12 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
             "-rw-r--r-- .../kernel/fs/mbcache.ko",
         ]
     );
+}
 
+#[test]
+fn soft_dependencies_of_modules_come_too() {
+    let directory = with_modules("tool-build-modules-softdep");
+    let modules = directory.join("tree/usr/lib/modules/6.12-test");
     // What a dependency asks for softly, by an alias.
     let (softdep, alias) = (
         modules.join("modules.softdep"),
@@ -185,13 +217,8 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
     );
     fs::write(&softdep, "softdep crc pre: sum\nsoftdep never pre: x\n").unwrap();
     fs::write(&alias, "alias x never\nalias sum jbd2\n").unwrap();
-    let more = listed(&["tree"]);
-    let extra: Vec<_> = more
-        .iter()
-        .filter(|line| !few.contains(&line.as_str()))
-        .collect();
     assert_eq!(
-        extra,
+        extra(&directory, &["tree"]),
         [
             "-rw-r--r-- .../kernel/fs/jbd2.ko",
             "-rw-r--r-- .../modules.alias",
@@ -201,10 +228,13 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
     let image = fs::read(directory.join("image")).unwrap();
     let text = String::from_utf8_lossy(&image);
     assert!(text.contains("\0softdep crc pre: sum\n\0") && text.contains("\0alias sum jbd2\n\0"));
-    fs::remove_file(softdep).unwrap();
-    fs::remove_file(alias).unwrap();
+}
 
-    let bad = |more: &[&str]| bad(&directory, &[&words[..], more].concat());
+#[test]
+fn modules_that_are_not_there_are_named() {
+    let directory = with_modules("tool-build-modules-missing");
+    let modules = directory.join("tree/usr/lib/modules/6.12-test");
+    let bad = |more: &[&str]| bad(&directory, &[&WORDS[..], more].concat());
     let missing = bad(&["tree", "--module", "btrfs"]);
     assert!(missing.starts_with("layerinit: find module btrfs: neither a module of kernel 6.12-test nor built into it (tree/"), "{missing}");
     assert_eq!(
@@ -227,7 +257,7 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
     );
     fs::write(
         modules.join("modules.dep"),
-        dep.replace("kernel/lib/crc", "../../crc"),
+        DEP.replace("kernel/lib/crc", "../../crc"),
     )
     .unwrap();
     let outside = bad(&["tree", "--kernel", "6.12-test"]);
@@ -235,13 +265,17 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
         outside.ends_with("modules.dep: ../../crc.ko.xz is not a path below this directory\n"),
         "{outside}"
     );
+}
+
+#[test]
+fn modules_lie_below_usr_where_lib_is_a_link() {
+    let directory = with_modules("tool-build-modules-usr");
     fs::write(
         directory.join("spec"),
         "slink /lib usr/lib 0777 0 0\ndir /usr 0755 0 0\ndir /usr/lib 0755 0 0\n",
     )
     .unwrap();
-    fs::write(modules.join("modules.dep"), dep).unwrap();
-    let merged = listed(&["tree", "--kernel", "6.12-test"]);
+    let merged = listed(&directory, &["tree", "--kernel", "6.12-test"]);
     assert!(
         merged.contains(&"drwxr-xr-x usr/lib/modules".to_string()),
         "{merged:?}"
