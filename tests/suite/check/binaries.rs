@@ -2,81 +2,68 @@
 
 use super::*;
 
-#[test]
-fn programs_for_another_machine_than_the_kernel_are_told() {
-    let directory = scratch("check-machine");
-    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(init_for);
+const REAL: &str = "no init in the new root: /sbin/init";
+
+/// The first error about a program, up to the first `;`, for a loader that starts `loader`, a layer whose
+/// /sbin/init is `real`, and this configuration above CONFIG.
+fn first_error(
+    directory: &Path,
+    loader: &[u8],
+    real: &[u8],
+    config: Option<&str>,
+) -> Option<String> {
+    let image = join(&[
+        &cpio(&[entry("init", 0o100_755, loader)]),
+        &cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, real)]),
+    ]);
+    let mut words = Vec::new();
+    if let Some(config) = config {
+        fs::write(directory.join("config"), format!("{config}{CONFIG}")).unwrap();
+        words = vec!["--kernel-config", "config"];
+    }
+    let (lines, status) = check(directory, &image, &words);
+    let first = lines
+        .iter()
+        .find(|line| line.starts_with("error: ") && !line.contains("CONFIG_"));
+    assert_eq!(status == 0, first.is_none(), "{lines:?}");
+    first.map(|line| line.split(';').next().unwrap().to_string())
+}
+
+fn wrong(place: &str, number: u16, here: &str) -> Option<String> {
+    Some(format!(
+        "error: {place}: an ELF program for another machine (e_machine {number}, here {here})"
+    ))
+}
+
+/// A 64-bit program for s390, whose numbers have the high byte first.
+fn s390() -> Vec<u8> {
     let mut s390 = elf(22 << 8);
     s390[5] = 2;
-    // What the loader starts, what the layer has, the configuration; what is wrong.
-    let header = |name: &str| format!("# Linux/{name} 6.12.1 Kernel Configuration\n");
-    let x86_32 = header("x86") + "CONFIG_X86=y\n";
-    let x86_64 = header("x86") + "CONFIG_X86_64=y\nCONFIG_X86=y\n";
-    let wrong = |place: &str, number: u16, here: &str| {
-        Some(format!(
-            "error: {place}: an ELF program for another machine (e_machine {number}, here {here})"
-        ))
-    };
-    const REAL: &str = "no init in the new root: /sbin/init";
-    for (loader, real, config, expected) in [
-        (&x86, &x86, None, None),
-        (&x86, &i386, None, None),
-        (&x86, &arm64, None, wrong(REAL, 183, "x86_64")),
-        (&arm64, &x86, None, wrong(REAL, 62, "aarch64")),
-        (&arm64, &arm64, None, None),
-        (&arm, &arm64, None, None),
-        // Of what is not known nothing is said.
-        (&none, &arm64, None, None),
-        (&s390, &s390, None, None),
-        (&x86, &x86, Some(header("x86")), None),
-        (&x86, &x86, Some(x86_64.clone()), None),
-        (&i386, &i386, Some(x86_64), None),
-        (&i386, &i386, Some(x86_32.clone()), None),
-        (
-            &x86,
-            &x86,
-            Some(header("arm64")),
-            wrong("/init", 62, "aarch64"),
-        ),
-        (
-            &x86,
-            &x86,
-            Some("CONFIG_RISCV=y\n".into()),
-            wrong("/init", 62, "riscv64"),
-        ),
-        (&x86, &x86, Some(x86_32), wrong("/init", 62, "i386")),
-        (&x86, &x86, Some(header("s390")), wrong("/init", 62, "s390")),
-        (
-            &arm64,
-            &arm64,
-            Some(header("arm")),
-            wrong("/init", 183, "arm"),
-        ),
-        (&s390, &s390, Some(header("s390")), None),
-        (&x86, &x86, Some(header("um")), None),
-        (
-            &x86,
-            &arm64,
-            Some(header("x86")),
-            wrong(REAL, 183, "x86_64"),
-        ),
+    s390
+}
+
+#[test]
+fn programs_for_another_machine_than_the_loader_are_found() {
+    let directory = scratch("check-machine");
+    let [x86, i386, arm64, arm, none] = [X86_64, 3, AARCH64, 40, 0].map(init_for);
+    let s390 = s390();
+    for (loader, real, expected) in [
+        (&x86, &x86, None),
+        (&x86, &i386, None),
+        (&x86, &arm64, wrong(REAL, 183, "x86_64")),
+        (&arm64, &x86, wrong(REAL, 62, "aarch64")),
+        (&arm64, &arm64, None),
+        (&arm, &arm64, None),
+        // Nothing is known of this machine.
+        (&none, &arm64, None),
+        (&s390, &s390, None),
     ] {
-        let image = join(&[
-            &cpio(&[entry("init", 0o100_755, loader)]),
-            &cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, real)]),
-        ]);
-        let mut words = Vec::new();
-        if let Some(config) = &config {
-            fs::write(directory.join("config"), format!("{config}{CONFIG}")).unwrap();
-            words = vec!["--kernel-config", "config"];
-        }
-        let (lines, status) = check(&directory, &image, &words);
-        let first = lines
-            .iter()
-            .find(|line| line.starts_with("error: ") && !line.contains("CONFIG_"));
-        let first = first.map(|line| line.split(';').next().unwrap().to_string());
-        assert_eq!(first, expected, "{config:?}: {lines:?}");
-        assert_eq!(status == 0, expected.is_none(), "{lines:?}");
+        let machines = (&loader[18..20], &real[18..20]);
+        assert_eq!(
+            first_error(&directory, loader, real, None),
+            expected,
+            "{machines:?}"
+        );
     }
     // The interpreter is looked at, too.
     let layer = cpio(&[
@@ -95,6 +82,41 @@ fn programs_for_another_machine_than_the_kernel_are_told() {
 }
 
 #[test]
+fn programs_for_another_machine_than_the_kernel_are_found() {
+    let directory = scratch("check-machine-config");
+    let [x86, i386, arm64] = [X86_64, 3, AARCH64].map(init_for);
+    let s390 = s390();
+    let header = |name: &str| format!("# Linux/{name} 6.12.1 Kernel Configuration\n");
+    let x86_32 = header("x86") + "CONFIG_X86=y\n";
+    let x86_64 = header("x86") + "CONFIG_X86_64=y\nCONFIG_X86=y\n";
+    for (loader, real, config, expected) in [
+        (&x86, &x86, header("x86"), None),
+        (&x86, &x86, x86_64.clone(), None),
+        (&i386, &i386, x86_64, None),
+        (&i386, &i386, x86_32.clone(), None),
+        (&x86, &x86, header("arm64"), wrong("/init", 62, "aarch64")),
+        (
+            &x86,
+            &x86,
+            "CONFIG_RISCV=y\n".into(),
+            wrong("/init", 62, "riscv64"),
+        ),
+        (&x86, &x86, x86_32, wrong("/init", 62, "i386")),
+        (&x86, &x86, header("s390"), wrong("/init", 62, "s390")),
+        (&arm64, &arm64, header("arm"), wrong("/init", 183, "arm")),
+        (&s390, &s390, header("s390"), None),
+        (&x86, &x86, header("um"), None),
+        (&x86, &arm64, header("x86"), wrong(REAL, 183, "x86_64")),
+    ] {
+        assert_eq!(
+            first_error(&directory, loader, real, Some(&config)),
+            expected,
+            "{config}"
+        );
+    }
+}
+
+#[test]
 fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
     let directory = scratch("check-binfmt");
     let x86 = elf(X86_64);
@@ -102,7 +124,6 @@ fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
     let line = |place: &str, start: &str, option: &str| {
         format!("error: {place}: it starts with \"{start}\", and the kernel has CONFIG_{option}=n")
     };
-    const REAL: &str = "no init in the new root: /sbin/init";
     let said = |loader: &[u8], real: &[u8], without: &str| {
         let off = format!("# CONFIG_{without} is not set");
         let config = CONFIG.replace(&format!("CONFIG_{without}=y"), &off);

@@ -2,49 +2,81 @@
 
 use super::*;
 
-#[test]
-fn a_kernels_configuration_is_held_against_what_the_image_needs() {
-    let directory = scratch("check-config");
-    let tree = directory.join("tree");
-    fs::create_dir_all(tree.join("sbin")).unwrap();
-    fs::write(tree.join("sbin/init"), elf(X86_64)).unwrap();
-    let x = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(tree.join("sbin/init"), x).unwrap();
-    fs::write(tree.join("text"), "text ".repeat(10_000)).unwrap();
-    let mut image = modules(
-        "6.12.1+deb13-amd64",
-        "kernel/fs/erofs/erofs.ko.xz:\n",
-        &[("erofs.ko.xz", b"")],
-    );
-    pad(&mut image, 4096);
-    image.extend(erofs_of(&directory, &tree, &["-zlz4hc"]));
-    let mut compressed = Command::new("gzip");
-    fs::write(directory.join("plain"), cpio(&[dir("early")])).unwrap();
-    let early = compressed
-        .args(["-nc"])
-        .arg(directory.join("plain"))
-        .output()
-        .unwrap()
-        .stdout;
-    let moved = early.len().next_multiple_of(4);
-    let image = join(&[&early, &vec![0; moved - early.len()], &image]);
-    let config = |change: &dyn Fn(&str) -> String, words: &[&str]| {
-        fs::write(directory.join("config"), change(CONFIG)).unwrap();
+const ZIP: &str = "CONFIG_EROFS_FS_ZIP=y\nCONFIG_RD_GZIP=y\n";
+
+/// CONFIG, and what a compressed layer and an archive of gzip need.
+fn sufficient() -> String {
+    format!("{CONFIG}{ZIP}")
+}
+
+/// The same with filesystems and loop devices as modules.
+fn as_modules() -> String {
+    sufficient()
+        .replace("EROFS_FS=y", "EROFS_FS=m")
+        .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
+        .replace("LOOP=y", "LOOP=m")
+}
+
+/// An archive of gzip, a loader with erofs.ko.xz, and a layer.
+struct Parts {
+    directory: std::path::PathBuf,
+    image: Vec<u8>,
+    /// Where the layer begins.
+    layer: usize,
+}
+
+impl Parts {
+    /// The layer is made with these options of mkfs.erofs.
+    fn new(name: &str, options: &[&str]) -> Self {
+        let directory = scratch(name);
+        let tree = directory.join("tree");
+        fs::create_dir_all(tree.join("sbin")).unwrap();
+        fs::write(tree.join("sbin/init"), elf(X86_64)).unwrap();
+        let x = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(tree.join("sbin/init"), x).unwrap();
+        fs::write(tree.join("text"), "text ".repeat(10_000)).unwrap();
+        fs::write(directory.join("plain"), cpio(&[dir("early")])).unwrap();
+        let mut gzip = Command::new("gzip");
+        let early = gzip.arg("-nc").arg(directory.join("plain")).output();
+        let mut image = early.unwrap().stdout;
+        pad(&mut image, 4);
+        let early = image.len();
+        image.extend(modules(
+            "6.12.1+deb13-amd64",
+            "kernel/fs/erofs/erofs.ko.xz:\n",
+            &[("erofs.ko.xz", b"")],
+        ));
+        let layer = early + 4096;
+        assert!(image.len() <= layer);
+        image.resize(layer, 0);
+        image.extend(erofs_of(&directory, &tree, options));
+        Self {
+            directory,
+            image,
+            layer,
+        }
+    }
+
+    /// What is said of CONFIG_ options, with AT for the layer's offset; and the status.
+    fn check(&self, config: &str, words: &[&str]) -> (Vec<String>, i32) {
+        fs::write(self.directory.join("config"), config).unwrap();
         let words = [&["--kernel-config", "config"], words].concat();
-        let (lines, status) = check(&directory, &image, &words);
-        let lines: Vec<_> = lines
+        let (lines, status) = check(&self.directory, &self.image, &words);
+        let lines = lines
             .into_iter()
             .filter(|line| line.contains("CONFIG_") && !line.starts_with("image: "))
-            .map(|line| line.replace(&format!("{:#x}", 4096 + moved), "AT"))
-            .collect();
-        (lines, status)
-    };
-    let zip = "CONFIG_EROFS_FS_ZIP=y\nCONFIG_RD_GZIP=y\n";
-    let good = |text: &str| format!("{text}{zip}");
-    assert_eq!(config(&good, &[]), (vec![], 0));
+            .map(|line| line.replace(&format!("{:#x}", self.layer), "AT"));
+        (lines.collect(), status)
+    }
+}
+
+#[test]
+fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
+    let image = Parts::new("check-config", &["-zlz4hc"]);
+    assert_eq!(image.check(&sufficient(), &[]), (vec![], 0));
     // What is missing, one line each, with what comes of it.
     assert_eq!(
-        config(&|text| text.into(), &[]),
+        image.check(CONFIG, &[]),
         (
             vec![
                 "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
@@ -53,36 +85,31 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
             1
         )
     );
-    // An image of the time before 0padding says nothing; its files do.
-    let bits = 4096 + moved + 1024;
-    let of_before = |image: &[u8]| {
-        let mut old = image.to_vec();
-        (old[bits + 8], old[bits + 80]) = (old[bits + 8] & !1, old[bits + 80] & !1);
-        fs::write(
-            directory.join("config"),
-            format!("{CONFIG}CONFIG_RD_GZIP=y\n"),
-        )
-        .unwrap();
-        let (lines, _) = check(&directory, &old, &["--kernel-config", "config"]);
-        let errors = lines.into_iter().filter(|line| line.starts_with("error: "));
-        Vec::from_iter(errors)
-    };
-    let said = of_before(&image);
-    assert!(
-        said.len() == 1 && said[0].starts_with("error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+"),
-        "{said:?}"
-    );
-    let plain = erofs_of(&directory, &tree, &[]);
-    let plain = join(&[&image[..4096 + moved], &plain]);
-    assert_eq!(of_before(&plain), [""; 0]);
-    // Modules: the loader has erofs.ko.xz, and nothing else.
-    let as_modules = |text: &str| {
-        good(text)
-            .replace("EROFS_FS=y", "EROFS_FS=m")
-            .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
-            .replace("LOOP=y", "LOOP=m")
-    };
-    let (lines, status) = config(&as_modules, &[]);
+}
+
+/// An image without the feature 0padding (mkfs.erofs before 1.0): its superblock does not tell of compression.
+#[test]
+fn compression_is_found_in_files_where_the_superblock_does_not_tell() {
+    for (options, compressed) in [(&["-zlz4hc"][..], true), (&[], false)] {
+        let mut image = Parts::new("check-config-before", options);
+        let superblock = image.layer + 1024;
+        image.image[superblock + 8] &= !1; // no checksum
+        image.image[superblock + 80] &= !1;
+        let (mut lines, _) = image.check(&format!("{CONFIG}CONFIG_RD_GZIP=y\n"), &[]);
+        lines.retain(|line| line.starts_with("error: "));
+        let expected = "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+";
+        assert!(
+            lines.len() == usize::from(compressed)
+                && lines.iter().all(|line| line.starts_with(expected)),
+            "{options:?}: {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn modules_that_the_loader_lacks_are_found() {
+    let image = Parts::new("check-config-modules", &["-zlz4hc"]);
+    let (lines, status) = image.check(&as_modules(), &[]);
     assert_eq!(
         (&lines[..], status),
         (
@@ -96,53 +123,62 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
             1
         )
     );
-    let (lines, _) = config(&as_modules, &["--loader-built-in"]);
+    let (lines, _) = image.check(&as_modules(), &["--loader-built-in"]);
     assert_eq!(
         lines[0],
         "warning: CONFIG_OVERLAY_FS=m: the loader that is built into the kernel must hold overlay.ko"
     );
-    // What is only lost.
-    let poor = |text: &str| {
-        let lines = good(text);
-        let kept = lines
-            .lines()
-            .filter(|line| !line.contains("XATTR") && !line.contains("DEVTMPFS"));
-        kept.flat_map(|line| [line, "\n"]).collect()
-    };
-    let (lines, status) = config(&poor, &[]);
+}
+
+#[test]
+fn options_that_a_boot_can_do_without_are_warnings() {
+    let image = Parts::new("check-config-poor", &["-zlz4hc"]);
+    let good = sufficient();
+    let kept = good
+        .lines()
+        .filter(|line| !line.contains("XATTR") && !line.contains("DEVTMPFS"));
+    let poor: String = kept.flat_map(|line| [line, "\n"]).collect();
+    let (lines, status) = image.check(&poor, &[]);
     assert_eq!((lines.len(), status), (3, 0), "{lines:?}");
     assert!(lines.iter().all(|line| line.starts_with("warning: ")));
-    // Features that are newer than the kernel.
-    let mut newer = image.clone();
-    let superblock = 4096 + moved + 1024;
-    let (compat, incompat) = (superblock + 8, superblock + 80);
-    newer[compat] &= !1; // no checksum
-    newer[incompat] |= 0x80;
-    fs::write(directory.join("config"), good(CONFIG)).unwrap();
-    let (lines, status) = check(&directory, &newer, &["--kernel-config", "config"]);
+}
+
+#[test]
+fn features_that_are_newer_than_the_kernel_are_found() {
+    let mut image = Parts::new("check-config-newer", &["-zlz4hc"]);
+    let superblock = image.layer + 1024;
+    image.image[superblock + 8] &= !1; // no checksum
+    image.image[superblock + 80] |= 0x80;
+    fs::write(image.directory.join("config"), sufficient()).unwrap();
+    let words = ["--kernel-config", "config"];
+    let (lines, status) = check(&image.directory, &image.image, &words);
     assert_eq!(status, 1);
     assert!(
         lines[1].contains(": it needs Linux 6.15 or newer (")
             && lines[1].contains("48bit), and this is the configuration of 6.12"),
         "{lines:?}"
     );
-    // Where the layers are, after all that.
-    let old = |text: &str| good(text).replace("6.12.1", "6.1.170");
-    let (lines, status) = config(&old, &[]);
+}
+
+#[test]
+fn a_kernel_that_loses_the_layers_behind_the_loader_is_found() {
+    let image = Parts::new("check-config-source", &["-zlz4hc"]);
+    let old = sufficient().replace("6.12.1", "6.1.170");
+    let (lines, status) = image.check(&old, &[]);
     assert_eq!(status, 1);
     assert!(
         lines[0].starts_with("error: CONFIG_BLK_DEV_RAM=n: this kernel is older than 6.8"),
         "{lines:?}"
     );
-    let (lines, _) = config(&good, &["--cmdline", "quiet"]);
+    let (lines, _) = image.check(&sufficient(), &["--cmdline", "quiet"]);
     assert_eq!(
         lines,
         [
             "error: CONFIG_BLK_DEV_RAM=n: and no retain_initrd on the command line: the layers behind the loader are lost"
         ]
     );
-    let ram = |text: &str| good(text) + "CONFIG_BLK_DEV_RAM=y\n";
-    assert_eq!(config(&ram, &["--cmdline", "quiet"]), (vec![], 0));
+    let ram = sufficient() + "CONFIG_BLK_DEV_RAM=y\n";
+    assert_eq!(image.check(&ram, &["--cmdline", "quiet"]), (vec![], 0));
 }
 
 #[test]

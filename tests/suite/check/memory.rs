@@ -2,26 +2,33 @@
 
 use super::*;
 
+const MIB: usize = 1 << 20;
+
+/// The line `memory:` for this image.
+fn memory(directory: &Path, image: &[u8], words: &[&str]) -> String {
+    let (lines, _) = check(directory, image, words);
+    let mut lines = lines.into_iter();
+    lines.find(|line| line.starts_with("memory: ")).unwrap()
+}
+
+/// A loader with a file of 10 MiB.
+fn large_loader() -> Vec<u8> {
+    cpio(&[init(), file("ballast", &vec![b'x'; 10 * MIB])])
+}
+
+/// That, and a layer with a file of 3 MiB.
+fn large_image() -> Vec<u8> {
+    let big = vec![b'x'; 3 * MIB];
+    let layer = cpio(&[dir("sbin"), program("sbin/init"), file("big", &big)]);
+    join(&[&large_loader(), &layer])
+}
+
 #[test]
 fn memory_is_added_up() {
     let directory = scratch("check-memory");
-    let mib = vec![b'x'; 1 << 20];
-    let ten = mib.repeat(10);
-    let loader = cpio(&[init(), file("ballast", &ten)]);
-    let layer = cpio(&[
-        dir("sbin"),
-        program("sbin/init"),
-        file("big", &mib.repeat(3)),
-    ]);
-    let image = join(&[&loader, &layer]);
-    // What the kernel unpacks, the layer's archive among it; 13 MiB stay.
-    let line = |words: &[&str]| {
-        let (lines, _) = check(&directory, &image, words);
-        lines
-            .into_iter()
-            .find(|line| line.starts_with("memory: "))
-            .unwrap()
-    };
+    let image = large_image();
+    // The kernel unpacks the layer's archive, too; 13 MiB of files stay.
+    let line = |words: &[&str]| memory(&directory, &image, words);
     assert_eq!(
         line(&[]),
         "memory: 30 MiB at the peak: initrd 14 (kept), files of the rootfs 14, layers unpacked 4, decompression 0; \
@@ -34,7 +41,14 @@ fn memory_is_added_up() {
          with a kernel of 80 MiB it should boot on a machine with 108 MiB (what the kernel needs; UEFI may need more: \
          --firmware)"
     );
-    // Who loads it may need more: 14 MiB several times over, or not.
+}
+
+#[test]
+fn memory_of_boot_loaders_is_added() {
+    let directory = scratch("check-memory-firmware");
+    let image = large_image();
+    let line = |words: &[&str]| memory(&directory, &image, words);
+    // A boot loader may hold the 14 MiB several times.
     for (firmware, expected) in [
         ("grub", "and with 111 MiB if GRUB loads it"),
         ("sd-boot", "and with 111 MiB if systemd-boot loads it"),
@@ -47,17 +61,18 @@ fn memory_is_added_up() {
     let mut large = image.clone();
     large.resize(64 << 20, 0);
     for (firmware, expected) in [("grub", 168), ("sd-boot", 232), ("uki", 309)] {
-        let (lines, _) = check(&directory, &large, &["--firmware", firmware]);
-        let told = lines
-            .iter()
-            .find(|line| line.starts_with("memory: "))
-            .unwrap();
+        let told = memory(&directory, &large, &["--firmware", firmware]);
         let expected = format!(
             "it should boot on a machine with 163 MiB if it is there already, and with {expected} MiB if "
         );
         assert!(told.contains(&expected), "{told}");
     }
-    fs::write(directory.join("image"), &image).unwrap();
+}
+
+#[test]
+fn memory_of_decompression_is_added() {
+    let directory = scratch("check-memory-decompression");
+    let loader = large_loader();
     for (tool, arguments, expected) in [
         ("zstd", &["-q", "-19", "-c"][..], "decompression 8;"),
         ("zstd", &["-q", "--long=26", "-c"], "decompression 64;"),
@@ -68,7 +83,7 @@ fn memory_is_added_up() {
     ] {
         fs::write(
             directory.join("plain"),
-            cpio(&[file("big", &mib.repeat(2))]),
+            cpio(&[file("big", &vec![b'x'; 2 * MIB])]),
         )
         .unwrap();
         let mut command = Command::new(tool);
@@ -76,11 +91,7 @@ fn memory_is_added_up() {
         let plain = fs::File::open(directory.join("plain")).unwrap();
         let packed = command.args(arguments).stdin(plain).output().unwrap();
         let image = join(&[&loader, &erofs(1, ""), &packed.stdout]);
-        let (lines, _) = check(&directory, &image, &[]);
-        let line = lines
-            .iter()
-            .find(|line| line.starts_with("memory: "))
-            .unwrap();
+        let line = memory(&directory, &image, &[]);
         assert!(line.contains(expected), "{tool} {arguments:?}: {line}");
     }
 }
@@ -88,7 +99,7 @@ fn memory_is_added_up() {
 #[test]
 fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed() {
     let directory = scratch("check-memory-copy");
-    let loader = cpio(&[init(), file("ballast", &vec![b'x'; 10 << 20])]);
+    let loader = large_loader();
     let layers = join(&[&loader, &erofs(1, "")]);
     let archives = join(&[&loader, &cpio(&[dir("sbin"), program("sbin/init")])]);
     const COPY: &str = "files of the rootfs 21 (with /initrd.image),";
@@ -103,11 +114,7 @@ fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed(
         let config = format!("CONFIG_BLK_DEV_INITRD=y\nCONFIG_BLK_DEV_RAM={blk_dev_ram}\n");
         fs::write(directory.join("config"), config).unwrap();
         let words = ["--kernel-config", "config", "--cmdline", cmdline];
-        let (lines, _) = check(&directory, image, &words);
-        let line = lines.iter().find(|line| line.starts_with("memory: "));
-        assert!(
-            line.unwrap().contains(expected),
-            "{blk_dev_ram} {cmdline}: {line:?}"
-        );
+        let line = memory(&directory, image, &words);
+        assert!(line.contains(expected), "{blk_dev_ram} {cmdline}: {line}");
     }
 }

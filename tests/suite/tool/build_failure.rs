@@ -2,6 +2,24 @@
 
 use super::*;
 
+/// Each of these builds fails with its message, and leaves no file and the old image as it was.
+fn fail(directory: &Path, cases: &[(Vec<&str>, &str)]) {
+    fs::write(directory.join("old"), "an old image").unwrap();
+    let before = names(directory);
+    for (words, expected) in cases {
+        for output in ["new", "old"] {
+            let words = [&["build", "-o", output][..], words].concat();
+            assert_eq!(
+                bad(directory, &words),
+                format!("layerinit: {expected}\n"),
+                "{words:?}"
+            );
+            assert_eq!(names(directory), before, "{words:?}");
+        }
+    }
+    assert_eq!(fs::read(directory.join("old")).unwrap(), b"an old image");
+}
+
 #[test]
 fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
     let directory = workshop("tool-build-fails");
@@ -11,75 +29,32 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
     )
     .unwrap();
     fs::write(directory.join("bad-spec"), "dir /a 0755 0 0\n\nlink /b\n").unwrap();
-    fs::write(directory.join("text"), "this is no layer").unwrap();
-    fs::write(directory.join("zeros"), [0; 4096]).unwrap();
-    fs::write(directory.join("cut.erofs"), &erofs(2, "")[..5000]).unwrap();
-    fs::write(
-        directory.join("trailing"),
-        join(&[&cpio(&[file("x", b"")]), &bootconfig(b"a")]),
-    )
-    .unwrap();
-    fs::write(directory.join("empty"), "").unwrap();
-    fs::write(directory.join("old"), "an old image").unwrap();
+    fail(
+        &directory,
+        &[
+            (
+                vec!["--spec", "missing"],
+                "open missing: ENOENT: No such file or directory",
+            ),
+            (
+                vec!["--spec", "spec"],
+                "open missing (spec line 2): ENOENT: No such file or directory",
+            ),
+            (
+                vec!["--spec", "bad-spec"],
+                "read bad-spec line 3: \"link\" is none of file, dir, nod, slink, pipe, sock",
+            ),
+            (
+                vec!["--init", "missing"],
+                "open missing (standard loader line 39): ENOENT: No such file or directory",
+            ),
+            (
+                vec!["--init", "init", "--modules", "root"],
+                "find modules in root: no lib/modules/VERSION/modules.dep here",
+            ),
+        ],
+    );
     let before = names(&directory);
-    let layer = |path| vec!["--init", "init", "--layer", "base.erofs", "--layer", path];
-    for (words, expected) in [
-        (
-            vec!["--spec", "missing"],
-            "open missing: ENOENT: No such file or directory",
-        ),
-        (
-            vec!["--spec", "spec"],
-            "open missing (spec line 2): ENOENT: No such file or directory",
-        ),
-        (
-            vec!["--spec", "bad-spec"],
-            "read bad-spec line 3: \"link\" is none of file, dir, nod, slink, pipe, sock",
-        ),
-        (
-            vec!["--init", "missing"],
-            "open missing (standard loader line 39): ENOENT: No such file or directory",
-        ),
-        (
-            layer("missing"),
-            "open missing: ENOENT: No such file or directory",
-        ),
-        (
-            layer("text"),
-            "read text: not a layer, which is a directory, an EROFS image or a cpio archive (read at 0x0: \
-                         neither cpio nor EROFS: 74 68 69 73 20 69 73 20 \"this is \")",
-        ),
-        (layer("zeros"), "read zeros: nothing but zeros is no layer"),
-        (layer("empty"), "read empty: an empty file is no layer"),
-        (
-            layer("cut.erofs"),
-            "read cut.erofs: not a layer, which is a directory, an EROFS image or a cpio archive (read \
-                              at 0x0: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here)",
-        ),
-        (
-            layer("trailing"),
-            "read trailing: it ends with a bootconfig, which only works at the end of the whole image",
-        ),
-        (
-            layer("."),
-            "read .: the image is written into this directory, and would become a part of itself",
-        ),
-        (
-            vec!["--init", "init", "--modules", "root"],
-            "find modules in root: no lib/modules/VERSION/modules.dep here",
-        ),
-    ] {
-        for output in ["new", "old"] {
-            let words = [&["build", "-o", output][..], &words].concat();
-            assert_eq!(
-                bad(&directory, &words),
-                format!("layerinit: {expected}\n"),
-                "{words:?}"
-            );
-            assert_eq!(names(&directory), before, "{words:?}");
-        }
-    }
-    assert_eq!(fs::read(directory.join("old")).unwrap(), b"an old image");
     assert_eq!(
         bad(&directory, &["build", "--init", "init", "-o", "root"]),
         "layerinit: write root: it exists, and is not a regular file\n"
@@ -92,6 +67,50 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         "layerinit: write into nowhere: ENOENT: No such file or directory\n"
     );
     assert_eq!(names(&directory), before);
+}
+
+#[test]
+fn a_build_of_what_is_no_layer_leaves_no_file_and_an_old_image_as_it_was() {
+    let directory = workshop("tool-build-no-layer");
+    fs::write(directory.join("text"), "this is no layer").unwrap();
+    fs::write(directory.join("zeros"), [0; 4096]).unwrap();
+    fs::write(directory.join("cut.erofs"), &erofs(2, "")[..5000]).unwrap();
+    fs::write(
+        directory.join("trailing"),
+        join(&[&cpio(&[file("x", b"")]), &bootconfig(b"a")]),
+    )
+    .unwrap();
+    fs::write(directory.join("empty"), "").unwrap();
+    let layer = |path| vec!["--init", "init", "--layer", "base.erofs", "--layer", path];
+    fail(
+        &directory,
+        &[
+            (
+                layer("missing"),
+                "open missing: ENOENT: No such file or directory",
+            ),
+            (
+                layer("text"),
+                "read text: not a layer, which is a directory, an EROFS image or a cpio archive (read at 0x0: \
+                         neither cpio nor EROFS: 74 68 69 73 20 69 73 20 \"this is \")",
+            ),
+            (layer("zeros"), "read zeros: nothing but zeros is no layer"),
+            (layer("empty"), "read empty: an empty file is no layer"),
+            (
+                layer("cut.erofs"),
+                "read cut.erofs: not a layer, which is a directory, an EROFS image or a cpio archive (read \
+                              at 0x0: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here)",
+            ),
+            (
+                layer("trailing"),
+                "read trailing: it ends with a bootconfig, which only works at the end of the whole image",
+            ),
+            (
+                layer("."),
+                "read .: the image is written into this directory, and would become a part of itself",
+            ),
+        ],
+    );
 }
 
 #[test]

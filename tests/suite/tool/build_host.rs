@@ -132,9 +132,9 @@ fn fake_machine(root: &Path) {
     fs::write(root.join("proc/mounts"), mounts).unwrap();
 }
 
-#[test]
-fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
-    let directory = workshop("tool-build-host");
+/// A directory with a kernel's modules, empty but for their names, below `tree`.
+fn with_modules(name: &str) -> std::path::PathBuf {
+    let directory = workshop(name);
     let modules = directory.join("tree/lib/modules/6.12-test");
     let all = "erofs overlay loop virtio virtio_pci virtio_blk virtio-mmio virtio_scsi sd_mod shpchp nvme ahci \
                mmc_block xhci_pci usb-storage snd-hda-intel ext4 jbd2 crc32c_generic btrfs";
@@ -163,65 +163,79 @@ fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
         "softdep ext4 pre: crypto-crc32c\n",
     )
     .unwrap();
-    fake_machine(&directory.join("machine"));
+    directory
+}
 
-    let words = [
-        "build",
-        "-o",
-        "image",
-        "--init",
-        "init",
-        "--modules",
-        "tree",
-    ];
-    let said = good(&directory, &[&words[..], &["--host=machine"]].concat());
+const WORDS: [&str; 7] = [
+    "build",
+    "-o",
+    "image",
+    "--init",
+    "init",
+    "--modules",
+    "tree",
+];
+
+/// The modules in the image.
+fn files(directory: &Path) -> BTreeSet<String> {
+    let listing = good(directory, &["list", "--files", "image"]);
+    let files = listing.lines().filter_map(|line| {
+        let name = line
+            .split_once("6.12-test/kernel/")?
+            .1
+            .strip_suffix(".ko")?;
+        Some(name.replace('-', "_"))
+    });
+    files.collect::<BTreeSet<_>>()
+}
+
+fn set(words: &str) -> BTreeSet<String> {
+    words.split_ascii_whitespace().map(String::from).collect()
+}
+
+#[test]
+fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
+    let directory = with_modules("tool-build-host");
+    fake_machine(&directory.join("machine"));
+    let said = good(&directory, &[&WORDS[..], &["--host=machine"]].concat());
     let names = said.lines().next().unwrap();
     let names = names
         .strip_prefix("modules for this machine's disks: ")
         .unwrap();
-    let names: BTreeSet<_> = names.split(' ').collect();
+    let names = set(names);
     let expected = "virtio_pci virtio_blk virtio_mmio virtio_scsi sd_mod shpchp nvme ahci mmc_block xhci_pci \
                     usb_storage ext4 crc32c_generic";
-    assert_eq!(names, expected.split_ascii_whitespace().collect());
+    assert_eq!(names, set(expected));
+    let mut there = names;
+    there.extend(set("erofs overlay loop virtio jbd2"));
+    assert_eq!(files(&directory), there);
+}
 
-    let files = || {
-        let listing = good(&directory, &["list", "--files", "image"]);
-        let files = listing.lines().filter_map(|line| {
-            let name = line
-                .split_once("6.12-test/kernel/")?
-                .1
-                .strip_suffix(".ko")?;
-            Some(name.replace('-', "_"))
-        });
-        files.collect::<BTreeSet<_>>()
-    };
-    let mut there: BTreeSet<_> = names.iter().map(ToString::to_string).collect();
-    there.extend(["erofs", "overlay", "loop", "virtio", "jbd2"].map(String::from));
-    assert_eq!(files(), there);
-
-    // By name: with what it asks for softly, and a list.
+#[test]
+fn modules_by_name_come_with_their_soft_dependencies() {
+    let directory = with_modules("tool-build-host-names");
     good(
         &directory,
-        &[&words[..], &["--module", "virtio_blk,ext4"]].concat(),
+        &[&WORDS[..], &["--module", "virtio_blk,ext4"]].concat(),
     );
     let by_name = "erofs overlay loop virtio virtio_blk ext4 jbd2 crc32c_generic";
-    assert_eq!(
-        files(),
-        by_name.split_ascii_whitespace().map(String::from).collect()
-    );
+    assert_eq!(files(&directory), set(by_name));
+}
 
-    // A machine without disks.
+#[test]
+fn host_says_that_a_machine_has_no_disks() {
+    let directory = with_modules("tool-build-host-bare");
     let bare = directory.join("bare");
     fs::create_dir_all(bare.join("sys/class/block")).unwrap();
     fs::create_dir_all(bare.join("sys/devices")).unwrap();
     fs::create_dir_all(bare.join("proc")).unwrap();
     fs::write(bare.join("proc/mounts"), "tmpfs / tmpfs rw 0 0\n").unwrap();
-    let said = good(&directory, &[&words[..], &["--host=bare"]].concat());
+    let said = good(&directory, &[&WORDS[..], &["--host=bare"]].concat());
     assert!(
         said.starts_with("modules for this machine's disks: none (there are no disks, or"),
         "{said}"
     );
-    let error = bad(&directory, &[&words[..], &["--host=nowhere"]].concat());
+    let error = bad(&directory, &[&WORDS[..], &["--host=nowhere"]].concat());
     assert!(
         error.starts_with("layerinit: find nowhere/sys/devices: ENOENT"),
         "{error}"
