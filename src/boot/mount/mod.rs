@@ -5,6 +5,7 @@ pub mod paths;
 
 mod attributes;
 pub mod device;
+pub mod extract;
 mod file;
 mod loopback;
 mod memback;
