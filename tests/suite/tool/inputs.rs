@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{cpio, cpio_without_trailer, erofs, file, join, own_init, pad};
+use crate::common::{cpio, cpio_without_trailer, erofs, file, join, own_init, pad, program};
 use crate::support::{erofs_with_init, said, scratch, tool};
 
 /// Runs the tool with these words. To read terabytes is to fail.
@@ -63,7 +63,7 @@ offset          length what
         "{checked}"
     );
 
-    let without = cpio_without_trailer(&[own_init("init")]);
+    let without = cpio_without_trailer(&[program("init")]);
     giant(&directory.join("without"), &without, b"");
     assert_eq!(
         good(&directory, &["list", "without"]),
@@ -193,26 +193,26 @@ fn several_files_are_one_image_as_a_boot_loader_makes_it() {
         list,
         "\
 offset          length from
-0x00000000         247 loader
-0x000000f8        4096 base
+0x00000000         395 loader
+0x0000018c        4096 base
 
 offset          length what
-0x00000000         244 cpio 1 members, 4096 bytes unpacked, holds init
-0x000000f4           4 padding
-0x000000f8        4096 erofs 1 blocks of 4096, label \"base\", checksum none
+0x00000000         392 cpio 1 members, 4096 bytes unpacked, holds init
+0x00000188           4 padding
+0x0000018c        4096 erofs 1 blocks of 4096, label \"base\", checksum none
                        uuid 00000000-0000-0000-0000-000000000000, 0 inodes
 "
     );
     let json = good(&directory, &["list", "--json", "loader", "base"]);
     let start = concat!(
-        r#"{"image":"loader + base","size":4344,"pieces":[{"name":"loader","offset":0,"length":247},"#,
-        r#"{"name":"base","offset":248,"length":4096}],"trouble":null,"#
+        r#"{"image":"loader + base","size":4492,"pieces":[{"name":"loader","offset":0,"length":395},"#,
+        r#"{"name":"base","offset":396,"length":4096}],"trouble":null,"#
     );
     assert!(json.starts_with(start), "{json}");
     // An offset is one of the whole, as /init says it.
     fs::write(directory.join("junk"), "junk").unwrap();
     let (_, stderr, status) = run(&directory, &["list", "loader", "junk"]);
-    let message = "layerinit: read at 0xf8: neither cpio nor EROFS: 6a 75 6e 6b \"junk\"\n";
+    let message = "layerinit: read at 0x18c: neither cpio nor EROFS: 6a 75 6e 6b \"junk\"\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
     let (_, stderr, status) = run(&directory, &["list", "loader", "missing"]);
     let message = "layerinit: open missing: ENOENT: No such file or directory\n";
