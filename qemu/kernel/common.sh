@@ -1,5 +1,4 @@
-# Sourced by build and check-patches: from a Debian source package to a
-# configured kernel tree.
+# Unpacks and configures a kernel tree from a Debian source package. Sourced by build and check-patches.
 # shellcheck shell=bash
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -7,23 +6,23 @@ die() { say "$*"; exit 1; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/layerinit/kernel
-# Built again from the same inputs, or on top of another variant: the same kernel.
+# Reproducible: a kernel of the same inputs is the same, also in the tree of another variant.
 export ARCH=x86_64 KBUILD_BUILD_USER=layerinit KBUILD_BUILD_HOST=layerinit KBUILD_BUILD_VERSION=1
 
-# The path of the newest source package: source_package SUITE VERSION
+# source_package SUITE VERSION: prints the path of the newest source package.
 source_package() {
 	"$here/debian-package" "$1" "linux-source-$2" ||
 		die "the source of Linux $2 is missing; see above"
 }
 
-# Stops other kernel builds: two at once would only take turns.
+# Waits for other kernel builds, and keeps them waiting: two at once are not faster.
 lock_builds() {
 	mkdir -p "$cache"
 	exec {lock}>"$cache/lock"
 	flock -n "$lock" || { say "waiting for another kernel build"; flock "$lock"; }
 }
 
-# Installs what a kernel build needs, or says what that is.
+# Installs the packages that a kernel build needs, or names them.
 install_tools() {
 	local missing=() tool package
 	[[ $(uname -m) = x86_64 ]] || die "builds on x86_64 only; this machine is $(uname -m)"
@@ -54,7 +53,7 @@ install_tools() {
 		die "apt-get could not install: ${missing[*]}"
 }
 
-# A new directory with the source of PACKAGE.deb; removed when the script ends.
+# Unpacks the source of PACKAGE.deb into a new directory, which is removed when the script exits.
 unpack() { # PACKAGE.deb
 	work=$(mktemp -d "$cache/build.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
@@ -69,12 +68,12 @@ apply() { # PATCH, without fuzz
 	patch -p1 -s --fuzz=0 --no-backup-if-mismatch <"$1" >&2
 }
 
-# Runs COMMAND, and shows its output only if it fails.
+# Runs a command, and shows its output only if it fails.
 quietly() {
 	"$@" >>log 2>&1 || { tail -n 40 log >&2; die "failed: $*"; }
 }
 
-# Configures the tree; every line of the fragments has to end up in .config.
+# Configures the tree. Fails if a line of the fragments is not in the resulting .config.
 configure() { # FRAGMENT...
 	local line lost=0
 	(cd "$here" && cat "$@") >wanted
