@@ -1,4 +1,5 @@
-# Unpacks and configures a kernel tree from a Debian source package. Sourced by build and check-patches.
+# Sourced by build and check-patches: from a Debian source package to a
+# configured kernel tree.
 # shellcheck shell=bash
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -6,23 +7,23 @@ die() { say "$*"; exit 1; }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/layerinit/kernel
-# Reproducible: a kernel of the same inputs is the same, also in the tree of another variant.
+# Built again from the same inputs, or on top of another variant: the same kernel.
 export ARCH=x86_64 KBUILD_BUILD_USER=layerinit KBUILD_BUILD_HOST=layerinit KBUILD_BUILD_VERSION=1
 
-# source_package SUITE VERSION: prints the path of the newest source package.
+# The path of the newest source package: source_package SUITE VERSION
 source_package() {
 	"$here/debian-package" "$1" "linux-source-$2" ||
 		die "the source of Linux $2 is missing; see above"
 }
 
-# Waits for other kernel builds, and keeps them waiting: two at once are not faster.
+# Stops other kernel builds: two at once would only take turns.
 lock_builds() {
 	mkdir -p "$cache"
 	exec {lock}>"$cache/lock"
 	flock -n "$lock" || { say "waiting for another kernel build"; flock "$lock"; }
 }
 
-# Installs the packages that a kernel build needs, or names them.
+# Installs what a kernel build needs, or says what that is.
 install_tools() {
 	local missing=() tool package
 	[[ $(uname -m) = x86_64 ]] || die "builds on x86_64 only; this machine is $(uname -m)"
@@ -53,7 +54,7 @@ install_tools() {
 		die "apt-get could not install: ${missing[*]}"
 }
 
-# Unpacks the source of PACKAGE.deb into a new directory, which is removed when the script exits.
+# A new directory with the source of PACKAGE.deb; removed when the script ends.
 unpack() { # PACKAGE.deb
 	work=$(mktemp -d "$cache/build.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
@@ -68,12 +69,12 @@ apply() { # PATCH, without fuzz
 	patch -p1 -s --fuzz=0 --no-backup-if-mismatch <"$1" >&2
 }
 
-# Runs a command, and shows its output only if it fails.
+# Runs COMMAND, and shows its output only if it fails.
 quietly() {
 	"$@" >>log 2>&1 || { tail -n 40 log >&2; die "failed: $*"; }
 }
 
-# Configures the tree. Fails if a line of the fragments is not in the resulting .config.
+# Configures the tree; every line of the fragments has to end up in .config.
 configure() { # FRAGMENT...
 	local line lost=0
 	(cd "$here" && cat "$@") >wanted
