@@ -10,7 +10,7 @@ use layerinit::boot::mount::{self, Finder, SYSROOT};
 use layerinit::boot::report::{Facts, Report};
 use layerinit::boot::systemd::{self, Moment};
 use layerinit::boot::{fault, kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
-use layerinit::device::Patience;
+use layerinit::device::WaitPolicy;
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
 use layerinit::plan;
@@ -78,7 +78,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         false => plan::plan(&found, &options)?,
     };
     plan.warnings().for_each(|warning| warn!("{warning}"));
-    plan.alarms().for_each(|alarm| kmsg::say(alarm));
+    plan.urgent_warnings().for_each(|alarm| kmsg::say(alarm));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);
     report.ended("plan");
@@ -91,7 +91,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
-    let mut finder = Finder::new(Patience::of(&options));
+    let mut finder = Finder::new(WaitPolicy::of(&options));
     let mut mounted = mount::layers(&plan, &sources, &mut finder, &mut loader)?;
     report.ended("layers");
 

@@ -14,12 +14,12 @@ const LISTED_MAX: usize = 40;
 
 /// What the devices were found to hold.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct ContentCache {
     volumes: Vec<(Device, Vec<Volume>)>,
     tables: Vec<(Device, Option<Table>)>,
 }
 
-impl Contents {
+impl ContentCache {
     /// The superblocks on `device`. What cannot be read now is tried again the next time.
     pub fn volumes(&mut self, device: &Device) -> Result<Vec<Volume>> {
         if let Some((_, volumes)) = self.volumes.iter().find(|(known, _)| known == device) {

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use log::{debug, warn};
 
-use super::contents::{Contents, is_worth_reading};
-use super::{Device, Wanted};
+use super::contents::{ContentCache, is_worth_reading};
+use super::{Device, DeviceQuery};
 use crate::error::{Error, Result};
 use crate::format::superblock::Volume;
 use crate::plan::device_spec::Spec;
 
 /// A device that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct MatchedDevice {
     /// The device.
     pub device: Device,
     /// Its node, which exists.
@@ -27,7 +27,7 @@ pub struct Found {
     pub companions: Vec<PathBuf>,
 }
 
-impl Found {
+impl MatchedDevice {
     /// How many devices of its filesystem were found.
     pub(super) fn devices(&self) -> usize {
         self.companions.len().saturating_add(1)
@@ -60,16 +60,20 @@ impl Found {
 }
 
 /// What one look at the devices comes to.
-pub(super) enum Look {
-    There(Box<Found>),
+pub(super) enum MatchResult {
+    There(Box<MatchedDevice>),
     NotYet,
     /// Some of the devices of a filesystem, and how many it has.
-    Incomplete(Box<Found>, u64),
+    Incomplete(Box<MatchedDevice>, u64),
 }
 
-impl Contents {
+impl ContentCache {
     /// Looks for what is `wanted` among `devices`.
-    pub(super) fn look(&mut self, wanted: Wanted<'_>, devices: &[Device]) -> Result<Look> {
+    pub(super) fn look(
+        &mut self,
+        wanted: DeviceQuery<'_>,
+        devices: &[Device],
+    ) -> Result<MatchResult> {
         let candidates = match wanted.spec {
             Spec::Name(name) => by_path(name, devices),
             Spec::Number { major, minor } => devices
@@ -94,15 +98,15 @@ impl Contents {
             }
         };
         match candidates.as_slice() {
-            [] => Ok(Look::NotYet),
-            [device] if device.size == 0 => Ok(Look::NotYet),
+            [] => Ok(MatchResult::NotYet),
+            [device] if device.size == 0 => Ok(MatchResult::NotYet),
             [device] => {
                 let (volumes, unread) = match self.volumes(device) {
                     Ok(volumes) => (volumes, None),
                     // No medium yet, or one that a drive takes its time for.
                     Err(error) if device.is_removable() => {
                         debug!("{error}");
-                        return Ok(Look::NotYet);
+                        return Ok(MatchResult::NotYet);
                     }
                     Err(error) => {
                         warn!("{error}");
@@ -121,11 +125,13 @@ impl Contents {
                     let uuid = uuid.clone();
                     let found = self.by_volume(wanted, devices, |v| v.has_uuid(&uuid))?;
                     return Ok(match found {
-                        Look::There(found) => Look::There(Box::new(found.starting_at(device)?)),
-                        Look::Incomplete(found, of) => {
-                            Look::Incomplete(Box::new(found.starting_at(device)?), of)
+                        MatchResult::There(found) => {
+                            MatchResult::There(Box::new(found.starting_at(device)?))
                         }
-                        Look::NotYet => Look::NotYet,
+                        MatchResult::Incomplete(found, of) => {
+                            MatchResult::Incomplete(Box::new(found.starting_at(device)?), of)
+                        }
+                        MatchResult::NotYet => MatchResult::NotYet,
                     });
                 }
                 there(device, volumes, unread, Vec::new())
@@ -167,10 +173,10 @@ impl Contents {
     /// The devices with a superblock that fits.
     fn by_volume(
         &mut self,
-        wanted: Wanted<'_>,
+        wanted: DeviceQuery<'_>,
         devices: &[Device],
         fits: impl Fn(&Volume) -> bool,
-    ) -> Result<Look> {
+    ) -> Result<MatchResult> {
         let mut found: Vec<(&Device, Vec<Volume>)> = Vec::new();
         for device in devices.iter().filter(|device| is_worth_reading(device)) {
             match self.volumes(device) {
@@ -185,21 +191,21 @@ impl Contents {
         }
         reduce(&mut found);
         match found.as_slice() {
-            [] => Ok(Look::NotYet),
+            [] => Ok(MatchResult::NotYet),
             [(device, volumes)] if volumes.first().is_none_or(|v| v.share.is_none()) => {
                 there(device, volumes.clone(), None, Vec::new())
             }
             several => match complete(several) {
                 Some(of) => {
                     let Some(((device, volumes), others)) = several.split_first() else {
-                        return Ok(Look::NotYet);
+                        return Ok(MatchResult::NotYet);
                     };
                     let others = others.iter().map(|(device, _)| device.node());
                     let others = others.collect::<Result<_>>()?;
                     let look = there(device, volumes.clone(), None, others)?;
                     Ok(match look {
-                        Look::There(found) if several.len() as u64 != of => {
-                            Look::Incomplete(found, of)
+                        MatchResult::There(found) if several.len() as u64 != of => {
+                            MatchResult::Incomplete(found, of)
                         }
                         look => look,
                     })
@@ -212,7 +218,7 @@ impl Contents {
         }
     }
 
-    fn refuse_to_guess(&mut self, wanted: Wanted<'_>, candidates: &[&Device]) -> Error {
+    fn refuse_to_guess(&mut self, wanted: DeviceQuery<'_>, candidates: &[&Device]) -> Error {
         let candidates: Vec<_> = candidates.iter().map(|device| (*device).clone()).collect();
         let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
         Error::new(
@@ -234,13 +240,13 @@ fn there(
     volumes: Vec<Volume>,
     unread: Option<String>,
     companions: Vec<PathBuf>,
-) -> Result<Look> {
+) -> Result<MatchResult> {
     let path = match device.node() {
         // Gone between the look at sysfs and now; it may come back.
-        Err(_) if Device::by_name(&device.name).is_none() => return Ok(Look::NotYet),
+        Err(_) if Device::by_name(&device.name).is_none() => return Ok(MatchResult::NotYet),
         done => done?,
     };
-    Ok(Look::There(Box::new(Found {
+    Ok(MatchResult::There(Box::new(MatchedDevice {
         device: device.clone(),
         path,
         volumes,

@@ -25,9 +25,9 @@ mod matching;
 
 mod search;
 
-pub use contents::Contents;
-pub use matching::Found;
-pub use search::{DEFAULT_WAIT, Patience, Search, Wanted};
+pub use contents::ContentCache;
+pub use matching::MatchedDevice;
+pub use search::{DEFAULT_WAIT, DeviceQuery, Search, WaitPolicy};
 
 const CLASS: &str = "/sys/class/block";
 
@@ -51,7 +51,7 @@ pub struct Device {
     /// Length in bytes; 0 for a drive without a medium and a loop device without a file.
     pub size: u64,
     /// Where it lies on its disk, for a partition.
-    pub partition: Option<Slice>,
+    pub partition: Option<PartitionExtent>,
     /// PARTUUID, where the kernel tells it (7.2 does, 6.12 does not); else it stands in the table.
     pub part_uuid: Option<String>,
     /// PARTLABEL in the kernel's spelling: other characters than those of ASCII are mangled.
@@ -62,7 +62,7 @@ pub struct Device {
 
 /// A partition's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
+pub struct PartitionExtent {
     /// The partition's number.
     pub number: u32,
     /// The disk's name in sysfs.
@@ -143,7 +143,7 @@ impl Device {
         if let Some(number_in_table) = text("PARTN").and_then(|n| n.parse().ok()) {
             // The link leads to .../sda/sda1.
             let link = fs::read_link(&directory).ok()?;
-            device.partition = Some(Slice {
+            device.partition = Some(PartitionExtent {
                 number: number_in_table,
                 disk: link.parent()?.file_name()?.to_str()?.into(),
                 start: number("start")?.saturating_mul(SECTOR),

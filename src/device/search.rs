@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use super::contents::Contents;
-use super::matching::{Found, Look};
+use super::contents::ContentCache;
+use super::matching::{MatchResult, MatchedDevice};
 use super::media::Polling;
-use super::uevent::{Event, Listener, News, pause};
+use super::uevent::{Event, EventBatch, Listener, poll_until};
 use super::{Device, enumerate};
 use crate::error::{Error, Result};
 use crate::module::sysfs;
@@ -28,14 +28,14 @@ const BLIND: Duration = Duration::from_millis(250);
 
 /// How long to wait for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct WaitPolicy {
     /// `rootdelay=`: no look before that.
     pub delay: Duration,
     /// After the delay; `None` is for ever.
     pub limit: Option<Duration>,
 }
 
-impl Patience {
+impl WaitPolicy {
     /// What the command line asks for: `rootwait=N`, else `rd.timeout=N`, else `rootwait` for ever,
     /// else [`DEFAULT_WAIT`]. `rd.timeout=0` is for ever, too, as in dracut, whose word it is.
     pub fn of(options: &Options) -> Self {
@@ -54,7 +54,7 @@ impl Patience {
 
 /// A device to find. Displayed as on the command line, such as `root=UUID=1-2`.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct DeviceQuery<'a> {
     /// The word that asks for it.
     pub word: &'static str,
     /// Which device.
@@ -64,9 +64,9 @@ pub struct Wanted<'a> {
     pub degraded: bool,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> DeviceQuery<'a> {
     /// The device of a plan that `word` asks for.
-    pub fn of(word: &'static str, device: &'a plan::Device) -> Self {
+    pub fn of(word: &'static str, device: &'a plan::MountSpec) -> Self {
         Self {
             word,
             spec: &device.spec,
@@ -75,7 +75,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-impl fmt::Display for Wanted<'_> {
+impl fmt::Display for DeviceQuery<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.word, self.spec)
     }
@@ -85,7 +85,7 @@ impl fmt::Display for Wanted<'_> {
 #[derive(Debug)]
 pub struct Search {
     listener: Option<Listener>,
-    contents: Contents,
+    contents: ContentCache,
     /// What has been handed over to be loaded.
     modaliases: Vec<String>,
 }
@@ -98,7 +98,7 @@ impl Search {
         });
         Self {
             listener: listener.ok(),
-            contents: Contents::default(),
+            contents: ContentCache::default(),
             modaliases: Vec::new(),
         }
     }
@@ -120,7 +120,7 @@ impl Search {
     /// does.
     pub fn hotplug(&mut self, until: Instant, modaliases: &mut dyn FnMut(&[String])) -> Result<()> {
         let news = self.wait(until)?;
-        self.follow(&news, modaliases);
+        self.handle_events(&news, modaliases);
         Ok(())
     }
 
@@ -131,21 +131,21 @@ impl Search {
     /// devices that are there.
     pub fn find(
         &mut self,
-        wanted: Wanted<'_>,
-        patience: Patience,
+        wanted: DeviceQuery<'_>,
+        policy: WaitPolicy,
         modaliases: &mut dyn FnMut(&[String]),
-    ) -> Result<Found> {
+    ) -> Result<MatchedDevice> {
         let started = Instant::now();
         // A delay that does not fit into an Instant is none, and such a limit is for ever.
-        let first = later(started, patience.delay);
-        let limit = patience.limit.and_then(|limit| first.checked_add(limit));
+        let first = later(started, policy.delay);
+        let limit = policy.limit.and_then(|limit| first.checked_add(limit));
         let mut report = later(started, REPORT);
-        let mut look = patience.delay.is_zero();
+        let mut look = policy.delay.is_zero();
         let mut polling = None;
         if !look {
             info!(
                 "rootdelay: looking for {wanted} in {} s",
-                patience.delay.as_secs()
+                policy.delay.as_secs()
             );
         }
         loop {
@@ -157,7 +157,7 @@ impl Search {
             if now >= first && (look || due || timed_out) {
                 let devices = enumerate()?;
                 let missing = match self.contents.look(wanted, &devices)? {
-                    Look::There(found) => {
+                    MatchResult::There(found) => {
                         debug!(
                             "{wanted} is {}, after {} ms",
                             found.device,
@@ -165,15 +165,17 @@ impl Search {
                         );
                         return Ok(*found);
                     }
-                    Look::NotYet => None,
-                    Look::Incomplete(found, of) if wanted.degraded && (timed_out || enough) => {
+                    MatchResult::NotYet => None,
+                    MatchResult::Incomplete(found, of)
+                        if wanted.degraded && (timed_out || enough) =>
+                    {
                         warn!(
                             "{wanted}: going on with {} of the {of} devices of its filesystem (degraded)",
                             found.devices()
                         );
                         return Ok(*found);
                     }
-                    Look::Incomplete(found, of) => Some((found.devices(), of)),
+                    MatchResult::Incomplete(found, of) => Some((found.devices(), of)),
                 };
                 let state = State {
                     missing,
@@ -200,25 +202,25 @@ impl Search {
             }
             polling.get_or_insert_with(Polling::start);
             let news = self.wait(until)?;
-            look = self.follow(&news, modaliases) || now < first;
+            look = self.handle_events(&news, modaliases) || now < first;
         }
     }
 
     /// What has come by `until`.
-    fn wait(&self, until: Instant) -> Result<News> {
+    fn wait(&self, until: Instant) -> Result<EventBatch> {
         if let Some(listener) = &self.listener {
             return listener.wait(until);
         }
         // Nothing to wait on but time; an error could only come from the descriptors.
-        let _ = pause(&mut [], until.min(later(Instant::now(), BLIND)));
-        Ok(News {
+        let _ = poll_until(&mut [], until.min(later(Instant::now(), BLIND)));
+        Ok(EventBatch {
             lost: true,
-            ..News::default()
+            ..EventBatch::default()
         })
     }
 
     /// Takes note of what has come. Whether a look at the devices may find more than before.
-    fn follow(&mut self, news: &News, modaliases: &mut dyn FnMut(&[String])) -> bool {
+    fn handle_events(&mut self, news: &EventBatch, modaliases: &mut dyn FnMut(&[String])) -> bool {
         let wanted: Vec<_> = news
             .events
             .iter()
@@ -302,12 +304,12 @@ mod tests {
     fn what_came_unnoticed_is_handed_over_once() {
         let mut search = Search::new();
         let mut heard = Vec::new();
-        let lost = News {
+        let lost = EventBatch {
             lost: true,
-            ..News::default()
+            ..EventBatch::default()
         };
         for _ in 0..2 {
-            search.follow(&lost, &mut |wanted| heard.extend(wanted.to_vec()));
+            search.handle_events(&lost, &mut |wanted| heard.extend(wanted.to_vec()));
             assert_eq!(heard, sysfs::modaliases());
         }
     }

@@ -69,7 +69,7 @@ impl Event {
 
 /// What a wait brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct EventBatch {
     /// The events, in order.
     pub events: Vec<Event>,
     /// More came than fitted: look at everything again.
@@ -93,17 +93,17 @@ impl Listener {
             Some(KOBJECT_UEVENT),
         )
         .during("open", OBJECT)?;
-        // Without it (no CAP_NET_ADMIN) the default holds, and `News::lost` tells of the rest.
+        // Without it (no CAP_NET_ADMIN) the default holds, and `EventBatch::lost` tells of the rest.
         let _ = set_socket_recv_buffer_size_force(&socket, BUFFER);
         bind(&socket, &SocketAddrNetlink::new(0, KERNEL)).during("bind", OBJECT)?;
         Ok(Self { socket })
     }
 
     /// Waits until something comes, or until the time `until`, and returns all that has come.
-    pub fn wait(&self, until: Instant) -> Result<News> {
+    pub fn wait(&self, until: Instant) -> Result<EventBatch> {
         let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
-        pause(&mut descriptors, until).during("wait for", "uevents")?;
-        let mut news = News::default();
+        poll_until(&mut descriptors, until).during("wait for", "uevents")?;
+        let mut news = EventBatch::default();
         let mut message = [0; MESSAGE_MAX];
         loop {
             match recv(&self.socket, &mut message[..], RecvFlags::empty()) {
@@ -121,7 +121,7 @@ impl Listener {
 }
 
 /// Waits for the descriptors or until the time `until`.
-pub(crate) fn pause(descriptors: &mut [PollFd<'_>], until: Instant) -> rustix::io::Result<()> {
+pub(crate) fn poll_until(descriptors: &mut [PollFd<'_>], until: Instant) -> rustix::io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).ok();

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::dep::{Index, name, plain};
 
-pub use super::modprobe_d::{Config, SoftDep};
+pub use super::modprobe_d::{ModprobeConfig, SoftDep};
 
 /// How deep modules may ask for others softly: a chain of four exists.
 const DEPTH_MAX: usize = 16;
@@ -23,13 +23,13 @@ pub struct Database {
     /// modules.alias.
     aliases: String,
     /// modules.softdep and modprobe.d.
-    pub config: Config,
+    pub config: ModprobeConfig,
 }
 
 impl Database {
     /// A database of the texts of `modules.dep`, `modules.alias` and `modules.softdep` (each empty
     /// where there is none), and of what modprobe.d says.
-    pub fn new(dep: &str, aliases: String, softdep: &str, mut config: Config) -> Self {
+    pub fn new(dep: &str, aliases: String, softdep: &str, mut config: ModprobeConfig) -> Self {
         let mut modules: Vec<_> = dep
             .lines()
             .filter_map(|line| Some(plain(name(line.split_once(':')?.0))))
@@ -46,13 +46,13 @@ impl Database {
 
     /// Forgets soft wishes for algorithms that the kernel has, by the text of /proc/crypto: who wants
     /// `crc32c` can work with any that is there, and a second one takes time to load.
-    pub fn grant_algorithms(&mut self, crypto: &str) {
+    pub fn drop_satisfied_softdeps(&mut self, crypto: &str) {
         let has = |wish: &str| {
             let name = wish.strip_prefix("crypto-").unwrap_or(wish);
             let mut fields = crypto.lines().filter_map(|line| line.split_once(':'));
             fields.any(|(field, value)| field.trim() == "name" && value.trim() == name)
         };
-        self.config.grant(has);
+        self.config.drop_softdeps_on(has);
     }
 
     /// Whether there is a file for `module`.

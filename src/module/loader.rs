@@ -12,7 +12,7 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
-use super::alias::{self, Config, Database};
+use super::alias::{self, Database, ModprobeConfig};
 use super::dep::{self, Index, MODULE_MAX};
 use super::sysfs;
 use crate::bytes::{Opened, Reader};
@@ -54,7 +54,7 @@ struct Modules {
     /// module is loaded.
     index: OnceLock<(PathBuf, String, String)>,
     /// Parameters, and more that must not be loaded: read when the first module is.
-    config: OnceLock<Config>,
+    config: OnceLock<ModprobeConfig>,
     /// Which modules devices ask for: read when the first device does.
     database: OnceLock<Option<Database>>,
     /// Files that were loaded, in order.
@@ -85,7 +85,7 @@ impl Loader {
     /// stop the boot.
     pub fn load_pre(&self) {
         for module in &self.modules.pre {
-            if let Err(error) = self.modules.load_with_wishes(module) {
+            if let Err(error) = self.modules.load_with_softdeps(module) {
                 warn!("rd.driver.pre={module}: {error}");
             }
         }
@@ -117,7 +117,7 @@ impl Loader {
                 continue;
             }
             let modules = Arc::clone(&self.modules);
-            let load = move || modules.load_with_wishes(module.name());
+            let load = move || modules.load_with_softdeps(module.name());
             match std::thread::Builder::new().spawn(guarded(load)) {
                 Ok(thread) => self.loading.push((module, thread)),
                 Err(error) => warn!("load {} later: {error}", module.name()),
@@ -134,7 +134,7 @@ impl Loader {
         let loaded = match self.loading.iter().position(|(other, _)| *other == module) {
             // A panic has ended the boot in its hook already.
             Some(index) => self.loading.swap_remove(index).1.join().unwrap_or(Ok(())),
-            None => self.modules.load_with_wishes(module.name()),
+            None => self.modules.load_with_softdeps(module.name()),
         };
         loaded.map_err(|error| {
             let object = format_args!(
@@ -151,18 +151,18 @@ impl Loader {
     /// Loads what a filesystem that the kernel lacks needs.
     pub fn need_filesystem(&mut self, fstype: &str) {
         if !lists(&filesystems(), fstype) {
-            self.follow(&[format!("fs-{fstype}"), fstype.to_string()]);
+            self.load_requested(&[format!("fs-{fstype}"), fstype.to_string()]);
         }
         let helpers: Vec<_> = alias::helpers(fstype)
             .iter()
             .map(|name| name.to_string())
             .collect();
-        self.follow(&helpers);
+        self.load_requested(&helpers);
     }
 
     /// Loads the modules that devices (by their MODALIAS) or others ask for. What does not load is
     /// told, and no reason to stop: a machine has devices that its root does not need.
-    pub fn follow(&mut self, names: &[String]) {
+    pub fn load_requested(&mut self, names: &[String]) {
         for module in self.modules.wanted(names) {
             if let Err(error) = self.modules.load(&module) {
                 warn!("{error}");
@@ -195,7 +195,7 @@ fn lists(text: &str, name: &str) -> bool {
 impl Modules {
     /// Loads a module, those that it depends on, and what any of these asks for softly: libcrc32c of
     /// Linux 6.12 works only with one of the modules that make its sum.
-    fn load_with_wishes(&self, name: &str) -> Result<()> {
+    fn load_with_softdeps(&self, name: &str) -> Result<()> {
         let module = dep::plain(name);
         let wanted = self.wanted(std::slice::from_ref(&module));
         if !wanted.contains(&module) {
@@ -269,7 +269,9 @@ impl Modules {
             let database = sysfs::database(directory, dep, self.config().clone());
             let mut database = database.inspect_err(|error| warn!("{error}")).ok()?;
             if database.config.has_softdeps() {
-                database.grant_algorithms(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+                database.drop_satisfied_softdeps(
+                    &fs::read_to_string("/proc/crypto").unwrap_or_default(),
+                );
             }
             Some(database)
         };
@@ -283,11 +285,11 @@ impl Modules {
         }
     }
 
-    fn config(&self) -> &Config {
+    fn config(&self) -> &ModprobeConfig {
         self.config.get_or_init(|| {
             let config = sysfs::config(&self.cmdline).unwrap_or_else(|error| {
                 warn!("{error}");
-                Config::default()
+                ModprobeConfig::default()
             });
             config
                 .problems

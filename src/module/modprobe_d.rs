@@ -17,7 +17,7 @@ pub struct SoftDep {
 
 /// What the administrator says about modules. What is read later adds to what was read before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
+pub struct ModprobeConfig {
     /// Pattern and module.
     aliases: Vec<(String, String)>,
     /// Module and parameters.
@@ -29,7 +29,7 @@ pub struct Config {
     pub problems: Vec<String>,
 }
 
-impl Config {
+impl ModprobeConfig {
     /// Reads the text of a file of modprobe.d, or modules.softdep. `source` is its name, for
     /// messages.
     pub fn read(&mut self, text: &str, source: &str) {
@@ -138,7 +138,7 @@ impl Config {
     }
 
     /// Forgets the soft wishes that `there` says are fulfilled already.
-    pub(super) fn grant(&mut self, there: impl Fn(&str) -> bool) {
+    pub(super) fn drop_softdeps_on(&mut self, there: impl Fn(&str) -> bool) {
         for softdep in &mut self.softdeps {
             softdep.pre.retain(|wish| !there(wish));
         }

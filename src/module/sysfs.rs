@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use log::debug;
 
-use super::alias::{Config, Database};
+use super::alias::{Database, ModprobeConfig};
 use crate::error::{Context, Result};
 
 /// Devices that are looked at on one bus: a bound for the time, far beyond any machine.
@@ -58,8 +58,8 @@ pub fn modaliases() -> Vec<String> {
 
 /// Reads what the administrator says about modules in modprobe.d, and what the kernel command line
 /// says.
-pub fn config(cmdline: &str) -> Result<Config> {
-    let mut config = Config::default();
+pub fn config(cmdline: &str) -> Result<ModprobeConfig> {
+    let mut config = ModprobeConfig::default();
     for file in modprobe_d() {
         let text = optional(&file)?;
         config.read(&text, &file.display().to_string());
@@ -70,7 +70,7 @@ pub fn config(cmdline: &str) -> Result<Config> {
 
 /// Reads what depmod says about the modules in `directory` (/lib/modules/RELEASE), of whose modules.dep
 /// `dep` is the text. `config` has the last word.
-pub fn database(directory: &Path, dep: &str, config: Config) -> Result<Database> {
+pub fn database(directory: &Path, dep: &str, config: ModprobeConfig) -> Result<Database> {
     let read = |file: &str| optional(&directory.join(file));
     let database = Database::new(
         dep,

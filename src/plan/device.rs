@@ -7,7 +7,7 @@ use crate::text::items;
 
 /// A device to mount: for `root=` what that and its companions say, for `rd.overlay=` the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct MountSpec {
     /// Which device.
     pub spec: Spec,
     /// `rootfstype=`: types to try, in order; empty, as with `auto` among them: whatever is on it.
@@ -19,7 +19,7 @@ pub struct Device {
     pub writable: bool,
 }
 
-impl Device {
+impl MountSpec {
     /// Whether it may be mounted without some of its devices (`degraded` of btrfs).
     pub fn degraded(&self) -> bool {
         self.flags.iter().any(|flag| flag == "degraded")
@@ -27,7 +27,7 @@ impl Device {
 }
 
 /// What `root=` asks for.
-pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
+pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<MountSpec>> {
     let Some(text) = &options.root else {
         return Ok(None);
     };
@@ -45,7 +45,7 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
     if types.iter().any(|fstype| fstype == "auto") {
         types.clear();
     }
-    Ok(Some(Device {
+    Ok(Some(MountSpec {
         spec,
         types,
         flags: list(&options.rootflags),

@@ -22,9 +22,9 @@ use crate::format::erofs::Superblock;
 use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
-pub use device::Device;
+pub use device::MountSpec;
 pub use layers::segments as layer_segments;
-pub use upper::{Store, Upper};
+pub use upper::{PersistentUpper, Upper};
 
 /// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -156,7 +156,7 @@ impl Module {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The root device. Where it is not the root itself, it is the lowest layer, number 0.
-    pub device: Option<Device>,
+    pub device: Option<MountSpec>,
     /// The layers of the initrd, lowest first.
     pub layers: Vec<Layer>,
     /// What they become.
@@ -184,7 +184,7 @@ impl Plan {
     }
 
     /// The devices that are to be mounted.
-    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+    pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
         let store = match &self.root {
             Root::Overlay(Upper::Device(store)) => Some(&store.device),
             _ => None,
@@ -193,7 +193,7 @@ impl Plan {
     }
 
     /// All that is to be told whatever else is not.
-    pub fn alarms(&self) -> impl Iterator<Item = &String> {
+    pub fn urgent_warnings(&self) -> impl Iterator<Item = &String> {
         self.unread.iter().chain(&self.lost)
     }
 }

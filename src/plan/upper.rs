@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Device;
+use super::MountSpec;
 use super::cmdline::Options;
 use super::device_spec::Spec;
 use crate::error::{Context, Error, Result};
@@ -20,16 +20,16 @@ pub enum Upper {
     /// A tmpfs with these mount options, each `key=value` or `key`.
     Tmpfs(Vec<String>),
     /// A directory on a device: what is written stays.
-    Device(Store),
+    Device(PersistentUpper),
     /// Nothing: the root is read-only.
     None,
 }
 
 /// A directory on a device. Displayed as `rd.overlay=` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Store {
+pub struct PersistentUpper {
     /// The device, to be mounted for writing.
-    pub device: Device,
+    pub device: MountSpec,
     /// Where on it, without slashes at the ends; empty: not below any directory.
     pub directory: String,
     /// `rd.overlay.fallback=`: options of the tmpfs to use where the device cannot be; `None`: the
@@ -37,7 +37,7 @@ pub struct Store {
     pub fallback: Option<Vec<String>>,
 }
 
-impl fmt::Display for Store {
+impl fmt::Display for PersistentUpper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:/{}", self.device.spec, self.directory)
     }
@@ -47,7 +47,11 @@ impl fmt::Display for Store {
 ///
 /// The machine was told to keep what is written. That it starts without is for its owner to choose:
 /// a service that finds its data gone may well set itself up anew.
-fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec<String>, String)> {
+fn fall_back(
+    wanted: &str,
+    fallback: Option<&[String]>,
+    why: Error,
+) -> Result<(Vec<String>, String)> {
     match fallback {
         Some(options) => Ok((
             options.to_vec(),
@@ -79,13 +83,13 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     let fallback = options.overlay_fallback.clone();
     match parse(text) {
         Ok((spec, directory)) => {
-            let device = Device {
+            let device = MountSpec {
                 spec,
                 types: Vec::new(),
                 flags: Vec::new(),
                 writable: true,
             };
-            let store = Store {
+            let store = PersistentUpper {
                 device,
                 directory,
                 fallback,
@@ -93,17 +97,17 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
             Ok((Upper::Device(store), None))
         }
         Err(error) => {
-            let (options, warning) = instead(text, fallback.as_deref(), error)?;
+            let (options, warning) = fall_back(text, fallback.as_deref(), error)?;
             Ok((Upper::Tmpfs(options), Some(warning)))
         }
     }
 }
 
-impl Store {
+impl PersistentUpper {
     /// What to do where it cannot be used: the options of a tmpfs, and the warning to give; or the
     /// error that ends the boot.
-    pub fn instead(&self, why: Error) -> Result<(Vec<String>, String)> {
-        instead(&self.to_string(), self.fallback.as_deref(), why)
+    pub fn fall_back(&self, why: Error) -> Result<(Vec<String>, String)> {
+        fall_back(&self.to_string(), self.fallback.as_deref(), why)
     }
 }
 
@@ -112,7 +116,7 @@ impl Upper {
     pub(super) fn unused(&self, why: &str) -> Result<Option<String>> {
         match self {
             Self::Device(store) => {
-                let (_, warning) = store.instead(Error::new("make", "an overlay", why))?;
+                let (_, warning) = store.fall_back(Error::new("make", "an overlay", why))?;
                 Ok(Some(warning))
             }
             Self::Tmpfs(_) | Self::None => Ok(None),

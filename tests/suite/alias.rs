@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use layerinit::module::alias::{Config, Database, helpers};
+use layerinit::module::alias::{Database, ModprobeConfig, helpers};
 use layerinit::module::sysfs;
 
 const DEP: &str = "kernel/drivers/block/virtio_blk.ko.xz:\n\
@@ -40,7 +40,7 @@ const SOFTDEP: &str = "# Soft dependencies extracted from modules themselves.\n\
     softdep b post: a\n";
 
 fn database() -> Database {
-    Database::new(DEP, ALIAS.into(), SOFTDEP, Config::default())
+    Database::new(DEP, ALIAS.into(), SOFTDEP, ModprobeConfig::default())
 }
 
 #[test]
@@ -133,12 +133,12 @@ fn what_a_dependency_asks_for_softly_comes_too() {
                kernel/crypto/crc32c_generic.ko.xz:\nkernel/arch/x86/crypto/crc32c-intel.ko.xz:\n";
     let alias = "alias crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias crc32c crc32c_generic\n";
     let softdep = "softdep libcrc32c pre: crc32c\n";
-    let mut database = Database::new(dep, alias.into(), softdep, Config::default());
+    let mut database = Database::new(dep, alias.into(), softdep, ModprobeConfig::default());
     let expected = ["crc32c_intel", "crc32c_generic", "erofs"];
-    database.grant_algorithms("name         : crc32\ndriver       : crc32c\n");
+    database.drop_satisfied_softdeps("name         : crc32\ndriver       : crc32c\n");
     assert_eq!(database.wanted(&["erofs"]), expected);
     // Built in, as in Debian's kernel for clouds.
-    database.grant_algorithms(
+    database.drop_satisfied_softdeps(
         "name         : sha1\n\nname         : crc32c\ndriver       : crc32c-generic\n",
     );
     assert_eq!(database.wanted(&["erofs"]), ["erofs"]);
@@ -146,7 +146,7 @@ fn what_a_dependency_asks_for_softly_comes_too() {
 
 #[test]
 fn the_kernel_command_line_has_its_say() {
-    let mut config = Config::default();
+    let mut config = ModprobeConfig::default();
     config.read_cmdline(
         "root=/dev/sda1 modprobe.blacklist=nouveau,snd-pcsp module_blacklist=floppy usb-storage.quirks=1:2:u \
          x.y=\"a b\" \"w.v=c d\" z.flag rd.driver.pre=q -- late.option=1",
@@ -176,7 +176,7 @@ fn hostile_databases_come_to_an_end() {
             n
         );
     }
-    let database = Database::new(&dep, String::new(), &softdep, Config::default());
+    let database = Database::new(&dep, String::new(), &softdep, ModprobeConfig::default());
     let order = database.wanted(&["m0"]);
     assert!(!order.is_empty() && order.len() <= 100);
     for text in [
@@ -188,7 +188,8 @@ fn hostile_databases_come_to_an_end() {
         "alias \\ b",
         "alias * ",
     ] {
-        let _ = Database::new(text, text.into(), text, Config::default()).wanted(&["x", "", "["]);
+        let _ = Database::new(text, text.into(), text, ModprobeConfig::default())
+            .wanted(&["x", "", "["]);
     }
 }
 
@@ -229,7 +230,7 @@ fn a_large_machine_finds_its_drivers_in_a_distribution() {
             ),
         })
         .collect();
-    let database = Database::new(&dep, aliases, "", Config::default());
+    let database = Database::new(&dep, aliases, "", ModprobeConfig::default());
     let started = Instant::now();
     let wanted = database.wanted(&devices);
     let took = started.elapsed();

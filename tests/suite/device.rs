@@ -11,34 +11,36 @@ use std::{fs, thread};
 use crate::common::disk::*;
 use layerinit::boot::mount::{self, Finder};
 use layerinit::device::uevent::Event;
-use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
+use layerinit::device::{
+    self, DEFAULT_WAIT, Device, DeviceQuery, MatchedDevice, Search, WaitPolicy,
+};
 use layerinit::error::{Error, Result};
 use layerinit::format::superblock::Kind;
 use layerinit::module::loader::Loader;
-use layerinit::plan::Device as Plan;
+use layerinit::plan::MountSpec as Plan;
 use layerinit::plan::cmdline::Options;
 use layerinit::plan::device_spec::Spec;
 
-fn within(seconds: u64) -> Patience {
-    Patience {
+fn within(seconds: u64) -> WaitPolicy {
+    WaitPolicy {
         delay: Duration::ZERO,
         limit: Some(Duration::from_secs(seconds)),
     }
 }
 
-fn wanted(spec: &Spec) -> Wanted<'_> {
-    Wanted {
+fn wanted(spec: &Spec) -> DeviceQuery<'_> {
+    DeviceQuery {
         word: "root",
         spec,
         degraded: false,
     }
 }
 
-fn find(text: &str, patience: Patience) -> Result<Found> {
-    Search::new().find(wanted(&Spec::parse(text).unwrap()), patience, &mut |_| {})
+fn find(text: &str, policy: WaitPolicy) -> Result<MatchedDevice> {
+    Search::new().find(wanted(&Spec::parse(text).unwrap()), policy, &mut |_| {})
 }
 
-fn found(text: &str) -> Found {
+fn found(text: &str) -> MatchedDevice {
     find(text, within(0)).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -307,12 +309,12 @@ fn rootdelay_comes_before_the_first_look() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let _device = Loop::attach(&image);
-    let patience = Patience {
+    let policy = WaitPolicy {
         delay: Duration::from_secs(1),
         limit: Some(Duration::ZERO),
     };
     let started = Instant::now();
-    find(&format!("UUID={uuid}"), patience).unwrap();
+    find(&format!("UUID={uuid}"), policy).unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1));
 }
 
@@ -513,12 +515,12 @@ fn patience_follows_the_command_line() {
         ("rootwait rd.timeout=7", 0, seconds(7)),
         ("rootwait=3 rd.timeout=7 rootdelay=2", 2, seconds(3)),
     ] {
-        let expected = Patience {
+        let expected = WaitPolicy {
             delay: Duration::from_secs(delay),
             limit,
         };
         assert_eq!(
-            Patience::of(&Options::parse(cmdline)),
+            WaitPolicy::of(&Options::parse(cmdline)),
             expected,
             "{cmdline}"
         );

@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
-use crate::device::{Found, Patience, Search, Wanted};
+use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
 use crate::error::{Cause, Error, Result};
 use crate::module::loader::Loader;
-use crate::plan::Device;
+use crate::plan::MountSpec;
 
 /// How atime is kept; fsmount(2) takes one of these only.
 const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
@@ -101,15 +101,15 @@ pub struct Mounted {
 #[derive(Debug)]
 pub struct Finder {
     search: Option<Search>,
-    patience: Patience,
+    policy: WaitPolicy,
 }
 
 impl Finder {
-    /// A finder that waits for each device as long as `patience` says; its delay is waited for once.
-    pub fn new(patience: Patience) -> Self {
+    /// A finder that waits for each device as long as `policy` says; its delay is waited for once.
+    pub fn new(policy: WaitPolicy) -> Self {
         Self {
             search: None,
-            patience,
+            policy,
         }
     }
 
@@ -117,9 +117,9 @@ impl Finder {
     /// does that is reset, is waited for again.
     pub fn find<T>(
         &mut self,
-        wanted: Wanted<'_>,
+        wanted: DeviceQuery<'_>,
         loader: &mut Loader,
-        mut using: impl FnMut(&Found, &mut Loader) -> Result<T>,
+        mut using: impl FnMut(&MatchedDevice, &mut Loader) -> Result<T>,
     ) -> Result<T> {
         loop {
             let found = self.wait(wanted, loader)?;
@@ -135,8 +135,8 @@ impl Finder {
         }
     }
 
-    fn wait(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
-        let mut follow = |modaliases: &[String]| loader.follow(modaliases);
+    fn wait(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
+        let mut follow = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
             Some(search) => search,
             None => {
@@ -147,8 +147,8 @@ impl Finder {
                 search
             }
         };
-        let found = search.find(wanted, self.patience, &mut follow);
-        self.patience.delay = Duration::ZERO;
+        let found = search.find(wanted, self.policy, &mut follow);
+        self.policy.delay = Duration::ZERO;
         found
     }
 }
@@ -156,15 +156,15 @@ impl Finder {
 /// Mounts the root device: read-only where that is all it can, as the kernel does after EACCES
 /// (mount_root_generic in init/do_mounts.c), and here after EROFS, too.
 pub fn mount_root(
-    wanted: Wanted<'_>,
-    device: &Device,
-    found: &Found,
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    found: &MatchedDevice,
     loader: &mut Loader,
 ) -> Result<(Mounted, Mount)> {
     match mount(wanted, device, found, loader) {
         Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
             warn!("{error}: it cannot be written to, and is mounted read-only");
-            let read_only = Device {
+            let read_only = MountSpec {
                 writable: false,
                 ..device.clone()
             };
@@ -176,9 +176,9 @@ pub fn mount_root(
 
 /// Mounts a device that was found.
 pub fn mount(
-    wanted: Wanted<'_>,
-    device: &Device,
-    found: &Found,
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    found: &MatchedDevice,
     loader: &mut Loader,
 ) -> Result<(Mounted, Mount)> {
     let node = found.path.to_string_lossy().into_owned();
@@ -193,7 +193,7 @@ pub fn mount(
         // ext4 and others ask the kernel for the format of their quotas, which asks modprobe.
         let refusal = tried.as_ref().err().and_then(Error::errno);
         if refusal == Some(Errno::SRCH) {
-            loader.follow(&["quota_v2".to_string()]);
+            loader.load_requested(&["quota_v2".to_string()]);
             tried = try_one(device, found, &node, &fstype);
         }
         match tried {
@@ -209,7 +209,7 @@ pub fn mount(
 }
 
 /// The type of the filesystem on a device, as the kernel calls it.
-fn recognised(found: &Found) -> Result<String> {
+fn recognised(found: &MatchedDevice) -> Result<String> {
     found.mountable()?;
     match (found.volume(), &found.unread) {
         (Some(volume), _) => Ok(volume.kind.name().into()),
@@ -222,7 +222,7 @@ fn recognised(found: &Found) -> Result<String> {
     }
 }
 
-fn try_one(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<Mount> {
+fn try_one(device: &MountSpec, found: &MatchedDevice, node: &str, fstype: &str) -> Result<Mount> {
     let context = Context::new(fstype)?;
     context.string("source", node)?;
     for companion in &found.companions {

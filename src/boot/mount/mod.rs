@@ -22,7 +22,7 @@ use log::{debug, info};
 
 use super::source::Source;
 use super::systemd;
-use crate::device::Wanted;
+use crate::device::DeviceQuery;
 use crate::error::{Cause, Context as _, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
@@ -148,13 +148,13 @@ fn end(row: Option<Row>) -> Result<()> {
 
 /// Finds the root device, and mounts it.
 fn root_device(
-    device: &plan::Device,
+    device: &plan::MountSpec,
     target: &str,
     finder: &mut Finder,
     loader: &mut Loader,
 ) -> Result<device::Mounted> {
     make_directory(target)?;
-    let wanted = Wanted::of("root", device);
+    let wanted = DeviceQuery::of("root", device);
     let (mounted, mount) = finder.find(wanted, loader, |found, loader| {
         device::mount_root(wanted, device, found, loader)
     })?;

@@ -15,12 +15,12 @@ use super::context::Context;
 use super::device::{self, Finder};
 use super::{layer_directory, make_directory};
 use crate::boot::kmsg::say;
-use crate::device::{Found, Wanted};
+use crate::device::{DeviceQuery, MatchedDevice};
 use crate::error as errors;
 use crate::error::{Cause, Context as _, Error, Result};
 use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
-use crate::plan::{self, Store};
+use crate::plan::{self, PersistentUpper};
 use crate::text::shown;
 
 /// Where the filesystem that takes the writes is mounted; the new root finds it there too.
@@ -40,8 +40,8 @@ pub struct Mounted {
 impl Mounted {
     /// A tmpfs in place of `store`, after this one could not be used for `why`; or the error that ends
     /// the boot.
-    fn instead(store: &Store, root_of: Option<usize>, why: Error) -> Result<Self> {
-        let (options, warning) = store.instead(why)?;
+    fn fall_back(store: &PersistentUpper, root_of: Option<usize>, why: Error) -> Result<Self> {
+        let (options, warning) = store.fall_back(why)?;
         say(&warning);
         let mounted = tmpfs(&options, root_of)?;
         Ok(Self {
@@ -77,7 +77,7 @@ pub fn with(
                     info!("writes go to {} and stay there", upper.directory);
                     return Ok(Some(upper));
                 }
-                Err(why) => Some(Mounted::instead(store, root_of, why)?),
+                Err(why) => Some(Mounted::fall_back(store, root_of, why)?),
             }
         }
     };
@@ -122,13 +122,13 @@ fn tmpfs(options: &[String], root_of: Option<usize>) -> Result<Mounted> {
 
 /// Finds the device, mounts it, and makes sure that it can take the writes of an overlay.
 fn on_device(
-    store: &Store,
+    store: &PersistentUpper,
     root_of: Option<usize>,
     root: Option<&device::Mounted>,
     finder: &mut Finder,
     loader: &mut Loader,
 ) -> Result<Mounted> {
-    let wanted = Wanted::of("rd.overlay", &store.device);
+    let wanted = DeviceQuery::of("rd.overlay", &store.device);
     let (mounted, mount) = finder.find(wanted, loader, |found, loader| {
         accepts_writes(wanted, found, root)?;
         device::mount(wanted, &store.device, found, loader)
@@ -153,7 +153,11 @@ fn on_device(
 }
 
 /// Whether a device can be what an overlay writes to, as far as can be seen before it is mounted.
-fn accepts_writes(wanted: Wanted<'_>, found: &Found, root: Option<&device::Mounted>) -> Result<()> {
+fn accepts_writes(
+    wanted: DeviceQuery<'_>,
+    found: &MatchedDevice,
+    root: Option<&device::Mounted>,
+) -> Result<()> {
     let refuse = |why: &str| {
         let object = format_args!("{wanted} ({})", found.path.display());
         Err(Error::new("write to", object, why))

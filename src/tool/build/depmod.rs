@@ -11,7 +11,7 @@ use super::module::{self, Prepared, Treatment};
 use super::spec::{Body, Content, Entry};
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
-use crate::module::alias::{Config, Database};
+use crate::module::alias::{Database, ModprobeConfig};
 use crate::module::dep::{self, Index, plain};
 use crate::plan::Module;
 
@@ -101,7 +101,7 @@ impl Depmod {
             &self.dep,
             self.alias.clone(),
             &self.softdep,
-            Config::default(),
+            ModprobeConfig::default(),
         )
     }
 

@@ -7,7 +7,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
+use crate::plan::{Content, Module, MountSpec, Place, Plan, Root, Upper};
 use crate::text::Words;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::loader_modules::Modules;
@@ -143,7 +143,7 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 
 /// Why a kernel mounts none of the types that are named for a device; `None`: it mounts one, or that is
 /// not known.
-fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<String> {
+fn no_filesystem(config: &Config, modules: &Modules, device: &MountSpec) -> Option<String> {
     /// Type, option, module.
     const FILESYSTEMS: [(&str, &str, &str); 9] = [
         ("btrfs", "BTRFS_FS", "btrfs"),
