@@ -163,7 +163,7 @@ impl Options {
     }
 
     /// What a backend is judged by before it is tried.
-    pub(super) fn hints(&self) -> Hints {
+    pub fn hints(&self) -> Hints {
         Hints {
             retain_initrd: self.retain_initrd,
             rootfs_is_tmpfs: self.rootfs_is_tmpfs(),

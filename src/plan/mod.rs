@@ -260,7 +260,7 @@ fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, 
     let over_device = options.overlay_root && upper != Upper::None;
     let root = match (layers, upper) {
         ([], upper) if !has_device => {
-            let why = "there are neither layers nor root= below it";
+            let why = "there are neither layers nor root=";
             return Ok((Root::Initramfs, lost.or(upper.unused(why)?)));
         }
         ([], _) if !over_device => Root::Device,

@@ -41,8 +41,7 @@ pub fn entries(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<St
         Some(root) => host::modules(root, &index, &database)?,
         None => Vec::new(),
     };
-    let ours = [Module::Erofs, Module::Overlay, Module::Loop];
-    let names = ours
+    let names = Module::ALL
         .iter()
         .map(|module| module.name())
         .chain(wanted.names.iter().map(String::as_str))
