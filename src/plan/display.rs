@@ -29,9 +29,9 @@ impl fmt::Display for MountSpec {
         for flag in &self.flags {
             write!(f, ",{flag}")?;
         }
-        f.write_str(", as ")?;
+        f.write_str(", type ")?;
         match self.types.as_slice() {
-            [] => f.write_str("whatever is on it"),
+            [] => f.write_str("auto"),
             types => list(f, types),
         }
     }

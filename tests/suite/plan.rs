@@ -321,9 +321,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
     let modules = format!("modules: none\n{INIT}");
     assert_eq!(
         planned(&initrd(loader()), "root=/dev/vda1"),
-        format!(
-            "root device /dev/vda1: ro, as whatever is on it\nroot: the root device itself\n{modules}"
-        )
+        format!("root device /dev/vda1: ro, type auto\nroot: the root device itself\n{modules}")
     );
     assert_eq!(
         planned(
@@ -331,13 +329,13 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
             "root=UUID=1-2 rw rootfstype=ext4,btrfs rootflags=noatime,subvol=x"
         ),
         format!(
-            "root device UUID=1-2: rw,noatime,subvol=x, as ext4, btrfs\nroot: the root device itself\n{modules}"
+            "root device UUID=1-2: rw,noatime,subvol=x, type ext4, btrfs\nroot: the root device itself\n{modules}"
         )
     );
     for types in ["auto", "auto,ext4", "ext4,auto"] {
         let plan = planned(&[], &format!("root=/dev/vda1 rootfstype={types}"));
         assert!(
-            plan.starts_with("root device /dev/vda1: ro, as whatever is on it\n"),
+            plan.starts_with("root device /dev/vda1: ro, type auto\n"),
             "{plan}"
         );
     }
@@ -360,7 +358,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
     assert_eq!(
         planned(&initrd(image), "root=LABEL=data"),
         format!(
-            "root device LABEL=data: ro, as whatever is on it\n\
+            "root device LABEL=data: ro, type auto\n\
              layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
              root: overlay, writes to a tmpfs\nmodules: erofs, overlay\n{INIT}"
         )
@@ -419,7 +417,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
     assert_eq!(
         planned(&initrd(image()), "rd.overlay=LABEL=data"),
         format!(
-            "{layer}root: overlay, writes to /layerinit of device LABEL=data: rw, as whatever is on it\n\
+            "{layer}root: overlay, writes to /layerinit of device LABEL=data: rw, type auto\n\
              without that device: no boot\n{end}"
         )
     );
@@ -429,7 +427,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
             "rd.overlay=8:1:/var/over/ rd.overlay.fallback=tmpfs:size=1g"
         ),
         format!(
-            "{layer}root: overlay, writes to /var/over of device 8:1: rw, as whatever is on it\n\
+            "{layer}root: overlay, writes to /var/over of device 8:1: rw, type auto\n\
              without that device: writes to a tmpfs with size=1g\n{end}"
         )
     );
@@ -444,7 +442,9 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
     // Over the root device, which stays as it is.
     let plan = planned(&[], "root=/dev/vda1 rw rd.overlay=LABEL=data");
     assert!(
-        plan.starts_with("root device /dev/vda1: ro, as whatever is on it\nroot: overlay, writes to /layerinit of "),
+        plan.starts_with(
+            "root device /dev/vda1: ro, type auto\nroot: overlay, writes to /layerinit of "
+        ),
         "{plan}"
     );
 }
@@ -478,8 +478,7 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
     assert_eq!(
         planned(&initrd(loader()), "rd.overlay=LABEL=data"),
         format!(
-            "use rd.overlay=LABEL=data:/layerinit: make an overlay: there are neither layers nor root= to lay \
-             it over; {hint}"
+            "use rd.overlay=LABEL=data:/layerinit: make an overlay: there are neither layers nor root=; {hint}"
         )
     );
 }
