@@ -210,7 +210,7 @@ pub fn mount(
 
 /// The type of the filesystem on a device, as the kernel calls it.
 fn recognised(found: &MatchedDevice) -> Result<String> {
-    found.mountable()?;
+    found.check_mountable()?;
     match (found.volume(), &found.unread) {
         (Some(volume), _) => Ok(volume.kind.name().into()),
         (None, Some(why)) => Err(Error::new("recognise", found.path.display(), why)),

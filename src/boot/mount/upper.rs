@@ -169,7 +169,7 @@ fn accepts_writes(
     if root.is_some_and(is_root) {
         return refuse("it is the root device as well, and an overlay cannot lie in its own layer");
     }
-    found.mountable()?;
+    found.check_mountable()?;
     let unfit = |volume: &Volume| {
         Some(format!(
             "it is {}: {}",
