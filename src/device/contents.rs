@@ -55,7 +55,8 @@ impl ContentCache {
             return Ok(None);
         };
         let table = self.table(&disk)?;
-        // The kernel's partitions can come from another table than the one read here, or from a program (partx).
+        // The kernel's partitions can come from another table than the one read here, or from a program
+        // (partx).
         let same = |entry: &&Partition| entry.number == slice.number && entry.start == slice.start;
         Ok(table.and_then(|table| table.partitions.iter().find(same).cloned()))
     }
@@ -136,7 +137,8 @@ fn is_idle(device: &Device) -> bool {
     unused || named(&"ram")
 }
 
-/// Whether a search reads the device. Ramdisks are empty, and a floppy drive without a floppy takes seconds to fail.
+/// Whether a search reads the device. Ramdisks are empty, and a floppy drive without a floppy takes seconds
+/// to fail.
 pub(super) fn is_worth_reading(device: &Device) -> bool {
     /// Documentation/admin-guide/devices.txt.
     const FLOPPY_MAJOR: u32 = 2;

@@ -17,8 +17,8 @@ pub struct MatchedDevice {
     pub device: Device,
     /// Its node, which exists.
     pub path: PathBuf,
-    /// The superblocks on it. First the one that matches the query, else the most credible one; then leftovers of
-    /// earlier filesystems. Empty if none is known or the device cannot be read.
+    /// The superblocks on it. First the one that matches the query, else the most credible one; then
+    /// leftovers of earlier filesystems. Empty if none is known or the device cannot be read.
     pub volumes: Vec<Volume>,
     /// Why it cannot be read: a failing disk must not pass for one without a filesystem.
     pub unread: Option<String>,
@@ -278,8 +278,8 @@ fn neighbour<'a>(device: &Device, offset: i32, devices: &'a [Device]) -> Option<
     })
 }
 
-/// Among devices with the same superblock, drops those that contain another of them: disks whose partition has it,
-/// too (hybrid images for CD and USB), and devices below a mapping.
+/// Among devices with the same superblock, drops those that contain another of them: disks whose partition
+/// has it, too (hybrid images for CD and USB), and devices below a mapping.
 fn drop_containers(found: &mut Vec<(&Device, Vec<Volume>)>) {
     let disks: Vec<_> = found
         .iter()

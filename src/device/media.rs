@@ -13,8 +13,8 @@ const POLLING: &str = "/sys/module/block/parameters/events_dfl_poll_msecs";
 /// The interval that udev sets (60-block.rules), in milliseconds.
 const INTERVAL: &str = "2000";
 
-/// Makes the kernel poll drives for media changes until it is dropped. By default the kernel does not poll, and a
-/// drive has a device even without a medium.
+/// Makes the kernel poll drives for media changes until it is dropped. By default the kernel does not poll,
+/// and a drive has a device even without a medium.
 #[derive(Debug)]
 pub(super) struct MediaPolling {
     changed: bool,

@@ -1,7 +1,7 @@
 //! The block devices of the running kernel, and the search for the one that the command line names.
 //!
-//! Devices are enumerated in sysfs (Documentation/ABI/stable/sysfs-block). Their nodes come from devtmpfs; without
-//! it, this program creates them. [`crate::format::superblock`] reads what is on them.
+//! Devices are enumerated in sysfs (Documentation/ABI/stable/sysfs-block). Their nodes come from devtmpfs;
+//! without it, this program creates them. [`crate::format::superblock`] reads what is on them.
 
 use std::cell::LazyCell;
 use std::os::fd::OwnedFd;
@@ -241,8 +241,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// ENOMEDIUM for a CD drive without a disc. Such a drive reports 1 GiB, and the kernel logs ten lines for each
-    /// attempt to read it.
+    /// ENOMEDIUM for a CD drive without a disc. Such a drive reports 1 GiB, and the kernel logs ten lines for
+    /// each attempt to read it.
     pub fn open(&self) -> Result<Opened> {
         let path = self.node()?;
         // Without NONBLOCK, a CD drive closes its tray and waits for the disc.

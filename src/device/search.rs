@@ -35,8 +35,8 @@ pub struct WaitPolicy {
 }
 
 impl WaitPolicy {
-    /// Reads the policy from the command line. The limit is that of `rootwait=N`, else of `rd.timeout=N` (0: none, as
-    /// in dracut), else none with `rootwait`, else [`DEFAULT_WAIT`].
+    /// Reads the policy from the command line. The limit is that of `rootwait=N`, else of `rd.timeout=N` (0:
+    /// none, as in dracut), else none with `rootwait`, else [`DEFAULT_WAIT`].
     pub fn of(options: &Options) -> Self {
         let limit = match (options.rootwait, options.timeout) {
             (Wait::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
@@ -101,8 +101,8 @@ impl Search {
         }
     }
 
-    /// Passes the MODALIAS of existing devices without a driver to `modaliases`, each only once. Call it at the start
-    /// of a search. Returns whether there were any.
+    /// Passes the MODALIAS of existing devices without a driver to `modaliases`, each only once. Call it at
+    /// the start of a search. Returns whether there were any.
     pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) -> bool {
         let mut wanted = sysfs::modaliases();
         wanted.retain(|modalias| !self.modaliases.contains(modalias));
@@ -114,15 +114,16 @@ impl Search {
         true
     }
 
-    /// Passes the MODALIAS of devices that appear until `until` to `modaliases`. Returns after the first batch of
-    /// events.
+    /// Passes the MODALIAS of devices that appear until `until` to `modaliases`. Returns after the first
+    /// batch of events.
     pub fn hotplug(&mut self, until: Instant, modaliases: &mut dyn FnMut(&[String])) -> Result<()> {
         let batch = self.wait(until)?;
         self.handle_events(&batch, modaliases);
         Ok(())
     }
 
-    /// Waits for the device that `wanted` names. Passes the MODALIAS of devices that appear meanwhile to `modaliases`.
+    /// Waits for the device that `wanted` names. Passes the MODALIAS of devices that appear meanwhile to
+    /// `modaliases`.
     ///
     /// # Errors
     ///
@@ -141,67 +142,72 @@ impl Search {
         let mut changed = policy.delay.is_zero();
         let mut polling = None;
         if !changed {
-            info!(
-                "rootdelay: searching for {wanted} in {} s",
-                policy.delay.as_secs()
-            );
+            let seconds = policy.delay.as_secs();
+            info!("rootdelay: searching for {wanted} in {seconds} s");
         }
         loop {
             let now = Instant::now();
             let timed_out = limit.is_some_and(|limit| now >= limit);
             let due = now >= next_report;
             // Without a limit, a degraded mount must not wait forever.
-            let degrade = limit.is_none() && now >= later(first, DEFAULT_WAIT);
+            let degrade = timed_out || limit.is_none() && now >= later(first, DEFAULT_WAIT);
             if now >= first && (changed || due || timed_out) {
                 let devices = enumerate()?;
-                let missing = match self.contents.find(wanted, &devices)? {
-                    MatchResult::Complete(found) => {
-                        debug!(
-                            "{wanted} is {}, after {} ms",
-                            found.device,
-                            started.elapsed().as_millis()
-                        );
-                        return Ok(*found);
+                let missing = match self.find_among(&devices, wanted, degrade)? {
+                    Ok(found) => {
+                        let waited = started.elapsed().as_millis();
+                        debug!("{wanted} is {}, after {waited} ms", found.device);
+                        return Ok(found);
                     }
-                    MatchResult::NotFound => None,
-                    MatchResult::Incomplete(found, of)
-                        if wanted.degraded && (timed_out || degrade) =>
-                    {
-                        warn!(
-                            "{wanted}: mounting {} of the {of} devices of its filesystem (degraded)",
-                            found.devices()
-                        );
-                        return Ok(*found);
-                    }
-                    MatchResult::Incomplete(found, of) => Some((found.devices(), of)),
-                };
-                let state = State {
-                    missing,
-                    waited: started.elapsed(),
+                    Err(missing) => missing,
                 };
                 if timed_out || due {
+                    let state = State {
+                        missing,
+                        waited: started.elapsed(),
+                    };
                     let list = self.contents.list(&devices);
-                    let so_far = format!("{state}; devices: {list}{}", hint(wanted.spec));
+                    let state = format!("{state}; devices: {list}{}", hint(wanted.spec));
                     if timed_out {
-                        return Err(Error::new("find", wanted, so_far));
+                        return Err(Error::new("find", wanted, state));
                     }
-                    info!("waiting for {wanted}: {so_far}");
+                    info!("waiting for {wanted}: {state}");
                 }
             }
             if due {
                 next_report = later(now, REPORT_INTERVAL);
             }
-            let mut until = next_report;
-            if let Some(limit) = limit {
-                until = until.min(limit);
-            }
-            if now < first {
-                until = first;
-            }
+            let until = match limit {
+                _ if now < first => first,
+                Some(limit) => next_report.min(limit),
+                None => next_report,
+            };
             polling.get_or_insert_with(MediaPolling::start);
             let batch = self.wait(until)?;
             changed = self.handle_events(&batch, modaliases) || now < first;
         }
+    }
+
+    /// Searches `devices`. The inner error is [`State::missing`]; `degrade` accepts a filesystem without all
+    /// of its devices if the query does.
+    fn find_among(
+        &mut self,
+        devices: &[Device],
+        wanted: DeviceQuery<'_>,
+        degrade: bool,
+    ) -> Result<std::result::Result<MatchedDevice, Option<(usize, u64)>>> {
+        Ok(match self.contents.find(wanted, devices)? {
+            MatchResult::Complete(found) => Ok(*found),
+            MatchResult::NotFound => Err(None),
+            MatchResult::Incomplete(found, of) if wanted.degraded && degrade => {
+                let there = found.devices();
+                warn!(
+                    "{wanted}: mounting {there} of the {of} devices of its filesystem (degraded)"
+                );
+                Ok(*found)
+            }
+            MatchResult::Incomplete(found, of) => Err(Some((found.devices(), of))),
+        })
     }
 
     /// Waits for events until `until`.
@@ -260,6 +266,7 @@ impl Default for Search {
 
 /// The state of the search, displayed as a clause.
 struct State {
+    /// Of a filesystem with several devices: how many were found, and how many it has.
     missing: Option<(usize, u64)>,
     waited: Duration,
 }
@@ -277,8 +284,8 @@ impl fmt::Display for State {
     }
 }
 
-/// A hint for names that LVM, LUKS or RAID create (`mapper/root`, `vg/root`, `md0`, `md/root`): waiting does not
-/// help.
+/// A hint for names that LVM, LUKS or RAID create (`mapper/root`, `vg/root`, `md0`, `md/root`): waiting does
+/// not help.
 fn hint(spec: &Spec) -> &'static str {
     match spec {
         Spec::Name(name)

@@ -16,8 +16,8 @@ use crate::error::{Context, Result};
 /// The multicast group of the kernel's messages. udev sends to group 2.
 const KERNEL: u32 = 1;
 
-/// Size of the receive buffer in bytes. A large machine sends some thousand messages at once, and the kernel drops
-/// those that do not fit.
+/// Size of the receive buffer in bytes. A large machine sends some thousand messages at once, and the kernel
+/// drops those that do not fit.
 const BUFFER: usize = 1 << 20;
 
 /// UEVENT_BUFFER_SIZE of include/linux/kobject.h, with room for the header.
@@ -39,8 +39,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Parses a message: `action@devpath`, then `NAME=value` strings, each terminated by a NUL. `None` for anything
-    /// else, such as udev's messages.
+    /// Parses a message: `action@devpath`, then `NAME=value` strings, each terminated by a NUL. `None` for
+    /// anything else, such as udev's messages.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let mut strings = message.split(|byte| *byte == 0);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

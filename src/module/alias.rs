@@ -1,7 +1,7 @@
 //! Resolves names, aliases and soft dependencies to modules. Pure.
 //!
-//! Sources: modules.alias and modules.softdep as depmod writes them, modprobe.d(5), and libkmod for the order of
-//! lookup: an alias in modprobe.d, a module of that name, modules.alias.
+//! Sources: modules.alias and modules.softdep as depmod writes them, modprobe.d(5), and libkmod for the order
+//! of lookup: an alias in modprobe.d, a module of that name, modules.alias.
 
 use super::fnmatch;
 use std::borrow::Cow;
@@ -61,8 +61,8 @@ impl Database {
         self.modules.binary_search(&underscored(module)).is_ok()
     }
 
-    /// Resolves `names` (module names, aliases such as `fs-ext4`, MODALIAS of devices) to the modules to load, in
-    /// order, each once, with `_` for `-`.
+    /// Resolves `names` (module names, aliases such as `fs-ext4`, MODALIAS of devices) to the modules to
+    /// load, in order, each once, with `_` for `-`.
     ///
     /// Includes the soft dependencies of each module and of the modules that it depends on, `pre` before and
     /// `post` after it. Leaves out modules without a file, and those that modprobe.d or the command line forbid.
@@ -151,10 +151,11 @@ struct Order {
     modules: Vec<String>,
 }
 
-/// Matches modules.alias against `names`, which are sorted. For each match: the index of the name, and the module.
+/// Matches modules.alias against `names`, which are sorted. For each match: the index of the name, and the
+/// module.
 ///
-/// A distribution has 30,000 lines and a machine 100 devices. Since the names are sorted, the prefix of a pattern
-/// before its first wildcard leaves few of them to match, usually none.
+/// A distribution has 30,000 lines and a machine 100 devices. Since the names are sorted, the prefix of a
+/// pattern before its first wildcard leaves few of them to match, usually none.
 fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a str)> {
     let mut found = Vec::new();
     if names.is_empty() {
@@ -185,8 +186,8 @@ fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a s
     found
 }
 
-/// The modules for which the kernel would start modprobe while it mounts `filesystem`: the default character sets
-/// (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs). Names as in modules.dep; a missing one may be built in.
+/// The modules for which the kernel would start modprobe while it mounts `filesystem`: the default character
+/// sets (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs). Names as in modules.dep; a missing one may be built in.
 pub fn helper_modules(filesystem: &str) -> &'static [&'static str] {
     match filesystem {
         "vfat" | "msdos" => &["nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"],

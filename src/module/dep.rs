@@ -1,7 +1,8 @@
 //! Resolves a module and its dependencies to files in load order. Pure.
 //!
-//! Source: modules.dep(5), and modules.builtin of Documentation/kbuild/kbuild.rst. A line of modules.dep lists
-//! all dependencies of a module, direct and indirect; loading from the end of the line to its front satisfies them.
+//! Source: modules.dep(5), and modules.builtin of Documentation/kbuild/kbuild.rst. A line of modules.dep
+//! lists all dependencies of a module, direct and indirect; loading from the end of the line to its front
+//! satisfies them.
 
 use std::io;
 

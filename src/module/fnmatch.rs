@@ -10,8 +10,8 @@ pub(super) fn literal(pattern: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// Whether `pattern` matches all of `text`, which has `_` for `-`. Takes at most as many steps as the product of
-/// the lengths.
+/// Whether `pattern` matches all of `text`, which has `_` for `-`. Takes at most as many steps as the product
+/// of the lengths.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.as_bytes(), text.as_bytes());
     // The last star: the pattern after it, and the text at which to retry.

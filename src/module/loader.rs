@@ -29,8 +29,8 @@ const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 /// generate that file as to set up four loop devices.
 const LOOP_CONTROL: &str = "/sys/class/misc/loop-control";
 
-/// Loads modules of the running kernel out of the initramfs. Uses a thread per module of the plan, since loading
-/// mostly waits inside the kernel.
+/// Loads modules of the running kernel out of the initramfs. Uses a thread per module of the plan, since
+/// loading mostly waits inside the kernel.
 #[derive(Debug)]
 pub struct Loader {
     shared: Arc<Shared>,
@@ -50,7 +50,8 @@ struct Shared {
     blacklist: Vec<String>,
     /// `rd.driver.pre=`.
     pre: Vec<String>,
-    /// The directory of the modules, and the texts of modules.dep and modules.builtin. Read for the first module.
+    /// The directory of the modules, and the texts of modules.dep and modules.builtin. Read for the first
+    /// module.
     index: OnceLock<(PathBuf, String, String)>,
     /// The configuration of modprobe.d and the command line. Read for the first module.
     config: OnceLock<ModprobeConfig>,
@@ -159,8 +160,8 @@ impl Loader {
         self.load_requested(&helpers);
     }
 
-    /// Loads the modules that `names` (MODALIAS of devices, aliases, module names) resolve to. Only warns of modules
-    /// that fail: a machine has devices that its root does not need.
+    /// Loads the modules that `names` (MODALIAS of devices, aliases, module names) resolve to. Only warns of
+    /// modules that fail: a machine has devices that its root does not need.
     pub fn load_requested(&mut self, names: &[String]) {
         for module in self.shared.resolve(names) {
             if let Err(error) = self.shared.load(&module) {
@@ -192,8 +193,8 @@ fn has_filesystem(text: &str, name: &str) -> bool {
 }
 
 impl Shared {
-    /// Loads a module, its dependencies, and the soft dependencies of all of them: libcrc32c of Linux 6.12 works only
-    /// with a module that implements crc32c.
+    /// Loads a module, its dependencies, and the soft dependencies of all of them: libcrc32c of Linux 6.12
+    /// works only with a module that implements crc32c.
     fn load_with_softdeps(&self, name: &str) -> Result<()> {
         let module = dep::underscored(name);
         let modules = self.resolve(std::slice::from_ref(&module));

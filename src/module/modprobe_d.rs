@@ -148,8 +148,8 @@ impl ModprobeConfig {
         !self.softdeps.is_empty()
     }
 
-    /// The modules that the alias `name` (with `_` for `-`) stands for. `alias NAME off` disables an alias: there is
-    /// no module `off`.
+    /// The modules that the alias `name` (with `_` for `-`) stands for. `alias NAME off` disables an alias:
+    /// there is no module `off`.
     pub(super) fn aliased<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.aliases
             .iter()

@@ -24,8 +24,9 @@ const MODPROBE_D: [&str; 5] = [
 
 /// The MODALIAS of every device without a driver. A bridge comes before the devices on the bus behind it.
 ///
-/// Reads /sys/bus/*/devices, which is flat and has a link for each device of /sys/devices that can have a driver.
-/// Skips /sys/devices/system/cpu: no root needs those modules (faster ciphers, KVM); the system loads them.
+/// Reads /sys/bus/*/devices, which is flat and has a link for each device of /sys/devices that can have a
+/// driver. Skips /sys/devices/system/cpu: no root needs those modules (faster ciphers, KVM); the system loads
+/// them.
 pub fn modaliases() -> Vec<String> {
     let mut found = BTreeMap::new();
     for bus in names(Path::new("/sys/bus")) {

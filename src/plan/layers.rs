@@ -86,8 +86,8 @@ fn layer(
     })
 }
 
-/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` if systemd-stub has added layers: their count can
-/// change from boot to boot, and the numbers of layers with it.
+/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` if systemd-stub has added layers: their count
+/// can change from boot to boot, and the numbers of layers with it.
 pub(super) fn warn_of_numbers(
     layers: &[Layer],
     sources: &[Found],

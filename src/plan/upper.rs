@@ -43,7 +43,8 @@ impl fmt::Display for PersistentUpper {
     }
 }
 
-/// Falls back to a tmpfs if the device of `rd.overlay=` cannot be used: the options of the tmpfs, and a warning.
+/// Falls back to a tmpfs if the device of `rd.overlay=` cannot be used: the options of the tmpfs, and a
+/// warning.
 ///
 /// Without `rd.overlay.fallback=` this is an error: the owner asked for writes that stay, and a service that
 /// finds its data gone may initialize itself again.
@@ -71,7 +72,8 @@ fn fall_back(
     }
 }
 
-/// Reads `rd.overlay=`, `rd.overlay.fallback=` and `rd.overlay.readonly`: the upper layer, and [`super::Plan::lost`].
+/// Reads `rd.overlay=`, `rd.overlay.fallback=` and `rd.overlay.readonly`: the upper layer, and
+/// [`super::Plan::lost`].
 pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     let text = options.overlay.as_deref().unwrap_or("tmpfs");
     if options.overlay_readonly {

@@ -1,8 +1,8 @@
 //! The words of the kernel command line that `/init` reads: one entry each in `words!`.
 //!
-//! [`Words`] splits the line as the kernel does: double quotes keep spaces, and words after `--` are for the real
-//! init. In names, `-` equals `_`. The last of several equal words wins; `rd.break=` and the lists of drivers
-//! accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
+//! [`Words`] splits the line as the kernel does: double quotes keep spaces, and words after `--` are for the
+//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.break=` and the lists of
+//! drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
 //! [`Options::problems`], and the default applies.
 //!
 //! [`DOCS`] is not linked into `/init`.
@@ -243,8 +243,8 @@ impl Options {
             parser.options.verbosity = Verbosity::Shown;
         }
         if let Some(device) = parser.resume.take().filter(|_| !parser.noresume) {
-            // The kernel tried to resume in a late initcall (software_resume in kernel/power/hibernate.c), before
-            // it started this program, and found nothing.
+            // The kernel tried to resume in a late initcall (software_resume in kernel/power/hibernate.c),
+            // before it started this program, and found nothing.
             let why = "/init does not resume; the kernel does by itself before it starts /init, if the disk's driver is \
                        built in";
             parser.name = "resume".into();
