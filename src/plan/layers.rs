@@ -1,17 +1,17 @@
 //! Segments to layers: which segments are layers, which backends can mount them, and which layers are left out.
 
 use super::cmdline::Options;
-use super::{Content, Found, Layer, Place};
+use super::{Content, Layer, Place, Source};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that are layers: all except the loader, padding, the bootconfig, and archives for
 /// the kernel itself (microcode, ACPI tables).
-pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
-    let segments = &found.walk.segments;
+pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
+    let segments = &source.walk.segments;
     // The loader ends with the archive that holds the running /init. If several archives hold one, the
     // kernel's unpacker keeps the last.
-    let loader = match found.place {
+    let loader = match source.place {
         Place::File(_) => 0,
         _ => segments
             .iter()
@@ -26,7 +26,7 @@ pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
             Kind::Erofs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files that the kernel unpacked to /layers are sources of their own.
-            Kind::Cpio(cpio) => match found.place {
+            Kind::Cpio(cpio) => match source.place {
                 Place::File(_) => true,
                 _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
             },
@@ -34,12 +34,12 @@ pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
 }
 
 /// The layers of all sources, numbered from `first`.
-pub(super) fn collect(sources: &[Found], options: &Options, first: usize) -> Vec<Layer> {
+pub(super) fn collect(sources: &[&Source], options: &Options, first: usize) -> Vec<Layer> {
     let mut layers = Vec::new();
-    for (index, found) in sources.iter().enumerate() {
-        for segment in segments(found) {
+    for (index, source) in sources.iter().enumerate() {
+        for segment in segments(source) {
             let number = layers.len().saturating_add(first);
-            layers.extend(layer(number, index, &found.place, segment, options));
+            layers.extend(layer(number, index, &source.place, segment, options));
         }
     }
     layers
@@ -90,13 +90,13 @@ fn layer(
 /// can change from boot to boot, and the numbers of layers with it.
 pub(super) fn warn_of_numbers(
     layers: &[Layer],
-    sources: &[Found],
+    sources: &[&Source],
     options: &Options,
     warnings: &mut Vec<String>,
 ) {
     let added = |layer: &&Layer| {
-        let found = sources.get(layer.source);
-        let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+        let source = sources.get(layer.source);
+        let mut segments = source.into_iter().flat_map(|source| &source.walk.segments);
         let segment = segments.find(|segment| segment.offset == layer.offset);
         segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.only_extra))
     };
@@ -185,20 +185,20 @@ impl Layer {
 }
 
 /// Warnings about archives that the kernel's own unpacker stopped at.
-pub(super) fn unpacker_warnings(sources: &[Found]) -> Vec<String> {
+pub(super) fn unpacker_warnings(sources: &[&Source]) -> Vec<String> {
     let mut warnings = Vec::new();
-    for found in sources {
-        for segment in &found.walk.segments {
+    for source in sources {
+        for segment in &source.walk.segments {
             // The kernel does not read the files of /layers; /init refuses to unpack damaged ones.
             if matches!(
-                (&found.place, &segment.kind),
+                (&source.place, &segment.kind),
                 (Place::File(_), Kind::Cpio(_))
             ) {
                 continue;
             }
             let what = segment.stopped();
             warnings
-                .extend(what.map(|what| format!("{}+{:#x}: {what}", found.place, segment.offset)));
+                .extend(what.map(|what| format!("{}+{:#x}: {what}", source.place, segment.offset)));
         }
     }
     warnings

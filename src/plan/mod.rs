@@ -57,13 +57,19 @@ impl Place {
     }
 }
 
-/// One source of layers, walked.
+/// A source of layers, walked.
 #[derive(Debug)]
-pub struct Found {
+pub struct Source {
     /// Where it is.
     pub place: Place,
     /// What is in it.
     pub walk: Walk,
+}
+
+impl AsRef<Self> for Source {
+    fn as_ref(&self) -> &Self {
+        self
+    }
 }
 
 /// One layer of the new root.
@@ -180,20 +186,21 @@ const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; t
 /// `root=` or `rd.overlay=` cannot be understood and nothing can replace them, a source is damaged where
 /// `rd.layers.strict` or the lack of other layers forbids to go on, `rd.layers.only=` and `rd.layers.skip=`
 /// leave no layer, or there are more than [`MAX_LAYERS`].
-pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
+pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
+    let sources: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
     let mut cmdline_warnings = options.problems.clone();
     let device = device::root(options, &mut cmdline_warnings);
     // The root device is number 0.
     let first = usize::from(matches!(device, Ok(Some(_))));
-    let mut layers = layers::collect(sources, options, first);
-    let unread = unread(sources, options, layers.is_empty())?;
-    layers::warn_of_numbers(&layers, sources, options, &mut cmdline_warnings);
+    let mut layers = layers::collect(&sources, options, first);
+    let unread = unread(&sources, options, layers.is_empty())?;
+    layers::warn_of_numbers(&layers, &sources, options, &mut cmdline_warnings);
     layers::select(&mut layers, options, &mut cmdline_warnings)?;
     if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
         let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
         return Err(Error::new("plan", &layer.place, what));
     }
-    let mut content_warnings = layers::unpacker_warnings(sources);
+    let mut content_warnings = layers::unpacker_warnings(&sources);
     content_warnings.extend(layers.iter().flat_map(layers::warnings));
     let mut device = match device {
         Err(error) if !layers.is_empty() => {
@@ -225,13 +232,13 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
 }
 
 /// A warning for each source that was not read to its end.
-fn unread(sources: &[Found], options: &Options, no_layers: bool) -> Result<Vec<String>> {
+fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for found in sources {
-        let Some(trouble) = &found.walk.trouble else {
+    for source in sources {
+        let Some(trouble) = &source.walk.trouble else {
             continue;
         };
-        let trouble = match found.place {
+        let trouble = match source.place {
             Place::InitrdImage => format!(
                 "{trouble} (if the kernel's log says \"incomplete write\", the rootfs had no room for this copy of the \
                  initrd; retain_initrd needs none, from Linux 6.8 on)"
@@ -240,15 +247,15 @@ fn unread(sources: &[Found], options: &Options, no_layers: bool) -> Result<Vec<S
         };
         if options.strict {
             let what = format!("{trouble} (rd.layers.strict)");
-            return Err(Error::new("plan", &found.place, what));
+            return Err(Error::new("plan", &source.place, what));
         }
         // The damaged part was meant to hold layers: starting the initramfs instead would hide that.
         if no_layers && options.root.is_none() {
-            return Err(Error::new("plan", &found.place, trouble));
+            return Err(Error::new("plan", &source.place, trouble));
         }
         warnings.push(format!(
             "{}: {trouble}: what follows is not used",
-            found.place
+            source.place
         ));
     }
     Ok(warnings)
