@@ -73,8 +73,8 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
             .says(&format!("mounted by {backend}"))
             .says("unpacked, 2 members, 0 not created");
         if rootfs == "tmpfs" {
-            // Loader and padding, in whole pages; the images stay, and the archive shares its page
-            // with nothing but is smaller than one.
+            // Loader and padding, and the page of the archive, which nothing needs any more: the loop device
+            // of the last image has made the file longer than that page. The images stay.
             let size = image.len().next_multiple_of(4096);
             outcome.says(&format!("/initrd.image: 3153920 of {size} bytes freed"));
         }

@@ -4,6 +4,7 @@
 //! of. Where all layers go into one tmpfs, each is written over those below it as overlayfs would show it.
 
 mod attributes;
+
 mod content;
 
 use std::collections::{HashMap, HashSet};
