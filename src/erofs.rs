@@ -9,6 +9,7 @@
 //! round without a part of the image that it has not seen. How many bytes its files add up to is
 //! for the caller to bound: clusters may be shared, and files may be sparse.
 
+mod chain;
 mod cluster;
 mod decompress;
 mod dir;
@@ -17,6 +18,7 @@ mod image;
 mod index;
 mod inode;
 mod map;
+mod records;
 mod xattr;
 mod zmap;
 

@@ -10,6 +10,7 @@ use layerinit::error::{Context, Result};
 use layerinit::pack::archive::Settings;
 use layerinit::pack::boot;
 use layerinit::pack::build::{self, Build};
+use layerinit::pack::cat;
 use layerinit::pack::check;
 use layerinit::pack::config::Circumstances;
 use layerinit::pack::depmod::Modules;
@@ -40,6 +41,7 @@ enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
+    Cat(CatArgs),
 }
 
 /// Build an image: the loader, then layers in order
@@ -260,6 +262,28 @@ struct PlanArgs {
     cmdline: String,
 }
 
+/// Write the bytes of a file in the layers to standard output
+#[derive(Args)]
+#[command(after_help = "\
+The file is that of the root which all layers make together, as overlayfs does it: what a higher layer
+holds wins, whiteouts hide, symbolic links are followed within that root. The image is read without
+mounting and without privileges, however it is compressed.
+
+Examples:
+  layerinit cat initrd.img /etc/os-release
+  layerinit cat initrd.img /etc/fstab --layer 1")]
+struct CatArgs {
+    /// The image
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// The file
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Look at this layer alone, by its number in `layerinit plan`; 0 is the lowest
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     match text.parse() {
         Ok(number) if number % 4 == 0 => Ok(number),
@@ -398,6 +422,9 @@ fn main() -> ExitCode {
             check::check(&image, &circumstances, &mut out)
         }
         Command::Plan(PlanArgs { image, cmdline }) => boot::plan(&image, &cmdline, &mut out),
+        Command::Cat(CatArgs { image, path, layer }) => {
+            cat::cat(&image, &path, layer, &mut out).map(|()| true)
+        }
     };
     // What was found before an error is worth seeing, and comes first.
     let flushed = out.flush().during("write", "standard output");

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod boot;
 pub mod build;
+pub mod cat;
 pub mod check;
 pub mod compressed;
 pub mod config;
