@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use common::guest::{Scratch, run};
 use common::mkfs_erofs;
 use layerinit::bytes::{Opened, ReadAt};
-use layerinit::erofs::{Data, Image, Inode};
+use layerinit::erofs::{Data, Fault, Image, Inode};
 use layerinit::pack::erofs_tree::walk;
 use rustix::fs::{FileType, Mode, XattrFlags, lgetxattr, llistxattr, lsetxattr, makedev, mknodat};
 
@@ -599,4 +599,85 @@ fn images_of_blocks_larger_than_a_page() {
             "-b65536 -zlz4 -E48bit",
         ],
     );
+}
+
+#[test]
+fn data_on_another_device_is_refused_with_a_sentence() {
+    let scratch = Scratch::new();
+    let [tree, image, blob] = ["tree", "image", "blob"].map(|name| scratch.join(name));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "x".repeat(10_000)).unwrap();
+    let mut command = Command::new("mkfs.erofs");
+    command.args(["--quiet", "--chunksize=4096"]);
+    command.arg(format!("--blobdev={}", blob.display()));
+    run(command.args([&image, &tree]));
+    let bytes = Opened::open(&image).unwrap();
+    let image = Image::open(&bytes).unwrap();
+    let mut seen = 0;
+    walk(&image, |_, inode| {
+        if inode.size == 10_000 {
+            seen += 1;
+            let error = image.extents(inode).next().unwrap().unwrap_err();
+            assert_eq!(error, Fault::OtherDevice(1));
+            let error = error.of_inode(7).to_string();
+            let expected = "read EROFS inode 7: its data is on device 1, which is not read";
+            assert_eq!(error, expected);
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen, 1);
+}
+
+/// Clusters are decoded by several threads.
+#[test]
+fn clusters_go_to_other_threads() {
+    fn goes<T: Send + Sync>() {}
+    goes::<layerinit::erofs::Cluster>();
+    goes::<layerinit::erofs::Extent>();
+}
+
+#[test]
+fn no_byte_of_an_image_makes_the_reader_panic_or_go_on_for_ever() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/erofs");
+    let random = &mut Random(0x2545_F491_4F6C_DD1D);
+    let mut images = 0;
+    for seed in fs::read_dir(seeds).unwrap() {
+        let sound = fs::read(seed.unwrap().path()).unwrap();
+        assert_eq!(through(&sound).map_err(|error| error.to_string()), Ok(()));
+        images += 1;
+        for _ in 0..150 {
+            let mut hostile = sound.clone();
+            for _ in 0..=random.next() % 3 {
+                let at = 1024 + random.next() as usize % (hostile.len() - 1024);
+                hostile[at] = match random.next() % 4 {
+                    0 => 0xff,
+                    1 => hostile[at] ^ 1 << (random.next() % 8),
+                    _ => random.next() as u8,
+                };
+            }
+            let _ = through(&hostile);
+        }
+    }
+    assert!(images > 10, "{images}");
+}
+
+/// All of an image, but no more than 4 MiB of each file.
+fn through(bytes: &[u8]) -> layerinit::error::Result<()> {
+    let image = Image::open(&bytes)?;
+    walk(&image, |_, inode| {
+        image.xattrs(inode)?;
+        let mut plain = Vec::new();
+        for extent in image.extents(inode) {
+            let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+            if extent.offset > 4 << 20 {
+                break;
+            }
+            if let Data::Cluster(cluster, _) = extent.data {
+                let done = cluster.decode(bytes, &mut plain);
+                done.map_err(|fault| fault.of_inode(inode.nid))?;
+            }
+        }
+        Ok(())
+    })
 }
