@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Read};
 
-use layerinit::compress::{Codec, Decoder};
+use layerinit::format::compress::{Codec, Decoder};
 
 /// The most that a target reads of what a stream expands to.
 pub const OUTPUT_MAX: u64 = 32 << 20;

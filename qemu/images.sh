@@ -96,6 +96,17 @@ tree_many() {
 	digests "many-$1" "many/$1"
 }
 
+# pages-N: small files, whose bytes lie beside their inodes up to the end of the image.
+tree_pages() {
+	local file
+	mkdir -p "pages-$1" etc
+	for file in {1..60}; do
+		echo "file $file" >"pages-$1/$file"
+	done
+	echo "pages-$1" >etc/winner
+	digests "pages-$1" "pages-$1"/*
+}
+
 tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
 
 # Files and no directories: those are in lower layers, one behind a link.
@@ -176,6 +187,21 @@ files() {
 	pack "$dir"
 }
 
+# So many zeros that /init asks the kernel for the data behind them.
+image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$out"; }
+
+image_inside() { build --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+
+# As iPXE does it: a member for each file, none for the directory that they are in.
+image_newc() {
+	local dir=$work/trees/newc
+	mkdir -p "$dir/layers"
+	cp "$(layer base)" "$dir/layers/10-base.erofs"
+	cp "$(layer app -zlz4hc)" "$dir/layers/20-app.erofs"
+	cp "$(loader)" "$out"
+	(cd "$dir" && printf '%s\n' layers/10-base.erofs layers/20-app.erofs | cpio --quiet -o -H newc) >>"$out"
+}
+
 # pad OFFSET MODULUS: grows $out with zeros until its size is OFFSET modulo MODULUS.
 pad() {
 	local size
@@ -185,6 +211,8 @@ pad() {
 
 image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_base() { build --layer "$(tree base)"; }
+# Modules without their signatures, for a kernel that wants them.
+image_stripped() { build --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build --layer "$(tree lean)"; }
 
 # An early archive with microcode in front, as distributions have it.
@@ -197,7 +225,20 @@ image_microcode() {
 
 image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
 
-# By hand, word for word as the README says.
+# Blocks of 512 bytes, and a length that is no multiple of a page: with bytes behind it, and at the end.
+image_pages() {
+	local mkfs file number layers=()
+	mkfs=$(newer_mkfs_erofs)
+	for number in 1 2; do
+		file=$work/layers/pages-$number.erofs
+		"$mkfs" --quiet --all-root -T 0 -b512 "$file" "$(tree "pages-$number")"
+		[[ $(($(stat -c %s "$file") % 4096)) != 0 ]] || die "$file has whole pages"
+		layers+=(--layer "$file")
+	done
+	build --layer "$(tree base)" "${layers[@]}"
+}
+
+# By hand, word for word as docs/images.md says.
 image_by_hand() {
 	local dir=$work/trees/by-hand
 	mkdir "$dir"
@@ -230,6 +271,18 @@ image_many() {
 		layers+=("$(layer "many-$number")")
 	done
 	cat "$(loader)" "$(layer base)" "${layers[@]}" >"$out"
+}
+
+# A row of archives that is long enough to be merged.
+image_archives() {
+	local number dir
+	dir=$(mktemp -d "$work/trees/archives.XXXXXX")
+	mkdir "$dir/layers"
+	cp "$(layer base)" "$dir/layers/000.erofs"
+	for number in {001..040}; do
+		cp "$(archive "many-$number")" "$dir/layers/$number.cpio"
+	done
+	{ pack "$dir"; cat "$(loader)"; } >"$out"
 }
 
 # The superblock's build time is changed, and its checksum no longer fits.
@@ -645,7 +698,7 @@ image_base_disk() { build "${virtio[@]}" --layer "$(tree base)"; }
 image_labelled() { image_base_disk && cat "$(layer app -L data)" >>"$out"; }
 image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$out.both" && mv "$out.both" "$out"; }
 
-# The drivers that the README names, for a kernel that has all of them as modules.
+# The drivers that docs/disks.md names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
 image_quota() { build "${drivers[@]/#/--module=}" --module=quota_v2; }

@@ -41,7 +41,7 @@ need() {
 
 # The machine's own package lists may be missing or older than its mirror.
 install_packages() {
-	local install=(apt-get install -y --no-install-recommends)
+	local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends)
 	export DEBIAN_FRONTEND=noninteractive
 	as_root "${install[@]}" "$@" || { as_root apt-get update && as_root "${install[@]}" "$@"; }
 }

@@ -3,12 +3,18 @@
 //! The only place that slices untrusted bytes. Everything that parses takes its fields from a
 //! [`Cursor`] or a [`Reader`], and neither can be made to look beyond what it was given.
 
+mod chain;
+
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
 use crate::error::{Context, Error, Result};
+pub use chain::Chain;
 
 /// Takes fields off the front of a byte slice.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +74,12 @@ pub trait ReadAt {
     /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end. A short read is not an
     /// error: sysfs hands out a page at a time.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// From `offset` on, where the first byte is that need not be zero; the size where none is. A sparse file
+    /// knows its holes.
+    fn next_data(&self, offset: u64) -> u64 {
+        offset
+    }
 
     /// Reads exactly `buf.len()` bytes at `offset`, or `UnexpectedEof`.
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -152,6 +164,16 @@ impl ReadAt for Opened {
             }
         }
     }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        // The position moves, which `read_at` does not look at.
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data.clamp(offset, self.size.max(offset)),
+            Err(Errno::NXIO) => self.size.max(offset),
+            // What has no holes, a block device say.
+            Err(_) => offset,
+        }
+    }
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for &T {
@@ -161,6 +183,10 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         (**self).read_at(buf, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        (**self).next_data(offset)
     }
 }
 
@@ -196,10 +222,16 @@ impl<T: ReadAt> ReadAt for Part<T> {
             _ => Ok(0),
         }
     }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        let data = self.whole.next_data(self.offset.saturating_add(offset));
+        data.saturating_sub(self.offset)
+            .clamp(offset, self.length.max(offset))
+    }
 }
 
 /// How many zero bytes `bytes` starts with. Padding is up to pages of them, so: 16 at a time.
-pub fn leading_zeros(bytes: &[u8]) -> usize {
+fn leading_zeros(bytes: &[u8]) -> usize {
     let (chunks, _) = bytes.as_chunks();
     let zero = |chunk: &&[u8; 16]| u128::from_ne_bytes(**chunk) == 0;
     let whole = chunks.iter().take_while(zero).count().saturating_mul(16);
@@ -237,13 +269,48 @@ pub trait Skip: BufRead {
         }
         Ok(())
     }
+
+    /// How many zero bytes are next for certain, without looking at them. It asks the kernel: worth it where
+    /// there have been many already.
+    fn hole(&self) -> u64 {
+        0
+    }
 }
+
+/// So many zero bytes are padding. Behind more a [`Skip::hole`] may be.
+const MANY_ZEROS: u64 = 1 << 20;
 
 impl<R: Read> Skip for io::BufReader<R> {}
 
 impl<T: Skip + ?Sized> Skip for Box<T> {
     fn skip(&mut self, n: u64) -> io::Result<()> {
         (**self).skip(n)
+    }
+
+    fn hole(&self) -> u64 {
+        (**self).hole()
+    }
+}
+
+/// Moves `input` to the first byte that is not zero: how many it passes, and that byte, if there is one.
+pub fn skip_zeros(input: &mut impl Skip) -> io::Result<(u64, Option<u8>)> {
+    let (mut passed, mut looked_at) = (0u64, 0u64);
+    loop {
+        let ahead = input.fill_buf()?;
+        let (zeros, end) = (leading_zeros(ahead), ahead.is_empty());
+        let first = ahead.get(zeros).copied();
+        input.consume(zeros);
+        passed = passed.saturating_add(zeros as u64);
+        if end || first.is_some() {
+            return Ok((passed, first));
+        }
+        looked_at = looked_at.saturating_add(zeros as u64);
+        if looked_at >= MANY_ZEROS {
+            looked_at = 0;
+            let hole = input.hole();
+            input.skip(hole)?;
+            passed = passed.saturating_add(hole);
+        }
     }
 }
 
@@ -344,6 +411,11 @@ impl Skip for Reader<'_> {
             .unwrap_or(self.filled);
         Ok(())
     }
+
+    fn hole(&self) -> u64 {
+        let data = self.source.next_data(self.position).min(self.end);
+        data.saturating_sub(self.position)
+    }
 }
 
 #[cfg(test)]
@@ -380,6 +452,54 @@ mod tests {
         assert_eq!(&buf[..1], b"9");
         assert_eq!(part.read_at(&mut buf, 2).unwrap(), 0);
         assert!(part.read_exact_at(&mut buf, 0).is_err());
+    }
+
+    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes for ever.
+    struct Hollow;
+
+    impl ReadAt for Hollow {
+        fn size(&self) -> u64 {
+            8 << 40
+        }
+
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            assert!(
+                buf.is_empty() || offset < 2 << 20 || offset >= self.size() - 4096,
+                "{offset:#x} is read"
+            );
+            let left = usize::try_from(self.size() - offset).unwrap_or(usize::MAX);
+            let n = left.min(buf.len());
+            buf[..n].fill(0);
+            if offset == 0 {
+                buf[0] = 1;
+            }
+            if n == left {
+                buf[n - 1] = 2;
+            }
+            Ok(n)
+        }
+
+        fn next_data(&self, offset: u64) -> u64 {
+            offset.max(self.size() - 4096)
+        }
+    }
+
+    #[test]
+    fn a_hole_is_skipped_and_not_read() {
+        let size = Hollow.size();
+        let mut whole = Reader::new(&Hollow, 1);
+        assert_eq!(skip_zeros(&mut whole).unwrap(), (size - 2, Some(2)));
+        assert_eq!(whole.position(), size - 1);
+        let mut bounded = Reader::bounded(&Hollow, 1, 4 << 40);
+        assert_eq!(skip_zeros(&mut bounded).unwrap(), ((4 << 40) - 1, None));
+        let part = Part::new(&Hollow, 1, 4 << 40);
+        assert_eq!(part.next_data(7), 4 << 40);
+        assert_eq!(
+            skip_zeros(&mut Reader::new(&part, 0)).unwrap(),
+            (4 << 40, None)
+        );
+        let part = Part::new(&Hollow, 1, u64::MAX);
+        assert_eq!(part.next_data(7), size - 4097);
     }
 
     /// Like sysfs: never more than `.1` bytes a read.

@@ -1,6 +1,6 @@
-//! The error type: the step that failed, the object it failed on, and the cause.
+//! The error type: the step that failed, the object it failed on, the cause, and what to do about it.
 //!
-//! Prints nothing and exits nowhere; [`crate::rescue`] decides what an error means for the machine.
+//! Prints nothing and exits nowhere; [`crate::boot::rescue`] decides what an error means for the machine.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -17,6 +17,7 @@ pub struct Error {
     step: &'static str,
     object: String,
     cause: Cause,
+    hint: Option<String>,
 }
 
 /// Why a step failed.
@@ -29,6 +30,8 @@ pub enum Cause {
     Kernel(Errno, String),
     /// What was read makes no sense, or asks for something that cannot be done.
     Reason(String),
+    /// A step of it failed.
+    Because(Box<Error>),
     /// Every alternative failed, each for its own reason.
     Each(Vec<Error>),
 }
@@ -45,6 +48,15 @@ impl Error {
             step,
             object: object.to_string(),
             cause,
+            hint: None,
+        }
+    }
+
+    /// The same error, with what its reader can do about it.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
         }
     }
 
@@ -70,7 +82,7 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self.cause {
             Cause::Os(errno) | Cause::Kernel(errno, _) => Some(errno),
-            Cause::Reason(_) | Cause::Each(_) => None,
+            Cause::Reason(_) | Cause::Because(_) | Cause::Each(_) => None,
         }
     }
 
@@ -78,9 +90,39 @@ impl Error {
     pub fn has(&self, wanted: &[Errno]) -> bool {
         match &self.cause {
             Cause::Each(errors) => errors.iter().any(|error| error.has(wanted)),
+            Cause::Because(error) => error.has(wanted),
             _ => self.errno().is_some_and(|errno| wanted.contains(&errno)),
         }
     }
+}
+
+/// Whether a terminal acts on a character of a name, or does not show it: control characters, and those
+/// that only format what is around them (Unicode's categories Cf, Zl and Zp). They could make one name
+/// look like another, or like a part of the message.
+pub fn is_unprintable(c: char) -> bool {
+    let formats = matches!(
+        c,
+        '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    formats || c.is_control()
 }
 
 impl fmt::Display for Error {
@@ -88,12 +130,16 @@ impl fmt::Display for Error {
         write!(f, "{} ", self.step)?;
         // A name can hold what a terminal would act on.
         for c in self.object.chars() {
-            match c.is_control() {
+            match is_unprintable(c) {
                 true => write!(f, "{}", c.escape_default())?,
                 false => f.write_char(c)?,
             }
         }
-        write!(f, ": {}", self.cause)
+        write!(f, ": {}", self.cause)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -103,6 +149,7 @@ impl fmt::Display for Cause {
             Self::Os(errno) => name(*errno).fmt(f),
             Self::Kernel(errno, text) => write!(f, "{} (kernel: {text})", name(*errno)),
             Self::Reason(reason) => f.write_str(reason),
+            Self::Because(error) => error.fmt(f),
             Self::Each(errors) => {
                 for (i, error) in errors.iter().enumerate() {
                     write!(f, "{}{error}", if i == 0 { "" } else { "; " })?;
@@ -113,7 +160,15 @@ impl fmt::Display for Cause {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// The step that failed, where one did. It is in the text of this error already.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Because(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// The errno as `ENOENT: No such file or directory`: the name is what people search for.
 /// nix carries the table; the C library's strerror would link its locale machinery into /init.
@@ -125,6 +180,12 @@ pub fn name(errno: Errno) -> nix::errno::Errno {
 pub trait Context<T> {
     /// Says which step failed, and on what. The object is formatted only in failure.
     fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Error::with(step, object, Cause::Because(Box::new(error))))
+    }
 }
 
 impl<T> Context<T> for std::result::Result<T, Errno> {
@@ -154,6 +215,12 @@ impl<T> Context<T> for io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_cannot_do_anything_to_a_terminal() {
+        let error = Error::new("open", "a\u{1b}[31m\u{202e}b\u{fc}", "no");
+        assert_eq!(error.to_string(), "open a\\u{1b}[31m\\u{202e}b\u{fc}: no");
+    }
 
     #[test]
     fn names_step_object_and_every_cause() {

@@ -5,8 +5,10 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use layerinit::pack::check::check;
-use layerinit::pack::config::Circumstances;
+use layerinit::tool::check::check;
+use layerinit::tool::check::options::CheckOptions;
+use layerinit::tool::image::input::Initrd;
+use layerinit::tool::kernel_config::Circumstances;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -16,13 +18,13 @@ static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     std::fs::write(&*IMAGE, data).expect("a temporary file");
-    let circumstances = Circumstances {
+    let options = CheckOptions {
         cmdline: Some("retain_initrd".into()),
         conflicts: true,
-        ..Circumstances::default()
+        ..CheckOptions::default()
     };
     let mut said = Vec::new();
-    let good = check(&IMAGE, &circumstances, &mut said);
+    let good = Initrd::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &options, &mut said));
     std::fs::remove_file(&*IMAGE).expect("it was there");
     let said = String::from_utf8(said).expect("text");
     assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");

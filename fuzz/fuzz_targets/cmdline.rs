@@ -1,7 +1,7 @@
 //! The kernel command line: any text becomes options, and the problems with it sentences.
 #![no_main]
 
-use layerinit::cmdline::Options;
+use layerinit::plan::cmdline::Options;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! A kernel's configuration.
 #![no_main]
 
-use layerinit::pack::config::Config;
+use layerinit::tool::kernel_config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

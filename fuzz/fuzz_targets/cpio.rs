@@ -4,7 +4,7 @@
 use std::io::{BufReader, Read};
 
 use layerinit::bytes::{Reader, Skip};
-use layerinit::cpio::{Archive, HEADER_LEN, Next, PATH_MAX};
+use layerinit::format::cpio::{Archive, HEADER_LEN, Next, PATH_MAX};
 use libfuzzer_sys::fuzz_target;
 
 /// What there is to know of an archive. Bodies are read, or left out where `skip` says so.

@@ -2,9 +2,9 @@
 #![no_main]
 
 use layerinit::bytes::ReadAt;
-use layerinit::erofs::{Data, Image, Inode, PCLUSTER_MAX_DSIZE};
+use layerinit::format::erofs::{Data, Image, Inode, PCLUSTER_MAX_DSIZE};
 use layerinit::error::Error;
-use layerinit::pack::erofs_tree::walk;
+use layerinit::tool::image::erofs_tree::walk;
 use libfuzzer_sys::fuzz_target;
 
 /// The most that is read of all files: clusters may be shared, and files may be sparse.

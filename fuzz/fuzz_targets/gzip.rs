@@ -1,7 +1,7 @@
 //! The end of a gzip stream, and its bytes.
 #![no_main]
 
-use layerinit::compress::Codec;
+use layerinit::format::compress::Codec;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| layerinit_fuzz::extent(Codec::Gzip, data));

@@ -2,8 +2,8 @@
 //! opened again and hold what the walk said.
 #![no_main]
 
-use layerinit::cpio::Next;
-use layerinit::segment::{Kind, open_archive, walk};
+use layerinit::format::cpio::Next;
+use layerinit::initrd::{Kind, open_archive, walk};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,7 +1,7 @@
 //! An EROFS superblock, at the front and behind bytes that are not its own.
 #![no_main]
 
-use layerinit::erofs::Superblock;
+use layerinit::format::erofs::Superblock;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

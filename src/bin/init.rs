@@ -6,14 +6,15 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::time::Duration;
 
-use layerinit::cmdline::{Break, Options};
+use layerinit::boot::mount::{self, Finder, SYSROOT};
+use layerinit::boot::report::{Facts, Report};
+use layerinit::boot::systemd::{self, Moment};
+use layerinit::boot::{fault, kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
 use layerinit::device::Patience;
 use layerinit::error::{Error, Result};
-use layerinit::load::Loader;
-use layerinit::mount::{self, Finder, SYSROOT};
-use layerinit::report::{Facts, Report};
-use layerinit::systemd::{self, Moment};
-use layerinit::{kmsg, plan, proof, rescue, setup, source, switch, watchdog};
+use layerinit::module::loader::Loader;
+use layerinit::plan;
+use layerinit::plan::cmdline::{Break, Options};
 use log::{debug, info, warn};
 
 layerinit::entry!(start);
@@ -40,6 +41,7 @@ fn start(arguments: Vec<CString>) -> i32 {
         return 1;
     }
     rescue::catch_panics();
+    fault::catch();
     let Err(mut failure) = boot(&arguments, started);
     loop {
         // The policy returns only where the rescue shell has left a root.
@@ -82,6 +84,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("plan");
 
     let mut loader = Loader::new(&kernel, &options);
+    loader.load_pre();
     if let Some(device) = &options.watchdog
         && let Err(error) = watchdog::start(device)
     {
@@ -98,12 +101,12 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("root");
     rescue::pause(Break::Mount, &options);
 
-    let init = proof::init(new_root, &plan.inits)?;
+    let init = verify_init::init(new_root, &plan.inits)?;
     report.ended("proof");
     rescue::pause(Break::Switch, &options);
 
     if new_root != "/" {
-        freed = freed.saturating_add(switch::root(new_root, released.is_none())?);
+        freed = freed.saturating_add(switch_root::root(new_root, released.is_none())?);
         info!("switched to the new root, {freed} bytes freed");
     }
     report.ended("switch");
@@ -113,6 +116,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         plan: &plan,
         mounted: &mounted,
         modules: &loader.finish(),
+        warnings: &kmsg::warnings(),
         init,
         freed,
     };
@@ -125,10 +129,13 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
 
 /// Goes on with what the rescue shell has left at /sysroot.
 fn by_hand(arguments: &[CString], started: Moment) -> Result<Infallible> {
-    let options = Options::parse(&setup::cmdline()?);
+    let options = match rescue::options() {
+        Some(options) => options.clone(),
+        None => Options::parse(&setup::cmdline()?),
+    };
     let inits = options.inits();
-    let init = proof::init(SYSROOT, &inits)?;
-    switch::root(SYSROOT, false)?;
+    let init = verify_init::init(SYSROOT, &inits)?;
+    switch_root::root(SYSROOT, false)?;
     let told = options.timestamps.then_some(started);
     Err(hand_over(init, told, arguments, &options))
 }
@@ -147,5 +154,5 @@ fn hand_over(
         false => setup::CONSOLE_WAIT,
     });
     let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
-    switch::exec(init, more, arguments)
+    switch_root::exec(init, more, arguments)
 }

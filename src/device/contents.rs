@@ -6,8 +6,8 @@ use rustix::io::Errno;
 
 use super::Device;
 use crate::error::{Context, Result};
-use crate::probe::table::{self, Partition, Scheme, Table};
-use crate::probe::{self, Volume};
+use crate::format::superblock::partition::{self, Partition, Scheme, Table};
+use crate::format::superblock::{self, Volume};
 
 /// Devices that a message lists at most.
 const LISTED_MAX: usize = 40;
@@ -25,7 +25,7 @@ impl Contents {
         if let Some((_, volumes)) = self.volumes.iter().find(|(known, _)| known == device) {
             return Ok(volumes.clone());
         }
-        let volumes = probe::volumes(&device.open()?).during("read", device)?;
+        let volumes = superblock::volumes(&device.open()?).during("read", device)?;
         self.volumes.retain(|(known, _)| known.name != device.name);
         self.volumes.push((device.clone(), volumes.clone()));
         Ok(volumes)
@@ -36,7 +36,8 @@ impl Contents {
         let at = match self.tables.iter().position(|(known, _)| known == disk) {
             Some(at) => at,
             None => {
-                let table = table::table(&disk.open()?, disk.sector_size()).during("read", disk)?;
+                let table =
+                    partition::table(&disk.open()?, disk.sector_size()).during("read", disk)?;
                 self.tables.retain(|(known, _)| known.name != disk.name);
                 self.tables.push((disk.clone(), table));
                 self.tables.len().saturating_sub(1)

@@ -7,8 +7,8 @@ use log::{debug, warn};
 use super::contents::{Contents, is_worth_reading};
 use super::{Device, Wanted};
 use crate::error::{Error, Result};
-use crate::probe::Volume;
-use crate::rootspec::Spec;
+use crate::format::superblock::Volume;
+use crate::plan::device_spec::Spec;
 
 /// A device that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use log::{debug, info, warn};
 use super::contents::Contents;
 use super::matching::{Found, Look};
 use super::media::Polling;
+use super::uevent::{Event, Listener, News, pause};
 use super::{Device, enumerate};
-use crate::cmdline::{Options, Wait};
-use crate::coldplug;
 use crate::error::{Error, Result};
+use crate::module::sysfs;
 use crate::plan;
-use crate::rootspec::Spec;
-use crate::uevent::{Event, Listener, News, pause};
+use crate::plan::cmdline::{Options, Wait};
+use crate::plan::device_spec::Spec;
 
 /// How long a device may take where the command line does not say. USB disks and slow controllers
 /// come within a few seconds; after that somebody should see a message.
@@ -106,7 +106,7 @@ impl Search {
     /// Hands over what devices that are there want loaded, as far as it has not been: at the start of a
     /// search, and when it may have missed some that came. Whether there was any.
     pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) -> bool {
-        let mut wanted = coldplug::modaliases();
+        let mut wanted = sysfs::modaliases();
         wanted.retain(|modalias| !self.modaliases.contains(modalias));
         if wanted.is_empty() {
             return false;
@@ -308,7 +308,7 @@ mod tests {
         };
         for _ in 0..2 {
             search.follow(&lost, &mut |wanted| heard.extend(wanted.to_vec()));
-            assert_eq!(heard, coldplug::modaliases());
+            assert_eq!(heard, sysfs::modaliases());
         }
     }
 }

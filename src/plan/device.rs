@@ -1,9 +1,9 @@
 //! What `root=` names.
 
-use crate::cmdline::Options;
+use super::cmdline::Options;
+use super::device_spec::Spec;
 use crate::error::Result;
-use crate::rootspec::Spec;
-use crate::words::items;
+use crate::text::items;
 
 /// A device to mount: for `root=` what that and its companions say, for `rd.overlay=` the device.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,9 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
+use super::cmdline::Options;
 use super::{Content, Found, Layer, Place};
-use crate::cmdline::{Backend, Options};
-use crate::erofs::Superblock;
 use crate::error::{Error, Result};
-use crate::segment::{Cpio, Kind, Segment};
+use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
@@ -49,7 +48,7 @@ pub(super) fn layer(
                 .backends
                 .iter()
                 .copied()
-                .filter(|backend| reaches(*backend, place, segment.offset, superblock))
+                .filter(|backend| backend.reaches(place, segment.offset, superblock))
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -75,14 +74,30 @@ pub(super) fn layer(
     })
 }
 
-/// Whether a backend can mount an image that lies there at all.
-fn reaches(backend: Backend, place: &Place, offset: u64, superblock: &Superblock) -> bool {
-    match backend {
-        Backend::Loop => true,
-        Backend::Memback => *place == Place::Initrd,
-        // A file of sysfs gives out a page at a time, which EROFS takes for an I/O error; and
-        // fsoffset= counts in whole blocks (fs/erofs/super.c).
-        Backend::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
+/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` where the boot loader adds layers: at the
+/// next boot there may be more of these, or fewer, and the numbers mean other layers.
+pub(super) fn numbers(
+    layers: &[Layer],
+    sources: &[Found],
+    options: &Options,
+    warnings: &mut Vec<String>,
+) {
+    let added = |layer: &&Layer| {
+        let found = sources.get(layer.source);
+        let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+        let segment = segments.find(|segment| segment.offset == layer.offset);
+        segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.only_extra))
+    };
+    let Some(added) = layers.iter().find(added) else {
+        return;
+    };
+    for (word, list) in [("only", &options.only), ("skip", &options.skip)] {
+        if let Some(number) = list.iter().find(|item| item.parse::<usize>().is_ok()) {
+            warnings.push(format!(
+                "rd.layers.{word}={number}: {added} is an archive that systemd-stub has added, and the numbers of \
+                 layers change with these: name layers by volume label"
+            ));
+        }
     }
 }
 
@@ -124,12 +139,8 @@ pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
                 "{layer}: features {unknown:#x} are newer than this program knows"
             ));
         }
-        if superblock.extra_devices != 0 {
-            let devices = superblock.extra_devices;
-            warnings.push(format!(
-                "{layer}: needs {devices} more devices; only images of one piece can be mounted"
-            ));
-        }
+        let pieces = superblock.in_pieces();
+        warnings.extend(pieces.map(|what| format!("{layer}: {what}")));
     }
 }
 
@@ -159,25 +170,12 @@ impl Layer {
     }
 }
 
-/// What the kernel has not taken as it was meant: a bootconfig, or an archive in the middle of which
-/// its unpacker stopped. What it did not get to is not in the rootfs: kernel modules of the loader,
-/// files of /layers.
+/// What the kernel has not taken as it was meant.
 pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
-    let cpio = match &segment.kind {
-        Kind::Cpio(cpio) => cpio,
-        Kind::Bootconfig { intact: false } => {
-            return Some(format!(
-                "{place}+{:#x}: a bootconfig whose size or checksum is wrong: the kernel has ignored it",
-                segment.offset
-            ));
-        }
-        Kind::Padding | Kind::Erofs(_) | Kind::Bootconfig { .. } => return None,
-    };
-    // A layer is unpacked by /init, which refuses it.
-    let at = cpio.bad_sum.filter(|_| !matches!(place, Place::File(_)))?;
-    Some(format!(
-        "{place}+{:#x}: the member at {at:#x} of this archive does not add up to its sum: the kernel \
-         stopped unpacking there",
-        segment.offset
-    ))
+    // A file of /layers is not its business; /init refuses what is wrong there.
+    if matches!((place, &segment.kind), (Place::File(_), Kind::Cpio(_))) {
+        return None;
+    }
+    let what = segment.stopped()?;
+    Some(format!("{place}+{:#x}: {what}", segment.offset))
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::Device;
-use crate::cmdline::Options;
-use crate::error::{Cause, Error, Result};
-use crate::rootspec::Spec;
-use crate::words::items;
+use super::cmdline::Options;
+use super::device_spec::Spec;
+use crate::error::{Context, Error, Result};
+use crate::text::items;
 
 /// The directory on the device where `rd.overlay=` names none.
 const DIRECTORY: &str = "layerinit";
@@ -57,11 +57,12 @@ fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec
             ),
         )),
         None => {
-            let hint =
-                "rd.overlay.fallback=tmpfs (what is written is lost then), or rd.overlay.readonly";
-            let hint = Error::new("boot", "without it", hint);
+            let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or \
+                        rd.overlay.readonly";
             let object = format_args!("rd.overlay={wanted}");
-            Err(Error::with("use", object, Cause::Each(vec![why, hint])))
+            Err(why)
+                .during("use", object)
+                .map_err(|error| error.hint(hint))
         }
     }
 }

@@ -6,10 +6,16 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
-/// Defines the C `main` that calls `$main`, a `fn(Vec<CString>) -> i32`, with the arguments.
+/// Defines the C `main` that calls `$main`, a `fn(Vec<CString>) -> i32`, with the arguments; and the
+/// note that tells this program from any other ([`Note`](crate::sys::note::Note)).
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
+        // SAFETY: a section of notes holds notes alone, of which this is one.
+        #[unsafe(link_section = ".note.layerinit")]
+        #[used]
+        static NOTE: $crate::sys::note::Note = $crate::sys::note::Note::OWN;
+
         /// Called by the C library's start-up code.
         // SAFETY: no other `main` is linked: the binary that uses this macro says #![no_main].
         #[unsafe(no_mangle)]

@@ -53,7 +53,7 @@ const _: () = assert!(size_of::<LoopConfig>() == 304);
 pub struct Range {
     /// First byte; need not be aligned.
     pub offset: u64,
-    /// Bytes; a multiple of 512.
+    /// Bytes; a multiple of 512. May reach beyond the end of the file, where the device ends then.
     pub length: u64,
 }
 

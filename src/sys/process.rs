@@ -9,6 +9,8 @@ use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use super::signal::guarded;
+
 /// Starts the program at `path` with `arguments`, its own name first, and this one's environment. It
 /// leads a session of its own, with standard input as controlling terminal where that is a terminal:
 /// what job control and Ctrl-C need.
@@ -113,7 +115,7 @@ pub fn confined<T: Send>(
         Ok(done)
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, run);
+        let thread = std::thread::Builder::new().spawn_scoped(scope, guarded(run));
         match thread.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
             // A panic has ended the boot in its hook already; tests see this.

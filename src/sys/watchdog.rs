@@ -1,4 +1,4 @@
-//! The watchdog driver's ioctl. Source: include/uapi/linux/watchdog.h,
+//! The watchdog driver's ioctls. Source: include/uapi/linux/watchdog.h,
 //! Documentation/watchdog/watchdog-api.rst.
 
 use std::ffi::c_int;
@@ -7,7 +7,26 @@ use std::os::fd::AsFd;
 use rustix::io::Result;
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
 
+/// `struct watchdog_info`.
+#[repr(C)]
+struct WatchdogInfo {
+    options: u32,
+    firmware_version: u32,
+    identity: [u8; 32],
+}
+
+const _: () = assert!(size_of::<WatchdogInfo>() == 40);
+
+const WDIOC_GETSUPPORT: Opcode = opcode::read::<WatchdogInfo>(b'W', 0);
 const WDIOC_GETTIMEOUT: Opcode = opcode::read::<c_int>(b'W', 7);
+
+/// Asks whether the device is a watchdog. ENOTTY or EINVAL from a driver that is none.
+pub fn support(device: impl AsFd) -> Result<()> {
+    // SAFETY: the ioctl writes one struct watchdog_info, whose size is part of its number.
+    let get = unsafe { Getter::<WDIOC_GETSUPPORT, WatchdogInfo>::new() };
+    // SAFETY: as above; any bits are a struct watchdog_info.
+    unsafe { ioctl(device, get) }.map(|_| ())
+}
 
 /// Seconds without a ping after which the watchdog restarts the machine. EOPNOTSUPP or ENOTTY where
 /// the driver cannot tell.

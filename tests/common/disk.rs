@@ -1,11 +1,10 @@
 //! Loop devices as disks. Needs root, loop devices, and the tools that make filesystems.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 /// Runs a program of a Debian package, and returns what it prints.
 pub fn run(package: &str, program: &str, arguments: &[&str]) -> String {

@@ -6,7 +6,7 @@ pub mod disk;
 #[cfg(test)]
 pub mod guest;
 
-use layerinit::cpio::{Header, padding};
+use layerinit::format::cpio::{Header, padding};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -65,6 +65,26 @@ pub fn program(name: &str) -> Entry<'_> {
     entry(name, 0o100755, b"\x7fELF")
 }
 
+/// An `/init` of layerinit, as far as the tool looks: an ELF program for no machine with the note that
+/// tells it from others.
+pub const OWN_INIT: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\
+    \x02\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \0\0\0\0\x40\0\x38\0\x01\0\0\0\0\0\0\0\
+    \x04\0\0\0\x04\0\0\0\x78\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x20\0\0\0\0\0\0\0\x20\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\
+    \x0a\0\0\0\x08\0\0\0\x01\0\0\0layerinit\0\0\x000.1.0\0\0\0";
+
+pub fn own_init(name: &str) -> Entry<'_> {
+    entry(name, 0o100_755, OWN_INIT)
+}
+
+/// An `/init` of layerinit for this machine, by its e_machine.
+pub fn init_for(machine: u16) -> Vec<u8> {
+    let mut init = OWN_INIT.to_vec();
+    init[18..20].copy_from_slice(&machine.to_le_bytes());
+    init
+}
+
 /// The archive of these members, with its trailer.
 pub fn cpio(entries: &[Entry]) -> Vec<u8> {
     let mut archive = cpio_without_trailer(entries);
@@ -94,6 +114,25 @@ fn member(archive: &mut Vec<u8>, entry: &Entry) {
     pad(archive, 4);
 }
 
+/// What GRUB 2.06 makes of `newc:etc/motd:FILE`, whose bytes are "hello\n": lengths of names leave out
+/// the NUL, and there is none. The padding behind the file's bytes and the trailer included.
+pub const GRUB_2_06: &[u8] = b"\
+070701\
+00000000000041ff000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000300000000\
+etc\0\0\0\
+070701\
+00000000000081ff000000000000000000000001\
+0000000000000006000000000000000000000000\
+000000000000000800000000\
+etc/motd\0\0hello\n\0\0\
+070701\
+0000000000000000000000000000000000000001\
+0000000000000000000000000000000000000000\
+000000000000000a00000000\
+TRAILER!!!";
+
 /// Zeros up to a multiple of `align`.
 pub fn pad(bytes: &mut Vec<u8>, align: usize) {
     bytes.resize(bytes.len().next_multiple_of(align), 0);
@@ -102,7 +141,7 @@ pub fn pad(bytes: &mut Vec<u8>, align: usize) {
 /// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
 pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     let mut image = vec![0; 4096 * blocks as usize];
-    image[1024..1028].copy_from_slice(&layerinit::erofs::MAGIC);
+    image[1024..1028].copy_from_slice(&layerinit::format::erofs::MAGIC);
     image[1036] = 12;
     image[1060..1064].copy_from_slice(&blocks.to_le_bytes());
     image[1088..1088 + label.len()].copy_from_slice(label.as_bytes());

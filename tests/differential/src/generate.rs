@@ -1,6 +1,6 @@
 //! Archives for the two sides.
 
-use layerinit::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
+use layerinit::format::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
 
 use crate::common::{Entry, cpio, dir, entry, file, join, pad};
 
@@ -117,18 +117,17 @@ pub fn bad_sum() -> Vec<u8> {
     ])
 }
 
-/// The same with a name that does not end.
+/// The same with a name that does not end, nor does its padding: GRUB does not write that.
 pub fn no_nul() -> Vec<u8> {
     let mut archive = cpio(&[dir("case-no-nul"), file("case-no-nul/kept", b"x")]);
     let header = Header {
         mode: 0o100644,
         nlink: 1,
-        namesize: 6,
+        namesize: 7,
         ..Header::default()
     };
     archive.extend_from_slice(header.encode().as_bytes());
-    archive.extend_from_slice(b"no-nul");
-    pad(&mut archive, 4);
+    archive.extend_from_slice(b"no-nul.x");
     join(&[&archive, &cpio(&[file("case-no-nul/never", b"")])])
 }
 

@@ -1,7 +1,7 @@
 //! Two trees out of one initrd: the kernel's, and ours. See qemu/differential.
 //!
 //! As PID 1 of a guest this lists the rootfs that the kernel has unpacked, on the second serial
-//! port. On the host it makes archives, unpacks them with [`layerinit::mount`], into one tree or into
+//! port. On the host it makes archives, unpacks them with [`layerinit::boot::mount`], into one tree or into
 //! a stack of layers, and compares.
 
 #[path = "../../common/mod.rs"]
@@ -14,14 +14,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use layerinit::boot::mount::archive::layer;
+use layerinit::boot::mount::overlay::{self, Stack};
+use layerinit::boot::mount::unpack::{Unpacked, unpack};
 use layerinit::bytes::Reader;
-use layerinit::compress::{Codec, Decoder};
-use layerinit::cpio::Archive;
 use layerinit::error::Context as _;
-use layerinit::mount::archive::layer;
-use layerinit::mount::overlay::{self, Stack};
-use layerinit::mount::unpack::{Unpacked, unpack};
-use layerinit::segment::{Kind, Segment, open_archive, walk};
+use layerinit::format::compress::{Codec, Decoder};
+use layerinit::format::cpio::Archive;
+use layerinit::initrd::{Kind, Segment, open_archive, walk};
 use layerinit::sys::process::confined;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 

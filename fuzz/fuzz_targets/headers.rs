@@ -1,0 +1,21 @@
+//! What stands before or around an initrd: the section table of a PE file, U-Boot's header.
+#![no_main]
+
+use layerinit::tool::{pe, uimage};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let mut longer = data.to_vec();
+    longer.push(0);
+    // What is known of a file does not change with more of it.
+    if let Ok(Some(sections)) = pe::sections(data) {
+        assert_eq!(pe::sections(&longer), Ok(Some(sections.clone())));
+        for name in [".initrd", ".cmdline", ".ucode", ".profile", ""] {
+            let found = pe::find(&sections, name);
+            assert!(found.is_none_or(|section| sections.contains(section)));
+        }
+    }
+    if let Ok(Some(ramdisk)) = uimage::ramdisk(data) {
+        assert_eq!(uimage::ramdisk(&longer), Ok(Some(ramdisk)));
+    }
+});

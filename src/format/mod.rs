@@ -1,0 +1,9 @@
+//! Formats: bytes to values and back. Pure: bytes come through [`crate::bytes`], nothing is changed.
+
+pub mod checksum;
+
+pub mod compress;
+pub mod cpio;
+pub mod erofs;
+
+pub mod superblock;

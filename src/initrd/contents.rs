@@ -1,0 +1,126 @@
+//! What the members of an archive add up to.
+
+use std::io::{self, Read};
+
+use super::Cpio;
+use crate::bytes::Skip;
+use crate::format::compress::Codec;
+use crate::format::cpio::{self, Archive, Member};
+
+/// Adds up an archive's members.
+pub(super) struct Contents {
+    cpio: Cpio,
+    /// Whether there was anything but directories.
+    files: bool,
+    /// Members with a wrong sum that did not stop the kernel, so far.
+    doubts: u32,
+}
+
+impl Contents {
+    /// Nothing yet, of an archive compressed with `codec` that the kernel unpacked or not, and why not
+    /// where it got to it.
+    pub fn new(codec: Option<Codec>, by_kernel: bool, refused: Option<&'static str>) -> Self {
+        Self {
+            cpio: Cpio {
+                codec,
+                members: 0,
+                unpacked: 0,
+                by_kernel,
+                refused,
+                bad_sum: None,
+                bad_name: None,
+                holds_init: false,
+                has_root: false,
+                only_early: codec.is_none(),
+                only_layer_files: true,
+                only_extra: true,
+            },
+            files: false,
+            doubts: 0,
+        }
+    }
+
+    pub fn add(&mut self, member: &Member, rdinit: &[u8]) {
+        const PAGE: u64 = 4096;
+        let cpio = &mut self.cpio;
+        cpio.members = cpio.members.saturating_add(1);
+        if !member.counts() {
+            return;
+        }
+        let path = member.path();
+        let directory = member.header.file_type() == libc::S_IFDIR;
+        if member.header.file_type() == libc::S_IFREG {
+            let pages = u64::from(member.header.filesize).div_ceil(PAGE);
+            cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
+        }
+        self.files |= !directory;
+        cpio.holds_init |= !directory && path == rdinit && cpio.stopped_at().is_none();
+        cpio.has_root |= directory && path.is_empty();
+        let above = |whole: &[u8]| directory && (path.is_empty() || under(whole, &path));
+        cpio.only_early &= path == b"early_cpio"
+            || [&b"kernel/x86/microcode"[..], b"kernel/firmware/acpi"]
+                .iter()
+                .any(|place| under(&path, place) || above(place));
+        cpio.only_layer_files &= under(&path, b"layers") || above(b"layers");
+        cpio.only_extra &= under(&path, b".extra") || above(b".extra");
+    }
+
+    /// Whether the kernel would find the body of this member, which is next in the archive, to have
+    /// another sum than its header says.
+    pub fn is_wrong<I: Skip>(&self, member: &Member, archive: &mut Archive<I>) -> io::Result<bool> {
+        let header = &member.header;
+        // Of what is no regular file it asks for no sum.
+        let asked = header.crc && member.counts() && header.file_type() == libc::S_IFREG;
+        if !asked || !self.cpio.by_kernel || self.cpio.stopped_at().is_some() {
+            return Ok(false);
+        }
+        let mut buffer = [0; 4096];
+        let mut sum = 0;
+        loop {
+            match archive.read(&mut buffer) {
+                Ok(0) => return Ok(sum != header.chksum),
+                Ok(n) => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
+                // Whoever looks for the next member says so.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Counts members with a wrong sum that the kernel may have passed over.
+    pub fn too_many_doubts(&mut self) -> bool {
+        const DOUBTS_MAX: u32 = 8;
+        self.doubts = self.doubts.saturating_add(1);
+        self.doubts > DOUBTS_MAX
+    }
+
+    /// The kernel stops at this member.
+    pub fn stop(&mut self, member: &Member) {
+        self.cpio.bad_sum = Some(member.offset);
+    }
+
+    /// The kernel stops at the first name without NUL, if that is in an archive that it unpacks, and it has
+    /// not stopped before.
+    pub fn stop_at_name(&mut self, unterminated: Option<u64>) {
+        if self.cpio.by_kernel && self.cpio.stopped_at().is_none() {
+            self.cpio.bad_name = unterminated;
+        }
+    }
+
+    pub fn done(self) -> Cpio {
+        Cpio {
+            only_early: self.cpio.only_early && self.files,
+            only_layer_files: self.cpio.only_layer_files && self.files,
+            only_extra: self.cpio.only_extra && self.files,
+            ..self.cpio
+        }
+    }
+}
+
+/// Whether `path` is `place` or lies below it.
+pub(super) fn under(path: &[u8], place: &[u8]) -> bool {
+    match path.strip_prefix(place) {
+        Some(rest) => rest.first().is_none_or(|byte| *byte == b'/'),
+        None => false,
+    }
+}

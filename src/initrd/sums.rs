@@ -1,0 +1,108 @@
+//! Where the kernel's unpacker stops at a wrong sum: not if it never opened the file.
+
+use std::io;
+
+use super::contents::{Contents, under};
+use super::{Kind, Segment, open_archive};
+use crate::bytes::{Part, ReadAt, Skip};
+use crate::format::compress::Codec;
+use crate::format::cpio::{Archive, Member, Next};
+
+/// The archive that is being walked.
+pub(super) struct Place<'a> {
+    pub image: &'a dyn ReadAt,
+    /// What has been walked.
+    pub before: &'a [Segment],
+    /// Where it starts.
+    pub start: u64,
+    pub codec: Option<Codec>,
+}
+
+/// Looks whether the kernel stops at this member, whose body is next in the archive: nothing else in
+/// the walk reads bodies.
+pub(super) fn look<I: Skip>(
+    member: &Member,
+    archive: &mut Archive<I>,
+    place: &Place,
+    contents: &mut Contents,
+) -> io::Result<()> {
+    // Each look at names goes through all archives again: a bound for an image made of such members.
+    if contents.is_wrong(member, archive)?
+        && (contents.too_many_doubts() || is_made(place, member)?)
+    {
+        contents.stop(member);
+    }
+    Ok(())
+}
+
+/// Whether the kernel can have opened the file of this member, as far as names tell: whether something
+/// before it has made the directory that it is in.
+fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
+    let Place {
+        image,
+        before,
+        start,
+        codec,
+    } = *place;
+    let path = member.path();
+    let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else {
+        return Ok(true);
+    };
+    let parent = path.get(..slash).unwrap_or_default();
+    // What every kernel has built in (usr/default_cpio_list). `..` is beyond what is looked at here.
+    let climbs = parent.split(|byte| *byte == b'/').any(|name| name == b"..");
+    if climbs || parent == b"dev" || parent == b"root" {
+        return Ok(true);
+    }
+    for segment in before {
+        if let Kind::Cpio(cpio) = &segment.kind
+            && makes(
+                image,
+                segment.offset,
+                segment.length,
+                cpio.codec,
+                parent,
+                u64::MAX,
+            )?
+        {
+            return Ok(true);
+        }
+    }
+    let length = image.size().saturating_sub(start);
+    makes(image, start, length, codec, parent, member.offset)
+}
+
+/// Whether a member before `end` is this directory, or a link on the way to it, which may lead to one.
+fn makes(
+    image: &dyn ReadAt,
+    offset: u64,
+    length: u64,
+    codec: Option<Codec>,
+    directory: &[u8],
+    end: u64,
+) -> io::Result<bool> {
+    let part = Part::new(image, 0, image.size());
+    let mut archive = open_archive(&part, offset, length, codec)?;
+    loop {
+        // It has been read before.
+        let Ok(next) = archive.next_member() else {
+            return Ok(false);
+        };
+        match next {
+            Next::Member(member) if member.offset >= end => return Ok(false),
+            Next::Member(member) if !member.counts() => {}
+            Next::Member(member) => {
+                let path = member.path();
+                match member.header.file_type() {
+                    libc::S_IFDIR if path == directory => return Ok(true),
+                    libc::S_IFLNK if under(directory, &path) => return Ok(true),
+                    _ => {}
+                }
+            }
+            // A plain archive ends here; what follows in a compressed one belongs to it.
+            Next::Trailer if codec.is_none() => return Ok(false),
+            Next::Trailer => {}
+            Next::End => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The walk from segment to segment.
+
+use std::io::{self, BufRead};
+
+use super::bootconfig::{self, Trailer};
+use super::contents::Contents;
+use super::{Kind, Segment, Walk, foreign, sums};
+use crate::bytes::{Part, ReadAt, Reader, Skip, fill, skip_zeros};
+use crate::error::{Cause, Context, Error, Result};
+use crate::format::compress::{Codec, Decoder};
+use crate::format::cpio::{self, Archive, Next};
+use crate::format::erofs::{self, SUPER_OFFSET, Superblock};
+
+/// More segments than any real image has; a bound on what a hostile one can make us remember.
+const MAX_SEGMENTS: usize = 8192;
+
+/// Where a walk is, and what it has found.
+pub(super) struct Walker<'a> {
+    image: &'a dyn ReadAt,
+    rdinit: Vec<u8>,
+    /// Where the next segment starts.
+    position: u64,
+    /// Where the segments end: at the bootconfig trailer, if there is one.
+    end: u64,
+    /// What is nothing else is a bootconfig that the kernel does not take.
+    damaged_trailer: bool,
+    /// Whether the kernel's unpacker is still with us.
+    by_kernel: bool,
+    segments: Vec<Segment>,
+}
+
+impl<'a> Walker<'a> {
+    /// At the start of `image`, of which the kernel starts `rdinit`.
+    pub(super) fn new(image: &'a dyn ReadAt, rdinit: &[u8]) -> Self {
+        Self {
+            image,
+            rdinit: cpio::normalized(rdinit),
+            position: 0,
+            end: image.size(),
+            damaged_trailer: false,
+            by_kernel: true,
+            segments: Vec::new(),
+        }
+    }
+
+    /// To the end, or to what is in the way.
+    pub(super) fn walk(mut self) -> Walk {
+        let trouble = self.run().err();
+        Walk {
+            segments: self.segments,
+            trouble,
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let trailer = bootconfig::find(self.image).during("read", "the end of the initrd")?;
+        self.damaged_trailer = matches!(trailer, Some(Trailer::Damaged));
+        if let Some(Trailer::Intact(trailer)) = &trailer {
+            self.end = trailer.offset;
+        }
+        while self.position < self.end {
+            if self.segments.len() >= MAX_SEGMENTS {
+                return Err(
+                    self.trouble(self.position, format!("more than {MAX_SEGMENTS} segments"))
+                );
+            }
+            self.segment()?;
+        }
+        if let Some(Trailer::Intact(trailer)) = trailer {
+            self.segments.push(trailer);
+        }
+        Ok(())
+    }
+
+    /// Finds the next segment, and the padding before it.
+    fn segment(&mut self) -> Result<()> {
+        let start = self.first_nonzero()?;
+        if start == self.end {
+            self.push(start, Kind::Padding);
+            return Ok(());
+        }
+        let mut first = [0; 8];
+        let n = usize::try_from(self.end.saturating_sub(start))
+            .unwrap_or(8)
+            .min(8);
+        let first = first.get_mut(..n).unwrap_or_default();
+        self.image
+            .read_exact_at(first, start)
+            .during("read at", format_args!("{start:#x}"))?;
+
+        if first.starts_with(b"0707") {
+            return self.plain(start);
+        }
+        // The superblock, then the 1024 bytes before it that need not be zero: their first byte,
+        // or whichever of them is the first that is not.
+        if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
+            return Ok(());
+        }
+        if let Some(codec) = Codec::detect(first) {
+            let refused = codec.refused_by_kernel(first);
+            return self.compressed(start, codec, refused);
+        }
+        if self.erofs_around(start)? {
+            return Ok(());
+        }
+        if first.starts_with(&erofs::MAGIC) {
+            let what = "an EROFS superblock, but not the 1024 bytes that belong before it";
+            return Err(self.trouble(start, what));
+        }
+        if self.damaged_trailer && self.end.saturating_sub(start) <= bootconfig::LENGTH_MAX {
+            self.push(start, Kind::Padding);
+            self.push(self.end, Kind::Bootconfig { intact: false });
+            return Ok(());
+        }
+        if let Some((offset, what)) =
+            foreign::name(&Part::new(self.image, 0, self.end), self.position, start)
+        {
+            return Err(self.trouble(offset, what));
+        }
+        let what = format!("neither cpio nor EROFS: {}{}", shown(first), known(first));
+        Err(self.trouble(start, what))
+    }
+
+    /// The offset of the next byte that is not zero, or the end.
+    fn first_nonzero(&self) -> Result<u64> {
+        let mut reader = Reader::bounded(self.image, self.position, self.end);
+        let skipped = skip_zeros(&mut reader);
+        let at = reader.position();
+        match skipped.during("read at", format_args!("{at:#x}"))? {
+            (_, None) if at < self.end => Err(self.trouble(at, "the source ends early")),
+            _ => Ok(at),
+        }
+    }
+
+    /// Takes an EROFS image that starts at `start`, if one does and it starts behind the last
+    /// segment.
+    fn erofs_at(&mut self, start: Option<u64>) -> Result<bool> {
+        let Some(start) = start.filter(|start| *start >= self.position) else {
+            return Ok(false);
+        };
+        let image = Part::new(self.image, 0, self.end);
+        let superblock = Superblock::read(&image, start).during(
+            "read",
+            format_args!("EROFS superblock of initrd at {start:#x}"),
+        )?;
+        let Some(superblock) = superblock else {
+            return Ok(false);
+        };
+        self.by_kernel = false;
+        let (length, left) = (superblock.length(), self.end.saturating_sub(start));
+        if length > left {
+            let what = format!(
+                "truncated EROFS image: its superblock says {length} bytes, the initrd has {left} from here"
+            );
+            return Err(self.trouble(start, what));
+        }
+        if length <= SUPER_OFFSET {
+            return Err(self.trouble(start, "EROFS image of no blocks"));
+        }
+        self.push(start, Kind::Padding);
+        self.push(start.saturating_add(length), Kind::Erofs(superblock));
+        Ok(true)
+    }
+
+    /// Takes an EROFS image in whose first 1024 bytes `start` lies. This is no search through
+    /// data: nothing else can be here.
+    fn erofs_around(&mut self, start: u64) -> Result<bool> {
+        let mut reader = Reader::bounded(self.image, start, self.end);
+        let mut near = [0; 2 * SUPER_OFFSET as usize];
+        let filled = fill(&mut reader, &mut near).during("read at", format_args!("{start:#x}"))?;
+        let near = near.get(..filled).unwrap_or_default();
+        for (distance, window) in near.windows(4).take(SUPER_OFFSET as usize).enumerate() {
+            let superblock = start.saturating_add(distance as u64);
+            if window == erofs::MAGIC && self.erofs_at(superblock.checked_sub(SUPER_OFFSET))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Why the kernel's unpacker takes no archive from this offset, if it got here: it stops.
+    fn unaligned(&mut self, start: u64) -> Option<&'static str> {
+        if start.is_multiple_of(4) || !self.by_kernel {
+            return None;
+        }
+        self.by_kernel = false;
+        Some(
+            "it does not start at a multiple of 4 (pad the file in front of it with truncate -s %4)",
+        )
+    }
+
+    fn plain(&mut self, start: u64) -> Result<()> {
+        let refused = self.unaligned(start);
+        let mut contents = Contents::new(None, self.by_kernel, refused);
+        let mut archive = Archive::new(Reader::bounded(self.image, start, self.end));
+        let end = self.members(&mut archive, start, None, &mut contents)?;
+        let end = start.saturating_add(end).min(self.end);
+        self.push(start, Kind::Padding);
+        self.archive(end, contents);
+        Ok(())
+    }
+
+    fn compressed(
+        &mut self,
+        start: u64,
+        codec: Codec,
+        refused: Option<&'static str>,
+    ) -> Result<()> {
+        // Behind a plain archive the kernel's unpacker wants what follows the zeros aligned, too
+        // ("broken padding", do_reset in init/initramfs.c).
+        let plain =
+            |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_none());
+        let unaligned = match self.segments.last().is_some_and(plain) {
+            true => self.unaligned(start),
+            false => None,
+        };
+        let refused = unaligned.or(refused.filter(|_| self.by_kernel));
+        self.by_kernel &= refused.is_none();
+        let mut contents = Contents::new(Some(codec), self.by_kernel, refused);
+        let whole = Part::new(self.image, 0, self.end);
+        let decoder = Decoder::new(codec, Reader::new(&whole, start))
+            .during("read at", format_args!("{start:#x}"))?;
+        let mut archive = Archive::new(io::BufReader::new(decoder));
+        self.members(&mut archive, start, Some(codec), &mut contents)?;
+        let at = archive.position();
+        let mut rest = archive.into_input();
+        let junk = rest.fill_buf().during(
+            "read",
+            format_args!("{codec} archive of initrd at {start:#x}"),
+        )?;
+        if junk.starts_with(&erofs::MAGIC) && at == SUPER_OFFSET {
+            let what = format!("an EROFS image compressed with {codec}: append it uncompressed");
+            return Err(self.trouble(start, what));
+        }
+        if !junk.is_empty() {
+            let what = format!(
+                "{codec} archive with something other than cpio at {at:#x} of its content: {}",
+                shown(junk)
+            );
+            return Err(self.trouble(start, what));
+        }
+        let end = start.saturating_add(rest.into_inner().consumed());
+        self.push(start, Kind::Padding);
+        self.archive(end, contents);
+        // Its LZ4 decoder takes the next four bytes for a length, unless they are zero, and fails
+        // with what it has unpacked in place (lib/decompress_unlz4.c).
+        let mut next = [0; 4];
+        if codec == Codec::Lz4 && self.image.read_exact_at(&mut next, end).is_ok() && next != [0; 4]
+        {
+            self.by_kernel = false;
+        }
+        Ok(())
+    }
+
+    /// Goes through the members of the archive at `start`. Where it ends, from there: without a trailer
+    /// after its last member, not after the zeros behind. A compressed one goes on after a trailer.
+    fn members<I: Skip>(
+        &self,
+        archive: &mut Archive<I>,
+        start: u64,
+        codec: Option<Codec>,
+        contents: &mut Contents,
+    ) -> Result<u64> {
+        let mut end = 0;
+        loop {
+            let next = archive.next_member();
+            contents.stop_at_name(archive.unterminated());
+            match next.map_err(|error| self.inside(start, error))? {
+                Next::Member(member) => {
+                    end = member.body.saturating_add(member.header.filesize.into());
+                    end = end.saturating_add(member.header.body_padding());
+                    contents.add(&member, &self.rdinit);
+                    let lies = sums::Place {
+                        image: &Part::new(self.image, 0, self.end),
+                        before: &self.segments,
+                        start,
+                        codec,
+                    };
+                    sums::look(&member, archive, &lies, contents)
+                        .during("read at", format_args!("{start:#x}"))?;
+                }
+                Next::Trailer if codec.is_none() => return Ok(archive.position()),
+                Next::Trailer => {}
+                Next::End => return Ok(end),
+            }
+        }
+    }
+
+    /// Ends an archive at `end`.
+    fn archive(&mut self, end: u64, contents: Contents) {
+        let cpio = contents.done();
+        self.by_kernel &= cpio.stopped_at().is_none();
+        self.push(end, Kind::Cpio(cpio));
+    }
+
+    /// Ends a segment at `end`; one of no length is no segment.
+    fn push(&mut self, end: u64, kind: Kind) {
+        let length = end.saturating_sub(self.position);
+        if length > 0 {
+            self.segments.push(Segment {
+                offset: self.position,
+                length,
+                kind,
+            });
+            self.position = end;
+        }
+    }
+
+    fn trouble(&self, offset: u64, what: impl Into<String>) -> Error {
+        Error::new("read at", format_args!("{offset:#x}"), what)
+    }
+
+    fn inside(&self, start: u64, error: Error) -> Error {
+        Error::with(
+            "read at",
+            format_args!("{start:#x}"),
+            Cause::Each(vec![error]),
+        )
+    }
+}
+
+/// A few bytes as hexadecimal and text, for a message.
+fn shown(bytes: &[u8]) -> String {
+    let bytes = bytes.get(..8).unwrap_or(bytes);
+    let mut text = String::new();
+    for byte in bytes {
+        text.push_str(&format!("{byte:02x} "));
+    }
+    text.push_str(&format!("\"{}\"", bytes.escape_ascii()));
+    text
+}
+
+/// What people append all the same.
+fn known(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [0x04, 0x22, 0x4d, 0x18, ..] => {
+            " (an LZ4 frame: the kernel and this program take those of lz4 -l)"
+        }
+        _ => "",
+    }
+}

@@ -1,0 +1,120 @@
+//! The plan as text, the same from `/init` and from `layerinit plan`.
+
+use std::fmt;
+
+use super::{Content, Device, Layer, Place, Plan, Root, Upper};
+use crate::text::shown;
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => f.write_str(&shown(name.as_bytes())),
+            Self::InitrdImage => f.write_str("initrd.image"),
+            Self::Initrd => f.write_str("initrd"),
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = shown(self.name.as_bytes());
+        write!(f, "layer {} ({name})", self.number)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = if self.writable { "rw" } else { "ro" };
+        write!(f, "{}: {access}", self.spec)?;
+        for flag in &self.flags {
+            write!(f, ",{flag}")?;
+        }
+        f.write_str(", as ")?;
+        match self.types.as_slice() {
+            [] => f.write_str("whatever is on it"),
+            types => list(f, types),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for warning in self.warnings().chain(self.alarms()) {
+            writeln!(f, "warning: {warning}")?;
+        }
+        if let Some(device) = &self.device {
+            writeln!(f, "root device {device}")?;
+        }
+        for layer in &self.layers {
+            write!(f, "{layer}: {} bytes, ", layer.length)?;
+            match &layer.content {
+                Content::Erofs {
+                    superblock,
+                    backends,
+                } => {
+                    f.write_str("erofs")?;
+                    let label = superblock.label();
+                    if !label.is_empty() {
+                        write!(f, " {label:?}")?;
+                    }
+                    f.write_str(" by ")?;
+                    list(f, backends)?;
+                }
+                Content::Cpio {
+                    codec, unpacked, ..
+                } => {
+                    f.write_str("cpio")?;
+                    if let Some(codec) = codec {
+                        write!(f, ".{codec}")?;
+                    }
+                    write!(f, " into a tmpfs of {unpacked} bytes")?;
+                }
+            }
+            writeln!(f)?;
+        }
+        match &self.root {
+            Root::Initramfs => writeln!(f, "root: the initramfs itself, nothing to stack")?,
+            Root::Device => writeln!(f, "root: the root device itself")?,
+            Root::Assembled => writeln!(f, "root: as the kernel has assembled it")?,
+            Root::Layer => writeln!(f, "root: the layer itself, read-only")?,
+            Root::Overlay(Upper::None) => writeln!(f, "root: overlay, read-only")?,
+            Root::Overlay(Upper::Tmpfs(options)) => {
+                f.write_str("root: overlay, writes to a tmpfs")?;
+                if !options.is_empty() {
+                    write!(f, " with {}", options.join(","))?;
+                }
+                writeln!(f)?;
+            }
+            Root::Overlay(Upper::Device(store)) => {
+                write!(f, "root: overlay, writes to /{} of ", store.directory)?;
+                writeln!(f, "device {}", store.device)?;
+                f.write_str("without that device: ")?;
+                match store.fallback.as_deref() {
+                    None => writeln!(f, "no boot")?,
+                    Some([]) => writeln!(f, "writes to a tmpfs")?,
+                    Some(options) => writeln!(f, "writes to a tmpfs with {}", options.join(","))?,
+                }
+            }
+        }
+        f.write_str("modules: ")?;
+        list(f, self.modules.iter().map(|module| module.name()))?;
+        f.write_str("\ninit: ")?;
+        list(f, &self.inits)?;
+        writeln!(f)
+    }
+}
+
+fn list(
+    f: &mut fmt::Formatter<'_>,
+    items: impl IntoIterator<Item = impl fmt::Display>,
+) -> fmt::Result {
+    let mut empty = true;
+    for item in items {
+        write!(f, "{}{item}", if empty { "" } else { ", " })?;
+        empty = false;
+    }
+    if empty {
+        f.write_str("none")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The drivers of a machine's disks, and its root's filesystem, as sysfs and /proc/mounts tell them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Result};
+use crate::module::alias::{self, Database};
+use crate::module::dep::Index;
+
+/// What drives one device: the loaded module of its driver, and its MODALIAS. Either may be missing.
+type Driver = (Option<String>, Option<String>);
+
+/// The modules of one kernel that the machine at `root` (the directory that holds its sys and proc)
+/// needs to reach its disks and to mount what is now its `/`; nearer to the processor first. Those
+/// that the kernel has built in are left out, and so are the drivers of everything that is no disk.
+///
+/// For each device on the way to a disk: the module that drives it now, if this kernel has that one,
+/// else whatever its MODALIAS asks for. Disks without a device (loop, ram, device mapper) need none.
+pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (module, modalias) in drivers(root)? {
+        match (module, modalias) {
+            (Some(module), _) if database.has(&module) || index.is_builtin(&module) => {
+                names.push(module);
+            }
+            (_, Some(modalias)) => names.push(modalias),
+            (_, None) => {}
+        }
+    }
+    if let Some(fstype) = root_filesystem(root)? {
+        names.push(format!("fs-{fstype}"));
+        names.extend(alias::helpers(&fstype).iter().map(ToString::to_string));
+        names.push(fstype);
+    }
+    Ok(database.wanted(&names))
+}
+
+/// The devices above each disk, each once, in the order of their depth.
+fn drivers(root: &Path) -> Result<Vec<Driver>> {
+    let class = root.join("sys/class/block");
+    let devices = root.join("sys/devices");
+    let devices = fs::canonicalize(&devices).during("find", devices.display())?;
+    let entries = fs::read_dir(&class).during("read", class.display())?;
+    let mut found: BTreeMap<(usize, PathBuf), Driver> = BTreeMap::new();
+    for entry in entries {
+        let link = entry.during("read", class.display())?.path();
+        // One that was taken away meanwhile.
+        let Ok(disk) = fs::canonicalize(&link) else {
+            continue;
+        };
+        if disk.starts_with(devices.join("virtual")) {
+            continue;
+        }
+        for device in disk.ancestors().take_while(|path| *path != devices) {
+            let module = fs::canonicalize(device.join("driver/module")).ok();
+            let module = module.and_then(|path| path.file_name()?.to_str().map(String::from));
+            let modalias = fs::read_to_string(device.join("modalias")).ok();
+            let modalias = modalias
+                .map(|text| text.trim().to_string())
+                .filter(|text| !text.is_empty());
+            let place = (device.iter().count(), device.to_path_buf());
+            found.insert(place, (module, modalias));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The type of what is mounted on `/`: of several, the last is on top.
+fn root_filesystem(root: &Path) -> Result<Option<String>> {
+    let path = root.join("proc/mounts");
+    let mounts = fs::read_to_string(&path).during("read", path.display())?;
+    let mut of_root = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        match (words.nth(1), words.next()) {
+            (Some("/"), Some(fstype)) if fstype != "rootfs" => Some(fstype.to_string()),
+            _ => None,
+        }
+    });
+    Ok(of_root.next_back())
+}

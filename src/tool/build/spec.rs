@@ -1,0 +1,456 @@
+//! gen_init_cpio's spec files: text to entries. Pure.
+//!
+//! Source: usr/gen_init_cpio.c of Linux 7.2, whose program reads
+//!
+//! ```text
+//! # a comment
+//! file  <name> <location> <mode> <uid> <gid> [<hard links>]
+//! dir   <name> <mode> <uid> <gid>
+//! nod   <name> <mode> <uid> <gid> <b|c> <major> <minor>
+//! slink <name> <target> <mode> <uid> <gid>
+//! pipe  <name> <mode> <uid> <gid>
+//! sock  <name> <mode> <uid> <gid>
+//! ```
+//!
+//! with `${VAR}` expanded in `location` only. What that program takes means the same here. What it
+//! reports and then leaves out, or leaves out without a word, is an error here: an unknown type, a
+//! type alone on its line, words after the last field, a device type other than `b` and `c`, a mode
+//! with another file type in it, names that end an archive or that the kernel passes over.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::format::cpio::{PATH_MAX, TRAILER};
+
+/// One line of a spec: a member, or several that are hard links of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name in the archive, as given but for one leading slash.
+    pub name: Vec<u8>,
+    /// File type and permissions, as in `st_mode`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When it was changed, in seconds since 1970, where that is not the same for the whole archive.
+    pub mtime: Option<u32>,
+    /// What else there is to it.
+    pub body: Body,
+    /// Where it comes from, for messages: `FILE line N`.
+    pub origin: String,
+}
+
+/// What an entry is, beyond its permissions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A regular file, and its further names.
+    File(Content, Vec<Vec<u8>>),
+    /// A symbolic link to this target.
+    Link(Vec<u8>),
+    /// A device: major and minor number.
+    Device(u32, u32),
+    /// A directory, pipe or socket.
+    Nothing,
+}
+
+/// Where a regular file's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file on this machine, relative to the current directory.
+    Location(PathBuf),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+/// Looks up an environment variable.
+pub type Environment<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
+
+/// Reads a whole spec. `file` names it in messages. Fails at the first line that is wrong.
+pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let origin = || format!("{file} line {}", index.saturating_add(1));
+        match entry(line, environment) {
+            Ok(Some((name, mode, uid, gid, body))) => entries.push(Entry {
+                name,
+                mode,
+                uid,
+                gid,
+                mtime: None,
+                body,
+                origin: origin(),
+            }),
+            Ok(None) => {}
+            Err(what) => return Err(Error::new("read", origin(), what)),
+        }
+    }
+    Ok(entries)
+}
+
+type Fields = (Vec<u8>, u32, u32, u32, Body);
+
+/// One line: nothing, an entry, or what is wrong with it.
+fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fields>, String> {
+    if line.first() == Some(&b'#') {
+        return Ok(None);
+    }
+    if line.contains(&0) {
+        return Err("a NUL byte".into());
+    }
+    let mut words = Words(line);
+    let Some(kind) = words.next() else {
+        return Ok(None);
+    };
+    if !line.starts_with(kind) {
+        return Err("white space before the first word, which gen_init_cpio does not take".into());
+    }
+    let (file_type, form) = match kind {
+        b"file" => (
+            libc::S_IFREG,
+            "file NAME LOCATION MODE UID GID [HARD LINKS]",
+        ),
+        b"dir" => (libc::S_IFDIR, "dir NAME MODE UID GID"),
+        b"nod" => (libc::S_IFCHR, "nod NAME MODE UID GID b|c MAJOR MINOR"),
+        b"slink" => (libc::S_IFLNK, "slink NAME TARGET MODE UID GID"),
+        b"pipe" => (libc::S_IFIFO, "pipe NAME MODE UID GID"),
+        b"sock" => (libc::S_IFSOCK, "sock NAME MODE UID GID"),
+        _ => {
+            let kind = String::from_utf8_lossy(kind);
+            return Err(format!(
+                "{kind:?} is none of file, dir, nod, slink, pipe, sock"
+            ));
+        }
+    };
+    let mut field = |what: &str| {
+        let missing = || format!("no {what}; the line reads {form}");
+        words.next().ok_or_else(missing)
+    };
+    let name = member_name(field("name")?)?;
+    let operand = match kind {
+        b"file" => field("location")?,
+        b"slink" => field("target")?,
+        _ => b"",
+    };
+    let mode = octal(field("mode")?)?;
+    let uid = id(field("uid")?)?;
+    let gid = id(field("gid")?)?;
+    let mut file_type = file_type;
+    let body = match kind {
+        b"file" => {
+            let location = expand(operand, environment)?;
+            let links = words
+                .by_ref()
+                .map(member_name)
+                .collect::<std::result::Result<_, _>>()?;
+            let location = PathBuf::from(OsString::from_vec(location));
+            Body::File(Content::Location(location), links)
+        }
+        b"slink" if operand.len() as u64 >= u64::from(PATH_MAX) => {
+            return Err(format!(
+                "a target of more than {} bytes, which the kernel passes over",
+                PATH_MAX - 1
+            ));
+        }
+        b"slink" => Body::Link(operand.to_vec()),
+        b"nod" => {
+            match field("device type")? {
+                b"b" => file_type = libc::S_IFBLK,
+                b"c" => {}
+                other => {
+                    let other = String::from_utf8_lossy(other);
+                    return Err(format!("device type {other:?} is neither b nor c"));
+                }
+            }
+            let major = device(field("major number")?)?;
+            Body::Device(major, device(field("minor number")?)?)
+        }
+        _ => Body::Nothing,
+    };
+    if let Some(word) = words.next() {
+        let word = String::from_utf8_lossy(word);
+        return Err(format!("{word:?} is too much; the line reads {form}"));
+    }
+    if (mode | file_type) & libc::S_IFMT != file_type {
+        return Err(format!("mode {mode:o} is that of another type of file"));
+    }
+    Ok(Some((name, mode | file_type, uid, gid, body)))
+}
+
+/// A name as it goes into the archive: without one leading slash.
+fn member_name(name: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    if name.len() as u64 >= u64::from(PATH_MAX) {
+        return Err(format!(
+            "a name of more than {} bytes, which the kernel passes over",
+            PATH_MAX - 1
+        ));
+    }
+    if name == TRAILER {
+        return Err("this name ends an archive".into());
+    }
+    Ok(name.to_vec())
+}
+
+fn octal(word: &[u8]) -> std::result::Result<u32, String> {
+    let digits = std::str::from_utf8(word).unwrap_or_default();
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) => Ok(mode),
+        Err(_) => Err(format!(
+            "mode {:?} is not an octal number",
+            String::from_utf8_lossy(word)
+        )),
+    }
+}
+
+/// A uid or gid. gen_init_cpio reads them signed, so that -1 is the highest.
+fn id(word: &[u8]) -> std::result::Result<u32, String> {
+    let number: Option<i64> = std::str::from_utf8(word)
+        .ok()
+        .and_then(|word| word.parse().ok());
+    number
+        .and_then(|id| {
+            u32::try_from(id)
+                .ok()
+                .or_else(|| i32::try_from(id).ok().map(i32::cast_unsigned))
+        })
+        .ok_or_else(|| {
+            format!(
+                "{:?} is not a number of a user or group",
+                String::from_utf8_lossy(word)
+            )
+        })
+}
+
+fn device(word: &[u8]) -> std::result::Result<u32, String> {
+    let number = std::str::from_utf8(word)
+        .ok()
+        .and_then(|word| word.parse().ok());
+    number.ok_or_else(|| format!("{:?} is not a device number", String::from_utf8_lossy(word)))
+}
+
+/// Replaces `${VAR}` by its value, the first one first and starting over each time, as the
+/// original does: a value may hold another `${VAR}`. Unset is empty.
+fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<u8>, String> {
+    /// More than any location needs; a variable that holds itself would go on for ever.
+    const ROUNDS: usize = 100;
+    let mut location = location.to_vec();
+    let mut unset = None;
+    for _ in 0..ROUNDS {
+        let Some((before, name, after)) = variable(&location) else {
+            if let (true, Some(name)) = (location.is_empty(), unset) {
+                return Err(format!(
+                    "nothing is left of the location: ${{{name}}} is not set"
+                ));
+            }
+            return match location.len() as u64 > u64::from(PATH_MAX) {
+                true => Err(format!("a location of more than {PATH_MAX} bytes")),
+                false => Ok(location),
+            };
+        };
+        let value = environment(name).unwrap_or_else(|| {
+            unset.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
+            Vec::new()
+        });
+        location = [before, value.as_slice(), after].concat();
+        if location.len() > 1 << 20 {
+            break;
+        }
+    }
+    Err("the variables in the location expand without end".into())
+}
+
+/// Splits a text at its first `${NAME}`.
+fn variable(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let start = text.windows(2).position(|two| two == b"${")?;
+    let (before, rest) = text.split_at_checked(start)?;
+    let rest = rest.strip_prefix(b"${")?;
+    let end = rest.iter().position(|byte| *byte == b'}')?;
+    let (name, after) = rest.split_at_checked(end)?;
+    Some((before, name, after.strip_prefix(b"}")?))
+}
+
+/// Words between what C's isspace takes for white space.
+struct Words<'a>(&'a [u8]);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+        let start = self.0.iter().position(|byte| !space(byte))?;
+        let (_, text) = self.0.split_at_checked(start)?;
+        let end = text.iter().position(space).unwrap_or(text.len());
+        let (word, rest) = text.split_at_checked(end)?;
+        self.0 = rest;
+        Some(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(name: &[u8]) -> Option<Vec<u8>> {
+        match name {
+            b"INIT" => Some(b"/bin/true".to_vec()),
+            b"NESTED" => Some(b"${INIT}.d".to_vec()),
+            b"LOOP" => Some(b"x${LOOP}".to_vec()),
+            b"BOMB" => Some(b"${BOMB}${BOMB}".to_vec()),
+            _ => None,
+        }
+    }
+
+    fn one(line: &str) -> Entry {
+        let mut entries = parse(line.as_bytes(), "spec", &environment).unwrap();
+        assert_eq!(entries.len(), 1, "{line:?}");
+        entries.remove(0)
+    }
+
+    fn error(text: &str) -> String {
+        parse(text.as_bytes(), "spec", &environment)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_type_of_line() {
+        let entry = |name: &str, mode, body| Entry {
+            name: name.into(),
+            mode,
+            uid: 1,
+            gid: 2,
+            body,
+            mtime: None,
+            origin: "spec line 1".into(),
+        };
+        let file = |location: &str, links: &[&str]| {
+            let links = links.iter().map(|link| link.as_bytes().to_vec()).collect();
+            Body::File(Content::Location(location.into()), links)
+        };
+        for (line, expected) in [
+            ("dir /dev 0755 1 2", entry("dev", 0o40755, Body::Nothing)),
+            (
+                "pipe run/p 600 1 2\r",
+                entry("run/p", 0o10600, Body::Nothing),
+            ),
+            ("sock\t//s 0 1 2 ", entry("/s", 0o140000, Body::Nothing)),
+            (
+                "nod /dev/console 0600 1 2 c 5 1",
+                entry("dev/console", 0o20600, Body::Device(5, 1)),
+            ),
+            (
+                "nod /dev/sda 0660 1 2 b 8 0",
+                entry("dev/sda", 0o60660, Body::Device(8, 0)),
+            ),
+            (
+                "slink /bin usr/bin 0777 1 2",
+                entry("bin", 0o120777, Body::Link(b"usr/bin".into())),
+            ),
+            (
+                "file /init ${INIT} 0755 1 2",
+                entry("init", 0o100755, file("/bin/true", &[])),
+            ),
+            (
+                "file a ./${NO}x${NESTED}$ 04755 1 2 /b c",
+                entry("a", 0o104755, file("./x/bin/true.d$", &["b", "c"])),
+            ),
+            (
+                "file ${INIT} ${open 0100644 1 2",
+                entry("${INIT}", 0o100644, file("${open", &[])),
+            ),
+        ] {
+            assert_eq!(one(line), expected, "{line:?}");
+        }
+        let ids = one("dir / 0755 -1 4294967294");
+        assert_eq!(
+            (ids.name.as_slice(), ids.uid, ids.gid),
+            (&b""[..], u32::MAX, u32::MAX - 1)
+        );
+    }
+
+    #[test]
+    fn comments_and_blank_lines_are_passed_over_and_counted() {
+        let text = "# first\n\n \t\n#dir /x\n\r\ndir /y 0755 0 0";
+        assert_eq!(one(text).origin, "spec line 6");
+        assert_eq!(parse(b"", "spec", &environment).unwrap(), []);
+    }
+
+    #[test]
+    fn every_bad_line_is_an_error_with_its_number() {
+        for (line, expected) in [
+            (
+                "lnk a b 0777 0 0",
+                "\"lnk\" is none of file, dir, nod, slink, pipe, sock",
+            ),
+            (
+                " dir a 0755 0 0",
+                "white space before the first word, which gen_init_cpio does not take",
+            ),
+            (
+                " # comment",
+                "white space before the first word, which gen_init_cpio does not take",
+            ),
+            ("dir", "no name; the line reads dir NAME MODE UID GID"),
+            (
+                "dir a 0755 0",
+                "no gid; the line reads dir NAME MODE UID GID",
+            ),
+            ("dir a 0855 0 0", "mode \"0855\" is not an octal number"),
+            ("dir a -1 0 0", "mode \"-1\" is not an octal number"),
+            (
+                "dir a 0100755 0 0",
+                "mode 100755 is that of another type of file",
+            ),
+            (
+                "dir a 0755 root 0",
+                "\"root\" is not a number of a user or group",
+            ),
+            (
+                "dir a 0755 0 4294967296",
+                "\"4294967296\" is not a number of a user or group",
+            ),
+            (
+                "dir a 0755 0 0 # why",
+                "\"#\" is too much; the line reads dir NAME MODE UID GID",
+            ),
+            (
+                "nod a 0644 0 0 u 1 2",
+                "device type \"u\" is neither b nor c",
+            ),
+            (
+                "nod a 0644 0 0 c 1",
+                "no minor number; the line reads nod NAME MODE UID GID b|c MAJOR MINOR",
+            ),
+            ("nod a 0644 0 0 c 1 -2", "\"-2\" is not a device number"),
+            (
+                "file a ${NOWHERE} 0644 0 0",
+                "nothing is left of the location: ${NOWHERE} is not set",
+            ),
+            ("dir TRAILER!!! 0755 0 0", "this name ends an archive"),
+            ("file a b 0644 0 0 /TRAILER!!!", "this name ends an archive"),
+            ("dir a\0 0755 0 0", "a NUL byte"),
+            (
+                "file a ${LOOP} 0644 0 0",
+                "the variables in the location expand without end",
+            ),
+            (
+                "file a ${BOMB} 0644 0 0",
+                "the variables in the location expand without end",
+            ),
+        ] {
+            assert_eq!(
+                error(&format!("# 1\n{line}\n")),
+                format!("read spec line 2: {expected}")
+            );
+        }
+        let long = "n".repeat(4095);
+        assert_eq!(one(&format!("dir /{long} 0755 0 0")).name.len(), 4095);
+        assert!(error(&format!("dir n{long} 0755 0 0")).ends_with("which the kernel passes over"));
+        assert!(
+            error(&format!("slink a n{long} 0755 0 0")).ends_with("which the kernel passes over")
+        );
+    }
+}

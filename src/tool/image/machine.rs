@@ -1,0 +1,178 @@
+//! Which programs the kernel that boots an image can start, as far as that can be told.
+
+use super::boot::Boot;
+use crate::boot::verify_init::{Machines, interpreter};
+use crate::bytes::{Cursor, ReadAt};
+use crate::tool::kernel_config::Config;
+
+const I386: Machines = Machines::new("i386", &[3]);
+const ARM: Machines = Machines::new("arm", &[40]);
+const S390: Machines = Machines::new("s390", &[22]);
+const POWERPC: Machines = Machines::new("powerpc", &[21, 20]);
+
+/// By option, the first that is set; and by the names in the first lines of a configuration, most of which
+/// are of two widths.
+const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
+    ("X86_64", &["x86", "x86_64"], Machines::X86_64),
+    ("X86", &["i386"], I386),
+    ("ARM64", &["arm64"], Machines::AARCH64),
+    ("ARM", &["arm"], ARM),
+    ("RISCV", &["riscv"], Machines::RISCV64),
+    ("S390", &["s390"], S390),
+    ("PPC64", &["powerpc"], POWERPC),
+];
+
+/// What a kernel starts.
+#[derive(Debug)]
+pub struct Machine {
+    machines: Machines,
+    /// How programs of a kind begin that it does not start, and the option that it lacks.
+    lacks: Vec<(&'static [u8], String)>,
+}
+
+impl Machine {
+    /// That of a kernel with this configuration, or else of one that starts the image's own `/init`.
+    pub fn of(boot: &Boot, image: &dyn ReadAt, config: Option<&Config>) -> Self {
+        let machines = config.and_then(configured);
+        let machines = machines.or_else(|| started(boot, image));
+        let formats: [(&[u8], &str); 2] = [(b"\x7fELF", "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
+        let lacks = formats.into_iter().filter_map(|(start, option)| {
+            let off = config?.is_off(option);
+            off.then(|| (start, format!("CONFIG_{option}=n")))
+        });
+        Self {
+            machines: machines.unwrap_or(Machines::ANY),
+            lacks: lacks.collect(),
+        }
+    }
+
+    /// That of a kernel that runs this program; `None` where that is not known.
+    pub fn running(program: &dyn ReadAt) -> Option<Self> {
+        Some(Self {
+            machines: family(program)?,
+            lacks: Vec::new(),
+        })
+    }
+
+    /// Why the kernel does not take this for one of its modules; `None`: it may.
+    pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
+        let (big_endian, number) = header(&module)?;
+        let number = if big_endian {
+            number.swap_bytes()
+        } else {
+            number
+        };
+        let Machines { name, numbers, .. } = self.machines;
+        let other = !numbers.is_empty() && !numbers.contains(&number);
+        other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
+    }
+
+    /// What the kernel starts in place of a program, or why it does not start it:
+    /// [`proof::interpreter`](interpreter).
+    pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
+        // The proof reads no big-endian program, and either order may be theirs.
+        let machines = match (self.machines.name, header(program)) {
+            ("s390" | "powerpc", Some((true, _))) => Machines::ANY,
+            _ => self.machines,
+        };
+        let needed = interpreter(program, machines)?;
+        let mut start = [0; 4];
+        let n = program.read_at(&mut start, 0).unwrap_or(0);
+        let start = start.get(..n).unwrap_or_default();
+        match self.lacks.iter().find(|(kind, _)| start.starts_with(kind)) {
+            Some((kind, option)) => Err(format!(
+                "it starts with \"{}\", and the kernel has {option}",
+                kind.escape_ascii()
+            )),
+            None => Ok(needed),
+        }
+    }
+}
+
+fn configured(config: &Config) -> Option<Machines> {
+    let mut all = ARCHITECTURES.iter();
+    let set = all.find(|(option, ..)| config.built_in(option));
+    let named = || {
+        let name = config.architecture.as_deref()?;
+        let mut all = ARCHITECTURES.iter();
+        all.find(|(_, names, _)| names.contains(&name))
+    };
+    set.or_else(named).map(|(.., machines)| *machines)
+}
+
+/// What messages call the machine of a kernel with this configuration, where that is known.
+pub fn name(config: &Config) -> Option<&'static str> {
+    configured(config).map(|machines| machines.name)
+}
+
+/// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
+/// (6.9), before that what each architecture called it.
+pub fn page_size(config: &Config) -> Option<u64> {
+    const SHIFTS: [&str; 3] = ["PAGE_SHIFT", "ARM64_PAGE_SHIFT", "PPC_PAGE_SHIFT"];
+    /// An option, and the size in KiB that it stands for.
+    const SIZES: [(&str, u64); 12] = [
+        ("PAGE_SIZE_4KB", 4),
+        ("PAGE_SIZE_8KB", 8),
+        ("PAGE_SIZE_16KB", 16),
+        ("PAGE_SIZE_32KB", 32),
+        ("PAGE_SIZE_64KB", 64),
+        ("PAGE_SIZE_256KB", 256),
+        ("ARM64_4K_PAGES", 4),
+        ("ARM64_16K_PAGES", 16),
+        ("ARM64_64K_PAGES", 64),
+        ("PPC_4K_PAGES", 4),
+        ("PPC_16K_PAGES", 16),
+        ("PPC_64K_PAGES", 64),
+    ];
+    /// Those that have one size of pages.
+    const OF_4_KIB: [&str; 5] = ["x86_64", "i386", "arm", "riscv64", "s390"];
+    let shift = |option: &&str| config.value(option).parse().ok();
+    let shift = SHIFTS.iter().find_map(shift);
+    if let Some(bytes) = shift.and_then(|shift| 1u64.checked_shl(shift)) {
+        return Some(bytes);
+    }
+    if let Some((_, kib)) = SIZES.iter().find(|(option, _)| config.built_in(option)) {
+        return Some(kib.saturating_mul(1024));
+    }
+    OF_4_KIB.contains(&name(config)?).then_some(4096)
+}
+
+/// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
+/// of those that are known here.
+fn started(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
+    let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
+    family(&*boot.content(image, node).ok()?)
+}
+
+/// The machines whose programs a kernel runs that runs this one.
+fn family(program: &dyn ReadAt) -> Option<Machines> {
+    let (big_endian, number) = header(program)?;
+    let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
+    families.find(|family| !big_endian && family.numbers.contains(&number))
+}
+
+/// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
+/// where that is no program.
+pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
+    /// e_machine of mips, powerpc64, sparc64, aarch64 and loongarch, which have larger ones.
+    const LARGE: [u16; 5] = [8, 21, 43, 183, 258];
+    const PAGE: u64 = 4096;
+    const LARGE_PAGE: u64 = 65536;
+    match program.and_then(header) {
+        Some((_, number)) if LARGE.contains(&number) => LARGE_PAGE,
+        _ => PAGE,
+    }
+}
+
+/// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
+fn header(program: &dyn ReadAt) -> Option<(bool, u16)> {
+    let mut head = [0; 20];
+    program.read_exact_at(&mut head, 0).ok()?;
+    let mut cursor = Cursor::new(&head);
+    if cursor.take(5)?.starts_with(b"\x7fELF") {
+        let big_endian = cursor.u8()? == 2;
+        cursor.take(12)?;
+        return Some((big_endian, cursor.le16()?));
+    }
+    None
+}

@@ -1,0 +1,23 @@
+//! What an image holds, read without mounting anything.
+
+pub mod date;
+pub mod pe;
+pub mod uimage;
+
+pub mod input;
+
+pub mod files;
+
+pub mod erofs_tree;
+
+pub mod rootfs;
+
+pub mod unpack;
+
+pub mod boot;
+
+pub mod machine;
+pub mod whose_init;
+
+pub mod loader_modules;
+pub mod merged;

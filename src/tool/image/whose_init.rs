@@ -1,0 +1,83 @@
+//! Whose `/init` the kernel starts: of several archives with that name, the last one wins.
+
+use super::boot::Boot;
+use super::rootfs::Node;
+use crate::boot::verify_init;
+use crate::bytes::ReadAt;
+use crate::error::{Error, Result};
+use crate::format::cpio::normalized;
+use crate::initrd::{self, Kind};
+use crate::text::shown;
+
+/// Checks that the program that the kernel starts (`rdinit=`) is an `/init` of layerinit, as far as the
+/// archives that the kernel unpacks have one: a kernel with the loader built in needs none there. Another
+/// program that `rdinit=` names, a script above all, is taken to start `/init`.
+///
+/// # Errors
+/// Another program would be started, and nobody would mount the layers.
+pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
+    let rdinit = boot.options.rdinit.as_bytes();
+    let Some((path, node)) = boot.rootfs.find(rdinit) else {
+        return Ok(());
+    };
+    let is_own = |node: &Node| {
+        let program = boot.content(image, node);
+        program.is_ok_and(|program| may_be_own(&*program))
+    };
+    let default = boot.rootfs.find(b"/init");
+    if is_own(node) || default.is_some_and(|(other, node)| other != path && is_own(node)) {
+        return Ok(());
+    }
+    let name = normalized(rdinit);
+    let program = boot.content(image, node)?;
+    let mut what = format!("it is not layerinit's, but {}", kind(&*program));
+    if path != name {
+        what.push_str(&format!(" ({})", shown(&path)));
+    }
+    if let Some(bytes) = node.body {
+        what.push_str(&format!(" from the archive at {:#x}", bytes.segment));
+        if let Some(first) = replaced(image, rdinit, bytes.segment) {
+            what.push_str(&format!(
+                ", which replaces that of the archive at {first:#x}"
+            ));
+        }
+    }
+    what.push_str(
+        ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
+         first EROFS image)",
+    );
+    Err(Error::new("start", shown(rdinit), what))
+}
+
+/// Whether a program has the note of an `/init` of layerinit, or cannot be looked at for it: ELF programs
+/// of the other byte order are not read here ([`proof::interpreter`]).
+fn may_be_own(program: &dyn ReadAt) -> bool {
+    let mut head = [0; 6];
+    let big_endian = program.read_exact_at(&mut head, 0).is_ok()
+        && head.starts_with(b"\x7fELF")
+        && head.ends_with(&[2]);
+    big_endian || verify_init::version(program).is_some()
+}
+
+/// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,
+/// for the walk of [`Boot`] looks for what a link of that name leads to.
+fn replaced(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
+    let walk = initrd::walk(image, rdinit);
+    let mut same = walk.segments.iter().filter(|segment| match &segment.kind {
+        Kind::Cpio(cpio) => cpio.by_kernel && cpio.holds_init && segment.offset < by,
+        _ => false,
+    });
+    same.next_back().map(|segment| segment.offset)
+}
+
+/// What a program is, for a message.
+fn kind(program: &dyn ReadAt) -> String {
+    let mut head = [0; 64];
+    let n = program.read_at(&mut head, 0).unwrap_or(0);
+    let line = head.get(..n).unwrap_or_default();
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    match line.starts_with(b"#!") {
+        true => format!("a script ({})", shown(line)),
+        false => "another program".into(),
+    }
+}

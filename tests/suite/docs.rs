@@ -1,0 +1,406 @@
+//! README.md and docs/*.md: links lead somewhere, and every command that is shown works.
+//!
+//! Blocks of shell commands begin with ```` ```sh ````. Those with a `layerinit` command are run in a directory
+//! of made-up trees, with a made-up machine in place of the reader's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::{OWN_INIT, copy_program};
+use crate::support::{said, scratch, tool};
+use layerinit::plan::words::DOCS;
+use layerinit::tool::cli;
+
+/// What stands in for the reader's machine: its paths, its kernel, and programs that are not run here.
+/// `layerinit` is the tool; each call is one line of the file `calls`.
+const MACHINE: &str = r#"
+set -euo pipefail
+layerinit() {
+    local word words=()
+    for word; do
+        case $word in
+        /) word=machine ;;
+        --host) word=--host=machine ;;
+        /mnt) word=base ;;
+        /boot/*) word=machine$word ;;
+        /*) echo "what is $word on this machine?" >&2; return 1 ;;
+        esac
+        words+=("$word")
+    done
+    BUSYBOX=${BUSYBOX:+base/sbin/init} "$LAYERINIT" "${words[@]}"
+    echo "${words[*]}" >>calls
+}
+uname() { echo 6.12-test; }
+for name in cargo mount qemu-system-x86_64 ukify; do eval "$name() { :; }"; done
+"#;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The pages, by path below the repository.
+fn pages() -> Vec<(PathBuf, String)> {
+    let docs = fs::read_dir(repository().join("docs")).unwrap();
+    let mut paths: Vec<_> = docs
+        .map(|entry| Path::new("docs").join(entry.unwrap().file_name()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .chain([PathBuf::from("README.md")])
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(repository().join(&path)).unwrap();
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// A page in two: the text outside of blocks, and the blocks with the language of each.
+fn split(page: &str) -> (String, Vec<(&str, String)>) {
+    let (mut text, mut blocks, mut open) = (String::new(), Vec::new(), None);
+    for line in page.lines() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(language), None) => open = Some((language, String::new())),
+            (Some(""), Some(_)) => blocks.extend(open.take()),
+            (None, Some((_, block))) => *block += &format!("{line}\n"),
+            (None, None) => text += &format!("{line}\n"),
+            (Some(_), Some(_)) => panic!("a block inside a block: {line}"),
+        }
+    }
+    assert!(open.is_none(), "a block without an end");
+    (text, blocks)
+}
+
+fn shell_blocks(page: &str) -> Vec<String> {
+    let blocks = split(page).1.into_iter();
+    blocks
+        .filter(|(language, _)| *language == "sh")
+        .map(|(_, block)| block)
+        .collect()
+}
+
+/// The `code` in a text.
+fn spans(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The anchors of a page, as GitHub makes them of its headings.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let (text, _) = split(page);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
+        })
+        .collect()
+}
+
+/// Where the links of a page lead.
+fn links(page: &str) -> Vec<String> {
+    let (text, _) = split(page);
+    let code: String = text.split('`').step_by(2).collect();
+    let ends = code.split("](").skip(1);
+    ends.map(|rest| rest.split(')').next().unwrap().to_string())
+        .collect()
+}
+
+/// Runs a script in a directory; standard output and standard error, status.
+fn bash(directory: &Path, options: &[&str], script: &str) -> (String, String, i32) {
+    let mut child = Command::new("bash")
+        .args(options)
+        .current_dir(directory)
+        .env("LAYERINIT", env!("CARGO_BIN_EXE_layerinit"))
+        .env_remove("SOURCE_DATE_EPOCH")
+        .env("LAYERINIT_INIT", "init")
+        .env_remove("BUSYBOX")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("bash runs");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(script.as_bytes()).unwrap();
+    drop(stdin);
+    said(&child.wait_with_output().unwrap())
+}
+
+/// What the commands of a page find: layers as directories, and a machine.
+fn workshop(page: &Path) -> PathBuf {
+    let name = page.file_stem().unwrap().to_str().unwrap();
+    let directory = scratch(&format!("docs-{name}"));
+    for path in [
+        "base/sbin",
+        "base/etc",
+        "base/dev",
+        "base/proc",
+        "base/sys",
+        "base/run",
+        "app/usr/bin",
+        "etc/etc",
+        "machine/boot",
+        "machine/lib/modules/6.12-test/kernel",
+        "machine/sys/class/block",
+        "machine/sys/devices",
+        "machine/proc",
+        "qemu/kernel",
+        "initramfs-spec",
+    ] {
+        fs::create_dir_all(directory.join(path)).unwrap();
+    }
+    // As much of a program as anybody looks at: the one that cargo builds for tests has 48 MB.
+    for (path, program) in [("base/sbin/init", &b"\x7fELF"[..]), ("init", OWN_INIT)] {
+        fs::write(directory.join(path), program).unwrap();
+        fs::set_permissions(directory.join(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(directory.join("app/usr/bin/app"), "app").unwrap();
+    fs::write(directory.join("etc/etc/hostname"), "test").unwrap();
+    for name in ["loader", "shell"] {
+        let spec = repository().join("initramfs-spec").join(name);
+        fs::copy(spec, directory.join("initramfs-spec").join(name)).unwrap();
+    }
+    for name in ["profile", "kernel/build"] {
+        copy_program("/bin/true", directory.join("qemu").join(name));
+    }
+    let machine = directory.join("machine");
+    let modules = machine.join("lib/modules/6.12-test");
+    let mut dep = String::new();
+    for name in [
+        "erofs",
+        "overlay",
+        "loop",
+        "virtio_pci",
+        "virtio_blk",
+        "ext4",
+    ] {
+        fs::write(modules.join(format!("kernel/{name}.ko")), "module").unwrap();
+        dep += &format!("kernel/{name}.ko:\n");
+    }
+    fs::write(modules.join("modules.dep"), dep).unwrap();
+    fs::write(modules.join("modules.alias"), "alias fs-ext4 ext4\n").unwrap();
+    fs::write(machine.join("proc/mounts"), "/dev/vda1 / ext4 rw 0 0\n").unwrap();
+    let options = "BLK_DEV_INITRD PROC_FS SYSFS TMPFS TMPFS_XATTR DEVTMPFS OVERLAY_FS EROFS_FS EROFS_FS_XATTR \
+                   EROFS_FS_ZIP BLK_DEV_LOOP BINFMT_ELF BINFMT_SCRIPT NET FUTEX";
+    let config: String = options
+        .split(' ')
+        .map(|name| format!("CONFIG_{name}=y\n"))
+        .collect();
+    fs::write(machine.join("boot/config-6.12-test"), config).unwrap();
+    // A page may speak of the image that another one has made.
+    let image = "build -o initrd.img --layer base --layer app".split(' ');
+    let output = tool(&directory)
+        .env("LAYERINIT_INIT", "init")
+        .args(image)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    directory
+}
+
+#[test]
+fn the_readme_is_short() {
+    let size = fs::metadata(repository().join("README.md")).unwrap().len();
+    assert!(size <= 8192, "README.md has {size} bytes");
+}
+
+#[test]
+fn links_lead_to_files_and_headings() {
+    let mut seen = 0;
+    for (path, page) in pages() {
+        for link in links(&page) {
+            assert!(!link.contains("://"), "{}: {link}", path.display());
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match file {
+                "" => path.clone(),
+                _ => path.parent().unwrap().join(file),
+            };
+            let target = repository().join(target);
+            assert!(target.exists(), "{}: no file for {link}", path.display());
+            if !anchor.is_empty() {
+                let known = anchors(&fs::read_to_string(target).unwrap());
+                let there = known.contains(anchor);
+                assert!(
+                    there,
+                    "{}: no heading for {link}: {known:?}",
+                    path.display()
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "only {seen} links were found");
+}
+
+/// Files of this repository in `code`, and those that shell blocks run.
+#[test]
+fn files_that_are_named_exist() {
+    let folders = [
+        "docs/",
+        "fuzz/",
+        "initramfs-spec/",
+        "qemu/",
+        "src/",
+        "tests/",
+        ".ci/",
+        ".cargo/",
+    ];
+    let mut seen = 0;
+    for (path, page) in pages() {
+        let (text, _) = split(&page);
+        let blocks = shell_blocks(&page).join(" ");
+        let words = spans(&text).into_iter().flat_map(str::split_whitespace);
+        let words = words.chain(blocks.split_whitespace());
+        for word in words.filter(|word| folders.iter().any(|folder| word.starts_with(folder))) {
+            let file = word.split(['*', '?', '{']).next().unwrap();
+            assert!(
+                repository().join(file).exists(),
+                "{}: {word}",
+                path.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen} names were found");
+}
+
+#[test]
+fn shell_blocks_are_shell() {
+    for (path, page) in pages() {
+        for block in shell_blocks(&page) {
+            let (_, stderr, status) = bash(repository(), &["-n"], &block);
+            assert_eq!(
+                (stderr.as_str(), status),
+                ("", 0),
+                "{}:\n{block}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn commands_run() {
+    let command = |line: &&str| {
+        let mut words = line.split(' ').skip_while(|word| word.contains('='));
+        words.next() == Some("layerinit")
+    };
+    let mut pages_with_commands = 0;
+    for (path, page) in pages() {
+        let blocks = shell_blocks(&page);
+        let blocks: Vec<_> = blocks
+            .iter()
+            .filter(|block| block.lines().any(|line| command(&line)))
+            .collect();
+        if blocks.is_empty() {
+            continue;
+        }
+        let directory = workshop(&path);
+        for block in &blocks {
+            let (stdout, stderr, status) = bash(&directory, &[], &format!("{MACHINE}\n{block}"));
+            assert_eq!(
+                status,
+                0,
+                "{}:\n{block}\n{stdout}\n{stderr}",
+                path.display()
+            );
+        }
+        let shown: usize = blocks
+            .iter()
+            .map(|block| block.lines().filter(command).count())
+            .sum();
+        let calls = fs::read_to_string(directory.join("calls")).unwrap();
+        assert_eq!(calls.lines().count(), shown, "{}: {calls}", path.display());
+        pages_with_commands += 1;
+    }
+    assert!(
+        pages_with_commands >= 5,
+        "{pages_with_commands} pages have commands"
+    );
+}
+
+/// The first column of the tables in docs/cmdline.md, against the words that `/init` reads.
+#[test]
+fn the_page_on_the_command_line_has_every_word() {
+    let page = fs::read_to_string(repository().join("docs/cmdline.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let shown: BTreeSet<_> = rows
+        .flat_map(|row| spans(row.split(" | ").next().unwrap()))
+        .map(|word| word.trim_end_matches('=').to_string())
+        // modprobe(8)'s words, which the loader of modules reads.
+        .filter(|word| !["modprobe.blacklist", "MODULE.PARAMETER"].contains(&word.as_str()))
+        .collect();
+    let known: BTreeSet<_> = DOCS.iter().map(|word| word.name.to_string()).collect();
+    assert_eq!(shown, known);
+}
+
+/// The words that bash makes of a command.
+fn words(example: &str) -> Vec<String> {
+    let script = format!(
+        "uname() {{ echo 6.12; }}\njq() {{ cat; }}\nssh() {{ cat; }}\nlayerinit() {{ printf '%s\\n' layerinit \"$@\"; }}\n{example}\n"
+    );
+    let (stdout, stderr, status) = bash(repository(), &[], &script);
+    assert_eq!((stderr.as_str(), status), ("", 0), "{example}");
+    stdout.lines().map(String::from).collect()
+}
+
+#[test]
+fn examples_of_the_help_parse() {
+    let mut seen = 0;
+    for verb in cli::command().get_subcommands() {
+        let help = verb
+            .get_after_help()
+            .expect("every command has examples")
+            .to_string();
+        let (_, examples) = help
+            .split_once("Examples:\n")
+            .expect("the examples come last");
+        for example in examples.replace("\\\n", "").lines() {
+            let words = words(example.trim());
+            assert_eq!(words[1], verb.get_name(), "{example}");
+            if let Err(error) = cli::parse(&words) {
+                panic!("{example}: {error}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} examples were found");
+}
+
+/// `layerinit VERB --option` in running text: there are such.
+#[test]
+fn commands_in_the_text_have_their_options() {
+    let tool = cli::command();
+    let mut seen = 0;
+    for (path, page) in pages() {
+        let (text, _) = split(&page);
+        for span in spans(&text) {
+            let span = span.replace('\n', " ");
+            let Some(rest) = span.strip_prefix("layerinit ") else {
+                continue;
+            };
+            let mut words = rest.split(' ');
+            let name = words.next().unwrap();
+            if name.chars().all(|c| c.is_ascii_uppercase()) {
+                continue; // COMMAND
+            }
+            let verb = tool.find_subcommand(name);
+            let verb = verb.unwrap_or_else(|| panic!("{}: `{span}`", path.display()));
+            for option in words.filter_map(|word| word.strip_prefix("--")) {
+                let option = option.split('=').next().unwrap();
+                let known = verb
+                    .get_arguments()
+                    .any(|arg| arg.get_long() == Some(option));
+                assert!(known, "{}: `{span}`: no --{option}", path.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} commands were found");
+}

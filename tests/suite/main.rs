@@ -1,0 +1,47 @@
+//! All tests but those in QEMU: pure ones, and those that mount in private namespaces (as root).
+//!
+//! One program, so that it is linked once. `cargo test --test suite NAME` runs a subject or a single test.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod structure;
+
+// format, initrd, plan, module
+mod alias;
+mod compress;
+mod cpio;
+mod device_spec;
+mod discovery;
+mod initrd;
+mod plan;
+mod superblock;
+
+#[cfg(feature = "tool")]
+mod erofs;
+
+// device, boot
+mod boot;
+mod device;
+mod stacked;
+mod tree;
+mod unpack;
+mod upper;
+
+// tool
+#[cfg(feature = "tool")]
+mod build_as;
+#[cfg(feature = "tool")]
+mod build_output;
+#[cfg(feature = "tool")]
+mod check;
+#[cfg(feature = "tool")]
+mod docs;
+#[cfg(feature = "tool")]
+mod gen_init_cpio;
+#[cfg(feature = "tool")]
+mod inputs;
+#[cfg(feature = "tool")]
+mod support;
+#[cfg(feature = "tool")]
+mod tool;
