@@ -16,7 +16,7 @@ use super::check::firmware::Firmware;
 use super::check::options::{CheckOptions, Loader};
 use super::image::input::Initrd;
 use super::list::{self, Detail};
-use super::{cat, check, plan};
+use super::{cat, check, extract, plan};
 use crate::error::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -44,6 +44,7 @@ enum Command {
     Check(CheckArgs),
     Plan(PlanArgs),
     Cat(CatArgs),
+    Extract(ExtractArgs),
 }
 
 /// Build an image: the loader, then layers in order
@@ -331,6 +332,30 @@ struct CatArgs {
     layer: Option<usize>,
 }
 
+/// Write the files of an EROFS layer into a directory
+#[derive(Args)]
+#[command(after_help = "\
+Modes, times, links, holes and extended attributes are those of the image; owners too, as root. Nothing
+is written outside of the directory, and no file in it is replaced. Special files and attributes that
+this user may not make are named, and the exit status is 1 then.
+
+Examples:
+  layerinit extract initrd.img -C tree
+  layerinit extract initrd.img --layer 1 -C tree --path etc --path usr/lib/systemd")]
+struct ExtractArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The directory; made if it is missing
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Extract this file or directory alone; several are possible
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<String>,
+    /// The layer, by its number in `layerinit plan` [default: the only EROFS layer]
+    #[arg(long, value_name = "N", verbatim_doc_comment)]
+    layer: Option<usize>,
+}
+
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     match text.parse() {
         Ok(number) if number % 4 == 0 => Ok(number),
@@ -513,6 +538,19 @@ impl Request {
             }
             Command::Cat(CatArgs { image, path, layer }) => {
                 cat::cat(&image.open()?, &path, layer, out).map(|()| true)
+            }
+            Command::Extract(ExtractArgs {
+                image,
+                directory,
+                paths,
+                layer,
+            }) => {
+                let wanted = extract::Wanted {
+                    directory,
+                    paths,
+                    layer,
+                };
+                extract::extract(&image.open()?, &wanted, out)
             }
         }
     }

@@ -627,6 +627,86 @@ fn data_on_another_device_is_refused_with_a_sentence() {
     assert_eq!(seen, 1);
 }
 
+#[test]
+fn a_layer_is_extracted_as_the_kernel_mounts_it() {
+    let scratch = Scratch::new();
+    let [tree, mnt, image, out] = ["tree", "mnt", "image", "out"].map(|name| scratch.join(name));
+    fs::create_dir(&mnt).unwrap();
+    fs::create_dir(&tree).unwrap();
+    source(&tree);
+    let tool = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerinit"));
+        let output = command
+            .current_dir(&scratch.0)
+            .args(words)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8(text).unwrap(), output.status.code())
+    };
+    for options in [
+        "-Eforce-inode-extended --chunksize=4096",
+        "-zzstd -C65536 -Efragments,dedupe",
+    ] {
+        let mut command = Command::new(&*NEWER);
+        command.arg("--quiet").args(options.split_whitespace());
+        run(command.args([&image, &tree]));
+        let _ = fs::remove_dir_all(&out);
+        assert_eq!(
+            tool(&["extract", "image", "-C", "out"]),
+            (String::new(), Some(0))
+        );
+        let _mounted = Mounted::new(&image, &mnt);
+        same(options, &of_kernel(&out), &of_kernel(&mnt), true);
+        // Holes of the image stay holes.
+        let sparse = fs::metadata(out.join("big/sparse")).unwrap();
+        assert!(sparse.blocks() * 512 < sparse.len() / 2 || options.contains("zstd"));
+    }
+    // Nothing is replaced.
+    let (text, status) = tool(&["extract", "image", "-C", "out"]);
+    assert_eq!(status, Some(1));
+    assert!(text.contains("EEXIST"), "{text}");
+
+    let words = [
+        "--path=/special/link",
+        "--path=deep/er/",
+        "--path=gone",
+        "-C",
+        "some",
+    ];
+    assert_eq!(
+        tool(&[&["extract", "image"], &words[..]].concat()),
+        (String::new(), Some(0))
+    );
+    let found: Vec<_> = of_kernel(&scratch.join("some")).into_keys().collect();
+    let expected = [
+        "",
+        "deep",
+        "deep/er",
+        "deep/er/est",
+        "deep/er/est/third",
+        "special",
+        "special/link",
+    ];
+    assert_eq!(found, expected.map(|path| path.as_bytes().to_vec()));
+    let words = ["extract", "image", "-C", "other", "--path=gone"];
+    let text = "layerinit: find gone: not there\n".to_string();
+    assert_eq!(tool(&words), (text, Some(1)));
+    let words = ["extract", "image", "--layer=1"];
+    let text =
+        "layerinit: find layer 1: there is none; the image has 1, and the first is layer 0\n";
+    assert_eq!(tool(&words), (text.to_string(), Some(1)));
+
+    // A link in the way is not followed.
+    fs::create_dir(scratch.join("trap")).unwrap();
+    symlink("/tmp", scratch.join("trap/deep")).unwrap();
+    let (text, status) = tool(&["extract", "image", "-C", "trap", "--path=deep"]);
+    assert!(
+        status == Some(1) && text.starts_with("layerinit: create deep"),
+        "{text}"
+    );
+}
+
 /// Clusters are decoded by several threads.
 #[test]
 fn clusters_go_to_other_threads() {
