@@ -707,6 +707,34 @@ fn a_layer_is_extracted_as_the_kernel_mounts_it() {
     );
 }
 
+#[test]
+fn names_that_are_much_alike_may_take_less_than_a_byte_each() {
+    const NAMES: usize = 40_000;
+    let scratch = Scratch::new();
+    let [tree, image] = ["tree", "image"].map(|name| scratch.join(name));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    for n in 0..NAMES {
+        fs::hard_link(
+            tree.join("file"),
+            tree.join(format!("a-regular-name-{n:08}")),
+        )
+        .unwrap();
+    }
+    let mut command = Command::new(&*NEWEST);
+    command.args(["--quiet", "-zlzma,9", "-C1048576", "--zD"]);
+    run(command.args([&image, &tree]));
+    let bytes = Opened::open(&image).unwrap();
+    assert!(bytes.size() < NAMES as u64, "{} bytes", bytes.size());
+    let mut names = 0;
+    walk(&Image::open(&bytes).unwrap(), |_, _| {
+        names += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(names, NAMES + 2);
+}
+
 /// Clusters are decoded by several threads.
 #[test]
 fn clusters_go_to_other_threads() {
