@@ -79,6 +79,14 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
             let (out, err, status) = said(&listed.unwrap());
             assert_eq!((err.as_str(), status), ("", 0));
             assert_eq!(out.contains(" sbin/init\n"), machine.is_some(), "{out}");
+
+            let path = "/sbin/program-number-77";
+            let output = tool(&directory).args(["cat", "image", path]).output();
+            let output = output.unwrap();
+            assert!(
+                output.stdout == fs::read(tree.join(&path[1..])).unwrap(),
+                "{output:?}"
+            );
         }
     }
 }

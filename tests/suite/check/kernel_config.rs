@@ -117,8 +117,8 @@ fn modules_that_the_loader_lacks_are_found() {
                 "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
                  (build --modules): the layers cannot be stacked".to_string(),
                 "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
-                 (build --modules): EROFS layers can be mounted by \
-                 the memback patches only, or out of /layers by the file backend".to_string(),
+                 (build --modules): without the loop backend, this kernel cannot mount the EROFS layers, unless it \
+                 supports memback".to_string(),
             ][..],
             1
         )

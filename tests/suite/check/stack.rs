@@ -223,3 +223,50 @@ fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
                    refuses the file (EPERM) unless its metacopy is on";
     assert_eq!(told(&[&low, &high]), (vec![warning.to_string()], 0));
 }
+
+#[test]
+fn files_of_all_layers_or_of_one_are_written_out() {
+    let directory = scratch("check-cat");
+    let tree = directory.join("tree");
+    let layer = |name: &str, text: &str| {
+        let _ = fs::remove_dir_all(&tree);
+        fs::create_dir_all(tree.join("etc")).unwrap();
+        fs::write(tree.join("etc").join(name), text).unwrap();
+        std::os::unix::fs::symlink(format!("/etc/{name}"), tree.join("link")).unwrap();
+        erofs_of(&directory, &tree, &["-zlz4hc"])
+    };
+    let images = [
+        layer("name", &"base\n".repeat(20_000)),
+        layer("name", "app\n"),
+        layer("other", ""),
+    ];
+    let images = images.each_ref().map(Vec::as_slice);
+    fs::write(directory.join("image"), with_images(&images)).unwrap();
+    let base = "base\n".repeat(20_000);
+    for (words, expected) in [
+        (&["/etc/name"][..], Ok("app\n")),
+        (&["etc/name", "--layer=0"], Ok(&*base)),
+        (&["/link", "--layer", "1"], Ok("app\n")),
+        (&["/link"], Ok("")),
+        (
+            &["/etc/name", "--layer=2"],
+            Err("find /etc/name: not there"),
+        ),
+        (&["/etc"], Err("read /etc: a directory, not a file")),
+        (
+            &["/etc/name", "--layer=3"],
+            Err("find layer 3: there is none; the image has 3, and the first is layer 0"),
+        ),
+    ] {
+        let mut command = tool(&directory);
+        let output = command.args(["cat", "image"]).args(words).output();
+        let (out, err, status) = said(&output.unwrap());
+        match expected {
+            Ok(text) => assert_eq!((&*out, &*err, status), (text, "", 0), "{words:?}"),
+            Err(text) => {
+                let text = format!("layerinit: {text}\n");
+                assert_eq!((&*out, &*err, status), ("", &*text, 1), "{words:?}");
+            }
+        }
+    }
+}
