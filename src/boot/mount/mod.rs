@@ -39,8 +39,10 @@ use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd;
 use crate::module::loader::Loader;
+#[cfg(feature = "extract")]
+use crate::plan::Upper;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Layer, Module, Plan, Root, Upper};
+use crate::plan::{Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
 use memback::Memback;
