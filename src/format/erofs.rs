@@ -6,6 +6,7 @@
 
 use std::{fmt, io};
 
+use super::checksum::crc32c;
 use crate::bytes::{Cursor, ReadAt, dashed};
 
 /// The superblock lies this many bytes into the image (EROFS_SUPER_OFFSET).
@@ -324,48 +325,9 @@ fn verify(image: &dyn ReadAt, at: u64, blkszbits: u8, stored: u32) -> io::Result
     })
 }
 
-/// The kernel's crc32c(~0, ...): reflected Castagnoli polynomial, not inverted at the end. Four bytes
-/// at a time, for an image whose block this is can be one of hundreds; four tables of 1 KiB.
-fn crc32c(bytes: &[u8]) -> u32 {
-    static TABLES: [[u32; 256]; 4] = {
-        let mut tables = [[0; 256]; 4];
-        let mut i = 0;
-        while i < 256 {
-            let mut crc = i as u32;
-            let mut bit = 0;
-            while bit < 32 {
-                crc = (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
-                bit += 1;
-                if bit % 8 == 0 {
-                    tables[bit / 8 - 1][i] = crc;
-                }
-            }
-            i += 1;
-        }
-        tables
-    };
-    let [t0, t1, t2, t3] = &TABLES;
-    // A byte can't be outside a table of 256.
-    let (fours, rest) = bytes.as_chunks();
-    let mut crc = !0;
-    for &four in fours {
-        let [a, b, c, d] = (crc ^ u32::from_le_bytes(four)).to_le_bytes();
-        let at = usize::from;
-        crc = t3[at(a)] ^ t2[at(b)] ^ t1[at(c)] ^ t0[at(d)];
-    }
-    rest.iter().fold(crc, |crc, byte| {
-        (crc >> 8) ^ t0[usize::from(crc as u8 ^ byte)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crc32c_has_the_value_of_rfc_3720() {
-        assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
-    }
 
     /// The start of an image with block size 4096 and `blocks` blocks.
     fn image(blocks: u32, compat: u32, incompat: u32) -> Vec<u8> {
