@@ -13,6 +13,9 @@ use crate::sys::note;
 /// The magic number of an ELF file.
 pub const ELFMAG: &[u8; 4] = b"\x7fELF";
 
+const EI_DATA: usize = 5;
+const ELFDATA2LSB: u8 = 1;
+
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 
@@ -138,7 +141,6 @@ impl Ident {
     /// Decodes the first 20 bytes of a file; `None` where they are not those of an ELF file.
     pub fn decode(head: &[u8]) -> Option<Self> {
         const ELFCLASS64: u8 = 2;
-        const ELFDATA2LSB: u8 = 1;
         let mut cursor = Cursor::new(head);
         let _magic = cursor.array().filter(|magic| magic == ELFMAG)?;
         let (class, data) = (cursor.u8()?, cursor.u8()?);
@@ -238,8 +240,7 @@ fn segments(
     head: &[u8],
     p_type: u32,
 ) -> Result<Vec<(u64, u64)>, NotExecutable> {
-    let ident = Ident::decode(head).ok_or_else(NotExecutable::truncated)?;
-    if ident.big_endian {
+    if head.get(EI_DATA) != Some(&ELFDATA2LSB) {
         // The fields below are read as little endian. A big-endian machine goes without this check.
         return match machines.numbers.is_empty() {
             true => Ok(Vec::new()),
@@ -248,6 +249,7 @@ fn segments(
             )),
         };
     }
+    let ident = Ident::decode(head).ok_or_else(NotExecutable::truncated)?;
     check_machine(ident, machines)?;
     let (phoff, phentsize, phnum) =
         program_headers(head, ident.is_64_bit).ok_or_else(NotExecutable::truncated)?;
