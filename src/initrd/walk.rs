@@ -97,7 +97,7 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         if let Some(codec) = Codec::detect(first) {
-            let refused = codec.refused_by_kernel(first);
+            let refused = codec.kernel_refusal(first);
             return self.compressed(start, codec, refused);
         }
         if self.erofs_around(start)? {

@@ -40,7 +40,7 @@ fn compressed<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Codec)> + 'a {
 /// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
 pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    needs.extend(compressed(boot).map(|(_, codec)| unpacker(codec)));
+    needs.extend(compressed(boot).map(|(_, codec)| codec.kernel_option()));
     for layer in &plan.layers {
         if let Content::Cpio { .. } = &layer.content {
             needs.insert("CONFIG_TMPFS");
@@ -75,19 +75,6 @@ fn upper_in_memory(upper: &Upper) -> bool {
         Upper::Tmpfs(_) => true,
         Upper::Device(store) => store.fallback.is_some(),
         Upper::None => false,
-    }
-}
-
-/// The option for unpacking such an archive.
-fn unpacker(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Bzip2 => "CONFIG_RD_BZIP2",
-        Codec::Gzip => "CONFIG_RD_GZIP",
-        Codec::Lz4 => "CONFIG_RD_LZ4",
-        Codec::Lzma => "CONFIG_RD_LZMA",
-        Codec::Lzo => "CONFIG_RD_LZO",
-        Codec::Xz => "CONFIG_RD_XZ",
-        Codec::Zstd => "CONFIG_RD_ZSTD",
     }
 }
 
@@ -241,7 +228,7 @@ pub fn compare(
     for (offset, codec) in compressed(boot) {
         let what =
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
-        must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
+        must(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
     let mut images = 0usize;
     let mut archives = 0usize;
