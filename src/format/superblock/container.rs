@@ -1,12 +1,12 @@
-//! What is recognised so that a message can name it, and never mounted: swap, LUKS, hashes of dm-verity,
-//! parts of LVM and of software RAIDs.
+//! Superblocks that are recognised only to be refused by name: swap, LUKS, dm-verity hashes, LVM and software
+//! RAID.
 
 use std::io;
 
 use super::{Kind, Volume, block, field, label, uuid};
 use crate::bytes::ReadAt;
 
-/// Page sizes that swap headers are made for.
+/// The page sizes of swap headers.
 const PAGE_SIZES: [u64; 5] = [4096, 8192, 16384, 32768, 65536];
 
 /// `union swap_header` of include/linux/swap.h: the magic ends the first page. A suspended system
@@ -34,7 +34,7 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         let _nr_badpages = cursor.le32();
         let uuid = cursor.array().and_then(uuid);
         let label = label(cursor.rest());
-        // In the byte order of the machine, which may have been another.
+        // In the byte order of the machine that made it.
         let one = version == 1 || version.swap_bytes() == 1;
         if kind == Kind::Swap && (!one || last_page == 0) {
             continue;
@@ -147,7 +147,7 @@ fn raid1(device: &dyn ReadAt, at: u64) -> io::Result<Option<Volume>> {
     };
     let mut start = field(&superblock, 0);
     let ours = (start.le32(), start.le32()) == (Some(MD_SB_MAGIC), Some(1));
-    // In sectors. A superblock in another place is a copy in an image, say.
+    // In sectors. A superblock elsewhere belongs to a disk image, for example.
     if !ours || field(&superblock, SUPER_OFFSET).le64() != Some(at / 512) {
         return Ok(None);
     }
@@ -157,10 +157,10 @@ fn raid1(device: &dyn ReadAt, at: u64) -> io::Result<Option<Volume>> {
     Ok(Some(Volume::new(Kind::Raid, uuid, label)))
 }
 
-/// Version 0.90, in the last whole 64 KiB but one, in the byte order of who made it.
+/// Version 0.90, in the last but one aligned 64 KiB, in the byte order of the machine that made it.
 fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     const RESERVED: u64 = 64 << 10;
-    /// KiB of the device that the RAID uses; they come before the superblock.
+    /// The size, in KiB, that the RAID uses; it ends before the superblock.
     const SIZE: usize = 8 * 4;
     /// Words: the first quarter of the set's UUID, and the others.
     const SET_UUID0: usize = 5 * 4;
@@ -193,7 +193,7 @@ fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     let rest = field(&superblock, SET_UUID1).array::<12>();
     let uuid = first.zip(rest).and_then(|(first, rest)| {
         let mut bytes = [0; 16];
-        // blkid keeps the order of big-endian words, and turns the others around.
+        // blkid prints big-endian words in order, and the others reversed.
         let (words, _) = rest.as_chunks::<4>();
         for (to, word) in bytes
             .as_chunks_mut::<4>()

@@ -134,7 +134,7 @@ pub(super) fn f2fs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     else {
         return Ok(None);
     };
-    // blkid: before 1.1 the structure was another.
+    // blkid: versions before 1.1 have another structure.
     if (major, minor) == (1, 0) {
         return Ok(Some(Volume::new(Kind::F2fs, None, None)));
     }
