@@ -55,8 +55,8 @@ pub fn decode(codec: Codec, data: &[u8], window: usize) -> Decoded {
     decoded
 }
 
-/// Checks a decoder: no panic, no hang, no unbounded memory. The end that it finds depends neither on the size of the
-/// pieces nor on the bytes after it.
+/// Checks a decoder: no panic, no hang, no unbounded memory. The end that it finds depends neither on the
+/// size of the pieces nor on the bytes after it.
 pub fn extent(codec: Codec, data: &[u8]) {
     let whole = decode(codec, data, 8192);
     if whole.length > 1 << 20 {

@@ -75,8 +75,8 @@ pub trait ReadAt {
     /// returns a page at a time.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// The offset, from `offset` on, of the first byte that may be other than zero; the size if there is none.
-    /// A sparse file skips its holes (lseek(2), SEEK_DATA).
+    /// The offset, from `offset` on, of the first byte that may be other than zero; the size if there is
+    /// none. A sparse file skips its holes (lseek(2), SEEK_DATA).
     fn next_data(&self, offset: u64) -> u64 {
         offset
     }

@@ -97,7 +97,8 @@ impl Error {
 }
 
 /// Whether a terminal acts on a character or does not show it: control characters and format characters
-/// (Unicode categories Cf, Zl and Zp). These can make a name look like another, or like a part of the message.
+/// (Unicode categories Cf, Zl and Zp). These can make a name look like another, or like a part of the
+/// message.
 pub fn is_unprintable(c: char) -> bool {
     let formats = matches!(
         c,
@@ -168,8 +169,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// The errno as `ENOENT: No such file or directory`. The table is nix's: strerror(3) would link the locale code
-/// of the C library into /init.
+/// The errno as `ENOENT: No such file or directory`. The table is nix's: strerror(3) would link the locale
+/// code of the C library into /init.
 pub fn name(errno: Errno) -> nix::errno::Errno {
     nix::errno::Errno::from_raw(errno.raw_os_error())
 }

@@ -1,7 +1,7 @@
 //! Writes JSON (RFC 8259) into a string, on one line.
 //!
-//! `/init` writes /run/initramfs/layerinit.json with it, and the host tool its `--json` output. An [`Object`] or
-//! [`Array`] closes its bracket when it is dropped, so the output is well formed.
+//! `/init` writes /run/initramfs/layerinit.json with it, and the host tool its `--json` output. An
+//! [`Object`] or [`Array`] closes its bracket when it is dropped, so the output is well formed.
 
 /// Writes an object, up to its drop.
 pub struct Object<'a> {

@@ -4,8 +4,8 @@ use std::io;
 
 use super::ReadAt;
 
-/// Several sources in a row as one source, with zeros in the gaps: the initrd that a boot loader makes of several
-/// files.
+/// Several sources in a row as one source, with zeros in the gaps: the initrd that a boot loader makes of
+/// several files.
 #[derive(Default)]
 pub struct Chain {
     /// In order, each with its start offset.

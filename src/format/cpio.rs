@@ -1,7 +1,7 @@
 //! The newc cpio format, read and written.
 //!
-//! Sources: Documentation/driver-api/early-userspace/buffer-format.rst, and init/initramfs.c: an archive may lack
-//! its trailer, and any number of zero bytes may separate members.
+//! Sources: Documentation/driver-api/early-userspace/buffer-format.rst, and init/initramfs.c: an archive may
+//! lack its trailer, and any number of zero bytes may separate members.
 
 use std::io::{self, Read};
 
@@ -11,15 +11,16 @@ use crate::error::{Error, Result};
 /// The name of the member that ends an archive.
 pub const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// The name of the file that makes its directory opaque: OCI images have it in place of overlayfs's attribute,
-/// which newc cannot store (<https://github.com/opencontainers/image-spec/blob/main/layer.md>, "Opaque Whiteout").
+/// The name of the file that makes its directory opaque: OCI images have it in place of overlayfs's
+/// attribute, which newc cannot store (<https://github.com/opencontainers/image-spec/blob/main/layer.md>,
+/// "Opaque Whiteout").
 pub const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Length in bytes of an encoded [`Header`].
 pub const HEADER_LEN: usize = 110;
 
-/// The longest name, with its NUL, that the kernel's unpacker accepts. It skips members with longer names, and
-/// symbolic links with longer targets.
+/// The longest name, with its NUL, that the kernel's unpacker accepts. It skips members with longer names,
+/// and symbolic links with longer targets.
 pub const PATH_MAX: u32 = 4096;
 
 /// A member's header: the kernel's field names, each field 8 hexadecimal digits in the archive.
@@ -169,8 +170,8 @@ pub struct Member {
     pub body: u64,
     /// The header.
     pub header: Header,
-    /// The name up to its NUL, if there is one; `.` for an empty one, as in the kernel. Empty if its length is 0
-    /// or more than [`PATH_MAX`]: it is not read then.
+    /// The name up to its NUL, if there is one; `.` for an empty one, as in the kernel. Empty if its length
+    /// is 0 or more than [`PATH_MAX`]: it is not read then.
     pub name: Vec<u8>,
 }
 
@@ -240,8 +241,9 @@ impl<I: Skip> Archive<I> {
         self.position
     }
 
-    /// The offset of the first member or trailer whose name has no NUL: GRUB before 2.12 writes such names for
-    /// `newc:` (grub-core/loader/linux.c). The kernel's unpacker stops there; here the name is the whole field.
+    /// The offset of the first member or trailer whose name has no NUL: GRUB before 2.12 writes such names
+    /// for `newc:` (grub-core/loader/linux.c). The kernel's unpacker stops there; here the name is the whole
+    /// field.
     pub fn unterminated(&self) -> Option<u64> {
         self.unterminated
     }

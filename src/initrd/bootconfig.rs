@@ -22,8 +22,8 @@ pub(super) enum Trailer {
     Damaged,
 }
 
-/// Finds a bootconfig trailer: text, size and checksum (both little endian), and a magic number at the very end or
-/// up to 3 bytes before it (get_boot_config_from_initrd() in init/main.c).
+/// Finds a bootconfig trailer: text, size and checksum (both little endian), and a magic number at the very
+/// end or up to 3 bytes before it (get_boot_config_from_initrd() in init/main.c).
 pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Trailer>> {
     let size = image.size();
     for padding in 0..4 {

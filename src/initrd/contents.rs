@@ -17,7 +17,8 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// An empty summary of an archive compressed with `codec`. `by_kernel` and `refused` are those of [`Cpio`].
+    /// An empty summary of an archive compressed with `codec`. `by_kernel` and `refused` are those of
+    /// [`Cpio`].
     pub fn new(codec: Option<Codec>, by_kernel: bool, refused: Option<&'static str>) -> Self {
         Self {
             cpio: Cpio {
@@ -64,8 +65,8 @@ impl Contents {
         cpio.only_extra &= under(&path, b".extra") || above(b".extra");
     }
 
-    /// Whether the kernel would compute another sum of this member's body, which is next in the archive, than the
-    /// header has.
+    /// Whether the kernel would compute another sum of this member's body, which is next in the archive,
+    /// than the header has.
     pub fn is_wrong<I: Skip>(&self, member: &Member, archive: &mut Archive<I>) -> io::Result<bool> {
         let header = &member.header;
         // The kernel only sums regular files.
@@ -98,8 +99,8 @@ impl Contents {
         self.cpio.bad_sum = Some(member.offset);
     }
 
-    /// Records that the kernel stops at the first name without NUL, if it unpacks the archive and has not stopped
-    /// before.
+    /// Records that the kernel stops at the first name without NUL, if it unpacks the archive and has not
+    /// stopped before.
     pub fn stop_at_name(&mut self, unterminated: Option<u64>) {
         if self.cpio.by_kernel && self.cpio.stopped_at().is_none() {
             self.cpio.bad_name = unterminated;

@@ -11,8 +11,9 @@ impl fmt::Display for Segment {
 }
 
 impl Segment {
-    /// Why the kernel ignored a bootconfig, or stopped unpacking in or before this archive, for a message. Files
-    /// that it did not unpack are missing in the rootfs: kernel modules of the loader, files of /layers.
+    /// Why the kernel ignored a bootconfig, or stopped unpacking in or before this archive, for a message.
+    /// Files that it did not unpack are missing in the rootfs: kernel modules of the loader, files of
+    /// /layers.
     pub fn stopped(&self) -> Option<String> {
         let cpio = match &self.kind {
             Kind::Cpio(cpio) => cpio,

@@ -4,9 +4,9 @@ use crate::bytes::{Part, ReadAt};
 use crate::format::superblock::partition::{self, Scheme};
 use crate::format::superblock::volumes;
 
-/// The offset of what is recognised, and a clause about it. `from` is the end of the last segment, `start` the
-/// first byte after it that is not zero; the data may begin with zeros. Read errors count as not recognised: the
-/// walk has read these bytes before.
+/// The offset of what is recognised, and a clause about it. `from` is the end of the last segment, `start`
+/// the first byte after it that is not zero; the data may begin with zeros. Read errors count as not
+/// recognised: the walk has read these bytes before.
 pub(super) fn name(image: &dyn ReadAt, from: u64, start: u64) -> Option<(u64, String)> {
     let places = places(from, start);
     places.into_iter().find_map(|place| {

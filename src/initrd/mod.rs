@@ -1,8 +1,9 @@
 //! The segments of an initrd.
 //!
-//! The walk goes from segment to segment. It never searches data for a magic number, because a cpio member may
-//! hold an EROFS image. It follows the kernel's unpacker (unpack_to_rootfs() in init/initramfs.c) and goes on
-//! where that stops, at the first byte that is neither cpio nor zero. Pure: bytes come through [`ReadAt`].
+//! The walk goes from segment to segment. It never searches data for a magic number, because a cpio member
+//! may hold an EROFS image. It follows the kernel's unpacker (unpack_to_rootfs() in init/initramfs.c) and
+//! goes on where that stops, at the first byte that is neither cpio nor zero. Pure: bytes come through
+//! [`ReadAt`].
 
 mod bootconfig;
 mod contents;
@@ -62,8 +63,8 @@ pub struct Cpio {
     pub by_kernel: bool,
     /// Why the kernel's unpacker reached it and cannot unpack it.
     pub refused: Option<&'static str>,
-    /// Where the kernel's unpacker stopped: the offset in the plain archive of a member whose bytes do not match
-    /// the sum in its 070702 header. Only computed where the unpacker got to.
+    /// Where the kernel's unpacker stopped: the offset in the plain archive of a member whose bytes do not
+    /// match the sum in its 070702 header. Only computed where the unpacker got to.
     pub bad_sum: Option<u64>,
     /// The same, for the member whose name has no NUL ([`Archive::unterminated`]).
     pub bad_name: Option<u64>,
@@ -86,8 +87,8 @@ impl Cpio {
         self.bad_sum.or(self.bad_name)
     }
 
-    /// Memory that it takes when unpacked into a tmpfs, in bytes, with inodes and names, which do not count for the
-    /// size of the tmpfs. A layer is unpacked through an overlay, which takes more.
+    /// Memory that it takes when unpacked into a tmpfs, in bytes, with inodes and names, which do not count
+    /// for the size of the tmpfs. A layer is unpacked through an overlay, which takes more.
     pub fn memory(&self, overlay: bool) -> u64 {
         /// struct shmem_inode_info, a dentry, the directory entry, the blob of a security module.
         const FILE: u64 = 1280;

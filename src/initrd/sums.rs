@@ -18,8 +18,8 @@ pub(super) struct Place<'a> {
     pub codec: Option<Codec>,
 }
 
-/// Checks whether the kernel stops at this member, whose body is next in the archive. Only this part of the walk
-/// reads bodies.
+/// Checks whether the kernel stops at this member, whose body is next in the archive. Only this part of the
+/// walk reads bodies.
 pub(super) fn look<I: Skip>(
     member: &Member,
     archive: &mut Archive<I>,
@@ -35,7 +35,8 @@ pub(super) fn look<I: Skip>(
     Ok(())
 }
 
-/// Whether the kernel can have created the file of this member: whether an earlier member makes its directory.
+/// Whether the kernel can have created the file of this member: whether an earlier member makes its
+/// directory.
 fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
     let Place {
         image,
@@ -71,7 +72,8 @@ fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
     makes(image, start, length, codec, parent, member.offset)
 }
 
-/// Whether a member before `end` is this directory, or a symbolic link on the path to it, which may lead there.
+/// Whether a member before `end` is this directory, or a symbolic link on the path to it, which may lead
+/// there.
 fn makes(
     image: &dyn ReadAt,
     offset: u64,

@@ -91,8 +91,8 @@ impl<'a> Walker<'a> {
         if first.starts_with(b"0707") {
             return self.plain(start);
         }
-        // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can hold
-        // anything: `erofs_around` tries the others.
+        // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can
+        // hold anything: `erofs_around` tries the others.
         if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
             return Ok(());
         }
@@ -161,8 +161,8 @@ impl<'a> Walker<'a> {
         Ok(true)
     }
 
-    /// Adds an EROFS image that has `start` in its first 1024 bytes. This does not search data: nothing else can
-    /// be here.
+    /// Adds an EROFS image that has `start` in its first 1024 bytes. This does not search data: nothing else
+    /// can be here.
     fn erofs_around(&mut self, start: u64) -> Result<bool> {
         let mut reader = Reader::bounded(self.image, start, self.end);
         let mut near = [0; 2 * SUPER_OFFSET as usize];
@@ -205,8 +205,8 @@ impl<'a> Walker<'a> {
         codec: Codec,
         refused: Option<&'static str>,
     ) -> Result<()> {
-        // The kernel's unpacker requires alignment after a plain archive, too ("broken padding", do_reset() in
-        // init/initramfs.c).
+        // The kernel's unpacker requires alignment after a plain archive, too ("broken padding", do_reset()
+        // in init/initramfs.c).
         let plain =
             |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_none());
         let unaligned = match self.segments.last().is_some_and(plain) {
@@ -241,8 +241,8 @@ impl<'a> Walker<'a> {
         let end = start.saturating_add(rest.into_inner().consumed());
         self.push(start, Kind::Padding);
         self.archive(end, contents);
-        // The kernel's LZ4 decoder reads the next four bytes as a length, unless they are zero, and fails after it
-        // has unpacked the archive (lib/decompress_unlz4.c).
+        // The kernel's LZ4 decoder reads the next four bytes as a length, unless they are zero, and fails
+        // after it has unpacked the archive (lib/decompress_unlz4.c).
         let mut next = [0; 4];
         if codec == Codec::Lz4 && self.image.read_exact_at(&mut next, end).is_ok() && next != [0; 4]
         {

@@ -8,8 +8,8 @@ use super::Codec;
 /// What is wrong with a stream, for a message that [`Input::explain`] completes.
 pub(super) type Fault = Cow<'static, str>;
 
-/// The input of a decoder. Counts the consumed bytes, and keeps the error of a failed read, so the codecs need
-/// not pass it on.
+/// The input of a decoder. Counts the consumed bytes, and keeps the error of a failed read, so the codecs
+/// need not pass it on.
 pub(super) struct Input<R> {
     inner: R,
     taken: u64,

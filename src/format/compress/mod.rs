@@ -198,9 +198,9 @@ codecs! {
 }
 
 impl Codec {
-    /// Recognises a format by the first bytes of a stream, at least two. All given bytes that the format fixes
-    /// must match: with fewer bytes, the start of something else may pass for an archive, because an EROFS
-    /// image can start with any bytes. Every format that the kernel can unpack is recognised.
+    /// Recognises a format by the first bytes of a stream, at least two. All given bytes that the format
+    /// fixes must match: with fewer bytes, the start of something else may pass for an archive, because an
+    /// EROFS image can start with any bytes. Every format that the kernel can unpack is recognised.
     pub fn detect(first: &[u8]) -> Option<Codec> {
         if first.len() < 2 {
             return None;

@@ -54,7 +54,8 @@ macro_rules! kinds {
         const READERS: &[Reader] = &[$($($creader,)?)* $($($reader,)?)*];
 
         impl Kind {
-            /// The name that blkid prints; of a filesystem that is mounted by its superblock also the kernel's.
+            /// The name that blkid prints; of a filesystem that is mounted by its superblock also the
+            /// kernel's.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$container => $cname,)*
@@ -128,8 +129,8 @@ macro_rules! optional {
 // One row for each kind. Containers come before what may lie in them. Where several kinds share a reader, one
 // of their rows names it.
 //
-// no_upper: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c; the kernel's own refusal of vfat
-// and exfat does not name their type. helpers: the character sets that the drivers use by default
+// no_upper: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c; the kernel's own refusal of
+// vfat and exfat does not name their type. helpers: the character sets that the drivers use by default
 // (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs).
 kinds! {
     containers {

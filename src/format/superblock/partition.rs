@@ -30,8 +30,8 @@ pub struct Partition {
 pub enum Scheme {
     /// The GPT at the start of the disk.
     Gpt,
-    /// The GPT at the end of the disk, because the first is damaged. The kernel uses it only with `gpt` on the
-    /// command line.
+    /// The GPT at the end of the disk, because the first is damaged. The kernel uses it only with `gpt` on
+    /// the command line.
     GptBackup,
     /// MBR.
     Mbr,
@@ -140,7 +140,8 @@ fn primaries(disk: &dyn ReadAt, sector_size: u64, mbr: &Mbr) -> io::Result<Vec<P
         if entry.is_extended() {
             logicals.extend(extended(disk, sector_size, entry, logicals.len())?);
             partitions.push(Partition {
-                // Room for a boot loader, as in the kernel, and no more: nobody should make a filesystem there.
+                // Room for a boot loader, as in the kernel, and no more: nobody should make a filesystem
+                // there.
                 length: bytes(entry.length).min(1024.max(sector_size)),
                 uuid: None,
                 ..named(number, entry.start, entry.length)
@@ -154,9 +155,9 @@ fn primaries(disk: &dyn ReadAt, sector_size: u64, mbr: &Mbr) -> io::Result<Vec<P
     Ok(partitions)
 }
 
-/// Start and length, in sectors, of each logical partition in the extended partition `outer`. `already` is the
-/// number of those in other ones. The tables form a chain, which may loop on a damaged disk: the numbers of
-/// empty tables and of partitions are limited.
+/// Start and length, in sectors, of each logical partition in the extended partition `outer`. `already` is
+/// the number of those in other ones. The tables form a chain, which may loop on a damaged disk: the numbers
+/// of empty tables and of partitions are limited.
 fn extended(
     disk: &dyn ReadAt,
     sector_size: u64,
@@ -252,8 +253,8 @@ impl Header {
             partition_entry_array_crc32: cursor.le32()?,
         };
 
-        // The checksum counts as 0. The kernel accepts headers up to a sector, this up to 512 bytes, of which 92
-        // are defined.
+        // The checksum counts as 0. The kernel accepts headers up to a sector, this up to 512 bytes, of
+        // which 92 are defined.
         let mut cursor = Cursor::new(sector.get(..header_size as usize)?);
         let mut crc = Crc::crc32();
         crc.update(cursor.take(16)?);
