@@ -18,7 +18,7 @@ use super::paths::{UPPER, create_directory, layer_directory};
 use crate::boot::kmsg::say;
 use crate::device::{Found, Wanted};
 use crate::error::{self, Context, Error, Result};
-use crate::format::superblock::{Kind, Volume};
+use crate::format::superblock::{Volume, VolumeKind};
 use crate::plan::PersistentUpper;
 
 /// The mounted filesystem that overlayfs writes to.
@@ -193,7 +193,8 @@ pub fn check_upper_support(path: &str, fstype: &str) -> Result<()> {
             let (name, kind) = (name.to_string_lossy(), entry.file_type());
             let why = match kind {
                 FileType::Unknown => {
-                    let feature = Kind::filesystem(fstype).and_then(Kind::d_type_feature);
+                    let feature =
+                        VolumeKind::filesystem(fstype).and_then(VolumeKind::d_type_feature);
                     let hint =
                         feature.map(|feature| format!(" (make it with the feature {feature})"));
                     format!(

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, uuid};
+use super::{Volume, VolumeKind, block, field, label, uuid};
 use crate::bytes::ReadAt;
 
 /// The page sizes of swap headers.
@@ -19,10 +19,12 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             break;
         };
         let kind = match &magic {
-            b"SWAPSPACE2" => Kind::Swap,
+            b"SWAPSPACE2" => VolumeKind::Swap,
             // The old format has neither UUID nor label.
-            b"SWAP-SPACE" => return Ok(Some(Volume::new(Kind::Swap, None, None))),
-            b"S1SUSPEND\0" | b"S2SUSPEND\0" | b"ULSUSPEND\0" | b"LINHIB0001" => Kind::Suspended,
+            b"SWAP-SPACE" => return Ok(Some(Volume::new(VolumeKind::Swap, None, None))),
+            b"S1SUSPEND\0" | b"S2SUSPEND\0" | b"ULSUSPEND\0" | b"LINHIB0001" => {
+                VolumeKind::Suspended
+            }
             _ => continue,
         };
         let Some(info) = block::<44>(device, INFO)? else {
@@ -36,7 +38,7 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         let label = label(cursor.rest());
         // In the byte order of the machine that made it.
         let one = version == 1 || version.swap_bytes() == 1;
-        if kind == Kind::Swap && (!one || last_page == 0) {
+        if kind == VolumeKind::Swap && (!one || last_page == 0) {
             continue;
         }
         return Ok(Some(Volume::new(kind, uuid, label)));
@@ -64,7 +66,7 @@ pub(super) fn luks(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         Some([0, 2]) => field(&header, LABEL).take(LABEL_LEN).and_then(label),
         _ => None,
     };
-    Ok(Some(Volume::new(Kind::Luks, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Luks, uuid, label)))
 }
 
 /// `struct verity_sb` (cryptsetup's lib/verity/verity.c).
@@ -77,7 +79,7 @@ pub(super) fn verity(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     let ours =
         superblock.starts_with(b"verity\0\0") && field(&superblock, VERSION).le32() == Some(1);
     let uuid = field(&superblock, UUID).array().and_then(uuid);
-    Ok(ours.then(|| Volume::new(Kind::Verity, uuid, None)))
+    Ok(ours.then(|| Volume::new(VolumeKind::Verity, uuid, None)))
 }
 
 /// `struct label_header` and `struct pv_header` of LVM2 (lib/label/label.h,
@@ -111,7 +113,7 @@ pub(super) fn lvm(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             .map(String::from_utf8_lossy)
             .collect();
         let uuid = Some(groups.join("-")).filter(|uuid| !uuid.is_empty());
-        return Ok(Some(Volume::new(Kind::Lvm, uuid, None)));
+        return Ok(Some(Volume::new(VolumeKind::Lvm, uuid, None)));
     }
     Ok(None)
 }
@@ -154,7 +156,7 @@ fn raid1(device: &dyn ReadAt, at: u64) -> io::Result<Option<Volume>> {
     let mut names = field(&superblock, SET_UUID);
     let uuid = names.array().and_then(uuid);
     let label = names.take(SET_NAME_LEN).and_then(label);
-    Ok(Some(Volume::new(Kind::Raid, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Raid, uuid, label)))
 }
 
 /// Version 0.90, in the last but one aligned 64 KiB, in the byte order of the machine that made it.
@@ -208,5 +210,5 @@ fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
         }
         uuid(bytes)
     });
-    Ok(Some(Volume::new(Kind::Raid, uuid, None)))
+    Ok(Some(Volume::new(VolumeKind::Raid, uuid, None)))
 }

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, le_units, wide_label};
+use super::{Volume, VolumeKind, block, field, label, le_units, wide_label};
 use crate::bytes::{Cursor, ReadAt};
 
 /// Clusters of a directory that are searched for the label, which is usually the first entry.
@@ -219,7 +219,11 @@ pub(super) fn vfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         }
     }
     let uuid = serial(field(&boot, at));
-    Ok(Some(Volume::new(Kind::Vfat, uuid, layout.label(device)?)))
+    Ok(Some(Volume::new(
+        VolumeKind::Vfat,
+        uuid,
+        layout.label(device)?,
+    )))
 }
 
 /// A serial number as `1234-ABCD`; 0 is none.
@@ -279,7 +283,7 @@ pub(super) fn exfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         };
         cluster = u32::from_le_bytes(next);
     }
-    Ok(Some(Volume::new(Kind::Exfat, serial, label)))
+    Ok(Some(Volume::new(VolumeKind::Exfat, serial, label)))
 }
 
 enum Search {
@@ -324,5 +328,5 @@ pub(super) fn ntfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     }
     let serial = field(&sector, SERIAL).le64().filter(|serial| *serial != 0);
     let uuid = serial.map(|serial| format!("{serial:016X}"));
-    Ok(Some(Volume::new(Kind::Ntfs, uuid, None)))
+    Ok(Some(Volume::new(VolumeKind::Ntfs, uuid, None)))
 }

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, wide_label};
+use super::{Volume, VolumeKind, block, field, label, wide_label};
 use crate::bytes::ReadAt;
 
 /// Volume descriptors start at the sixteenth sector.
@@ -38,7 +38,7 @@ pub(super) fn iso9660(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         Some(label) => Some(label),
         None => label(name),
     };
-    Ok(Some(Volume::new(Kind::Iso9660, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Iso9660, uuid, label)))
 }
 
 /// A date as `2026-11-21-09-36-00-00`; digits that are all zero are none.

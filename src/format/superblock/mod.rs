@@ -3,7 +3,7 @@
 //! UUIDs and labels are those that util-linux's blkid prints, because people copy them to command lines.
 //! Each reader names the header of Linux 7.2 that defines its format.
 //!
-//! To add a filesystem, write its reader and a row of [`Kind`].
+//! To add a filesystem, write its reader and a row of [`VolumeKind`].
 
 use std::{fmt, io};
 
@@ -22,7 +22,7 @@ pub mod partition;
 /// Looks for one kind of superblock, or for a family of them.
 type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
 
-/// Declares [`Kind`] from rows, and a function for each column, so that /init links only the columns that it
+/// Declares [`VolumeKind`] from rows, and a function for each column, so that /init links only the columns that it
 /// reads.
 macro_rules! kinds {
     (
@@ -42,18 +42,18 @@ macro_rules! kinds {
     ) => {
         /// What a superblock belongs to.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum VolumeKind {
             $($(#[$cdoc])* $container,)*
             $($(#[$doc])* $kind,)*
         }
 
         /// The filesystems.
-        pub const FILESYSTEMS: &[Kind] = &[$(Kind::$kind),*];
+        pub const FILESYSTEMS: &[VolumeKind] = &[$(VolumeKind::$kind),*];
 
         /// Each reader, in the order in which superblocks are looked for and believed.
         const READERS: &[Reader] = &[$($($creader,)?)* $($($reader,)?)*];
 
-        impl Kind {
+        impl VolumeKind {
             /// The name that blkid prints; of a filesystem that is mounted by its superblock also the
             /// kernel's.
             pub fn name(self) -> &'static str {
@@ -220,7 +220,7 @@ const NO_ATTRIBUTES: &str =
     "it stores no owners, modes, links or extended attributes, which overlayfs needs";
 const READ_ONLY: &str = "this type of filesystem is read-only";
 
-impl Kind {
+impl VolumeKind {
     /// The filesystem of this name, as `rootfstype=` has it.
     pub fn filesystem(name: &str) -> Option<Self> {
         let mut all = FILESYSTEMS.iter();
@@ -238,10 +238,10 @@ impl Kind {
 pub fn helper_modules(fstype: &str) -> &'static [&'static str] {
     // The same driver without long names.
     let fstype = if fstype == "msdos" { "vfat" } else { fstype };
-    Kind::filesystem(fstype).map_or(&[], Kind::helper_modules)
+    VolumeKind::filesystem(fstype).map_or(&[], VolumeKind::helper_modules)
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for VolumeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -251,7 +251,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// What the superblock belongs to.
-    pub kind: Kind,
+    pub kind: VolumeKind,
     /// As blkid prints it: 36 characters in lower case, `1234-ABCD` for vfat and exfat, a date for
     /// iso9660. `None` where the format has none or it is all zeros.
     pub uuid: Option<String>,
@@ -271,7 +271,7 @@ pub struct Share {
 }
 
 impl Volume {
-    fn new(kind: Kind, uuid: Option<String>, label: Option<String>) -> Self {
+    fn new(kind: VolumeKind, uuid: Option<String>, label: Option<String>) -> Self {
         Self {
             kind,
             uuid,
@@ -326,7 +326,7 @@ fn erofs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     let superblock = erofs::Superblock::read(device, 0)?;
     Ok(superblock.map(|superblock| {
         Volume::new(
-            Kind::Erofs,
+            VolumeKind::Erofs,
             uuid(superblock.uuid),
             label(&superblock.volume_name),
         )

@@ -134,7 +134,7 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<String> {
     let mut refusals = Vec::new();
     for fstype in &device.types {
-        let (option, module) = superblock::Kind::filesystem(fstype)?.driver()?;
+        let (option, module) = superblock::VolumeKind::filesystem(fstype)?.driver()?;
         refusals.push(match config.value(option) {
             "y" => return None,
             "m" => format!(
