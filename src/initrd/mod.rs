@@ -6,6 +6,8 @@
 //! [`ReadAt`].
 
 mod bootconfig;
+pub mod member;
+
 mod contents;
 mod display;
 
