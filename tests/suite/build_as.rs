@@ -281,7 +281,7 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
         (
             &["--layer", "file", "--as", "cpio"],
             1,
-            "layerinit: read file: not a directory: --as says what a directory becomes, a file stays as it is",
+            "layerinit: read file: not a directory: --as sets the format of a directory, a file stays unchanged",
         ),
         (
             &["--layer", "ends", "--as", "cpio"],

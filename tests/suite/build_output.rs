@@ -121,12 +121,12 @@ fn a_label_that_cannot_be_is_refused() {
         (
             &["--layer", "app", "--as", "cpio", "--label", "x"],
             1,
-            "layerinit: read app: a cpio archive has no volume label: --label is for what becomes an EROFS image",
+            "layerinit: read app: a cpio archive has no volume label: --label is for EROFS images",
         ),
         (
             &["--layer", "x.cpio", "--label", "x"],
             1,
-            "layerinit: read x.cpio: not a directory: --label is for what becomes an EROFS image, a file stays as it is",
+            "layerinit: read x.cpio: not a directory: --label is for EROFS images made from directories",
         ),
     ] {
         let (_, stderr, code) = build(&directory, words);

@@ -39,6 +39,8 @@ mod gen_init_cpio;
 #[cfg(feature = "tool")]
 mod inputs;
 #[cfg(feature = "tool")]
+mod man;
+#[cfg(feature = "tool")]
 mod support;
 #[cfg(feature = "tool")]
 mod tool;

@@ -1329,7 +1329,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             vec!["--spec", "bad-spec"],
-            "read bad-spec line 3: \"link\" is none of file, dir, nod, slink, pipe, sock",
+            "read bad-spec line 3: \"link\" is not one of file, dir, nod, slink, pipe, sock",
         ),
         (
             vec!["--init", "missing"],
@@ -1411,7 +1411,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
                 .unwrap(),
         )
     };
-    let missing = "layerinit: find init: not beside this program; build it with `cargo build --release --bin init`, \
+    let missing = "layerinit: find init: not in the directory of this program; build it with `cargo build --release --bin init`, \
                    or say --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
     // A spec that does not ask for it does not need it.
@@ -1750,7 +1750,7 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
     );
     assert_eq!(
         bad(&["tree", "--kernel", "../x"]),
-        "layerinit: find modules of \"../x\": not a kernel's release\n"
+        "layerinit: find modules of \"../x\": not the release of a kernel\n"
     );
     fs::create_dir_all(directory.join("tree/usr/lib/modules/6.13/kernel")).unwrap();
     assert_eq!(
@@ -1760,7 +1760,7 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
     fs::write(directory.join("tree/usr/lib/modules/6.13/modules.dep"), "").unwrap();
     assert_eq!(
         bad(&["tree"]),
-        "layerinit: find modules in tree: say --kernel, one of: 6.12-test, 6.13\n"
+        "layerinit: find modules in tree: several kernels; use --kernel with one of: 6.12-test, 6.13\n"
     );
     fs::write(
         modules.join("modules.dep"),
