@@ -79,10 +79,10 @@ pub(super) struct BuildArgs {
     output: PathBuf,
 
     /// Append a layer: a directory, an EROFS image or a cpio archive
-    #[arg(long = "layer", value_name = "PATH", help_heading = "Layers")]
+    #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
     layers: Vec<PathBuf>,
     /// Make the directory of the preceding --layer into this format [default: erofs]
-    #[arg(long = "as", value_name = "FORMAT", requires = "layers", help_heading = "Layers",
+    #[arg(long = "as", value_name = "FORMAT", requires = "layers", help_heading = "Layer options",
         value_parser = format_parser())]
     formats: Vec<LayerFormat>,
     /// Set the volume label, at most 15 bytes, of the EROFS image made from the preceding --layer
@@ -91,19 +91,19 @@ pub(super) struct BuildArgs {
         long = "label",
         value_name = "NAME",
         requires = "layers",
-        help_heading = "Layers",
+        help_heading = "Layer options",
         value_parser = label::parse
     )]
     labels: Vec<String>,
     /// Put the layers into the loader's archive, as /layers/10-NAME, /layers/20-NAME and so on
-    #[arg(long, requires = "layers", help_heading = "Layers")]
+    #[arg(long, requires = "layers", help_heading = "Layer options")]
     layers_inside: bool,
     /// Start layers at a multiple of BYTES, which is a multiple of 4
     #[arg(
         long,
         value_name = "BYTES",
         default_value_t = 4096,
-        help_heading = "Layers"
+        help_heading = "Layer options"
     )]
     align: u64,
     /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it
@@ -111,7 +111,7 @@ pub(super) struct BuildArgs {
         long,
         value_name = "ALGORITHM",
         default_value = "lz4hc",
-        help_heading = "Layers"
+        help_heading = "Layer options"
     )]
     erofs_compression: String,
     /// Pass an option to mkfs.erofs, after the tool's own
@@ -119,42 +119,42 @@ pub(super) struct BuildArgs {
         long = "mkfs-erofs-arg",
         value_name = "ARG",
         allow_hyphen_values = true,
-        help_heading = "Layers"
+        help_heading = "Layer options"
     )]
     mkfs_erofs_args: Vec<String>,
 
     /// Read the loader from a spec file; may be given several times
-    #[arg(long = "spec", value_name = "FILE", help_heading = "Loader")]
+    #[arg(long = "spec", value_name = "FILE", help_heading = "Loader options")]
     specs: Vec<PathBuf>,
     /// Set ${LAYERINIT_INIT}, the program that a spec installs as /init
     /// [default: the environment variable, else `init` in the directory of this program]
-    #[arg(long, value_name = "PATH", help_heading = "Loader")]
+    #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
     /// Set the modification time of all files, in seconds since 1970
     /// [default: the environment variable SOURCE_DATE_EPOCH, else 0]
-    #[arg(long, value_name = "SECONDS", help_heading = "Loader")]
+    #[arg(long, value_name = "SECONDS", help_heading = "Loader options")]
     mtime: Option<u32>,
     /// Keep the modification times of files in directories, up to --mtime or SOURCE_DATE_EPOCH
-    #[arg(long, help_heading = "Layers")]
+    #[arg(long, help_heading = "Layer options")]
     keep_times: bool,
     /// Store checksums of the loader's files, which the kernel verifies (gen_init_cpio -c)
-    #[arg(long, help_heading = "Loader")]
+    #[arg(long, help_heading = "Loader options")]
     cpio_checksums: bool,
     /// Align files of the loader that are larger than BYTES, a power of two, to BYTES
     /// (gen_init_cpio -a)
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = multiple_of_4,
-        help_heading = "Loader")]
+        help_heading = "Loader options")]
     cpio_align: u32,
 
     /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
-    #[arg(long, value_name = "DIR", help_heading = "Modules")]
+    #[arg(long, value_name = "DIR", help_heading = "Module options")]
     modules: Option<PathBuf>,
     /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]
     #[arg(
         long,
         value_name = "VERSION",
         requires = "modules",
-        help_heading = "Modules"
+        help_heading = "Module options"
     )]
     kernel: Option<String>,
     /// Add more modules, with their dependencies
@@ -163,19 +163,19 @@ pub(super) struct BuildArgs {
         value_name = "NAME,...",
         requires = "modules",
         value_delimiter = ',',
-        help_heading = "Modules"
+        help_heading = "Module options"
     )]
     module: Vec<String>,
     /// Add the modules for the disks and the root filesystem of this machine, or of the one whose
     /// /sys and /proc/mounts are in DIR
     #[arg(long, value_name = "DIR", requires = "modules", num_args = 0..=1, require_equals = true,
-        default_missing_value = "/", help_heading = "Modules")]
+        default_missing_value = "/", help_heading = "Module options")]
     host: Option<PathBuf>,
     /// Do not decompress modules
-    #[arg(long, requires = "modules", help_heading = "Modules")]
+    #[arg(long, requires = "modules", help_heading = "Module options")]
     keep_compressed_modules: bool,
     /// Remove the signatures of modules: the kernel loads them faster, but is tainted
-    #[arg(long, requires = "modules", help_heading = "Modules")]
+    #[arg(long, requires = "modules", help_heading = "Module options")]
     strip_module_signatures: bool,
 }
 

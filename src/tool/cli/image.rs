@@ -118,7 +118,7 @@ impl ListArgs {
     }
 }
 
-/// Check an image for what would fail when it is booted
+/// Check an image for problems that its boot would show
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 Output:

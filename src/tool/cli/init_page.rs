@@ -14,18 +14,21 @@ Description:
   The kernel starts /init as PID 1 from the initramfs. The program is statically linked, and needs no
   other files. It
 
-    1. mounts /proc, /sys, /dev and /run, and reads the kernel command line;
-    2. finds the layers: EROFS images and cpio archives behind the first archive of the initrd, and
-       files in /layers;
+    1. mounts /proc, /sys, /dev and /run, and reads the kernel command
+       line;
+    2. finds the layers: EROFS images and cpio archives behind the first
+       archive of the initrd, and files in /layers;
     3. loads kernel modules, if the initramfs holds any that are needed;
-    4. mounts each layer where it lies in memory, by the first backend of rd.layers.backend= that works;
-       it unpacks cpio archives into a tmpfs;
-    5. finds and mounts the device of root=, if that word is given: it is the lowest layer, or without
-       layers the root itself;
-    6. stacks the layers with overlayfs; a tmpfs or the device of rd.overlay= takes the writes;
+    4. mounts each layer where it lies in memory, by the first backend of
+       rd.layers.backend= that works; cpio archives are unpacked into a
+       tmpfs;
+    5. finds and mounts the device of root=, if that word is given: it is
+       the lowest layer, or without layers the root itself;
+    6. stacks the layers with overlayfs; a tmpfs or the device of
+       rd.overlay= takes the writes;
     7. checks that the real init can be executed there;
-    8. moves the mounts, makes the new root /, frees the files of the initramfs, and executes the real
-       init.
+    8. moves the mounts, makes the new root /, frees the files of the
+       initramfs, and executes the real init.
 
   Layers that are appended to the initrd need the word retain_initrd (Linux 6.8 and newer), unless the
   kernel has CONFIG_BLK_DEV_RAM=y or the memback patches. Layers in /layers do not.

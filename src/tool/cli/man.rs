@@ -5,6 +5,7 @@
 //! their line breaks. Source: man(7), groff_man(7).
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use clap_mangen::Man;
@@ -49,24 +50,23 @@ pub fn write(mut tool: clap::Command, directory: &Path) -> Result<()> {
 
 /// The page of the tool or of one of its commands. `related` are pages of section 1 for SEE ALSO.
 fn command(command: &clap::Command, related: &[&str]) -> Result<String> {
-    // What each part begins with, and a page needs once.
-    let preamble = Roff::new().render();
-    let man = Man::new(command.clone());
     let name = command.get_display_name().unwrap_or(command.get_name());
-    let mut page = preamble.clone() + &title(name, "1");
-    let mut part = |render: &dyn Fn(&mut Vec<u8>) -> std::io::Result<()>| {
+    let man = Man::new(command.clone());
+    // Each part begins with a preamble, which a page needs once.
+    let preamble = Roff::new().render();
+    let part = |render: &dyn Fn(&mut Vec<u8>) -> io::Result<()>| {
         let mut bytes = Vec::new();
-        render(&mut bytes).during("render", "a manual page")?;
+        render(&mut bytes).during("render", format_args!("the manual page {name}"))?;
         let text = String::from_utf8_lossy(&bytes);
-        page.push_str(text.strip_prefix(&preamble).unwrap_or(&text));
-        Result::Ok(())
+        Result::Ok(text.strip_prefix(&preamble).unwrap_or(&text).to_string())
     };
-    part(&|out| man.render_name_section(out))?;
-    part(&|out| man.render_synopsis_section(out))?;
-    part(&|out| man.render_description_section(out))?;
-    part(&|out| man.render_options_section(out))?;
+    let mut page = preamble.clone() + &title(name, "1");
+    page += &part(&|out| man.render_name_section(out))?;
+    page += &synopsis(command);
+    page += &part(&|out| man.render_description_section(out))?;
+    page += &part(&|out| man.render_options_section(out))?;
     if command.has_subcommands() {
-        part(&|out| man.render_subcommands_section(out))?;
+        page += &part(&|out| man.render_subcommands_section(out))?;
     }
     let mut roff = Roff::new();
     let help = command.get_after_help().map(ToString::to_string);
@@ -74,8 +74,19 @@ fn command(command: &clap::Command, related: &[&str]) -> Result<String> {
     let related = related.iter().map(|name| format!("{name}(1), "));
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman(related.collect::<String>() + "layerinit-init(8)")]);
-    page.push_str(&roff.to_roff());
-    Ok(page)
+    Ok(page + &roff.to_roff())
+}
+
+/// SYNOPSIS, as in the help.
+fn synopsis(command: &clap::Command) -> String {
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    let arguments = usage.strip_prefix(name).unwrap_or_default();
+    roff.text([bold(name), roman(arguments)]);
+    roff.to_roff()
 }
 
 /// The page of `/init`.
@@ -100,9 +111,10 @@ fn init() -> String {
     Roff::new().render() + &title("layerinit-init", "8") + &roff.to_roff()
 }
 
-/// The title of a page, without a date. Roff drops empty arguments, and so does clap_mangen.
+/// The title of a page without a date, and its layout: options and paths are not hyphenated. The title is written here
+/// because `Roff` drops empty arguments.
 fn title(name: &str, section: &str) -> String {
-    format!(".TH {name} {section} \"\" \"{SOURCE}\" \"{MANUAL}\"\n")
+    format!(".TH {name} {section} \"\" \"{SOURCE}\" \"{MANUAL}\"\n.nh\n.ad l\n")
 }
 
 /// A paragraph with a tag.
