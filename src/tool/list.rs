@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use super::image::erofs_tree::{Gap, Gaps, Tree};
+use super::image::erofs_tree;
 use super::image::files::{self, File};
-use super::image::input::Image;
+use super::image::input::Initrd;
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
-use crate::format::erofs::{Checksum, Superblock};
+use crate::format::erofs::{Checksum, Image, Superblock};
 use crate::initrd::{self, Cpio, Kind, Segment, Walk};
 use crate::json::{Array, Object};
 
@@ -25,7 +25,7 @@ pub struct ListOptions {
 /// # Errors
 /// A part of the image is neither cpio nor EROFS: the parts before it are listed first. With JSON, the object has the
 /// error instead.
-pub fn list(image: &Image, options: ListOptions, out: &mut dyn Write) -> Result<bool> {
+pub fn list(image: &Initrd, options: ListOptions, out: &mut dyn Write) -> Result<bool> {
     let walk = initrd::walk(image, b"/init");
     let good = match options.json {
         true => json(image, &walk, options.files, out)?,
@@ -39,7 +39,7 @@ pub fn list(image: &Image, options: ListOptions, out: &mut dyn Write) -> Result<
     }
 }
 
-fn text(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+fn text(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the listing");
     if !image.pieces().is_empty() {
@@ -98,25 +98,14 @@ fn each_file(
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
         Kind::Erofs(superblock) => {
             let alone = Part::new(image, segment.offset, segment.length);
-            let mut gaps = Gaps::default();
-            Tree::new(&alone, superblock)?.walk(|file, inode| {
-                // A link with an unreadable target is listed with ? as its target.
-                if let Some(gap @ Gap::Directory(_)) = Gap::of(inode) {
-                    gaps.add(gap, &file.path);
-                }
-                take(file)
-            })?;
-            // Names are missing from the list.
-            match gaps.clauses().next() {
-                None => Ok(()),
-                Some(what) => Err(Error::new("list", "EROFS image", what)),
-            }
+            let image = Image::new(&alone, superblock)?;
+            erofs_tree::walk(&image, |file, _| take(file))
         }
         Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }
 }
 
-fn json(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+fn json(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut text = String::new();
     {

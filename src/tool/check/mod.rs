@@ -17,7 +17,7 @@ use std::io::Write;
 
 use super::image::boot::{Boot, FINDINGS_MAX};
 
-use super::image::input::Image;
+use super::image::input::Initrd;
 use super::image::loader_modules::Modules;
 use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
@@ -28,7 +28,7 @@ use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{Cpio, Kind, Segment, Walk};
 use crate::plan::backend::Backend;
-use crate::plan::{Found, Layer, Place, Plan};
+use crate::plan::{Layer, Place, Plan, Source};
 use crate::text::shown;
 use memory::Memory;
 use newroot::program;
@@ -66,7 +66,7 @@ impl Outcome {
 /// it. Whether there are none.
 ///
 /// An image of which no archive has an `/init` is taken to be for a kernel with the loader built in.
-pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: Loader::Either,
@@ -82,7 +82,7 @@ pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool>
 }
 
 /// Checks an image. Whether nothing would go wrong.
-pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
+pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
     let Outcome {
         findings,
         errors,
@@ -110,7 +110,7 @@ pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Resu
 }
 
 /// Looks for everything that would go wrong.
-fn examine(image: &Image, options: &CheckOptions) -> Result<Outcome> {
+fn examine(image: &Initrd, options: &CheckOptions) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut report =
         |severity, place: String, what: String| outcome.report(severity, &place, &what);
@@ -209,7 +209,7 @@ fn count(n: usize, what: &str) -> String {
 }
 
 /// Where a segment of a source is, for a message.
-fn place(source: &Found, offset: u64) -> String {
+fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
         _ => format!("{offset:#010x}"),
@@ -217,7 +217,7 @@ fn place(source: &Found, offset: u64) -> String {
 }
 
 /// What the segments of a source say by themselves, and to a kernel with pages of `page` bytes.
-fn segments(source: &Found, page: Option<u64>, report: Report) {
+fn segments(source: &Source, page: Option<u64>, report: Report) {
     let file = matches!(source.place, Place::File(_));
     for segment in &source.walk.segments {
         let at = || place(source, segment.offset);
@@ -276,7 +276,7 @@ fn not_unpacked(segment: &Segment, cpio: &Cpio, file: bool) -> Option<(Severity,
 
 /// Images that do not lie at a multiple of their block size: one warning for all of them, as they
 /// mostly have one cause.
-fn alignment(source: &Found, report: Report) {
+fn alignment(source: &Source, report: Report) {
     let mut unaligned = source
         .walk
         .segments

@@ -114,8 +114,8 @@ impl Rootfs {
     fn has_compressed(&self, layer: usize) -> bool {
         let mut inodes = self.nodes.iter().filter(|node| node.layer == layer);
         inodes.any(|node| {
-            let unread = node.inode.as_ref().and_then(|inode| inode.unread());
-            unread == Some("compressed")
+            let inode = node.inode.as_ref();
+            inode.is_some_and(|inode| inode.is_compressed())
         })
     }
 }

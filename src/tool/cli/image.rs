@@ -10,7 +10,7 @@ use super::named;
 use crate::error::Result;
 use crate::tool::check::firmware::Firmware;
 use crate::tool::check::options::{CheckOptions, Loader};
-use crate::tool::image::input::Image;
+use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
 use crate::tool::{check, plan};
 
@@ -43,8 +43,8 @@ struct ImageArgs {
 }
 
 impl ImageArgs {
-    fn open(&self) -> Result<Image> {
-        Image::open(&self.images, self.pad)
+    fn open(&self) -> Result<Initrd> {
+        Initrd::open(&self.images, self.pad)
     }
 }
 
