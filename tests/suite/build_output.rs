@@ -227,7 +227,7 @@ fn an_image_can_go_to_standard_output() {
         .args(["-qec", &words, "/dev/null"])
         .current_dir(&directory);
     let (stdout, _, status) = said(&terminal.stdin(Stdio::null()).output().unwrap());
-    let refused = "layerinit: write standard output: it is a terminal: redirect it, or name a file with -o\r\n";
+    let refused = "layerinit: write standard output: it is a terminal; redirect it, or name a file with -o\r\n";
     assert_eq!((stdout.as_str(), status), (refused, 1));
 }
 
@@ -382,7 +382,7 @@ fn layers_inside_are_files_of_the_loader_in_their_order() {
         &directory,
         &[&layers[..2], &["--layers-inside", "--align", "12"]].concat(),
     );
-    let message = "layerinit: align layers in the loader: not a power of two, as files of an archive are aligned to\n";
+    let message = "layerinit: align layers in the loader: not a power of two, which files of an archive need\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
 }
 

@@ -1341,14 +1341,14 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             layer("text"),
-            "read text: not a layer, which is a directory, an EROFS image or a cpio archive (read at 0x0: \
+            "read text: neither a directory, an EROFS image nor a cpio archive (read at 0x0: \
                          neither cpio nor EROFS: 74 68 69 73 20 69 73 20 \"this is \")",
         ),
-        (layer("zeros"), "read zeros: nothing but zeros is no layer"),
-        (layer("empty"), "read empty: an empty file is no layer"),
+        (layer("zeros"), "read zeros: it holds only zeros, no layer"),
+        (layer("empty"), "read empty: it is empty, no layer"),
         (
             layer("cut.erofs"),
-            "read cut.erofs: not a layer, which is a directory, an EROFS image or a cpio archive (read \
+            "read cut.erofs: neither a directory, an EROFS image nor a cpio archive (read \
                               at 0x0: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here)",
         ),
         (
@@ -1357,7 +1357,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
         ),
         (
             layer("."),
-            "read .: the image is written into this directory, and would become a part of itself",
+            "read .: the image is written into this directory, and would contain itself",
         ),
         (
             vec!["--init", "init", "--modules", "root"],
@@ -1412,7 +1412,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
         )
     };
     let missing = "layerinit: find init: not in the directory of this program; build it with `cargo build --release --bin init`, \
-                   or say --init PATH\n";
+                   or use --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
     // A spec that does not ask for it does not need it.
     fs::write(directory.join("spec"), "dir /a 0755 0 0\n").unwrap();
@@ -1467,7 +1467,7 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
         )
     };
     let (_, stderr, status) = with_path(&[]);
-    let missing = "layerinit: run mkfs.erofs for root: it is not installed (Debian: apt install erofs-utils)\n";
+    let missing = "layerinit: run mkfs.erofs for root: it is not installed; on Debian: apt install erofs-utils\n";
     assert_eq!((stderr.as_str(), status), (missing, 1));
 
     script(
@@ -2049,7 +2049,7 @@ fn fakeroot_is_refused_where_it_has_no_effect() {
     assert_eq!(build("erofs").2, 0);
     let (_, stderr, status) = build("cpio.gz");
     assert!(
-        stderr.starts_with("layerinit: read root: fakeroot does not reach"),
+        stderr.starts_with("layerinit: read root: fakeroot has no effect"),
         "{stderr}"
     );
     assert_eq!(status, 1);

@@ -211,19 +211,13 @@ fn find(selection: &ModuleSelection) -> Result<(PathBuf, String)> {
             match (names.next(), names.next()) {
                 (Some(only), None) => only.clone(),
                 (None, _) => {
-                    return Err(Error::new(
-                        "find modules in",
-                        context(),
-                        "no lib/modules/VERSION/modules.dep here",
-                    ));
+                    let what = "no lib/modules/VERSION/modules.dep here";
+                    return Err(Error::new("find modules in", context(), what));
                 }
                 _ => {
                     let releases = Vec::from_iter(releases).join(", ");
-                    return Err(Error::new(
-                        "find modules in",
-                        context(),
-                        format!("several kernels; use --kernel with one of: {releases}"),
-                    ));
+                    let error = Error::new("find modules in", context(), "several kernels");
+                    return Err(error.hint(format!("use --kernel with one of: {releases}")));
                 }
             }
         }
@@ -245,11 +239,9 @@ fn find(selection: &ModuleSelection) -> Result<(PathBuf, String)> {
             return Ok((directory.clone(), kernel));
         }
         if directory.join("kernel").is_dir() {
-            let what = format!(
-                "no modules.dep; run `depmod -b {} {kernel}`",
-                root.display()
-            );
-            return Err(Error::new("find modules in", directory.display(), what));
+            let error = Error::new("find modules in", directory.display(), "no modules.dep");
+            let hint = format!("run `depmod -b {} {kernel}`", root.display());
+            return Err(error.hint(hint));
         }
     }
     let what = format!("no lib/modules/{kernel} here");
@@ -308,7 +300,8 @@ fn library(loader: &[Entry]) -> Result<String> {
         Body::Empty if is_directory(lib) => Ok("lib".into()),
         Body::Link(target) if normalized(target) == b"usr/lib" => Ok("usr/lib".into()),
         _ => {
-            let what = "/lib is neither a directory nor a link to usr/lib: modules cannot go there";
+            let what =
+                "/lib is neither a directory nor a link to usr/lib, so it cannot hold modules";
             Err(Error::new("read", &lib.origin, what))
         }
     }

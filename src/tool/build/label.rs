@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> std::result::Result<String, String> {
     }
     match text.chars().find(|c| !is_usable(*c)) {
         Some(c) => Err(format!(
-            "{c:?} cannot stand in a list on the kernel command line"
+            "{c:?} is not possible in a list on the kernel command line"
         )),
         None => Ok(text.into()),
     }
@@ -100,7 +100,7 @@ mod tests {
             ("7", Err("a number means the position of a layer".into())),
             (
                 "a,b",
-                Err("',' cannot stand in a list on the kernel command line".into()),
+                Err("',' is not possible in a list on the kernel command line".into()),
             ),
         ] {
             assert_eq!(parse(text), parsed, "{text}");

@@ -78,7 +78,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
     let walk = initrd::walk(&opened, b"");
     if let Some(trouble) = walk.trouble {
         return refuse(&format!(
-            "not a layer, which is a directory, an EROFS image or a cpio archive ({trouble})"
+            "neither a directory, an EROFS image nor a cpio archive ({trouble})"
         ));
     }
     let mut layers = 0usize;
@@ -101,8 +101,8 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
     }
     if layers == 0 {
         return refuse(match opened.size() {
-            0 => "an empty file is no layer",
-            _ => "nothing but zeros is no layer",
+            0 => "it is empty, no layer",
+            _ => "it holds only zeros, no layer",
         });
     }
     Ok(PreparedLayer {

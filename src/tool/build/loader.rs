@@ -48,8 +48,8 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
         }),
     };
     if missing.get() {
-        let what = "not in the directory of this program; build it with `cargo build --release --bin init`, or use --init PATH";
-        return Err(Error::new("find", "init", what));
+        let hint = "build it with `cargo build --release --bin init`, or use --init PATH";
+        return Err(Error::new("find", "init", "not in the directory of this program").hint(hint));
     }
     parsed
 }

@@ -86,7 +86,7 @@ pub fn prepare(
 
     let object = format!("mkfs.erofs for {}", directory.display());
     if file.metadata().during("read", &object)?.len() == 0 {
-        let what = "it wrote no image (does one of --mkfs-erofs-arg ask for none?)";
+        let what = "it wrote no image (an effect of --mkfs-erofs-arg?)";
         return Err(Error::new("run", object, what));
     }
     // Not through -L, which mkfs.erofs has from version 1.6 on.
@@ -108,11 +108,7 @@ pub fn prepare(
     let size = file.metadata().during("read", &object)?.len();
     let opened = Opened::new(file, size);
     let Some(superblock) = Superblock::read(&opened, 0).during("read", &object)? else {
-        return Err(Error::new(
-            "run",
-            object,
-            "it wrote something else than an EROFS image",
-        ));
+        return Err(Error::new("run", object, "it did not write an EROFS image"));
     };
     check_devices(&superblock, directory)?;
     let length = superblock.length();

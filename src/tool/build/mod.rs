@@ -99,8 +99,8 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
-        let what = "it is a terminal: redirect it, or name a file with -o";
-        return Err(Error::new("write", STDOUT, what));
+        let error = Error::new("write", STDOUT, "it is a terminal");
+        return Err(error.hint("redirect it, or name a file with -o"));
     }
     let temp = TempFiles::new(target.as_deref())?;
     let mut layers = Vec::new();
@@ -211,7 +211,7 @@ fn member_align(align: u64) -> Result<u32> {
         .ok()
         .filter(|align| align.is_power_of_two());
     align.ok_or_else(|| {
-        let what = "not a power of two, as files of an archive are aligned to";
+        let what = "not a power of two, which files of an archive need";
         Error::new("align layers", "in the loader", what)
     })
 }

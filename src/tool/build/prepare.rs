@@ -39,9 +39,7 @@ pub fn prepare(
     // An absolute path does not look like an option.
     let source = fs::canonicalize(path).during("open", path.display())?;
     if temp.is_inside(&source) {
-        return refuse(
-            "the image is written into this directory, and would become a part of itself",
-        );
+        return refuse("the image is written into this directory, and would contain itself");
     }
     let format = input.format.unwrap_or(LayerFormat::Erofs);
     let mut layer = match format {

@@ -22,13 +22,13 @@ pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFi
     let program = command.get_program().to_string_lossy().into_owned();
     let object = || format!("{program} for {}", directory.display());
     command.env("LC_ALL", "C").stderr(Stdio::piped());
-    let child = temp.spawn(command).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            let what = format!("it is not installed (Debian: apt install {package})");
-            Error::new("run", object(), what)
+    let child = match temp.spawn(command) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let error = Error::new("run", object(), "it is not installed");
+            return Err(error.hint(format!("on Debian: apt install {package}")));
         }
-        _ => Error::new("run", object(), error.to_string()),
-    })?;
+        child => child.during("run", object())?,
+    };
     let spinner = ProgressBar::new_spinner().with_message(object());
     spinner.enable_steady_tick(Duration::from_millis(120));
     let output = child.wait_with_output().during("run", object());

@@ -268,7 +268,7 @@ fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<
             break;
         }
     }
-    Err("the variables in the location expand without end".into())
+    Err("the variables in the location expand endlessly".into())
 }
 
 /// Splits a text at its first `${NAME}`.
@@ -431,11 +431,11 @@ mod tests {
             ("dir a\0 0755 0 0", "a NUL byte"),
             (
                 "file a ${LOOP} 0644 0 0",
-                "the variables in the location expand without end",
+                "the variables in the location expand endlessly",
             ),
             (
                 "file a ${BOMB} 0644 0 0",
-                "the variables in the location expand without end",
+                "the variables in the location expand endlessly",
             ),
         ] {
             assert_eq!(
