@@ -30,7 +30,11 @@ fn man(page: &Path) -> Output {
         .env("MANWIDTH", "80")
         .env_remove("MANROFFOPT")
         .output()
-        .expect("man runs (Debian: apt install man-db groff-base)")
+        .unwrap_or_else(|error| {
+            panic!(
+                "man, which formats the pages: {error}; on Debian: apt install man-db groff-base"
+            )
+        })
 }
 
 #[test]
