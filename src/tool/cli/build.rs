@@ -64,7 +64,8 @@ Examples:
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
-  layerinit build -o loader.cpio --modules / --kernel $(uname -r) --module virtio_pci,virtio_blk,ext4
+  layerinit build -o loader.cpio --modules / --kernel $(uname -r) \\
+    --module virtio_pci,virtio_blk,ext4
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \\
     --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root

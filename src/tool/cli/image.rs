@@ -23,9 +23,9 @@ macro_rules! images {
         "\
 Images:
   An image is a file or a block device. From a unified kernel image or an addon, the sections
-  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header. Several
-  images are concatenated in this order, as a boot loader does. Offsets count from the start of the
-  first.
+  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header.
+  Several images are concatenated in this order, as a boot loader does. Offsets count from the start
+  of the first.
 
 "
     };
@@ -206,9 +206,9 @@ impl CheckArgs {
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 Plan:
-  The plan comes from the same code as in /init. The image stands for /sys/firmware/initrd; the files
-  in /layers come from the archives that the kernel unpacks. The errors that `layerinit check` finds
-  follow the plan.
+  The plan comes from the same code as in /init. The image stands for /sys/firmware/initrd; the
+  files in /layers come from the archives that the kernel unpacks. The errors that `layerinit check`
+  finds follow the plan.
 
 Exit status:
   1 if there is an error, 2 for wrong usage.
