@@ -496,8 +496,8 @@ fn modules_that_init_could_not_load_are_told() {
         (
             3,
             &*format!(
-                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): EROFS layers can be mounted by \
-                 the memback patches only, or out of /layers by the file backend"
+                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
+                 backend, this kernel cannot mount the EROFS layers, unless it supports memback"
             )
         )
     );
@@ -710,8 +710,8 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
                 "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
                  (build --modules): the layers cannot be stacked".to_string(),
                 "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
-                 (build --modules): EROFS layers can be mounted by \
-                 the memback patches only, or out of /layers by the file backend".to_string(),
+                 (build --modules): without the loop backend, this kernel cannot mount the EROFS layers, unless it \
+                 supports memback".to_string(),
             ][..],
             1
         )

@@ -110,6 +110,11 @@ fn the_page_of_init_has_every_word_of_the_command_line() {
             .lines()
             .any(|line| line == tag || line.starts_with(&format!("{tag} ")));
         assert!(found, "no line {tag:?} in\n{text}");
+        let heading = format!("   {}", word.section);
+        assert!(
+            text.lines().any(|line| line == heading),
+            "no heading {heading:?}"
+        );
     }
 }
 

@@ -33,7 +33,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::source::OpenSource;
 use super::systemd;
-use crate::device::Wanted;
+use crate::device::DeviceQuery;
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
@@ -395,7 +395,7 @@ impl<'a> Mounter<'a> {
         root_of: Option<usize>,
     ) -> Result<MountedUpper> {
         let device = &persistent.device;
-        let wanted = Wanted::of("rd.overlay", device);
+        let wanted = DeviceQuery::of("rd.overlay", device);
         let root = self.mounted.device.as_ref();
         let check = |found: &_| upper::check_device(wanted, found, root);
         let loader = &mut self.loader;

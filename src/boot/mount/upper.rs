@@ -16,7 +16,7 @@ use super::context::{FsContext, Mount};
 use super::device::MountedDevice;
 use super::paths::{UPPER, create_directory, layer_directory};
 use crate::boot::kmsg::say;
-use crate::device::{Found, Wanted};
+use crate::device::{DeviceQuery, MatchedDevice};
 use crate::error::{self, Context, Error, Result};
 use crate::format::superblock::Volume;
 use crate::plan::PersistentUpper;
@@ -39,7 +39,7 @@ pub fn mount_fallback(
     root_of: Option<usize>,
     why: Error,
 ) -> Result<MountedUpper> {
-    let (options, warning) = persistent.instead(why)?;
+    let (options, warning) = persistent.fall_back(why)?;
     say(&warning);
     let mounted = mount_tmpfs(&options, root_of)?;
     Ok(MountedUpper {
@@ -106,7 +106,11 @@ pub fn detach() {
 
 /// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
 /// device, where that is a layer.
-pub fn check_device(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevice>) -> Result<()> {
+pub fn check_device(
+    wanted: DeviceQuery<'_>,
+    found: &MatchedDevice,
+    root: Option<&MountedDevice>,
+) -> Result<()> {
     let refuse = |why: &str| {
         let object = format_args!("{wanted} ({})", found.path.display());
         Err(Error::new("write to", object, why))
@@ -118,7 +122,7 @@ pub fn check_device(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevi
     if root.is_some_and(is_root) {
         return refuse("it is the root device too: overlayfs cannot write to one of its layers");
     }
-    found.mountable()?;
+    found.check_mountable()?;
     let unfit = |volume: &Volume| {
         let why = volume.kind.never_upper()?;
         Some(format!("it is {}: {why}", volume.kind))

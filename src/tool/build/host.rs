@@ -32,10 +32,14 @@ pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Ve
     }
     if let Some(fstype) = root_filesystem(root)? {
         names.push(format!("fs-{fstype}"));
-        names.extend(alias::helpers(&fstype).iter().map(ToString::to_string));
+        names.extend(
+            alias::helper_modules(&fstype)
+                .iter()
+                .map(ToString::to_string),
+        );
         names.push(fstype);
     }
-    Ok(database.wanted(&names))
+    Ok(database.resolve(&names))
 }
 
 /// The devices on the paths to all disks, each once, parents first.

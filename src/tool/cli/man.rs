@@ -96,7 +96,12 @@ fn init() -> String {
     roff.text([roman(format!("layerinit-init - {}", init_page::SUMMARY))]);
     sections(&mut roff, init_page::DESCRIPTION);
     sections(&mut roff, init_page::COMMAND_LINE);
+    let mut section = "";
     for word in DOCS {
+        if word.section != section {
+            section = word.section;
+            roff.control("SS", [section]);
+        }
         let mut tag = vec![bold(word.name)];
         tag.extend(placeholders(word.value));
         item(&mut roff, tag, word.help);
