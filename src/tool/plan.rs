@@ -8,7 +8,7 @@ use super::image::input::Initrd;
 use super::image::whose_init;
 use crate::error::{Context, Result};
 
-/// Prints the plan for an image, and the errors that [`check`](super::check) finds. Without `cmdline`, the command line
+/// Prints the plan for an image, and the errors that [`check`] finds. Without `cmdline`, the command line
 /// is that of the image. Returns whether there are no errors.
 ///
 /// # Errors

@@ -325,9 +325,7 @@ pub fn compare(
         module("OVERLAY_FS", "overlay", Module::Overlay.purpose());
     }
     for backend in unsupported(config, boot, plan, modules) {
-        let patched = Backend::ALL
-            .iter()
-            .filter(|other| !other.is_mainline());
+        let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
         let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
         let what = format!(
             "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",

@@ -1,4 +1,4 @@
-//! `layerinit list`, `check` and `plan`: the arguments of the commands that read an image.
+//! The commands that read an image: `layerinit list`, `check`, `plan`, `cat` and `extract`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use crate::tool::check::firmware::Firmware;
 use crate::tool::check::options::{CheckOptions, Loader};
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
-use crate::tool::{check, plan};
+use crate::tool::{cat, check, extract, plan};
 
 /// The alignments that boot loaders use between files, in bytes.
 const PADS: [(&str, u64); 3] = [("1", 1), ("4", 4), ("4096", 4096)];
 
-/// The section of the help that the three commands share.
+/// The section of the help that these commands share.
 macro_rules! images {
     () => {
         "\
@@ -228,5 +228,75 @@ pub(super) struct PlanArgs {
 impl PlanArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
         plan::print(&self.image.open()?, self.cmdline.as_deref(), out)
+    }
+}
+
+/// Print a file of the layers to standard output
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+File:
+  The file is that of the root which the layers make together, as overlayfs merges them: higher layers
+  win, whiteouts hide files, and symbolic links are followed inside that root. The image is read
+  without mounting it and without privileges.
+
+Exit status:
+  1 if there is no such file, or it cannot be read; 2 for wrong usage.
+
+Examples:
+  layerinit cat initrd.img /etc/os-release
+  layerinit cat initrd.img /etc/fstab --layer 1"))]
+pub(super) struct CatArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The path of the file in the root
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Read only this layer, numbered as in `layerinit plan`; 0 is the lowest
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+impl CatArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<()> {
+        cat::cat(&self.image.open()?, &self.path, self.layer, out)
+    }
+}
+
+/// Extract the files of an EROFS layer into a directory
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Files:
+  Modes, times, hard links, holes and extended attributes are those of the image, and as root also the
+  owners. Nothing is written outside of the directory, and no existing file is replaced.
+
+Exit status:
+  1 if something could not be extracted: special files and attributes that this user may not create
+  are named. 2 for wrong usage.
+
+Examples:
+  layerinit extract initrd.img -C tree
+  layerinit extract initrd.img --layer 1 -C tree --path etc --path usr/lib/systemd"))]
+pub(super) struct ExtractArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Extract into this directory, which is created if it is missing
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Extract only this file or directory; may be given several times
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<String>,
+    /// Extract this layer, numbered as in `layerinit plan` [default: the only EROFS layer]
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+impl ExtractArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        let wanted = extract::Wanted {
+            directory: self.directory,
+            paths: self.paths,
+            layer: self.layer,
+        };
+        extract::extract(&self.image.open()?, &wanted, out)
     }
 }

@@ -18,7 +18,7 @@ use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CheckArgs, ListArgs, PlanArgs};
+use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs};
 
 use super::build::layer::LayerInput;
 use crate::error::{Context, Result};
@@ -51,6 +51,8 @@ enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
+    Cat(CatArgs),
+    Extract(ExtractArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -153,6 +155,8 @@ impl Request {
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),
+            Command::Cat(args) => args.run(out).map(|()| true),
+            Command::Extract(args) => args.run(out),
             Command::Completions(args) => args.run(out).map(|()| true),
             Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
         }
