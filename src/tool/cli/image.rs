@@ -235,9 +235,9 @@ impl PlanArgs {
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 File:
-  The file is that of the root which the layers make together, as overlayfs merges them: higher layers
-  win, whiteouts hide files, and symbolic links are followed inside that root. The image is read
-  without mounting it and without privileges.
+  The path is one in the root that overlayfs makes of the layers: files of higher layers hide those
+  of lower ones, whiteouts apply, and symbolic links are followed inside that root. The image is not
+  mounted, and no privileges are needed.
 
 Exit status:
   1 if there is no such file, or it cannot be read; 2 for wrong usage.
