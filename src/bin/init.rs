@@ -98,7 +98,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
 
     let new_root = mounter.mount_root()?;
     let (mounted, loader) = mounter.finish();
-    let released = source::release_image(&plan);
+    let released = source::release_image(&plan, &mounted.images());
     let mut freed = released.unwrap_or(0);
     report.ended("root");
     rescue::pause(Break::Mount, &options);

@@ -135,13 +135,19 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
         let (layer, mut object) = (mounted.layer, array.object());
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
-        object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number));
+        match facts.mounted.single {
+            // Its files are in the root itself.
+            true => object.null("mount"),
+            false => object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number)),
+        };
         object.number("offset", layer.offset);
         object.number("length", layer.length);
         match mounted.method {
             MountMethod::Erofs(backend) => {
                 object.text("type", "erofs").text("backend", backend.name())
             }
+            #[cfg(feature = "extract")]
+            MountMethod::Extracted => object.text("type", "erofs").text("backend", "extract"),
             MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
         };
     }
@@ -149,11 +155,13 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
 
 fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     let (kind, upper) = match &facts.plan.root {
+        _ if facts.mounted.single => ("tmpfs", None),
         Root::Initramfs => ("initramfs", None),
         Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
         Root::Overlay(upper) => ("overlay", Some(upper)),
+        Root::Extracted { .. } => ("tmpfs", None),
     };
     report.text("root", kind);
     let (Some(upper), Some(mounted)) = (upper, &facts.mounted.upper) else {

@@ -15,6 +15,9 @@ pub enum Backend {
     File,
     /// The EROFS driver on a loop device.
     Loop,
+    /// No driver: `/init` reads the image and writes its files into a tmpfs.
+    #[cfg(feature = "extract")]
+    Extract,
 }
 
 /// What [`Backend`]'s methods return.
@@ -28,7 +31,13 @@ struct Properties {
 
 impl Backend {
     /// Every backend, in the order in which `/init` tries them by default.
-    pub const ALL: [Self; 3] = [Self::Memback, Self::File, Self::Loop];
+    pub const ALL: &'static [Self] = &[
+        Self::Memback,
+        Self::File,
+        Self::Loop,
+        #[cfg(feature = "extract")]
+        Self::Extract,
+    ];
 
     fn properties(self) -> Properties {
         match self {
@@ -52,6 +61,14 @@ impl Backend {
                 mainline: true,
                 options: &[],
                 modules: &[Module::Erofs, Module::Loop],
+            },
+            #[cfg(feature = "extract")]
+            Self::Extract => Properties {
+                name: "extract",
+                help: "writes the files into a tmpfs; needs no EROFS, and no overlayfs if all layers are extracted",
+                mainline: true,
+                options: &[],
+                modules: &[],
             },
         }
     }
@@ -91,6 +108,17 @@ impl Backend {
             // fsoffset= must be a multiple of the block size (fs/erofs/super.c).
             Self::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
             Self::Loop => true,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
+        }
+    }
+
+    /// Whether it reads the image itself, without EROFS in the kernel.
+    pub fn is_extract(self) -> bool {
+        match self {
+            Self::Memback | Self::File | Self::Loop => false,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
         }
     }
 
@@ -104,13 +132,18 @@ impl Backend {
             // The kernel does not mount files of a tmpfs (ENOTBLK).
             Self::File => !matches!(place, Place::File(_)) || !hints.rootfs_is_tmpfs,
             Self::Loop => true,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
         }
     }
 
-    /// The one of `backends` that most kernels support, if a configuration tells whether they do.
+    /// The one of `backends` that most kernels support; `None` if they need nothing of the kernel.
     pub fn most_portable(backends: &[Self]) -> Option<Self> {
-        let mainline = backends.iter().filter(|backend| backend.is_mainline());
-        mainline.max().copied()
+        let mounting = backends
+            .iter()
+            .copied()
+            .filter(|backend| !backend.is_extract());
+        mounting.max_by_key(|backend| (backend.is_mainline(), *backend))
     }
 }
 
@@ -125,7 +158,8 @@ pub struct Hints {
 
 /// The names of all backends, separated by commas.
 pub fn names() -> String {
-    Backend::ALL.map(Backend::name).join(", ")
+    let names: Vec<_> = Backend::ALL.iter().map(|backend| backend.name()).collect();
+    names.join(", ")
 }
 
 impl fmt::Display for Backend {

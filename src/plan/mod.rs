@@ -128,6 +128,13 @@ pub enum Root {
     Layer,
     /// An overlay of all layers, with the root device as the lowest if there is one.
     Overlay(Upper),
+    /// A tmpfs that all layers are written into, in order (`rd.layers.backend=extract`).
+    Extracted {
+        /// Options of the tmpfs.
+        options: Vec<String>,
+        /// Whether it is writable when it is complete.
+        writable: bool,
+    },
 }
 
 /// What `/init` is going to do.
@@ -274,6 +281,20 @@ fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, 
         ([_], Upper::None) if !has_device => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
+    if has_device || !options.backends.iter().all(|backend| backend.is_extract()) {
+        return Ok((root, lost));
+    }
+    let root = match root {
+        Root::Overlay(Upper::Tmpfs(options)) => Root::Extracted {
+            options,
+            writable: true,
+        },
+        Root::Layer | Root::Overlay(Upper::None) => Root::Extracted {
+            options: Vec::new(),
+            writable: false,
+        },
+        root => root,
+    };
     Ok((root, lost))
 }
 
@@ -317,6 +338,9 @@ pub fn assembled(options: &Options) -> Result<Plan> {
 fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
     let hints = options.hints();
     let mut modules = Vec::new();
+    if matches!(root, Root::Extracted { .. }) {
+        return modules;
+    }
     for layer in layers {
         let Content::Erofs { backends, .. } = &layer.content else {
             continue;

@@ -163,7 +163,7 @@ words! {
 }
 
 "Layers" {
-    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop",
+    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
     "The backends to try for each layer, in this order.",
     Value(Parser::backends);
 
@@ -507,7 +507,7 @@ mod tests {
             options.problems,
             [
                 "rd.shell=perhaps: neither yes nor no; ignored",
-                "rd.layers.backend=disk: not one of memback, file, loop; ignored",
+                "rd.layers.backend=disk: not one of memback, file, loop, extract; ignored",
                 "rd.timeout=soon: not a number, or out of range; ignored",
                 "rd.layers.oly=1: unknown, or the value is missing; ignored",
                 "rd.break=now: not one of plan, mount, switch; /init stops at switch",
