@@ -128,11 +128,11 @@ pub enum Root {
     Layer,
     /// An overlay of all layers, with the root device as the lowest if there is one.
     Overlay(Upper),
-    /// A tmpfs that all layers are written into, in order (`rd.layers.backend=extract`).
+    /// One tmpfs that all layers are written into, in order (`rd.layers.backend=extract`).
     Extracted {
         /// Options of the tmpfs.
         options: Vec<String>,
-        /// Whether it is writable when it is complete.
+        /// Whether it takes writes when it is complete.
         writable: bool,
     },
 }
@@ -281,15 +281,13 @@ fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, 
         ([_], Upper::None) if !has_device => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
-    if has_device || !options.backends.iter().all(|backend| backend.is_extract()) {
-        return Ok((root, lost));
-    }
+    let extracted = !has_device && options.backends.iter().all(|backend| backend.is_extract());
     let root = match root {
-        Root::Overlay(Upper::Tmpfs(options)) => Root::Extracted {
+        Root::Overlay(Upper::Tmpfs(options)) if extracted => Root::Extracted {
             options,
             writable: true,
         },
-        Root::Layer | Root::Overlay(Upper::None) => Root::Extracted {
+        Root::Layer | Root::Overlay(Upper::None) if extracted => Root::Extracted {
             options: Vec::new(),
             writable: false,
         },

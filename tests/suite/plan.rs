@@ -42,8 +42,8 @@ fn appended_layers_are_stacked_in_their_order() {
     assert_eq!(
         planned(&initrd(image), "quiet"),
         format!(
-            "layer 0 (initrd+0xf4): 8192 bytes, erofs \"base\" by memback, loop\n\
-             layer 1 (initrd+0x20f4): 4096 bytes, erofs by memback, loop\n\
+            "layer 0 (initrd+0xf4): 8192 bytes, erofs \"base\" by memback, loop, extract\n\
+             layer 1 (initrd+0x20f4): 4096 bytes, erofs by memback, loop, extract\n\
              layer 2 (initrd+0x30f4): 356 bytes, cpio into a tmpfs of 4096 bytes\n\
              root: overlay, writes to a tmpfs\n\
              modules: erofs, overlay\n{INIT}"
@@ -158,9 +158,9 @@ fn layer_files_lie_below_appended_layers() {
             &sources,
             "rd.overlay=tmpfs:size=10%,nr_inodes=1k init=/bin/app"
         ),
-        "layer 0 (10-base.erofs): 4096 bytes, erofs by file, loop\n\
+        "layer 0 (10-base.erofs): 4096 bytes, erofs by file, loop, extract\n\
          layer 1 (20-etc.cpio): 244 bytes, cpio into a tmpfs of 4096 bytes\n\
-         layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+         layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n\
          root: overlay, writes to a tmpfs with size=10%,nr_inodes=1k\n\
          modules: erofs, overlay, loop\n\
          init: /bin/app\n"
@@ -219,8 +219,8 @@ fn the_kernels_copy_of_the_initrd_is_mounted_as_a_file_where_blocks_allow() {
     assert_eq!(
         plan,
         format!(
-            "layer 0 (initrd.image+0xf4): 4096 bytes, erofs by loop\n\
-             layer 1 (initrd.image+0x2000): 4096 bytes, erofs by file, loop\n\
+            "layer 0 (initrd.image+0xf4): 4096 bytes, erofs by loop, extract\n\
+             layer 1 (initrd.image+0x2000): 4096 bytes, erofs by file, loop, extract\n\
              root: overlay, writes to a tmpfs\n\
              modules: erofs, overlay, loop\n{INIT}"
         )
@@ -359,7 +359,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
         planned(&initrd(image), "root=LABEL=data"),
         format!(
             "root device LABEL=data: ro, type auto\n\
-             layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+             layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n\
              root: overlay, writes to a tmpfs\nmodules: erofs, overlay\n{INIT}"
         )
     );
@@ -412,7 +412,7 @@ fn a_root_that_names_no_device_is_left_where_there_are_layers() {
 #[test]
 fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
     let image = || join(&[&loader(), &erofs(1, "")]);
-    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n";
+    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n";
     let end = format!("modules: erofs, overlay\n{INIT}");
     assert_eq!(
         planned(&initrd(image()), "rd.overlay=LABEL=data"),
