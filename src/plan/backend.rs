@@ -167,3 +167,34 @@ impl fmt::Display for Backend {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_portable_backend_is_in_the_kernel_and_last_in_the_default_order() {
+        let of = |names: &[Backend]| Backend::most_portable(names).map(Backend::name);
+        assert_eq!(of(Backend::ALL), Some("loop"));
+        assert_eq!(of(&[Backend::Loop, Backend::File]), Some("loop"));
+        assert_eq!(of(&[Backend::File, Backend::Memback]), Some("file"));
+        assert_eq!(of(&[Backend::Memback]), Some("memback"));
+        #[cfg(feature = "extract")]
+        assert_eq!(of(&[Backend::Extract]), None);
+    }
+
+    #[test]
+    fn the_command_line_tells_which_backends_probably_work() {
+        let hints = |retain_initrd, rootfs_is_tmpfs| Hints {
+            retain_initrd,
+            rootfs_is_tmpfs,
+        };
+        let file = Place::File("a".into());
+        assert!(Backend::Memback.is_likely(&Place::Initrd, hints(false, true)));
+        assert!(!Backend::Memback.is_likely(&Place::Initrd, hints(true, true)));
+        assert!(!Backend::File.is_likely(&file, hints(false, true)));
+        assert!(Backend::File.is_likely(&file, hints(false, false)));
+        assert!(Backend::File.is_likely(&Place::InitrdImage, hints(false, true)));
+        assert!(Backend::Loop.is_likely(&file, hints(true, true)));
+    }
+}
