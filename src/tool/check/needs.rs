@@ -50,9 +50,8 @@ pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
             backends,
         } = &layer.content
         {
-            needs.insert(Module::Erofs.option());
-            needs.extend(decompressors(superblock));
             if let Some(backend) = Backend::most_portable(backends) {
+                needs.extend(decompressors(superblock));
                 needs.extend(backend.options());
                 needs.extend(backend.modules().iter().map(|module| module.option()));
             }
@@ -159,6 +158,7 @@ fn unsupported(config: &Config, boot: &Boot, plan: &Plan, modules: &Modules) -> 
     let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
     let works = |backend: &Backend, place: &Place| {
         backend.is_mainline()
+            && !backend.is_extract()
             && backend.is_likely(place, boot.options.hints())
             && backend.options().iter().all(built_in)
             && backend.modules().iter().all(has)
