@@ -44,6 +44,73 @@ fn modules_of_another_kernel_than_the_configuration_s_are_found() {
     assert_eq!(of("6.120.1", DEP, &FILES, &WITH).len(), 3);
 }
 
+#[test]
+fn modules_without_an_index_are_found() {
+    let directory = with_config("check-modules-index");
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    let place = format!("lib/modules/{OURS}");
+    assert_eq!(
+        of(OURS, "", &FILES, &[]),
+        [format!(
+            "error: loader: {place} has no modules.dep (depmod): /init finds no module there"
+        )]
+    );
+    assert_eq!(of(OURS, "", &[("xhci.ko", b"")], &[]), [""; 0]);
+    assert_eq!(
+        of(
+            OURS,
+            "",
+            &[("xhci.ko", b"")],
+            &["--cmdline", "retain_initrd root=/dev/sda1"]
+        )
+        .len(),
+        1
+    );
+    let lines = of(OURS, "", &FILES, &WITH);
+    assert_eq!(
+        (lines.len(), &*lines[2]),
+        (
+            3,
+            &*format!(
+                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
+                 backend, this kernel cannot mount the EROFS layers, unless it supports memback"
+            )
+        )
+    );
+}
+
+#[test]
+fn modules_that_the_index_names_and_are_not_there_are_found() {
+    let directory = with_config("check-modules-gone");
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    let place = format!("lib/modules/{OURS}");
+    // A file that is gone: what a module needs, and the module itself.
+    let without = |name: &str| Vec::from_iter(FILES.into_iter().filter(|file| file.0 != name));
+    let text = format!(
+        "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted"
+    );
+    let gone = without("libcrc32c.ko");
+    assert_eq!(
+        of(OURS, DEP, &gone, &[]),
+        [format!("error: loader: {text}")]
+    );
+    assert_eq!(
+        of(OURS, DEP, &gone, &WITH),
+        [format!("error: CONFIG_EROFS_FS=m: {text}")]
+    );
+    let lines = of(OURS, DEP, &WITHout("loop.ko"), &[]);
+    assert_eq!(
+        lines,
+        [format!(
+            "warning: loader: {place} has no kernel/fs/erofs/loop.ko: the loop backend cannot be used"
+        )]
+    );
+}
+
 /// A module with a signature, as scripts/sign-file appends it.
 fn signed() -> Vec<u8> {
     let mut signed = b"modulesignature".to_vec();
