@@ -266,8 +266,8 @@ impl CatArgs {
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 Files:
-  Modes, times, hard links, holes and extended attributes are those of the image, and as root also the
-  owners. Nothing is written outside of the directory, and no existing file is replaced.
+  Modes, times, hard links, holes and extended attributes are those of the image; for root, owners
+  are, too. Nothing is written outside of the directory, and no existing file is replaced.
 
 Exit status:
   1 if something could not be extracted: special files and attributes that this user may not create
