@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use layerinit::tool::check::check;
 use layerinit::tool::check::options::CheckOptions;
 use layerinit::tool::image::input::Image;
-use layerinit::tool::kernel_config::Circumstances;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -12,8 +12,8 @@ use super::build::layer::{Erofs, Form, Wanted};
 use super::build::module::Treatment;
 use super::build::tree::Times;
 use super::build::{self, Build, label};
-use super::check::firmware::Firmware;
-use super::check::options::{CheckOptions, Loader};
+use super::check::options::{CheckOptions, LoaderLocation};
+use super::check::uefi::UefiLoader;
 use super::image::input::Image;
 use super::list::{self, Detail};
 use super::{check, plan};
@@ -286,7 +286,7 @@ struct CheckArgs {
     /// Say how much memory this needs to load the image on a machine with UEFI: grub, sd-boot
     /// (systemd-boot) or uki (systemd-stub)
     #[arg(long, value_name = "LOADER", value_parser = firmware)]
-    firmware: Option<Firmware>,
+    firmware: Option<UefiLoader>,
 }
 
 /// Print the plan that /init would follow with this image
@@ -321,8 +321,8 @@ fn form(text: &str) -> std::result::Result<Form, String> {
     named(&Form::NAMES, text)
 }
 
-fn firmware(text: &str) -> std::result::Result<Firmware, String> {
-    named(&Firmware::NAMES, text)
+fn firmware(text: &str) -> std::result::Result<UefiLoader, String> {
+    named(&UefiLoader::NAMES, text)
 }
 
 /// What has this name in a list.
@@ -477,8 +477,8 @@ impl Request {
                 let options = CheckOptions {
                     cmdline: cmdline.or_else(|| image.cmdline.clone()),
                     loader: match loader_built_in {
-                        true => Loader::BuiltIn,
-                        false => Loader::InImage,
+                        true => LoaderLocation::BuiltIn,
+                        false => LoaderLocation::InImage,
                     },
                     kernel_config,
                     conflicts,

@@ -1,8 +1,9 @@
-//! The host tool: spec files and layers to an image, and an image to what can be said of it.
+//! The host tool `layerinit`: builds images, and lists and checks them.
 //!
 //! Nothing here is linked into `/init`. What both share (the formats, the walk, the plan) is above this
-//! module and is used as it is.
+//! module.
 
+pub mod finding;
 pub mod kernel_config;
 pub mod nameless;
 

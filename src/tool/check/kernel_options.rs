@@ -1,0 +1,292 @@
+//! Options of a kernel's configuration that an image needs.
+
+use super::context::Check;
+use super::options::LoaderLocation;
+use super::requirements::{
+    compressed_archives, decompression_options, has_layers_in_initrd, needs_loop, needs_tmpfs,
+    unpack_option,
+};
+use crate::format::erofs::Superblock;
+use crate::initrd::Kind;
+use crate::plan::{Content, Device, Module};
+use crate::text::Words;
+use crate::tool::finding::{Findings, Severity};
+use crate::tool::image::loader_modules::LoaderModules;
+use crate::tool::image::rootfs::Rootfs;
+use crate::tool::kernel_config::KernelConfig;
+
+/// Adds findings about options, which are named without CONFIG_.
+struct OptionFindings<'a> {
+    config: &'a KernelConfig,
+    findings: &'a mut Findings,
+}
+
+impl OptionFindings<'_> {
+    fn report(&mut self, severity: Severity, option: &str, what: &str) {
+        let value = self.config.value(option);
+        let place = format_args!("CONFIG_{option}={value}");
+        self.findings.report(severity, place, what);
+    }
+
+    /// An option that must be built in.
+    fn require(&mut self, option: &str, what: &str) {
+        if !self.config.built_in(option) {
+            self.report(Severity::Error, option, what);
+        }
+    }
+
+    /// An option that should be built in.
+    fn recommend(&mut self, option: &str, what: &str) {
+        if !self.config.built_in(option) {
+            self.report(Severity::Warning, option, what);
+        }
+    }
+}
+
+/// Reports a bootconfig that the kernel does not look for (setup_boot_config in init/main.c).
+pub fn bootconfig(check: &Check, findings: &mut Findings) {
+    let Some((_, config)) = check.plan_and_config() else {
+        return;
+    };
+    let walk = check.boot.image().into_iter();
+    let mut segments = walk.flat_map(|walk| &walk.segments);
+    let intact = Kind::Bootconfig { intact: true };
+    let Some(segment) = segments.find(|segment| segment.kind == intact) else {
+        return;
+    };
+    let asked = |cmdline: &str| Words::new(cmdline).any(|(name, _)| name == "bootconfig");
+    let (option, why) = match check.options.cmdline.as_deref() {
+        _ if !config.built_in("BOOT_CONFIG") => ("BOOT_CONFIG", ""),
+        Some(cmdline) if !config.built_in("BOOT_CONFIG_FORCE") && !asked(cmdline) => (
+            "BOOT_CONFIG_FORCE",
+            "and no bootconfig on the command line: ",
+        ),
+        _ => return,
+    };
+    let what = format!("{why}the bootconfig at {:#x} has no effect", segment.offset);
+    OptionFindings { config, findings }.report(Severity::Warning, option, &what);
+}
+
+/// Reports layers with EROFS features that are newer than the kernel.
+pub fn erofs_features(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    let Some(version) = config.version else {
+        return;
+    };
+    for layer in &plan.layers {
+        if let Content::Erofs { superblock, .. } = &layer.content
+            && let Some(since) = first_kernel(superblock).filter(|since| version < *since)
+        {
+            let what = format!(
+                "it needs Linux {}.{} or newer ({}), and this is the configuration of {}.{}",
+                since.0,
+                since.1,
+                superblock.features().join(" "),
+                version.0,
+                version.1
+            );
+            findings.error(layer, what);
+        }
+    }
+}
+
+/// The first kernel, by major and minor number, that has the image's features. Source: mkfs.erofs(1),
+/// otherwise the kernel that added the bit to fs/erofs/erofs_fs.h.
+fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
+    /// Indexed by the bit of feature_incompat.
+    const SINCE: [(u32, u32); 9] = [
+        (5, 4),
+        (5, 13),
+        (5, 15),
+        (5, 16),
+        (5, 17),
+        (6, 1),
+        (6, 4),
+        (6, 15),
+        (6, 17),
+    ];
+    let bits = (0..).zip(SINCE);
+    bits.filter(|(bit, _)| superblock.feature_incompat >> bit & 1 != 0)
+        .map(|(_, since)| since)
+        .max()
+}
+
+/// Reports options without which the boot fails, and that cannot be modules.
+pub fn required(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    let mut options = OptionFindings { config, findings };
+    options.require("BLK_DEV_INITRD", "the kernel does not look at the initrd");
+    options.require("PROC_FS", "/init reads the command line there");
+    options.require(
+        "SYSFS",
+        "the layers in /sys/firmware/initrd, devices and modules are found there",
+    );
+    if config.is_disabled("FUTEX") {
+        let what = "/init has threads, which need it to wait for each other";
+        options.require("FUTEX", what);
+    }
+    for (offset, codec) in compressed_archives(check.boot) {
+        let what =
+            format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
+        options.require(unpack_option(codec).trim_start_matches("CONFIG_"), &what);
+    }
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let Content::Erofs { superblock, .. } = &layer.content else {
+            continue;
+        };
+        let mut needed = decompression_options(superblock);
+        if needed.is_empty() && has_compressed_files(check.root, index) {
+            needed.push("CONFIG_EROFS_FS_ZIP");
+        }
+        for option in needed {
+            let what = format!("{layer} is compressed so, and cannot be mounted or read");
+            options.require(option.trim_start_matches("CONFIG_"), &what);
+        }
+    }
+    if needs_tmpfs(plan) {
+        options.require("TMPFS", "archives and writes have nowhere to go");
+    }
+}
+
+/// Whether a layer has compressed files. The superblock of an image for Linux 5.2 or older does not say.
+fn has_compressed_files(root: &Rootfs, layer: usize) -> bool {
+    let mut nodes = root.nodes.iter().filter(|node| node.layer == layer);
+    nodes.any(|node| {
+        let unread = node.inode.as_ref().and_then(|inode| inode.unread());
+        unread == Some("compressed")
+    })
+}
+
+/// Reports options without which the boot fails. They may be modules if the loader has these.
+pub fn modular(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    let mut options = OptionFindings { config, findings };
+    let mut require = |option: &str, module: Module, what: &str| {
+        let module = module.name();
+        match config.value(option) {
+            "y" => {}
+            "m" => match check.modules.why_missing(config.version, module) {
+                None => {}
+                Some(_) if check.options.loader == LoaderLocation::BuiltIn => {
+                    let what =
+                        format!("the loader that is built into the kernel must hold {module}.ko");
+                    options.report(Severity::Warning, option, &what);
+                }
+                Some(why) => options.report(Severity::Error, option, &format!("{why}: {what}")),
+            },
+            _ => options.report(Severity::Error, option, what),
+        }
+    };
+    for (option, module) in [("EROFS_FS", Module::Erofs), ("OVERLAY_FS", Module::Overlay)] {
+        if plan.modules.contains(&module) {
+            require(option, module, module.purpose());
+        }
+    }
+    if needs_loop(plan) {
+        let what = "EROFS layers can be mounted by the memback patches only, or out of /layers by the file backend";
+        require("BLK_DEV_LOOP", Module::Loop, what);
+    }
+}
+
+/// Reports devices whose `rootfstype=` the kernel does not mount.
+pub fn filesystems(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    if check.options.loader == LoaderLocation::BuiltIn {
+        return;
+    }
+    for device in plan.devices() {
+        if let Some(what) = no_filesystem(config, check.modules, device) {
+            let types = device.types.join(",");
+            findings.error(format_args!("rootfstype={types}"), what);
+        }
+    }
+}
+
+/// Why a kernel mounts none of the filesystem types of a device; `None` if it mounts one, or one is unknown
+/// here.
+fn no_filesystem(
+    config: &KernelConfig,
+    modules: &LoaderModules,
+    device: &Device,
+) -> Option<String> {
+    /// Type, option, module.
+    const FILESYSTEMS: [(&str, &str, &str); 9] = [
+        ("btrfs", "BTRFS_FS", "btrfs"),
+        ("erofs", "EROFS_FS", "erofs"),
+        ("exfat", "EXFAT_FS", "exfat"),
+        ("ext4", "EXT4_FS", "ext4"),
+        ("f2fs", "F2FS_FS", "f2fs"),
+        ("iso9660", "ISO9660_FS", "isofs"),
+        ("squashfs", "SQUASHFS", "squashfs"),
+        ("vfat", "VFAT_FS", "vfat"),
+        ("xfs", "XFS_FS", "xfs"),
+    ];
+    let mut refusals = Vec::new();
+    for fstype in &device.types {
+        let known = FILESYSTEMS.iter().find(|(name, _, _)| name == fstype);
+        let (_, option, module) = known?;
+        refusals.push(match config.value(option) {
+            "y" => return None,
+            "m" => format!(
+                "CONFIG_{option}=m, and {}",
+                modules.why_missing(config.version, module)?
+            ),
+            value => format!("CONFIG_{option}={value}"),
+        });
+    }
+    let what = format!("{} cannot be mounted: {}", device.spec, refusals.join("; "));
+    Some(what).filter(|_| !refusals.is_empty())
+}
+
+/// Reports options without which the system runs, and lacks something.
+pub fn recommended(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    let mut options = OptionFindings { config, findings };
+    options.recommend(
+        "DEVTMPFS",
+        "/init makes device nodes by hand, and the real init finds no others in /dev",
+    );
+    if plan.modules.contains(&Module::Erofs) {
+        options.recommend(
+            "EROFS_FS_XATTR",
+            "capabilities, labels, ACLs and opaque directories of EROFS layers are lost",
+        );
+    }
+    if needs_tmpfs(plan) {
+        options.recommend(
+            "TMPFS_XATTR",
+            "attributes of files that are changed or unpacked are lost",
+        );
+    }
+}
+
+/// Reports layers in an initrd that `/init` cannot read.
+pub fn initrd_access(check: &Check, findings: &mut Findings) {
+    let Some((plan, config)) = check.plan_and_config() else {
+        return;
+    };
+    if !has_layers_in_initrd(plan) || config.copies_initrd() {
+        return;
+    }
+    let what = match config.version {
+        Some(version) if version < (6, 8) => {
+            "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers behind \
+             the loader are lost (put them into /layers)"
+        }
+        _ if !check.boot.options.retain_initrd => {
+            "and no retain_initrd on the command line: the layers behind the loader are lost"
+        }
+        _ => return,
+    };
+    OptionFindings { config, findings }.report(Severity::Error, "BLK_DEV_RAM", what);
+}
