@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use layerinit::tool::check::check;
 use layerinit::tool::check::options::CheckOptions;
-use layerinit::tool::image::input::Image;
+use layerinit::tool::image::input::Initrd;
 use libfuzzer_sys::fuzz_target;
 
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -17,9 +17,14 @@ mod initrd;
 mod plan;
 mod superblock;
 
+#[cfg(feature = "tool")]
+mod erofs;
+
 // device, boot
 mod boot;
 mod device;
+#[cfg(feature = "tool")]
+mod extract;
 mod stacked;
 mod tree;
 mod unpack;

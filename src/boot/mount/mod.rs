@@ -3,6 +3,7 @@
 mod context;
 
 pub mod device;
+pub mod extract;
 mod file;
 mod loopback;
 mod memback;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Layer, Plan};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
-use crate::tool::image::input::Image;
+use crate::tool::image::input::Initrd;
 use crate::tool::image::loader_modules::LoaderModules;
 use crate::tool::image::machine::Machine;
 use crate::tool::image::merged::{self, Layers};
@@ -16,7 +16,7 @@ use crate::tool::kernel_config::KernelConfig;
 /// An image, the boot that is checked, and what comes of them.
 pub struct Check<'a> {
     /// The image.
-    pub image: &'a Image,
+    pub image: &'a Initrd,
     /// What is known of the boot.
     pub options: &'a CheckOptions,
     /// The kernel's configuration, if it is known.
@@ -53,7 +53,7 @@ impl Check<'_> {
 ///
 /// # Errors
 /// The image or the kernel's configuration cannot be read.
-pub fn with<T>(image: &Image, options: &CheckOptions, run: impl FnOnce(&Check) -> T) -> Result<T> {
+pub fn with<T>(image: &Initrd, options: &CheckOptions, run: impl FnOnce(&Check) -> T) -> Result<T> {
     let cmdline = options.cmdline.as_deref();
     let config = options.kernel_config.as_deref();
     let config = config.map(KernelConfig::read).transpose()?;

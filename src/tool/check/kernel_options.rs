@@ -156,8 +156,8 @@ pub fn required(check: &Check, findings: &mut Findings) {
 fn has_compressed_files(root: &Rootfs, layer: usize) -> bool {
     let mut nodes = root.nodes.iter().filter(|node| node.layer == layer);
     nodes.any(|node| {
-        let unread = node.inode.as_ref().and_then(|inode| inode.unread());
-        unread == Some("compressed")
+        let inode = node.inode.as_ref();
+        inode.is_some_and(|inode| inode.is_compressed())
     })
 }
 

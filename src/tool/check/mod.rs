@@ -22,7 +22,7 @@ pub mod segments;
 use std::io::Write;
 
 use super::finding::{Findings, Severity};
-use super::image::input::Image;
+use super::image::input::Initrd;
 use crate::error::{Context as _, Result};
 use context::Check;
 use options::{CheckOptions, LoaderLocation};
@@ -137,7 +137,7 @@ pub const CHECKS: [CheckGroup; 14] = [
 ///
 /// # Errors
 /// The image cannot be read, or `out` not be written.
-pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: LoaderLocation::Either,
@@ -155,7 +155,7 @@ pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool>
 ///
 /// # Errors
 /// The image or the kernel's configuration cannot be read, or `out` not be written.
-pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
+pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
     let findings = examine(image, options)?;
     let mut line = |text: &str| writeln!(out, "{text}").during("write", "the findings");
     for finding in findings.list() {
@@ -176,7 +176,7 @@ pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Resu
 }
 
 /// Runs all checks.
-fn examine(image: &Image, options: &CheckOptions) -> Result<Findings> {
+fn examine(image: &Initrd, options: &CheckOptions) -> Result<Findings> {
     context::with(image, options, |check| {
         let mut findings = Findings::default();
         for run in CHECKS.iter().flat_map(|group| group.checks) {

@@ -88,8 +88,8 @@ pub fn files_in_tmpfs(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// Options of the tmpfs for writes that tmpfs does not have. Source: `shmem_fs_parameters` in mm/shmem.c of Linux 7.2, and
-/// the options of every filesystem.
+/// The mount options for the tmpfs that takes the writes that tmpfs does not have. Source: `shmem_fs_parameters`
+/// in mm/shmem.c of Linux 7.2, and the options of every filesystem.
 fn unknown_tmpfs_options(upper: &Upper) -> Vec<&str> {
     const FLAGS: [&str; 16] = [
         "async",

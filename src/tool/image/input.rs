@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
 /// The initrd as the kernel finds it in memory.
-pub struct Image {
+pub struct Initrd {
     bytes: Chain,
     pieces: Vec<Piece>,
     /// The names of the files, for messages.
@@ -41,7 +41,7 @@ pub struct Piece {
 /// The bytes of a piece, and the piece, whose offset is not known yet.
 type PieceBytes = (Part<Opened>, Piece);
 
-impl Image {
+impl Initrd {
     /// Concatenates files, each at a multiple of `pad` bytes. A PE file (a unified kernel image or an addon)
     /// contributes its sections `.ucode` and `.initrd`, all microcode first, as with systemd-stub; a U-Boot ramdisk
     /// the bytes behind its header.
@@ -122,7 +122,7 @@ impl Image {
     }
 }
 
-impl ReadAt for Image {
+impl ReadAt for Initrd {
     fn size(&self) -> u64 {
         self.bytes.size()
     }

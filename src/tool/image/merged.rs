@@ -1,13 +1,13 @@
 //! The new root: the files of all layers, stacked as overlayfs does it.
 
-use super::erofs_tree::{Attributes, Gap, Gaps, Inode, Tree};
+use super::erofs_tree::{self, Attributes, Gap, Gaps};
 use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::Packed;
 use crate::bytes::{Part, ReadAt};
 use crate::error::Result;
 use crate::format::compress::Codec;
-use crate::format::erofs::{INCOMPAT_METABOX, Superblock};
+use crate::format::erofs::{Image, Inode, Superblock};
 use crate::plan::{Content, Layer, Plan};
 use crate::tool::finding::Findings;
 
@@ -18,20 +18,17 @@ pub struct Layers<'a> {
 }
 
 enum Piece<'a> {
-    Erofs(Tree<'a>),
+    Erofs(Box<Image<'a>>),
     /// An uncompressed archive: its source, and its offset in there.
     Cpio(&'a dyn ReadAt, u64),
     Unread,
 }
 
 impl Layers<'_> {
-    /// The bytes of a regular file; `None` if the file or its archive is compressed.
-    pub fn content(&self, node: &Node) -> Option<Box<dyn ReadAt + '_>> {
+    /// The bytes of a regular file, unless it is in a compressed archive.
+    pub fn content<'n>(&'n self, node: &'n Node) -> Option<Box<dyn ReadAt + 'n>> {
         match (self.pieces.get(node.layer)?, &node.inode, node.body) {
-            (Piece::Erofs(tree), Some(inode), _) => {
-                let content = tree.content((**inode).clone())?;
-                Some(Box::new(content))
-            }
+            (Piece::Erofs(image), Some(inode), _) => Some(Box::new(image.content(inode))),
             (Piece::Cpio(source, offset), None, Some(body)) => {
                 let offset = offset.saturating_add(body.offset);
                 Some(Box::new(Part::new(*source, offset, body.length)))
@@ -59,10 +56,10 @@ pub fn merge<'a>(
         rootfs.layer = Some(index);
         let mut piece = Piece::Unread;
         match &layer.content {
-            Content::Erofs { superblock, .. } if is_readable(superblock) => {
+            Content::Erofs { superblock, .. } if superblock.unknown_incompat() == 0 => {
                 match rootfs.put_image(part, superblock, index) {
-                    Ok((tree, gaps)) => {
-                        piece = Piece::Erofs(tree);
+                    Ok((image, gaps)) => {
+                        piece = Piece::Erofs(Box::new(image));
                         for what in gaps.clauses() {
                             findings.warning(layer, what);
                             rootfs.partial = true;
@@ -74,13 +71,7 @@ pub fn merge<'a>(
                     }
                 }
             }
-            Content::Erofs { superblock, .. } => {
-                if superblock.unknown_incompat() == 0 {
-                    let what = "its inodes are in a metabox, and what it holds is not looked at";
-                    findings.warning(layer, what);
-                }
-                rootfs.partial = true;
-            }
+            Content::Erofs { .. } => rootfs.partial = true,
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
                     if codec.is_none() {
@@ -93,10 +84,6 @@ pub fn merge<'a>(
         pieces.push(piece);
     }
     (rootfs, Layers { pieces }, findings)
-}
-
-fn is_readable(superblock: &Superblock) -> bool {
-    superblock.feature_incompat & INCOMPAT_METABOX == 0 && superblock.unknown_incompat() == 0
 }
 
 impl Rootfs {
@@ -123,13 +110,13 @@ impl Rootfs {
     fn put_image<'a>(
         &mut self,
         part: &'a Part<&'a dyn ReadAt>,
-        superblock: &'a Superblock,
+        superblock: &Superblock,
         layer: usize,
-    ) -> Result<(Tree<'a>, Gaps)> {
-        let tree = Tree::new(part, superblock)?;
+    ) -> Result<(Image<'a>, Gaps)> {
+        let image = Image::new(part, superblock)?;
         let mut gaps = Gaps::default();
-        let mut attributes = Attributes::new(&tree)?;
-        tree.walk(|file, inode| {
+        let mut attributes = Attributes::new(&image);
+        erofs_tree::walk(&image, |file, inode| {
             if file.device == Some((0, 0)) && file.mode & libc::S_IFMT == libc::S_IFCHR {
                 self.whiteout(&file.path);
                 return Ok(());
@@ -143,7 +130,6 @@ impl Rootfs {
             let merges = directory && !marks.opaque && (layer > 0 || self.partial);
             let metacopy = marks.metacopy && file.mode & libc::S_IFMT == libc::S_IFREG;
             for (found, gap) in [
-                (marks.unknown, Gap::Prefix),
                 (marks.redirect && merges, Gap::Redirect),
                 (metacopy, Gap::Metacopy),
             ] {
@@ -151,13 +137,10 @@ impl Rootfs {
                     gaps.add(gap, &file.path);
                 }
             }
-            if let Some(gap) = Gap::of(inode) {
-                gaps.add(gap, &file.path);
-            }
             self.put(file.path.clone(), node(file, inode, layer));
             Ok(())
         })?;
-        Ok((tree, gaps))
+        Ok((image, gaps))
     }
 
     /// Adds a file. A directory takes over the files of an earlier directory; any other file replaces what

@@ -1,8 +1,37 @@
-//! The EROFS superblock: magic, checksum, features, length.
+//! EROFS images: the superblock, and the files in them.
 //!
-//! Source: fs/erofs/erofs_fs.h of Linux 7.2, whose field names are kept, and fs/erofs/super.c.
-//! The mounting is the kernel's; this reads what is needed to know where an image starts and
-//! ends, whether it is whole, and what a kernel must support to mount it.
+//! Source: fs/erofs/erofs_fs.h of Linux 7.2, whose field names are kept, and fs/erofs/super.c. The
+//! [`Superblock`] says where an image starts and ends, whether it is whole, and what a kernel must
+//! support to mount it. [`Image`] reads the files without mounting: everything that mkfs.erofs
+//! writes, but for data on other devices, which is refused.
+//!
+//! A hostile image costs no more memory than [`PCLUSTER_MAX_DSIZE`] a cluster, and no loop goes
+//! round without a part of the image that it has not seen. How many bytes its files add up to is
+//! for the caller to bound: clusters may be shared, and files may be sparse.
+
+mod decompress;
+mod fault;
+
+mod cluster;
+mod dir;
+mod inode;
+mod xattr;
+
+mod image;
+mod index;
+
+mod zmap;
+
+mod map;
+
+pub use cluster::{Algorithm, Cluster, Packed};
+pub use dir::{Dirent, Entries};
+pub use fault::Fault;
+pub use image::Image;
+pub use inode::Inode;
+pub use map::{Content, Data, Extent, Extents};
+pub use xattr::Xattr;
+pub use zmap::{PCLUSTER_MAX_DSIZE, PCLUSTER_MAX_SIZE};
 
 use std::{fmt, io};
 
@@ -42,6 +71,9 @@ const INCOMPAT: [&str; 9] = [
 
 const COMPAT_SB_CHKSUM: u32 = 1 << 0;
 
+/// EROFS_FEATURE_COMPAT_SHARED_EA_IN_METABOX: attributes that inodes share lie in the metabox.
+const COMPAT_SHARED_EA_IN_METABOX: u32 = 1 << 3;
+
 /// EROFS_FEATURE_COMPAT_PLAIN_XATTR_PFX: prefixes of attributes lie in the image, not in the packed inode.
 pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
 
@@ -49,6 +81,8 @@ pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
 pub const INCOMPAT_0PADDING: u32 = 1 << 0;
 /// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the algorithms in use are named.
 const INCOMPAT_COMPR_CFGS: u32 = 1 << 1;
+/// EROFS_FEATURE_INCOMPAT_DEVICE_TABLE: data may lie on other devices.
+const INCOMPAT_DEVICE_TABLE: u32 = 1 << 3;
 /// EROFS_FEATURE_INCOMPAT_FRAGMENTS: there may be a packed inode.
 pub const INCOMPAT_FRAGMENTS: u32 = 1 << 5;
 /// EROFS_FEATURE_INCOMPAT_48BIT: block numbers may have 48 bits, and the root any number.
@@ -74,6 +108,10 @@ pub struct Superblock {
     pub root_nid: u64,
     /// What a compact inode's time counts from, in seconds since 1970.
     pub epoch: i64,
+    /// The nanoseconds of every compact inode's time.
+    pub fixed_nsec: u32,
+    /// Units of 16 bytes by which the superblock is longer than 128 bytes.
+    pub sb_extslots: u8,
     /// The block that inode numbers count from.
     pub meta_blkaddr: u32,
     /// The block that the numbers of shared attributes count from.
@@ -161,11 +199,11 @@ impl Superblock {
         let checksum = cursor.le32()?;
         let feature_compat = cursor.le32()?;
         let blkszbits = cursor.u8()?;
-        let _sb_extslots = cursor.u8()?;
+        let sb_extslots = cursor.u8()?;
         let rb = cursor.le16()?;
         let inos = cursor.le64()?;
         let epoch = cursor.le64()?.cast_signed();
-        let _fixed_nsec = cursor.le32()?;
+        let fixed_nsec = cursor.le32()?;
         let blocks_lo = cursor.le32()?;
 
         let meta_blkaddr = cursor.le32()?;
@@ -201,6 +239,8 @@ impl Superblock {
             blocks: u64::from(blocks_lo) | u64::from(blocks_hi) << 32,
             root_nid,
             epoch,
+            fixed_nsec,
+            sb_extslots,
             meta_blkaddr,
             xattr_blkaddr,
             dirblkbits,
