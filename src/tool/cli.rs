@@ -232,20 +232,17 @@ struct ListArgs {
     json: bool,
 }
 
-/// Check what would go wrong if this image were booted
-#[derive(Args)]
-#[command(after_help = "\
+/// The help of `check`, with the list of checks.
+fn check_help() -> String {
+    format!(
+        "\
 One line for each finding: `error:` for what goes wrong, `warning:` for what works but is odd or
 costs something. The last line sums up, and names what the image needs: kernel options (built in, or
 as modules in the loader) and words on the kernel command line.
 
-Found are: no /init, one that cannot be executed, or another program in its place; modules for
-another machine; no init in the layers that it could start, or one that is passed over for the next;
-files that the kernel or /init drops, as where their directory is missing; a file or link in place of
-/dev, /proc, /sys or /run; directories of archives that everybody may write to; broken and truncated
-archives and images; wrong checksums; EROFS features that no kernel knows; files of /layers that are
-no layers; more layers than can be stacked; layers that are not aligned; a command line that makes no
-sense. Without --cmdline, and without one in a unified kernel image, it is taken to be retain_initrd alone.
+Checks:
+{}
+Without --cmdline, and without one in a unified kernel image, the command line is retain_initrd.
 
 The line `memory:` predicts what the boot takes at its peak, before the real init starts: the initrd,
 kept as a whole with retain_initrd; the files that the kernel unpacks, in whole pages; the archives
@@ -266,7 +263,14 @@ Exit status 1 if there is an error. Warnings do not count.
 Examples:
   layerinit check initrd.img
   layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
-  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'")]
+  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'",
+        check::help()
+    )
+}
+
+/// Check what would go wrong if this image were booted
+#[derive(Args)]
+#[command(after_help = check_help())]
 struct CheckArgs {
     #[command(flatten)]
     image: ImageArgs,

@@ -1218,7 +1218,7 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
     let directory = scratch("check-stored");
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("sbin")).unwrap();
-    let loader = cpio(&[entry("init", 0o100_755, &elf(X86_64))]);
+    let loader = x86_loader();
     let newest = mkfs_erofs("newest_mkfs_erofs");
     let name = |path: &str, machine| {
         let mut program = elf(machine);

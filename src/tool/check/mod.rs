@@ -27,109 +27,74 @@ use crate::error::{Context as _, Result};
 use context::Check;
 use options::{CheckOptions, LoaderLocation};
 
-/// A group of checks.
-pub struct CheckGroup {
+/// One check.
+pub struct NamedCheck {
     /// Its name in the help.
-    pub name: &'static str,
-    /// What is found, for the help: a clause.
-    pub description: &'static str,
-    /// The checks, in the order of their output.
-    checks: &'static [fn(&Check, &mut Findings)],
+    name: &'static str,
+    /// What it finds, on one line of the help.
+    finds: &'static str,
+    /// Looks for it.
+    run: fn(&Check, &mut Findings),
 }
 
-/// All checks, in the order of their output.
-pub const CHECKS: [CheckGroup; 14] = [
-    CheckGroup {
-        name: "files",
-        description: "files that the kernel drops, for one because their directory is missing; files of /layers \
-                      that are no layers",
-        checks: &[segments::dropped_files],
-    },
-    CheckGroup {
-        name: "u-boot",
-        description: "U-Boot ramdisks with a wrong CRC",
-        checks: &[segments::u_boot],
-    },
-    CheckGroup {
-        name: "segments",
-        description: "broken and truncated archives and images, wrong checksums, EROFS features that no kernel \
-                      knows, blocks larger than the kernel's pages, layers that are not aligned",
-        checks: &[segments::segments],
-    },
-    CheckGroup {
-        name: "rdinit",
-        description: "no /init, one that the kernel cannot start, or another program in its place",
-        checks: &[rdinit::rdinit],
-    },
-    CheckGroup {
-        name: "plan",
-        description: "a command line that /init does not understand, more layers than can be stacked, layers that \
-                      no backend can mount, layers that the kernel frees before /init reads them",
-        checks: &[
-            plan_warnings::plan,
-            plan_warnings::command_line,
-            plan_warnings::unreachable_layers,
-            plan_warnings::freed_initrd,
-            plan_warnings::tmpfs_options,
-            plan_warnings::files_in_tmpfs,
-        ],
-    },
-    CheckGroup {
-        name: "layers",
-        description: "layers that cannot be read, and their files that /init drops",
-        checks: &[segments::layers],
-    },
-    CheckGroup {
-        name: "directories",
-        description: "a file or link in place of /dev, /proc, /sys or /run, and directories of archives that \
-                      everybody may write to",
-        checks: &[directories::mount_points, directories::world_writable],
-    },
-    CheckGroup {
-        name: "init",
-        description: "no init in the layers that can be started, or one that is skipped for the next",
-        checks: &[real_init::skipped, real_init::missing],
-    },
-    CheckGroup {
-        name: "machine",
-        description: "modules for another machine than the programs",
-        checks: &[modules::machine],
-    },
-    CheckGroup {
-        name: "kernel",
-        description: "with --kernel-config: options that the kernel lacks, EROFS features that it is too old for, a \
-                      bootconfig that it ignores",
-        checks: &[
-            kernel_options::bootconfig,
-            kernel_options::erofs_features,
-            kernel_options::required,
-            kernel_options::modular,
-            kernel_options::filesystems,
-            kernel_options::recommended,
-            kernel_options::initrd_access,
-        ],
-    },
-    CheckGroup {
-        name: "modules",
-        description: "modules that /init cannot load, and modules without a signature",
-        checks: &[modules::unsigned, modules::loadable],
-    },
-    CheckGroup {
-        name: "32-bit",
-        description: "with --kernel-config: an initrd beyond the lowmem of ARM, missing 32-bit time system calls",
-        checks: &[kernel_32bit::lowmem, kernel_32bit::time32],
-    },
-    CheckGroup {
-        name: "conflicts",
-        description: "with --conflicts: what layers change in those below them",
-        checks: &[conflicts::conflicts],
-    },
-    CheckGroup {
-        name: "memory",
-        description: "the memory that the boot takes",
-        checks: &[memory::memory],
-    },
+const fn row(
+    name: &'static str,
+    finds: &'static str,
+    run: fn(&Check, &mut Findings),
+) -> NamedCheck {
+    NamedCheck { name, finds, run }
+}
+
+/// All checks, in the order of their findings.
+#[rustfmt::skip]
+pub const CHECKS: [NamedCheck; 29] = [
+    row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
+        segments::dropped_files),
+    row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
+    row("segments", "broken or truncated archives, and EROFS images that the kernel refuses",
+        segments::segments),
+    row("rdinit", "no /init that the kernel can start, or another program in its place", rdinit::rdinit),
+    row("plan", "an image or a command line for which /init makes no plan", plan_warnings::plan),
+    row("command-line", "words of the command line that are wrong or have no effect",
+        plan_warnings::command_line),
+    row("backends", "layers that no backend can mount", plan_warnings::unreachable_layers),
+    row("freed-initrd", "layers in an initrd that the kernel frees", plan_warnings::freed_initrd),
+    row("tmpfs-options", "mount options that tmpfs does not have", plan_warnings::tmpfs_options),
+    row("files-in-tmpfs", "files of /layers that the file backend cannot mount",
+        plan_warnings::files_in_tmpfs),
+    row("layers", "layers that cannot be read, and files of theirs that /init drops", segments::layers),
+    row("mount-points", "a file or link in place of /dev, /proc, /sys or /run", directories::mount_points),
+    row("world-writable", "directories of archives that everybody may write to", directories::world_writable),
+    row("skipped-init", "an init that /init skips for the next", real_init::skipped),
+    row("missing-init", "no init in the layers that can be started", real_init::missing),
+    row("module-machine", "modules for another machine than the programs", modules::machine),
+    row("bootconfig", "a bootconfig that the kernel ignores (--kernel-config)", kernel_options::bootconfig),
+    row("erofs-features", "EROFS features newer than the kernel (--kernel-config)",
+        kernel_options::erofs_features),
+    row("required", "kernel options that are not built in (--kernel-config)", kernel_options::required),
+    row("modular", "kernel options neither built in nor a module of the loader (--kernel-config)",
+        kernel_options::modular),
+    row("filesystems", "a rootfstype= that the kernel does not mount (--kernel-config)",
+        kernel_options::filesystems),
+    row("recommended", "kernel options without which something is lost (--kernel-config)",
+        kernel_options::recommended),
+    row("initrd-access", "an initrd that /init cannot read (--kernel-config)", kernel_options::initrd_access),
+    row("unsigned", "modules without a signature that the kernel demands (--kernel-config)",
+        modules::unsigned),
+    row("lowmem", "an initrd beyond the lowmem of an ARM kernel (--kernel-config)", kernel_32bit::lowmem),
+    row("time32", "a 32-bit kernel without the system calls with 32-bit times (--kernel-config)", kernel_32bit::time32),
+    row("loadable", "modules that /init cannot load", modules::loadable),
+    row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
+    row("memory", "the memory that the boot takes", memory::memory),
 ];
+
+/// The list of [`CHECKS`] for the help, a line of at most 100 columns each.
+pub fn help() -> String {
+    let lines = CHECKS
+        .iter()
+        .map(|NamedCheck { name, finds, .. }| format!("    {name:<16} {finds}\n"));
+    lines.collect()
+}
 
 /// Prints the errors that [`check`] finds, for `layerinit plan`. Returns whether there are none.
 ///
@@ -179,7 +144,7 @@ pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Res
 fn examine(image: &Initrd, options: &CheckOptions) -> Result<Findings> {
     context::with(image, options, |check| {
         let mut findings = Findings::default();
-        for run in CHECKS.iter().flat_map(|group| group.checks) {
+        for NamedCheck { run, .. } in &CHECKS {
             run(check, &mut findings);
         }
         if let Some(plan) = check.plan() {
@@ -196,5 +161,23 @@ fn count(n: usize, noun: &str) -> String {
     match n {
         1 => format!("1 {noun}"),
         n => format!("{n} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_check_has_a_line_in_the_help() {
+        let help = help();
+        assert!(help.contains("\n    u-boot           U-Boot ramdisks with a wrong CRC\n"));
+        assert_eq!(help.lines().count(), CHECKS.len());
+        let mut names = Vec::new();
+        for (line, NamedCheck { name, .. }) in help.lines().zip(&CHECKS) {
+            assert!(line.len() <= 100 && name.len() <= 16, "{line}");
+            assert!(!names.contains(name), "{name} twice");
+            names.push(*name);
+        }
     }
 }
