@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::time::Duration;
 
-use layerinit::boot::mount::{self, Finder, SYSROOT};
+use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::report::{Facts, Report};
 use layerinit::boot::systemd::{self, Moment};
 use layerinit::boot::{fault, kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
@@ -67,15 +67,15 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("setup");
 
     let assembled = setup::root_is_overlay()?;
-    let (sources, found) = match assembled {
-        true => Default::default(),
+    let sources = match assembled {
+        true => Vec::new(),
         false => source::find(&options.rdinit)?,
     };
     report.ended("discover");
 
     let plan = match assembled {
         true => plan::assembled(&options)?,
-        false => plan::plan(&found, &options)?,
+        false => plan::plan(&sources, &options)?,
     };
     plan.warnings().for_each(|warning| warn!("{warning}"));
     plan.alarms().for_each(|alarm| kmsg::say(alarm));
@@ -91,12 +91,14 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
-    let mut finder = Finder::new(Patience::of(&options));
-    let mut mounted = mount::layers(&plan, &sources, &mut finder, &mut loader)?;
+    let finder = DeviceFinder::new(Patience::of(&options));
+    let mut mounter = Mounter::new(&plan, &sources, finder, loader);
+    mounter.mount_layers()?;
     report.ended("layers");
 
-    let new_root = mount::root(&plan, &mut mounted, &mut finder, &mut loader)?;
-    let released = source::release_image(&plan);
+    let new_root = mounter.mount_root()?;
+    let (mounted, loader) = mounter.finish();
+    let released = source::release_image(&plan, &mounted.images());
     let mut freed = released.unwrap_or(0);
     report.ended("root");
     rescue::pause(Break::Mount, &options);
@@ -112,7 +114,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
     report.ended("switch");
     let facts = Facts {
         kernel: &kernel,
-        sources: &found,
+        sources: &sources,
         plan: &plan,
         mounted: &mounted,
         modules: &loader.finish(),

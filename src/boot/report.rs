@@ -4,14 +4,14 @@ use std::fs;
 
 use rustix::time::ClockId;
 
-use super::mount::upper::UPPER;
-use super::mount::{self, Means, Mounted};
+use super::mount::{self, MountMethod, MountedRoot, UPPER};
 use super::setup::is_mount_point;
+use super::source::OpenSource;
 use super::systemd::microseconds;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};
-use crate::plan::{self, Found, Plan, Root};
+use crate::plan::{self, Plan, Root};
 
 /// Where the report is.
 pub const PATH: &str = "/run/initramfs/layerinit.json";
@@ -29,11 +29,11 @@ pub struct Facts<'a> {
     /// Release of the kernel.
     pub kernel: &'a str,
     /// What the layers were taken from.
-    pub sources: &'a [Found],
+    pub sources: &'a [OpenSource],
     /// The plan that was followed.
     pub plan: &'a Plan,
     /// How its root device and layers were mounted.
-    pub mounted: &'a Mounted,
+    pub mounted: &'a MountedRoot<'a>,
     /// Kernel modules that were loaded, in order.
     pub modules: &'a [String],
     /// What was warned of, in order.
@@ -108,12 +108,12 @@ impl Report {
     }
 }
 
-fn sources(mut array: Array<'_>, sources: &[Found]) {
-    for found in sources {
+fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
+    for open in sources {
         let mut source = array.object();
-        source.text("path", &found.place.path());
+        source.text("path", &open.path());
         let mut array = source.array("segments");
-        for segment in &found.walk.segments {
+        for segment in &open.source.walk.segments {
             let mut object = array.object();
             object.number("offset", segment.offset);
             object.number("length", segment.length);
@@ -131,27 +131,37 @@ fn sources(mut array: Array<'_>, sources: &[Found]) {
 }
 
 fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
-    for (layer, means) in facts.plan.layers.iter().zip(&facts.mounted.layers) {
-        let mut object = array.object();
+    for mounted in &facts.mounted.layers {
+        let (layer, mut object) = (mounted.layer, array.object());
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
-        object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number));
+        match facts.mounted.single {
+            // Its files are in the root itself.
+            true => object.null("mount"),
+            false => object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number)),
+        };
         object.number("offset", layer.offset);
         object.number("length", layer.length);
-        match means {
-            Means::Erofs(backend) => object.text("type", "erofs").text("backend", backend.name()),
-            Means::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
+        match mounted.method {
+            MountMethod::Erofs(backend) => {
+                object.text("type", "erofs").text("backend", backend.name())
+            }
+            #[cfg(feature = "extract")]
+            MountMethod::Extracted => object.text("type", "erofs").text("backend", "extract"),
+            MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
         };
     }
 }
 
 fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     let (kind, upper) = match &facts.plan.root {
+        _ if facts.mounted.single => ("tmpfs", None),
         Root::Initramfs => ("initramfs", None),
         Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
         Root::Overlay(upper) => ("overlay", Some(upper)),
+        Root::Extracted { .. } => ("tmpfs", None),
     };
     report.text("root", kind);
     let (Some(upper), Some(mounted)) = (upper, &facts.mounted.upper) else {
@@ -161,7 +171,7 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     let mut object = report.object("upper");
     let wanted = match upper {
         plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
-        plan::Upper::Device(store) => store.to_string(),
+        plan::Upper::Device(persistent) => persistent.to_string(),
         plan::Upper::None => String::new(),
     };
     object.text("overlay", &wanted);
@@ -174,7 +184,7 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     object.text("mount", UPPER);
     object.text("directory", &mounted.directory);
     // Writes are to stay, and do not.
-    match mounted.refused.as_ref().or(facts.plan.lost.as_ref()) {
+    match mounted.fallback.as_ref().or(facts.plan.lost.as_ref()) {
         Some(why) => object.text("refused", why),
         None => object.null("refused"),
     };

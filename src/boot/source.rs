@@ -1,4 +1,4 @@
-//! Opens what holds the initrd, and finds the layers in it.
+//! Opens the files that hold the layers, and walks them.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,31 +11,34 @@ use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use super::setup::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
-use crate::initrd::{self, Kind, Walk};
-use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::initrd::{self, Walk};
+use crate::plan::{Layer, Place, Plan, Root, Source};
 use crate::text::shown;
 
-/// As much of `/initrd.image` is given back before the real init is started, in bytes: 32 MiB take the
-/// kernel 16 ms, and the real init begins with all of the memory.
-const AT_ONCE: u64 = 32 << 20;
+/// The largest `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees 32 MiB in
+/// 16 ms, and the real init starts with all of the memory.
+const FREE_AT_ONCE: u64 = 32 << 20;
 
-/// An open source of layers.
+/// A source of layers, open.
 #[derive(Debug)]
-pub struct Source {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// The same, open for reading.
+pub struct OpenSource {
+    /// What the plan is made from.
+    pub source: Source,
+    /// The file, open for reading.
     pub file: Opened,
 }
 
-/// Finds every source, in the order of layers: the files of /layers by name, then the initrd,
-/// once, wherever the kernel offers it. `rdinit` is the path of the program that the kernel
-/// started.
-pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
-    let mut sources = Vec::new();
-    let mut found = Vec::new();
-    let mut add = |place: Place, file: Opened, walk: Walk| {
-        let path = PathBuf::from(place.path());
+impl AsRef<Source> for OpenSource {
+    fn as_ref(&self) -> &Source {
+        &self.source
+    }
+}
+
+impl OpenSource {
+    /// Opens a source, and walks it with `walk`.
+    fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
+        let file = Opened::open(Path::new(&place.path()))?;
+        let walk = walk(&file);
         debug!(
             "{place}: {} segments in {} bytes",
             walk.segments.len(),
@@ -44,52 +47,58 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
         for segment in &walk.segments {
             debug!("{segment}");
         }
-        sources.push(Source { path, file });
-        found.push(Found { place, walk });
-    };
+        let source = Source { place, walk };
+        Ok(Self { source, file })
+    }
+
+    /// Its path in the initramfs.
+    pub fn path(&self) -> String {
+        self.source.place.path()
+    }
+}
+
+/// Finds every source, in the order of layers: the files of /layers by name, then the initrd, of which the
+/// kernel may offer two copies. `rdinit` is the path of the program that the kernel started.
+pub fn find(rdinit: &str) -> Result<Vec<OpenSource>> {
+    let mut sources = Vec::new();
     for path in layer_files()? {
         let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let file = Opened::open(&path)?;
-        let walk = initrd::walk_layer_file(&file);
-        add(Place::File(name), file, walk);
+        let place = Place::File(name);
+        sources.push(OpenSource::open(place, |file| {
+            initrd::walk_layer_file(file)
+        })?);
     }
     for place in [Place::Initrd, Place::InitrdImage] {
-        let path = PathBuf::from(place.path());
-        if !path.exists() {
-            debug!("{}: not there", path.display());
-            continue;
+        let path = place.path();
+        if Path::new(&path).exists() {
+            sources.push(OpenSource::open(place, |file| walk_initrd(file, rdinit))?);
+            break;
         }
-        let file = Opened::open(&path)?;
-        let walk = walk_initrd(&file, rdinit);
-        add(place, file, walk);
-        break;
+        debug!("{path}: does not exist");
     }
-    Ok((sources, found))
+    Ok(sources)
 }
 
-/// Walks the initrd. The loader in it is known by the running program, which need not be what the
-/// kernel started (`rdinit=` may name a link, or a script); where no archive has that, by `rdinit=`.
+/// Walks the initrd. The archive that holds the running program is the loader. That need not be the program
+/// that the kernel started: `rdinit=` may name a link or a script. If no archive holds it, the one with
+/// `rdinit=` is the loader.
 fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
-    let holds_init = |walk: &Walk| {
-        let mut segments = walk.segments.iter();
-        segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
-    };
     if let Ok(program) = fs::read_link("/proc/self/exe")
         && program != Path::new(rdinit)
     {
         let walk = initrd::walk(file, program.as_os_str().as_encoded_bytes());
-        if holds_init(&walk) {
+        if walk.holds_init() {
             return walk;
         }
     }
     initrd::walk(file, rdinit.as_bytes())
 }
 
-/// The files of /layers, in order of their names' bytes.
+/// The files of /layers, sorted by the bytes of their names.
 fn layer_files() -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(Place::LAYERS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -99,10 +108,10 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.during("read", Place::LAYERS)?.path();
-        // Follows symbolic links: what counts is that there is a file to mount.
+        // Follows symbolic links: they may lead to files on a disk.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
-            Ok(_) => warn!("{}: not a file; not used", name(&path)),
+            Ok(_) => warn!("{}: not a regular file; not used", name(&path)),
             Err(error) => warn!("{}: {error}; not used", name(&path)),
         }
     }
@@ -110,11 +119,11 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Gives back what no layer needs of `/initrd.image`: all of it where the initrd was read from
-/// sysfs, else everything outside of the mounted images. Returns the bytes given back; `None` where it
-/// is more than the real init should wait for, which is left for the old root's end. Only a tmpfs
-/// can; on a ramfs the file stays as it is until it goes with the old root.
-pub fn release_image(plan: &Plan) -> Option<u64> {
+/// Frees the memory of `/initrd.image` that no layer needs: all of it where the initrd is in sysfs too, else
+/// everything outside `images`, which are mounted. Returns the number of bytes freed, or `None` if that takes longer than
+/// the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a file; on a
+/// ramfs the file is freed with the old root.
+pub fn release_image(plan: &Plan, images: &[&Layer]) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return Some(0);
     }
@@ -124,27 +133,24 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
     let Ok(file) = options.open(&path) else {
         return Some(0);
     };
-    // The kernel's copy lies in the rootfs. A file of that name on a disk is somebody else's.
+    // The kernel's copy lies in the rootfs. A file of that name on a disk is not the kernel's.
     if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
-        debug!("{path}: not in a ramfs or tmpfs; left as it is");
+        debug!("{path}: not in a ramfs or tmpfs; not freed");
         return Some(0);
     }
-    // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
+    // st_blocks counts units of 512 bytes on every filesystem (stat(2)).
     let allocated = || {
         file.metadata()
             .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
     };
     let before = allocated();
     let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let mut mounted = plan
-        .layers
+    let mut mounted = images
         .iter()
-        .filter(|layer| {
-            layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
-        })
+        .filter(|layer| layer.place == Place::InitrdImage)
         .peekable();
-    if mounted.peek().is_none() && size > AT_ONCE {
-        debug!("{path}: {size} bytes to be given back while the real init starts");
+    if mounted.peek().is_none() && size > FREE_AT_ONCE {
+        debug!("{path}: {size} bytes to be freed while the real init starts");
         return None;
     }
     let mut from = 0;
@@ -157,12 +163,12 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
         if hole > 0
             && let Err(errno) = fallocate(&file, flags, from, hole)
         {
-            debug!("{path}: its unused parts stay: {}", error::name(errno));
+            debug!("{path}: unused parts are not freed: {}", error::name(errno));
             break;
         }
         from = offset.saturating_add(length);
     }
     let freed = before.saturating_sub(allocated());
-    info!("{path}: {freed} of {before} bytes given back");
+    info!("{path}: {freed} of {before} bytes freed");
     Some(freed)
 }

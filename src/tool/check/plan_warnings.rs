@@ -3,7 +3,7 @@
 use super::context::Check;
 use super::requirements::has_layers_in_initrd;
 use crate::plan::backend::Backend;
-use crate::plan::{self, Content, Place, Root, Store, Upper};
+use crate::plan::{self, Content, PersistentUpper, Place, Root, Upper};
 use crate::tool::finding::{Findings, Severity};
 
 /// Reports why `/init` makes no plan.
@@ -130,7 +130,7 @@ fn unknown_tmpfs_options(upper: &Upper) -> Vec<&str> {
     };
     let options = match upper {
         Upper::Tmpfs(options) => options.as_slice(),
-        Upper::Device(Store { fallback, .. }) => fallback.as_deref().unwrap_or_default(),
+        Upper::Device(PersistentUpper { fallback, .. }) => fallback.as_deref().unwrap_or_default(),
         Upper::None => &[],
     };
     let options = options.iter().map(String::as_str);

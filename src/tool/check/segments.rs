@@ -3,7 +3,7 @@
 use super::context::Check;
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{Cpio, Kind, Segment};
-use crate::plan::{Found, Place};
+use crate::plan::{Place, Source};
 use crate::text::shown;
 use crate::tool::finding::{Findings, FindingsAt, Severity};
 use crate::tool::image::machine;
@@ -51,7 +51,7 @@ pub fn segments(check: &Check, findings: &mut Findings) {
 }
 
 /// Where a segment of a source is, for a message.
-fn place(source: &Found, offset: u64) -> String {
+fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
         _ => format!("{offset:#010x}"),
@@ -59,7 +59,7 @@ fn place(source: &Found, offset: u64) -> String {
 }
 
 /// Why the walk over a source ended early, or found nothing in a file of /layers.
-fn trouble(source: &Found, findings: &mut Findings) {
+fn trouble(source: &Source, findings: &mut Findings) {
     let file = matches!(source.place, Place::File(_));
     let place = match file {
         true => place(source, 0),
@@ -84,7 +84,7 @@ fn is_layer(segment: &Segment) -> bool {
 
 /// Why the kernel does not unpack an archive. That is a warning where the archive is a layer, as `/init`
 /// unpacks it.
-fn not_unpacked(source: &Found, segment: &Segment, cpio: &Cpio, findings: &mut FindingsAt) {
+fn not_unpacked(source: &Source, segment: &Segment, cpio: &Cpio, findings: &mut FindingsAt) {
     // The kernel does not unpack a file of /layers. A wrong sum is reported with its member.
     let file = matches!(source.place, Place::File(_));
     let stopped = segment.stopped();
@@ -102,7 +102,7 @@ fn not_unpacked(source: &Found, segment: &Segment, cpio: &Cpio, findings: &mut F
 
 /// Reports EROFS images at an offset that is no multiple of their block size: one warning for all of a
 /// source, as they have one cause.
-fn alignment(source: &Found, findings: &mut Findings) {
+fn alignment(source: &Source, findings: &mut Findings) {
     let segments = source.walk.segments.iter();
     let mut unaligned = segments.filter_map(|segment| match &segment.kind {
         Kind::Erofs(sb) if !segment.offset.is_multiple_of(sb.block_size()) => {

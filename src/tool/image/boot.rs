@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
-use crate::plan::{self, Found, Place, Plan};
+use crate::plan::{self, Place, Plan, Source};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
 use crate::tool::nameless;
@@ -22,7 +22,7 @@ pub struct Boot {
     pub rootfs: Rootfs,
     /// The sources of layers that `/init` finds: files of /layers, then the image as
     /// /sys/firmware/initrd.
-    pub sources: Vec<Found>,
+    pub sources: Vec<Source>,
     /// The command line.
     pub options: Options,
     /// What the kernel drops or changes when it unpacks the archives, except those that are layers: `/init`
@@ -46,18 +46,18 @@ impl Boot {
             findings: Findings::default(),
             extents: Vec::new(),
         };
-        let found = Found {
+        let initrd = Source {
             place: Place::Initrd,
             walk,
         };
-        let layers = layer_offsets(&found);
+        let layers = layer_offsets(&initrd);
         for (archive, findings) in findings {
             if !layers.contains(&archive) {
                 boot.findings.extend(&findings);
             }
         }
-        boot.find_layer_files(image, &found.walk);
-        boot.sources.push(found);
+        boot.find_layer_files(image, &initrd.walk);
+        boot.sources.push(initrd);
         boot
     }
 
@@ -88,7 +88,7 @@ impl Boot {
 
     /// The walk over the image itself.
     pub fn image(&self) -> Option<&Walk> {
-        self.sources.last().map(|found| &found.walk)
+        self.sources.last().map(|source| &source.walk)
     }
 
     /// The offsets of the layers in the image itself.
@@ -120,7 +120,7 @@ impl Boot {
                 Ok(file) => {
                     let walk = initrd::walk_layer_file(&*file);
                     self.extents.push(node.body);
-                    self.sources.push(Found {
+                    self.sources.push(Source {
                         place: Place::File(String::from_utf8_lossy(name).into_owned()),
                         walk,
                     });
@@ -177,8 +177,8 @@ fn walk_for_init(image: &dyn ReadAt, walk: Walk, rootfs: &Rootfs, options: &Opti
     walk
 }
 
-fn layer_offsets(found: &Found) -> Vec<u64> {
-    plan::layer_segments(found)
+fn layer_offsets(source: &Source) -> Vec<u64> {
+    plan::layer_segments(source)
         .map(|segment| segment.offset)
         .collect()
 }

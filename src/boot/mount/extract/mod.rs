@@ -4,6 +4,7 @@
 //! of. Where all layers go into one tmpfs, each is written over those below it as overlayfs would show it.
 
 mod attributes;
+
 mod content;
 
 use std::collections::{HashMap, HashSet};
@@ -32,6 +33,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
+
+/// The memory that a tmpfs takes for a file beside its pages: inode, directory entry and name.
+const FILE_MEMORY: u64 = 1024;
 
 /// Where an image is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +84,17 @@ pub fn extract(
     })
 }
 
-/// The bytes that the files of an image take in a tmpfs, in whole pages, and the number of its files. Holes
-/// count where `holes` is set, which spares looking for them.
+/// The bytes of memory that the files of an image take in a tmpfs. Holes count where `holes` is set, which
+/// spares looking for them.
+///
+/// # Errors
+/// The image is damaged.
+pub fn needed_memory(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<u64> {
+    let (bytes, files) = needed(bytes, superblock, holes)?;
+    Ok(bytes.saturating_add(files.saturating_mul(FILE_MEMORY)))
+}
+
+/// The bytes that the files of an image take, in whole pages, and the number of its files.
 ///
 /// # Errors
 /// The image is damaged.
