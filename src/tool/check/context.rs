@@ -1,9 +1,8 @@
 //! What the checks look at.
 
 use super::options::CheckOptions;
-use crate::bytes::{Part, ReadAt};
 use crate::error::{Error, Result};
-use crate::plan::{Layer, Plan};
+use crate::plan::Plan;
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::input::Initrd;
@@ -64,7 +63,7 @@ pub fn with<T>(image: &Initrd, options: &CheckOptions, run: impl FnOnce(&Check) 
         Ok(_) => boot.open(image)?,
         Err(_) => Vec::new(),
     };
-    let parts = planned.map_or_else(|_| Vec::new(), |plan| layer_parts(plan, &sources));
+    let parts = planned.map_or_else(|_| Vec::new(), |plan| merged::layer_parts(plan, &sources));
     let (root, layers, layer_findings) = match planned {
         Ok(plan) => merged::merge(plan, &sources, &parts, options.conflicts),
         Err(_) => (Rootfs::empty(), Layers::default(), Findings::default()),
@@ -82,15 +81,4 @@ pub fn with<T>(image: &Initrd, options: &CheckOptions, run: impl FnOnce(&Check) 
         layers: &layers,
         layer_findings: &layer_findings,
     }))
-}
-
-/// The bytes of each layer.
-fn layer_parts<'a>(plan: &Plan, sources: &'a [Box<dyn ReadAt + 'a>]) -> Vec<Part<&'a dyn ReadAt>> {
-    static EMPTY: &[u8] = &[];
-    let part = |layer: &Layer| match sources.get(layer.source) {
-        Some(source) => Part::new(&**source, layer.offset, layer.length),
-        // The plan is made from these sources.
-        None => Part::new(&EMPTY as &dyn ReadAt, 0, 0),
-    };
-    plan.layers.iter().map(part).collect()
 }

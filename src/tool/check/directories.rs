@@ -17,7 +17,11 @@ pub fn mount_points(check: &Check, findings: &mut Findings) {
     let Some(plan) = check.plan() else {
         return;
     };
-    let writable = matches!(&plan.root, Root::Overlay(upper) if *upper != Upper::None);
+    let writable = match &plan.root {
+        Root::Overlay(upper) => *upper != Upper::None,
+        Root::Extracted { writable, .. } => *writable,
+        Root::Initramfs | Root::Device | Root::Assembled | Root::Layer => false,
+    };
     for name in MOVED {
         if let Some(node) = check.root.lookup(name.as_bytes())
             && let Some(what) = blocked(check.root, name, node)

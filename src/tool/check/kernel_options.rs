@@ -3,8 +3,8 @@
 use super::context::Check;
 use super::options::LoaderLocation;
 use super::requirements::{
-    compressed_archives, decompression_options, has_layers_in_initrd, needs_loop, needs_tmpfs,
-    unpack_option,
+    compressed_archives, decompression_options, has_layers_in_initrd, is_mounted, needs_loop,
+    needs_tmpfs, unpack_option,
 };
 use crate::format::erofs::Superblock;
 use crate::initrd::Kind;
@@ -72,7 +72,7 @@ pub fn erofs_features(check: &Check, findings: &mut Findings) {
     let Some((plan, config)) = check.plan_and_config() else {
         return;
     };
-    let Some(version) = config.version else {
+    let Some(version) = config.version.filter(|_| is_mounted(plan)) else {
         return;
     };
     for layer in &plan.layers {
@@ -134,7 +134,8 @@ pub fn required(check: &Check, findings: &mut Findings) {
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
         options.require(unpack_option(codec).trim_start_matches("CONFIG_"), &what);
     }
-    for (index, layer) in plan.layers.iter().enumerate() {
+    let layers = plan.layers.iter().enumerate();
+    for (index, layer) in layers.filter(|_| is_mounted(plan)) {
         let Content::Erofs { superblock, .. } = &layer.content else {
             continue;
         };
@@ -256,7 +257,7 @@ pub fn recommended(check: &Check, findings: &mut Findings) {
         "DEVTMPFS",
         "/init makes device nodes by hand, and the real init finds no others in /dev",
     );
-    if plan.modules.contains(&Module::Erofs) {
+    if is_mounted(plan) {
         options.recommend(
             "EROFS_FS_XATTR",
             "capabilities, labels, ACLs and opaque directories of EROFS layers are lost",

@@ -63,13 +63,17 @@ pub fn freed_initrd(check: &Check, findings: &mut Findings) {
 
 /// Reports mount options that tmpfs does not have.
 pub fn tmpfs_options(check: &Check, findings: &mut Findings) {
-    if let Some(plan) = check.plan()
-        && let Root::Overlay(upper) = &plan.root
-    {
-        for option in unknown_tmpfs_options(upper) {
-            let what = format!("tmpfs option \"{option}\": unknown here, the kernel may refuse it");
-            findings.warning("command line", what);
-        }
+    let options = match check.plan().map(|plan| &plan.root) {
+        Some(Root::Overlay(Upper::Tmpfs(options)) | Root::Extracted { options, .. }) => options,
+        Some(Root::Overlay(Upper::Device(PersistentUpper {
+            fallback: Some(options),
+            ..
+        }))) => options,
+        _ => return,
+    };
+    for option in options.iter().filter(|option| !is_tmpfs_option(option)) {
+        let what = format!("tmpfs option \"{option}\": unknown here, the kernel may refuse it");
+        findings.warning("command line", what);
     }
 }
 
@@ -88,9 +92,9 @@ pub fn files_in_tmpfs(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// The mount options for the tmpfs that takes the writes that tmpfs does not have. Source: `shmem_fs_parameters`
-/// in mm/shmem.c of Linux 7.2, and the options of every filesystem.
-fn unknown_tmpfs_options(upper: &Upper) -> Vec<&str> {
+/// Whether tmpfs has a mount option. Source: `shmem_fs_parameters` in mm/shmem.c of Linux 7.2, and the options of
+/// every filesystem.
+fn is_tmpfs_option(option: &str) -> bool {
     const FLAGS: [&str; 16] = [
         "async",
         "casefold",
@@ -123,18 +127,11 @@ fn unknown_tmpfs_options(upper: &Upper) -> Vec<&str> {
         "uid",
     ];
     const SIZES: [&str; 3] = ["nr_blocks", "nr_inodes", "size"];
-    let known = |option: &str| match option.split_once('=') {
+    match option.split_once('=') {
         None => FLAGS.contains(&option),
         Some((name, value)) if SIZES.contains(&name) => is_size(value),
         Some((name, _)) => VALUES.contains(&name) || name.ends_with("_hardlimit"),
-    };
-    let options = match upper {
-        Upper::Tmpfs(options) => options.as_slice(),
-        Upper::Device(PersistentUpper { fallback, .. }) => fallback.as_deref().unwrap_or_default(),
-        Upper::None => &[],
-    };
-    let options = options.iter().map(String::as_str);
-    options.filter(|option| !known(option)).collect()
+    }
 }
 
 /// Whether this is a size: a number as for memparse (lib/cmdline.c), or a percentage.

@@ -7,7 +7,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Place, Plan, Root, Upper};
+use crate::plan::{Content, Module, Place, Plan, Root, Upper};
 use crate::tool::image::boot::Boot;
 
 /// Kernel options (built in, or as modules in the loader) and words of the kernel command line that the image
@@ -16,7 +16,9 @@ pub fn requirements(check: &Check, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
     needs.extend(compressed_archives(check.boot).map(|(_, codec)| unpack_option(codec)));
     for layer in &plan.layers {
-        if let Content::Erofs { superblock, .. } = &layer.content {
+        if let Content::Erofs { superblock, .. } = &layer.content
+            && is_mounted(plan)
+        {
             needs.insert("CONFIG_EROFS_FS");
             needs.extend(decompression_options(superblock));
         }
@@ -42,22 +44,33 @@ pub fn has_layers_in_initrd(plan: &Plan) -> bool {
     layers.any(|layer| layer.place == Place::Initrd)
 }
 
-/// Whether archives are unpacked into a tmpfs, or writes go to one, if only as the fallback.
+/// Whether the kernel mounts EROFS layers. With `rd.layers.backend=extract` alone, `/init` reads them.
+pub fn is_mounted(plan: &Plan) -> bool {
+    plan.modules.contains(&Module::Erofs)
+}
+
+/// Whether layers are unpacked into a tmpfs, or writes go to one, if only as the fallback.
 pub fn needs_tmpfs(plan: &Plan) -> bool {
     let mut layers = plan.layers.iter();
     let archives = layers.any(|layer| matches!(layer.content, Content::Cpio { .. }));
     let upper = match &plan.root {
         Root::Overlay(Upper::Tmpfs(_)) => true,
         Root::Overlay(Upper::Device(store)) => store.fallback.is_some(),
+        Root::Extracted { .. } => true,
         _ => false,
     };
     archives || upper
 }
 
-/// Whether a layer is mounted through a loop device, if only as the last resort.
+/// Whether the kernel mounts a layer from a loop device, if only as the last resort. What `/init` extracts then
+/// does not count: it takes more memory.
 pub fn needs_loop(plan: &Plan) -> bool {
     plan.layers.iter().any(|layer| {
-        matches!(&layer.content, Content::Erofs { backends, .. } if backends.last() == Some(&Backend::Loop))
+        let Content::Erofs { backends, .. } = &layer.content else {
+            return false;
+        };
+        let mut mounting = backends.iter().filter(|backend| !backend.is_extract());
+        mounting.next_back() == Some(&Backend::Loop)
     })
 }
 

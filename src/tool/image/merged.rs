@@ -38,6 +38,20 @@ impl Layers<'_> {
     }
 }
 
+/// The bytes of each layer.
+pub fn layer_parts<'a>(
+    plan: &Plan,
+    sources: &'a [Box<dyn ReadAt + 'a>],
+) -> Vec<Part<&'a dyn ReadAt>> {
+    static EMPTY: &[u8] = &[];
+    let part = |layer: &Layer| match sources.get(layer.source) {
+        Some(source) => Part::new(&**source, layer.offset, layer.length),
+        // The plan is made from these sources.
+        None => Part::new(&EMPTY as &dyn ReadAt, 0, 0),
+    };
+    plan.layers.iter().map(part).collect()
+}
+
 /// Stacks the layers of a plan. `sources` and `parts` are the bytes of all sources and of each layer. With
 /// `changes`, what layers change in those below them is recorded. Findings are about the layers' content.
 pub fn merge<'a>(
