@@ -550,7 +550,7 @@ fn modules_without_signature_are_told_where_the_kernel_wants_them() {
     let line = |place: &str, why: &str| {
         format!(
             "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no \
-             module without ({why}): no EROFS layer can be mounted"
+             module without one ({why}): no EROFS layer can be mounted"
         )
     };
     let said = |erofs: &[u8], cmdline: &str, with_config: bool| {
@@ -600,7 +600,7 @@ fn modules_without_signature_are_told_where_the_kernel_wants_them() {
         said(b"module", "", true),
         [
             "warning: CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no \
-             signature: under Secure Boot the kernel loads no module without (build without \
+             signature: under Secure Boot the kernel loads no module without one (build without \
              --strip-module-signatures)"
         ]
     );
@@ -617,7 +617,7 @@ fn modules_without_signature_are_told_where_the_kernel_wants_them() {
         of_loader(&directory, &loader, &words),
         [
             "warning: CONFIG_MODULE_SIG_FORCE=y: lib/modules/6.12.1/kernel/fs/erofs/virtio_blk.ko has no signature: \
-             the kernel loads no module without (build without --strip-module-signatures)"
+             the kernel loads no module without one (build without --strip-module-signatures)"
         ]
     );
 }
@@ -668,7 +668,7 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
         (
             vec![
                 "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
-                "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) is compressed so, and cannot be mounted or read".into(),
+                "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) needs it to decompress its files".into(),
             ],
             1
         )
@@ -758,7 +758,7 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
     assert_eq!(
         lines,
         [
-            "error: CONFIG_BLK_DEV_RAM=n: and no retain_initrd on the command line: the layers behind the loader are lost"
+            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers behind the loader are lost"
         ]
     );
     let ram = |text: &str| good(text) + "CONFIG_BLK_DEV_RAM=y\n";
@@ -1471,12 +1471,12 @@ fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
         (
             "dangling",
             vec![link("dev", b"gone")],
-            "dev: a symlink to gone, which leads nowhere",
+            "dev: a symlink to gone, which does not exist",
         ),
         (
             "circle",
             vec![link("dev", b"dev")],
-            "dev: a symlink to dev, which leads in a circle (ELOOP)",
+            "dev: a symlink to dev, which is in a loop of symlinks (ELOOP)",
         ),
         (
             "harmless",
@@ -1539,7 +1539,7 @@ fn directories_that_everybody_may_write_to_are_told() {
         lines[2..],
         [
             warning(&format!("c: mode 0777: {WHAT}")),
-            "warning: new root: 2 more directories to which everybody may write".into(),
+            "warning: new root: 2 more world-writable directories".into(),
         ]
     );
     // What a layer above has made right is right.
@@ -1595,7 +1595,7 @@ fn members_that_no_filesystem_takes_are_told() {
         (
             &*format!(
                 "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
-                 the file without a word"
+                 the file without a message"
             ),
             1
         )
@@ -1622,7 +1622,7 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         (errors.next().unwrap_or_default(), status)
     };
     const WHERE: &str = "from the archive at 0x188, which replaces that of the archive at 0x0: no layer would be \
-                         mounted (the loader has to be the last archive with that name in front of the first EROFS image)";
+                         mounted (the loader must be the last archive with that file before the first EROFS image)";
     assert_eq!(loader().len(), 0x188);
     for (other, what) in [
         (&busybox, "another program (bin/busybox)"),
@@ -1677,12 +1677,12 @@ fn an_init_that_is_passed_over_for_the_next_is_told() {
         (
             "circle",
             vec![link("sbin/init", b"init")],
-            Some("a symlink to init, which leads in a circle (ELOOP)"),
+            Some("a symlink to init, which is in a loop of symlinks (ELOOP)"),
         ),
         (
             "dangling",
             vec![link("sbin/init", b"../lib/systemd/systemd")],
-            Some("a symlink to ../lib/systemd/systemd, which leads nowhere"),
+            Some("a symlink to ../lib/systemd/systemd, which does not exist"),
         ),
         (
             "itself",
@@ -1874,13 +1874,13 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
         said(arm, 5),
         [
             "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
-             (lowmem, the first 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+             (lowmem, the first 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
     assert_eq!(
         said(arm, 9),
         [
-            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
     assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);

@@ -478,8 +478,7 @@ fn check_finds_what_goes_wrong() {
             image(vec![entry("init", 0o100_755, b"#!/bin/sh\n")]),
             vec![
                 "error: loader: start /init: it is not layerinit's, but a script (#!/bin/sh) from the archive at 0x0: no \
-                 layer would be mounted (the loader has to be the last archive with that name in front of the first EROFS \
-                 image)",
+                 layer would be mounted (the loader must be the last archive with that file before the first EROFS image)",
             ],
         ),
         (
@@ -502,7 +501,7 @@ fn check_finds_what_goes_wrong() {
             "no parent",
             image(vec![init(), file("etc/passwd", b"")]),
             vec![
-                "error: 0x0000010c etc/passwd: there is no directory etc: the kernel drops the file without a word",
+                "error: 0x0000010c etc/passwd: there is no directory etc: the kernel drops the file without a message",
             ],
         ),
         (
@@ -523,31 +522,29 @@ fn check_finds_what_goes_wrong() {
         (
             "long name",
             image(vec![init(), file(&long_name, b"")]),
-            vec!["error: 0x0000010c (no name): a name of 4097 bytes: the kernel passes it over"],
+            vec!["error: 0x0000010c (no name): a name of 4097 bytes: the kernel skips it"],
         ),
         (
             "long target",
             image(vec![init(), entry("l", 0o120_777, &long_target)]),
-            vec![
-                "error: 0x0000010c l: a target of more than 4096 bytes: the kernel passes it over",
-            ],
+            vec!["error: 0x0000010c l: a target of more than 4096 bytes: the kernel skips it"],
         ),
         (
             "a directory with a body",
             image(vec![init(), entry("d", 0o040_755, b"x")]),
-            vec!["error: 0x0000010c d: a directory with a body: the kernel passes it over"],
+            vec!["error: 0x0000010c d: a directory with a body: the kernel skips it"],
         ),
         (
             "no type",
             image(vec![init(), entry("d", 0o755, b"")]),
-            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel passes it over"],
+            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel skips it"],
         ),
         (
             "bad sum",
             image(vec![init(), bad_sum]),
             vec![
-                "error: 0x0000010c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
-                "warning: image: there are no layers, and no init but the loader: it boots with root= only",
+                "error: 0x0000010c sum: the sum of its bytes is 0x126, but 0x123 in its header: the kernel stops here",
+                "warning: image: there are no layers, and no init but the loader: it boots only with root=",
             ],
         ),
         (
@@ -609,7 +606,7 @@ fn check_finds_what_goes_wrong() {
                 dir("layers/c"),
             ]),
             vec![
-                "warning: layers/c: not a file; not used",
+                "warning: layers/c: not a regular file; not used",
                 "error: layers/a 0x0: read at 0x0: neither cpio nor EROFS: 74 65 78 74 \"text\"",
                 "error: layers/b 0x0: neither an EROFS image nor a cpio archive",
             ],
@@ -626,7 +623,7 @@ fn check_finds_what_goes_wrong() {
             ),
             vec![
                 "error: no init in the new root: /sbin/init: not there; /etc/init: not there; /bin/init: not executable \
-                 (mode 0644); /bin/sh: a symlink to /bin/no, which leads nowhere",
+                 (mode 0644); /bin/sh: a symlink to /bin/no, which does not exist",
             ],
         ),
         (
@@ -683,7 +680,9 @@ fn check_finds_what_goes_wrong() {
         (
             "an image without a root",
             aligned(cpio(&[init()]), &erofs(1, "")),
-            vec!["error: layer 0 (initrd+0x1000): read EROFS inode 0: mode 0 is no type of file"],
+            vec![
+                "error: layer 0 (initrd+0x1000): read EROFS inode 0: its mode is of no file type (at 0x0)",
+            ],
         ),
         (
             "unknown features",
@@ -710,7 +709,7 @@ fn check_finds_what_goes_wrong() {
             "unaligned",
             join(&[&system(vec![init()]), &layer("")]),
             vec![
-                "warning: 0x00000278: EROFS image not aligned to its blocks of 4096 bytes: they reach over page boundaries, and it cannot be mounted as a file",
+                "warning: 0x00000278: EROFS image not aligned to its blocks of 4096 bytes: they cross page boundaries, and it cannot be mounted as a file",
             ],
         ),
         (
@@ -785,7 +784,7 @@ fn check_reads_the_command_line() {
     }
     let alone = cpio(&[init()]);
     let (stdout, status) = check("alone", &alone, &[]);
-    let warning = "warning: image: there are no layers, and no init but the loader: it boots with root= only\n";
+    let warning = "warning: image: there are no layers, and no init but the loader: it boots only with root=\n";
     assert!(stdout.starts_with(warning), "{stdout}");
     assert_eq!(status, 0);
     let (stdout, status) = check("alone", &alone, &["--cmdline", "init=/bin/x"]);
@@ -894,8 +893,7 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
     };
     let other = cpio(&[dir("etc")]);
     let base = layer("base");
-    let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
-               first EROFS image)\n";
+    let why = ": no layer would be mounted (the loader must be the last archive with that file before the first EROFS image)\n";
     let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
     let is_busybox =
         "layerinit: start /init: it is not layerinit's, but another program (bin/busybox)";

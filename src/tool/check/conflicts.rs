@@ -79,7 +79,7 @@ fn lines(changes: &Changes, layers: &Layers, plan: &Plan) -> (Vec<String>, Vec<S
     }
     if changes.dropped > 0 {
         overrides.push(format!(
-            "... and {} more that were not looked at",
+            "... and {} more that were not compared",
             changes.dropped
         ));
     }

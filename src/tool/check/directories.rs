@@ -81,7 +81,7 @@ pub fn world_writable(check: &Check, findings: &mut Findings) {
     }
     let more = found.count();
     if more > 0 {
-        let what = format!("{more} more directories to which everybody may write");
+        let what = format!("{more} more world-writable directories");
         findings.warning("new root", what);
     }
 }

@@ -20,7 +20,7 @@ pub fn lowmem(check: &Check, findings: &mut Findings) {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let what = |relation: &str| {
         format!(
-            "the initrd of {} MiB {relation} {} MiB): the kernel faults as /sys/firmware/initrd is read beyond",
+            "the initrd of {} MiB {relation} {} MiB): the kernel faults when /init reads /sys/firmware/initrd beyond",
             mib(size),
             mib(lowmem)
         )

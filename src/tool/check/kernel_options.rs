@@ -126,7 +126,7 @@ pub fn required(check: &Check, findings: &mut Findings) {
         "the layers in /sys/firmware/initrd, devices and modules are found there",
     );
     if config.is_disabled("FUTEX") {
-        let what = "/init has threads, which need it to wait for each other";
+        let what = "the threads of /init need it to wait for each other";
         options.require("FUTEX", what);
     }
     for (offset, codec) in compressed_archives(check.boot) {
@@ -144,12 +144,12 @@ pub fn required(check: &Check, findings: &mut Findings) {
             needed.push("CONFIG_EROFS_FS_ZIP");
         }
         for option in needed {
-            let what = format!("{layer} is compressed so, and cannot be mounted or read");
+            let what = format!("{layer} needs it to decompress its files");
             options.require(option.trim_start_matches("CONFIG_"), &what);
         }
     }
     if needs_tmpfs(plan) {
-        options.require("TMPFS", "archives and writes have nowhere to go");
+        options.require("TMPFS", "/init needs a tmpfs for archives and writes");
     }
 }
 
@@ -255,7 +255,7 @@ pub fn recommended(check: &Check, findings: &mut Findings) {
     let mut options = OptionFindings { config, findings };
     options.recommend(
         "DEVTMPFS",
-        "/init makes device nodes by hand, and the real init finds no others in /dev",
+        "/init creates the nodes that it needs, and the real init finds no others in /dev",
     );
     if is_mounted(plan) {
         options.recommend(
@@ -285,7 +285,7 @@ pub fn initrd_access(check: &Check, findings: &mut Findings) {
              the loader are lost (put them into /layers)"
         }
         _ if !check.boot.options.retain_initrd => {
-            "and no retain_initrd on the command line: the layers behind the loader are lost"
+            "without retain_initrd on the command line, the layers behind the loader are lost"
         }
         _ => return,
     };

@@ -49,7 +49,7 @@ pub fn unsigned(check: &Check, findings: &mut Findings) {
         let mut paths = modules.paths(release);
         if let Some(path) = paths.find(|path| !modules.is_signed(path)) {
             let what = format!(
-                "{} has no signature: {when}the kernel loads no module without (build without \
+                "{} has no signature: {when}the kernel loads no module without one (build without \
                  --strip-module-signatures)",
                 shown(&path)
             );

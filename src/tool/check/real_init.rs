@@ -52,7 +52,7 @@ pub fn missing(check: &Check, findings: &mut Findings) {
         findings.error("command line", what);
     } else {
         // The command line may have root=.
-        let what = "there are no layers, and no init but the loader: it boots with root= only";
+        let what = "there are no layers, and no init but the loader: it boots only with root=";
         findings.warning("image", what);
     }
 }

@@ -118,7 +118,7 @@ fn alignment(source: &Source, findings: &mut Findings) {
         n => format!(" (and {n} more like it)"),
     };
     let what = format!(
-        "EROFS image not aligned to its blocks of {block} bytes: they reach over page boundaries, and it cannot be \
+        "EROFS image not aligned to its blocks of {block} bytes: they cross page boundaries, and it cannot be \
          mounted as a file{others}"
     );
     findings.warning(place(source, offset), what);

@@ -104,11 +104,11 @@ impl Boot {
             let path = [directory.as_slice(), b"/", name].concat();
             let mut findings = self.findings.at(format_args!("layers/{}", shown(name)));
             let Some((_, node)) = self.rootfs.find(&path) else {
-                findings.warning("a link that leads nowhere; not used");
+                findings.warning("a dangling symlink; not used");
                 continue;
             };
             if node.mode & libc::S_IFMT != libc::S_IFREG {
-                findings.warning("not a file; not used");
+                findings.warning("not a regular file; not used");
                 continue;
             }
             if node.body.is_some_and(|extent| is_compressed(walk, extent)) {

@@ -135,7 +135,7 @@ impl<'a> LoaderModules<'a> {
         let unsigned = |file: &&str| !self.is_signed(&path(file));
         let file = files.iter().copied().find(unsigned)?;
         Some(format!(
-            "{place}/{file} has no signature, and the kernel loads no module without ({why})"
+            "{place}/{file} has no signature, and the kernel loads no module without one ({why})"
         ))
     }
 

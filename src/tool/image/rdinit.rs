@@ -43,8 +43,8 @@ pub fn check_is_layerinit(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
         }
     }
     what.push_str(
-        ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
-         first EROFS image)",
+        ": no layer would be mounted (the loader must be the last archive with that file before the first EROFS \
+         image)",
     );
     Err(Error::new("start", shown(rdinit), what))
 }

@@ -73,8 +73,8 @@ pub enum ResolveError {
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Missing => "which leads nowhere",
-            Self::Links => "which leads in a circle (ELOOP)",
+            Self::Missing => "which does not exist",
+            Self::Links => "which is in a loop of symlinks (ELOOP)",
         })
     }
 }

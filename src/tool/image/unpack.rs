@@ -108,13 +108,12 @@ impl Unpacker<'_> {
                     None => "the kernel stops here",
                 };
                 findings.error(format!(
-                    "its bytes add up to {sum:#x}, its header says {stored:#x}: {effect}"
+                    "the sum of its bytes is {sum:#x}, but {stored:#x} in its header: {effect}"
                 ));
                 return Ok(());
             }
             if self.rootfs.size > NAMES_MAX {
-                let what =
-                    format!("names of more than {NAMES_MAX} bytes; the rest is not looked at");
+                let what = format!("names of more than {NAMES_MAX} bytes; the rest is not checked");
                 return Err(Error::new("check", context(), what));
             }
         }
@@ -174,7 +173,7 @@ impl Unpacker<'_> {
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
                 return Err(format!(
-                    "mode {:o} is no type of file: the kernel passes it over",
+                    "mode {:o} is no type of file: the kernel skips it",
                     header.mode
                 ));
             }
@@ -205,7 +204,7 @@ impl Unpacker<'_> {
     fn dropped(&self) -> &'static str {
         match self.rootfs.layer {
             Some(_) => "/init leaves the file out, as the kernel would",
-            None => "the kernel drops the file without a word",
+            None => "the kernel drops the file without a message",
         }
     }
 
@@ -284,7 +283,7 @@ impl Unpacker<'_> {
                 shown(parent)
             )),
             (None, None) => Err(format!(
-                "there is no directory {}: the kernel drops the file without a word",
+                "there is no directory {}: the kernel drops the file without a message",
                 shown(parent)
             )),
             (Some(directory), _) if last == b".." || last.is_empty() => Ok(Some(
@@ -329,20 +328,15 @@ fn check_member(member: &Member) -> std::result::Result<(), String> {
     let header = &member.header;
     if header.namesize == 0 || header.namesize > PATH_MAX {
         let length = header.namesize;
-        return Err(format!(
-            "a name of {length} bytes: the kernel passes it over"
-        ));
+        return Err(format!("a name of {length} bytes: the kernel skips it"));
     }
     if member.counts() {
         return Ok(());
     }
     Err(match header.file_type() {
-        _ if member.name.is_empty() => "an empty name: the kernel passes it over".into(),
-        libc::S_IFLNK => "a target of more than 4096 bytes: the kernel passes it over".into(),
-        _ => format!(
-            "a {} with a body: the kernel passes it over",
-            kind(header.mode)
-        ),
+        _ if member.name.is_empty() => "an empty name: the kernel skips it".into(),
+        libc::S_IFLNK => "a target of more than 4096 bytes: the kernel skips it".into(),
+        _ => format!("a {} with a body: the kernel skips it", kind(header.mode)),
     })
 }
 
