@@ -1,4 +1,4 @@
-//! What stands before or around an initrd: the section table of a PE file, U-Boot's header.
+//! Containers of an initrd: the section table of a PE file, the header of U-Boot.
 #![no_main]
 
 use layerinit::tool::image::{pe, uimage};

@@ -10,7 +10,7 @@ use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::report::{Facts, Report};
 use layerinit::boot::systemd::{self, Moment};
 use layerinit::boot::{fault, kmsg, rescue, setup, source, switch_root, verify_init, watchdog};
-use layerinit::device::Patience;
+use layerinit::device::WaitPolicy;
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
 use layerinit::plan;
@@ -78,7 +78,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         false => plan::plan(&sources, &options)?,
     };
     plan.warnings().for_each(|warning| warn!("{warning}"));
-    plan.alarms().for_each(|alarm| kmsg::say(alarm));
+    plan.urgent_warnings().for_each(|alarm| kmsg::say(alarm));
     debug!("{plan}");
     rescue::pause(Break::Plan, &options);
     report.ended("plan");
@@ -91,7 +91,7 @@ fn boot(arguments: &[CString], started: Moment) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
-    let finder = DeviceFinder::new(Patience::of(&options));
+    let finder = DeviceFinder::new(WaitPolicy::of(&options));
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
     report.ended("layers");

@@ -169,7 +169,7 @@ impl Drivers {
             let options = options().cloned().unwrap_or_default();
             let mut loader = Loader::new(&release(), &options);
             loader.load_pre();
-            let mut follow = |modaliases: &[String]| loader.follow(modaliases);
+            let mut follow = |modaliases: &[String]| loader.load_requested(modaliases);
             let mut search = Search::new();
             // What a driver has found is there now: a bridge, and what stands behind it.
             while search.coldplug(&mut follow) {}

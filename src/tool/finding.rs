@@ -125,6 +125,13 @@ impl Findings {
         &self.list
     }
 
+    /// The first error, with its place.
+    pub fn first_error(&self) -> Option<String> {
+        let mut list = self.list.iter();
+        let error = list.find(|finding| finding.severity == Severity::Error)?;
+        Some(format!("{}: {}", error.place, error.what))
+    }
+
     /// The number of errors, including those that are not kept.
     pub fn errors(&self) -> usize {
         self.errors

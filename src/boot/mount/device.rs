@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
-use crate::device::{Found, Patience, Search, Wanted};
+use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
 use crate::error::{Cause, Error, Result};
 use crate::module::loader::Loader;
-use crate::plan::Device;
+use crate::plan::MountSpec;
 
 /// The flags that select how atime is updated; fsmount(2) takes only one of them.
 const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
@@ -100,15 +100,15 @@ pub struct MountedDevice {
 #[derive(Debug)]
 pub struct DeviceFinder {
     search: Option<Search>,
-    patience: Patience,
+    policy: WaitPolicy,
 }
 
 impl DeviceFinder {
-    /// A finder that waits for each device as long as `patience` allows, and waits its delay once.
-    pub fn new(patience: Patience) -> Self {
+    /// A finder that waits for each device as long as `policy` allows, and waits its delay once.
+    pub fn new(policy: WaitPolicy) -> Self {
         Self {
             search: None,
-            patience,
+            policy,
         }
     }
 
@@ -116,10 +116,10 @@ impl DeviceFinder {
     /// disk does on a reset, the finder waits for it again.
     pub fn mount(
         &mut self,
-        wanted: Wanted<'_>,
-        device: &Device,
+        wanted: DeviceQuery<'_>,
+        device: &MountSpec,
         loader: &mut Loader,
-        mut check: impl FnMut(&Found) -> Result<()>,
+        mut check: impl FnMut(&MatchedDevice) -> Result<()>,
     ) -> Result<(MountedDevice, Mount)> {
         loop {
             let found = self.find(wanted, loader)?;
@@ -139,14 +139,14 @@ impl DeviceFinder {
     /// init/do_mounts.c), and after EROFS.
     pub fn mount_root(
         &mut self,
-        device: &Device,
+        device: &MountSpec,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
-        let wanted = Wanted::of("root", device);
+        let wanted = DeviceQuery::of("root", device);
         match self.mount(wanted, device, loader, |_| Ok(())) {
             Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
                 warn!("{error}: the device is not writable; mounting it read-only");
-                let read_only = Device {
+                let read_only = MountSpec {
                     writable: false,
                     ..device.clone()
                 };
@@ -156,8 +156,8 @@ impl DeviceFinder {
         }
     }
 
-    fn find(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
-        let mut load = |modaliases: &[String]| loader.follow(modaliases);
+    fn find(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
+        let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
             Some(search) => search,
             None => {
@@ -168,17 +168,17 @@ impl DeviceFinder {
                 search
             }
         };
-        let found = search.find(wanted, self.patience, &mut load);
-        self.patience.delay = Duration::ZERO;
+        let found = search.find(wanted, self.policy, &mut load);
+        self.policy.delay = Duration::ZERO;
         found
     }
 }
 
 /// Mounts a device that was found with the first of its filesystem types that works.
 pub fn mount(
-    wanted: Wanted<'_>,
-    device: &Device,
-    found: &Found,
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    found: &MatchedDevice,
     loader: &mut Loader,
 ) -> Result<(MountedDevice, Mount)> {
     let node = found.path.to_string_lossy().into_owned();
@@ -194,7 +194,7 @@ pub fn mount(
         // there is none.
         let errno = mounted.as_ref().err().and_then(Error::errno);
         if errno == Some(Errno::SRCH) {
-            loader.follow(&["quota_v2".to_string()]);
+            loader.load_requested(&["quota_v2".to_string()]);
             mounted = mount_as(device, found, &node, &fstype);
         }
         match mounted {
@@ -210,8 +210,8 @@ pub fn mount(
 }
 
 /// The type of the filesystem on a device, by the kernel's name.
-fn identify(found: &Found) -> Result<String> {
-    found.mountable()?;
+fn identify(found: &MatchedDevice) -> Result<String> {
+    found.check_mountable()?;
     match (found.volume(), &found.unread) {
         (Some(volume), _) => Ok(volume.kind.name().into()),
         (None, Some(why)) => Err(Error::new("identify", found.path.display(), why)),
@@ -223,7 +223,7 @@ fn identify(found: &Found) -> Result<String> {
     }
 }
 
-fn mount_as(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<Mount> {
+fn mount_as(device: &MountSpec, found: &MatchedDevice, node: &str, fstype: &str) -> Result<Mount> {
     let context = FsContext::new(fstype)?;
     context.string("source", node)?;
     for companion in &found.companions {

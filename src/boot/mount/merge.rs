@@ -56,7 +56,7 @@ impl MergedLayers {
     /// Starts over the layers `below`. Mounts a tmpfs at `unpack_dir`, an empty directory beside that of the
     /// layers.
     pub fn new(below: Stack, unpack_dir: &str) -> Result<Self> {
-        mount_tmpfs("layers", unpack_dir)?;
+        mount_tmpfs("layers", &[], unpack_dir)?;
         Ok(Self {
             unpack_dir: unpack_dir.into(),
             below,

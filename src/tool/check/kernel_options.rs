@@ -1,14 +1,17 @@
 //! Options of a kernel's configuration that an image needs.
 
+use std::collections::BTreeSet;
+
 use super::context::Check;
 use super::options::LoaderLocation;
 use super::requirements::{
-    compressed_archives, decompression_options, has_layers_in_initrd, is_mounted, needs_loop,
-    needs_tmpfs, unpack_option,
+    compressed_archives, decompression_options, has_layers_in_initrd, is_mounted, needs_tmpfs,
 };
 use crate::format::erofs::Superblock;
+use crate::format::superblock::VolumeKind;
 use crate::initrd::Kind;
-use crate::plan::{Content, Device, Module};
+use crate::plan::backend::Backend;
+use crate::plan::{Content, Module, MountSpec, Place, Plan};
 use crate::text::Words;
 use crate::tool::finding::{Findings, Severity};
 use crate::tool::image::loader_modules::LoaderModules;
@@ -132,7 +135,7 @@ pub fn required(check: &Check, findings: &mut Findings) {
     for (offset, codec) in compressed_archives(check.boot) {
         let what =
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
-        options.require(unpack_option(codec).trim_start_matches("CONFIG_"), &what);
+        options.require(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
     let layers = plan.layers.iter().enumerate();
     for (index, layer) in layers.filter(|_| is_mounted(plan)) {
@@ -168,31 +171,67 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         return;
     };
     let mut options = OptionFindings { config, findings };
-    let mut require = |option: &str, module: Module, what: &str| {
-        let module = module.name();
-        match config.value(option) {
-            "y" => {}
-            "m" => match check.modules.why_missing(config.version, module) {
-                None => {}
-                Some(_) if check.options.loader == LoaderLocation::BuiltIn => {
-                    let what =
-                        format!("the loader that is built into the kernel must hold {module}.ko");
-                    options.report(Severity::Warning, option, &what);
-                }
-                Some(why) => options.report(Severity::Error, option, &format!("{why}: {what}")),
-            },
-            _ => options.report(Severity::Error, option, what),
-        }
+    let mut require = |option: &str, module: &str, what: &str| match config.value(option) {
+        "y" => {}
+        "m" => match check.modules.why_missing(config.version, module) {
+            None => {}
+            Some(_) if check.options.loader == LoaderLocation::BuiltIn => {
+                let what =
+                    format!("the loader that is built into the kernel must hold {module}.ko");
+                options.report(Severity::Warning, option, &what);
+            }
+            Some(why) => options.report(Severity::Error, option, &format!("{why}: {what}")),
+        },
+        _ => options.report(Severity::Error, option, what),
     };
     for (option, module) in [("EROFS_FS", Module::Erofs), ("OVERLAY_FS", Module::Overlay)] {
         if plan.modules.contains(&module) {
-            require(option, module, module.purpose());
+            require(option, module.name(), module.purpose());
         }
     }
-    if needs_loop(plan) {
-        let what = "EROFS layers can be mounted by the memback patches only, or out of /layers by the file backend";
-        require("BLK_DEV_LOOP", Module::Loop, what);
+    for backend in unsupported(check, plan, config) {
+        let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
+        let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
+        let what = format!(
+            "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",
+            patched.join(" or ")
+        );
+        // EROFS_FS is reported above. The options are no modules: "y" or "n".
+        let modules = backend.modules().iter();
+        let needed = modules.filter(|module| **module != Module::Erofs);
+        let needed = needed.map(|module| (module.option(), module.name()));
+        for (option, name) in needed.chain(backend.options().iter().map(|option| (*option, ""))) {
+            require(option.trim_start_matches("CONFIG_"), name, &what);
+        }
     }
+}
+
+/// For layers that no backend can mount with this configuration: the backend that most kernels support.
+fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Backend> {
+    let has = |module: &Module| match config.value(module.option().trim_start_matches("CONFIG_")) {
+        "y" => true,
+        "m" => {
+            let missing = check.modules.why_missing(config.version, module.name());
+            missing.is_none()
+        }
+        _ => false,
+    };
+    let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
+    let works = |backend: &Backend, place: &Place| {
+        backend.is_mainline()
+            && backend.is_likely(place, check.boot.options.hints())
+            && backend.options().iter().all(built_in)
+            && backend.modules().iter().all(has)
+    };
+    let mut found = BTreeSet::new();
+    for layer in &plan.layers {
+        if let Content::Erofs { backends, .. } = &layer.content
+            && !backends.iter().any(|backend| works(backend, &layer.place))
+        {
+            found.extend(Backend::most_portable(backends));
+        }
+    }
+    found
 }
 
 /// Reports devices whose `rootfstype=` the kernel does not mount.
@@ -216,24 +255,11 @@ pub fn filesystems(check: &Check, findings: &mut Findings) {
 fn no_filesystem(
     config: &KernelConfig,
     modules: &LoaderModules,
-    device: &Device,
+    device: &MountSpec,
 ) -> Option<String> {
-    /// Type, option, module.
-    const FILESYSTEMS: [(&str, &str, &str); 9] = [
-        ("btrfs", "BTRFS_FS", "btrfs"),
-        ("erofs", "EROFS_FS", "erofs"),
-        ("exfat", "EXFAT_FS", "exfat"),
-        ("ext4", "EXT4_FS", "ext4"),
-        ("f2fs", "F2FS_FS", "f2fs"),
-        ("iso9660", "ISO9660_FS", "isofs"),
-        ("squashfs", "SQUASHFS", "squashfs"),
-        ("vfat", "VFAT_FS", "vfat"),
-        ("xfs", "XFS_FS", "xfs"),
-    ];
     let mut refusals = Vec::new();
     for fstype in &device.types {
-        let known = FILESYSTEMS.iter().find(|(name, _, _)| name == fstype);
-        let (_, option, module) = known?;
+        let (option, module) = VolumeKind::filesystem(fstype)?.driver()?;
         refusals.push(match config.value(option) {
             "y" => return None,
             "m" => format!(

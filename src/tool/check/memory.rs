@@ -17,8 +17,8 @@ use std::io::Read;
 
 use super::context::Check;
 use super::uefi::UefiLoader;
-use crate::bytes::{Cursor, Part, ReadAt, Reader};
-use crate::format::compress::{Codec, WINDOW_MAX};
+use crate::bytes::{Part, ReadAt, Reader};
+use crate::format::compress::Codec;
 use crate::initrd::Kind;
 use crate::plan::{Content, Place, Plan};
 use crate::tool::finding::Findings;
@@ -110,7 +110,7 @@ impl Memory {
                 memory.layers = memory.layers.saturating_add(size);
                 let buffers = match layer.place {
                     // Its bytes are not in the image as they are.
-                    Place::File(_) => max_decompressor_memory(codec),
+                    Place::File(_) => codec.map_or(0, |codec| codec.memory(&[])),
                     _ => decompressor_memory(image, layer.offset, codec),
                 };
                 memory.init_decompressor = memory.init_decompressor.max(buffers);
@@ -152,66 +152,14 @@ impl Memory {
 
 /// The memory for decompressing an archive, from its first bytes.
 fn decompressor_memory(image: &dyn ReadAt, offset: u64, codec: Option<Codec>) -> u64 {
+    let Some(codec) = codec else {
+        return 0;
+    };
     let mut head = Vec::new();
     let part = Part::new(image, offset, 64);
-    let read = Reader::new(&part, 0).take(64).read_to_end(&mut head);
-    let byte = |index: usize| head.get(index).copied().unwrap_or(0);
-    let declared = match (codec, read.is_ok()) {
-        (Some(Codec::Zstd), true) => {
-            // Frame_Header_Descriptor (RFC 8878, 3.1.1.1), whose Single_Segment_Flag decides: a
-            // Window_Descriptor follows, or Frame_Content_Size is the window.
-            let descriptor = byte(4);
-            let (exponent, mantissa) = (u32::from(byte(5) >> 3), u64::from(byte(5) & 7));
-            let base = 1u64
-                .checked_shl(exponent.saturating_add(10))
-                .unwrap_or(u64::MAX);
-            match descriptor & 0x20 != 0 {
-                true => frame_size(&head).unwrap_or(u64::MAX),
-                false => base.saturating_add((base / 8).saturating_mul(mantissa)),
-            }
-        }
-        (Some(Codec::Xz), true) => {
-            // A stream header of 12 bytes, then a block header: size, flags, filters. The last filter is LZMA2:
-            // 0x21, the size of its properties (1), the dictionary size.
-            let filters = head.get(14..).unwrap_or_default();
-            let found = filters.windows(2).position(|pair| pair == [0x21, 1]);
-            let bits = found
-                .and_then(|at| filters.get(at.saturating_add(2)))
-                .copied();
-            match bits.map(u32::from) {
-                Some(bits @ 0..40) => u64::from(2 | bits & 1) << (bits / 2).saturating_add(11),
-                _ => max_decompressor_memory(codec),
-            }
-        }
-        _ => max_decompressor_memory(codec),
-    };
-    declared.min(max_decompressor_memory(codec))
-}
-
-/// The Frame_Content_Size of a zstd frame with the Single_Segment_Flag.
-fn frame_size(head: &[u8]) -> Option<u64> {
-    let mut cursor = Cursor::new(head.get(4..)?);
-    let descriptor = cursor.u8()?;
-    let dictionary_id = [0, 1, 2, 4].get(usize::from(descriptor & 3))?;
-    cursor.take(*dictionary_id)?;
-    match descriptor >> 6 {
-        0 => cursor.u8().map(u64::from),
-        1 => cursor
-            .le16()
-            .map(|size| u64::from(size).saturating_add(256)),
-        2 => cursor.le32().map(u64::from),
-        _ => cursor.le64(),
-    }
-}
-
-/// The memory that a decompressor takes at most: see [`crate::format::compress`].
-fn max_decompressor_memory(codec: Option<Codec>) -> u64 {
-    match codec {
-        None => 0,
-        Some(Codec::Gzip) => 64 << 10,
-        Some(Codec::Lz4) => 16 << 20,
-        Some(_) => WINDOW_MAX,
-    }
+    // Without these bytes, `Codec::memory` returns the maximum.
+    let _ = Reader::new(&part, 0).take(64).read_to_end(&mut head);
+    codec.memory(&head)
 }
 
 impl fmt::Display for Memory {

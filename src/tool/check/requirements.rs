@@ -14,20 +14,24 @@ use crate::tool::image::boot::Boot;
 /// needs.
 pub fn requirements(check: &Check, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    needs.extend(compressed_archives(check.boot).map(|(_, codec)| unpack_option(codec)));
+    needs.extend(compressed_archives(check.boot).map(|(_, codec)| codec.kernel_option()));
     for layer in &plan.layers {
-        if let Content::Erofs { superblock, .. } = &layer.content
+        if let Content::Erofs {
+            superblock,
+            backends,
+        } = &layer.content
             && is_mounted(plan)
         {
-            needs.insert("CONFIG_EROFS_FS");
+            needs.insert(Module::Erofs.option());
             needs.extend(decompression_options(superblock));
+            if let Some(backend) = Backend::most_portable(backends) {
+                needs.extend(backend.options());
+                needs.extend(backend.modules().iter().map(|module| module.option()));
+            }
         }
     }
     if needs_tmpfs(plan) {
         needs.insert("CONFIG_TMPFS");
-    }
-    if needs_loop(plan) {
-        needs.insert("CONFIG_BLK_DEV_LOOP");
     }
     if matches!(plan.root, Root::Overlay(_)) {
         needs.insert("CONFIG_OVERLAY_FS");
@@ -62,18 +66,6 @@ pub fn needs_tmpfs(plan: &Plan) -> bool {
     archives || upper
 }
 
-/// Whether the kernel mounts a layer from a loop device, if only as the last resort. What `/init` extracts then
-/// does not count: it takes more memory.
-pub fn needs_loop(plan: &Plan) -> bool {
-    plan.layers.iter().any(|layer| {
-        let Content::Erofs { backends, .. } = &layer.content else {
-            return false;
-        };
-        let mut mounting = backends.iter().filter(|backend| !backend.is_extract());
-        mounting.next_back() == Some(&Backend::Loop)
-    })
-}
-
 /// The compressed archives that the kernel unpacks and that are no layers, by offset.
 pub fn compressed_archives<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Codec)> + 'a {
     let layers = boot.image_layers();
@@ -84,19 +76,6 @@ pub fn compressed_archives<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Cod
         }
         _ => None,
     })
-}
-
-/// The option for unpacking an archive.
-pub fn unpack_option(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Bzip2 => "CONFIG_RD_BZIP2",
-        Codec::Gzip => "CONFIG_RD_GZIP",
-        Codec::Lz4 => "CONFIG_RD_LZ4",
-        Codec::Lzma => "CONFIG_RD_LZMA",
-        Codec::Lzo => "CONFIG_RD_LZO",
-        Codec::Xz => "CONFIG_RD_XZ",
-        Codec::Zstd => "CONFIG_RD_ZSTD",
-    }
 }
 
 /// The options for reading a compressed image. The superblock of an image without the compr_cfgs feature does not

@@ -171,7 +171,7 @@ pub fn has_module_name(file: &[u8]) -> bool {
 /// Whether a file is the one of this module, by its name.
 pub fn is_module(file: &[u8], module: &str) -> bool {
     let file = String::from_utf8_lossy(file);
-    file.contains(".ko") && dep::plain(dep::name(&file)) == dep::plain(module)
+    file.contains(".ko") && dep::underscored(dep::name(&file)) == dep::underscored(module)
 }
 
 /// The bytes of a file of the rootfs; `None` if there is none, or it cannot be read.

@@ -4,23 +4,21 @@
 //! here each of them is a finding. `/init` unpacks cpio layers by the same rules.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 
 use super::files::kind;
 use super::rootfs::{Extent, Node, Rootfs, join, split};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
-use crate::format::cpio::{self, Archive, Header, Member, Next, OPAQUE, PATH_MAX, normalized};
+use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
 use crate::initrd;
+use crate::initrd::member::{LinkKey, Whiteout, link_key, link_target, whiteout, wrong_sum};
 use crate::text::shown;
 use crate::tool::finding::{Findings, FindingsAt};
 
 /// More bytes than the names in any initrd take: bounds the memory that a hostile one takes.
 const NAMES_MAX: usize = 256 << 20;
-
-/// Which members are the same file: device, inode and type.
-type Key = (u32, u32, u32, u32);
 
 /// Where an archive lies in an image, and how it is unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +39,7 @@ struct Unpacker<'a> {
     rootfs: &'a mut Rootfs,
     packed: Packed,
     /// The first names of files with several names.
-    links: HashMap<Key, Vec<u8>>,
+    links: HashMap<LinkKey, Vec<u8>>,
 }
 
 impl Rootfs {
@@ -99,9 +97,11 @@ impl Unpacker<'_> {
             {
                 findings.error(what);
             }
-            let sum = sum(&member, &mut archive).during("read", context())?;
-            // The kernel does not sum up a file that it did not create.
-            if member.header.crc && created.is_ok() && sum != member.header.chksum {
+            let wrong = wrong_sum(&member, &mut archive).during("read", context())?;
+            // The sum of a file that was not created is not checked.
+            if let Some(sum) = wrong
+                && created.is_ok()
+            {
                 let stored = member.header.chksum;
                 let effect = match self.rootfs.layer {
                     Some(_) => "/init refuses the layer",
@@ -166,9 +166,7 @@ impl Unpacker<'_> {
             }
             libc::S_IFLNK => {
                 let error = |error: io::Error| error.to_string();
-                archive.read_to_end(&mut node.target).map_err(error)?;
-                let end = node.target.iter().position(|byte| *byte == 0);
-                node.target.truncate(end.unwrap_or(node.target.len()));
+                node.target = link_target(archive).map_err(error)?;
             }
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
@@ -210,21 +208,20 @@ impl Unpacker<'_> {
 
     /// Applies a whiteout or an opaque marker of a layer. False if the member is neither.
     fn hides(&mut self, path: &[u8], member: &Member, findings: &mut FindingsAt) -> bool {
-        let header = &member.header;
         if self.rootfs.layer.is_none() {
             return false;
         }
         let (parent, last) = split(path);
-        match header.file_type() {
-            libc::S_IFREG if last == OPAQUE => self.rootfs.make_opaque(parent),
-            libc::S_IFREG if last.starts_with(b".wh.") => {
+        match whiteout(member) {
+            Some(Whiteout::Directory(_)) => self.rootfs.make_opaque(parent),
+            Some(Whiteout::Name) => self.rootfs.whiteout(path),
+            None if member.header.file_type() == libc::S_IFREG && last.starts_with(b".wh.") => {
                 findings.warning(
                     "a whiteout of OCI images is a file like any other here: use a character device 0:0",
                 );
                 return false;
             }
-            libc::S_IFCHR if header.rmaj == 0 && header.rmin == 0 => self.rootfs.whiteout(path),
-            _ => return false,
+            None => return false,
         }
         true
     }
@@ -239,10 +236,9 @@ impl Unpacker<'_> {
         let header = &member.header;
         let rootfs = &mut *self.rootfs;
         let empty = node.body.is_none_or(|body| body.length == 0);
-        if header.nlink > 1 {
-            let key = (header.maj, header.min, header.ino, header.file_type());
+        if let Some(key) = link_key(header) {
             if !self.links.contains_key(&key) {
-                let size = path.len().saturating_add(size_of::<Key>());
+                let size = path.len().saturating_add(size_of::<LinkKey>());
                 rootfs.size = rootfs.size.saturating_add(size);
             }
             let first = self.links.entry(key).or_insert_with(|| path.clone());
@@ -355,21 +351,6 @@ fn check_parents(name: &[u8], findings: &mut FindingsAt) {
         .any(|component| component == b"..")
     {
         findings.warning("its name has `..` in it");
-    }
-}
-
-/// The sum of the rest of a body, where the kernel compares it: for regular files in archives with sums.
-fn sum<I: Skip>(member: &Member, archive: &mut Archive<I>) -> io::Result<u32> {
-    if !member.header.crc || member.header.file_type() != libc::S_IFREG {
-        return Ok(member.header.chksum);
-    }
-    let mut sum = 0u32;
-    let mut buffer = vec![0; 1 << 14];
-    loop {
-        match archive.read(&mut buffer)? {
-            0 => return Ok(sum),
-            n => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
-        }
     }
 }
 
