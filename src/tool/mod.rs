@@ -2,6 +2,7 @@
 //!
 //! Nothing here is linked into `/init`. The modules above this one are for both.
 
+pub mod finding;
 pub mod kernel_config;
 pub mod tmpfile;
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::check;
 use super::image::boot::Boot;
 use super::image::input::Initrd;
-use super::image::whose_init;
+use super::image::rdinit::check_is_layerinit;
 use crate::error::{Context, Result};
 
 /// Prints the plan for an image, and the errors that [`check`] finds. Without `cmdline`, the command line
@@ -15,9 +15,8 @@ use crate::error::{Context, Result};
 /// The image has no plan, or the kernel would start another program than this `/init`.
 pub fn print(image: &Initrd, cmdline: Option<&str>, out: &mut dyn Write) -> Result<bool> {
     let cmdline = cmdline.or(image.cmdline.as_deref()).unwrap_or_default();
-    // `check` reports errors in single files.
-    let boot = Boot::new(image, cmdline, &mut |_, _, _| {})?;
-    whose_init::check(&boot, image)?;
+    let boot = Boot::new(image, cmdline);
+    check_is_layerinit(&boot, image)?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
     check::errors(image, cmdline, out)
 }

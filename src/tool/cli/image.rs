@@ -8,8 +8,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::named;
 use crate::error::Result;
-use crate::tool::check::firmware::Firmware;
-use crate::tool::check::options::{CheckOptions, Loader};
+use crate::tool::check::options::{CheckOptions, LoaderLocation};
+use crate::tool::check::uefi::UefiLoader;
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
 use crate::tool::{cat, check, extract, plan};
@@ -52,9 +52,9 @@ fn pad_parser() -> impl TypedValueParser<Value = u64> {
     PossibleValuesParser::new(PADS.map(|(name, _)| name)).try_map(|name| named(&PADS, &name))
 }
 
-fn firmware_parser() -> impl TypedValueParser<Value = Firmware> {
-    PossibleValuesParser::new(Firmware::NAMES.map(|(name, _)| name))
-        .try_map(|name| named(&Firmware::NAMES, &name))
+fn firmware_parser() -> impl TypedValueParser<Value = UefiLoader> {
+    PossibleValuesParser::new(UefiLoader::NAMES.map(|(name, _)| name))
+        .try_map(|name| named(&UefiLoader::NAMES, &name))
 }
 
 /// List the archives, EROFS images and padding in an image
@@ -118,26 +118,19 @@ impl ListArgs {
     }
 }
 
-/// Check an image for problems that its boot would show
-#[derive(Args)]
-#[command(after_help = concat!(images!(), "\
+/// The sections behind the options of `check`, with the list of its checks.
+fn check_help() -> String {
+    format!(
+        concat!(
+            images!(),
+            "\
 Output:
   One line for each finding: `error:` for what fails, `warning:` for what works but is unusual or
   costly. The last line sums up, and names the kernel options that the image needs (built in, or as
   modules in the loader) and the words that it needs on the kernel command line.
 
-Findings:
-  * no /init, one that cannot be executed, or another program in its place; modules for another
-    machine
-  * no init in the layers that /init could start, or one that it passes over for the next
-  * files that the kernel or /init drops, for example because their directory is missing
-  * a file or link in place of /dev, /proc, /sys or /run
-  * world-writable directories in archives
-  * damaged or truncated archives and images; wrong checksums; unknown EROFS features
-  * files in /layers that are not layers; more layers than can be stacked; layers that are not
-    aligned
-  * words of the command line that are wrong or have no effect
-
+Checks:
+{}
   Without --cmdline, and without one in a unified kernel image, the command line is retain_initrd
   alone.
 
@@ -163,7 +156,15 @@ Exit status:
 Examples:
   layerinit check initrd.img
   layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
-  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'"))]
+  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'"
+        ),
+        check::help()
+    )
+}
+
+/// Check an image for problems that its boot would show
+#[derive(Args)]
+#[command(after_help = check_help())]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     image: ImageArgs,
@@ -182,7 +183,7 @@ pub(super) struct CheckArgs {
     conflicts: bool,
     /// Predict the memory that this boot loader needs for the image on a machine with UEFI
     #[arg(long, value_name = "LOADER", value_parser = firmware_parser())]
-    firmware: Option<Firmware>,
+    firmware: Option<UefiLoader>,
 }
 
 impl CheckArgs {
@@ -191,8 +192,8 @@ impl CheckArgs {
         let options = CheckOptions {
             cmdline: self.cmdline.or_else(|| image.cmdline.clone()),
             loader: match self.loader_built_in {
-                true => Loader::BuiltIn,
-                false => Loader::InImage,
+                true => LoaderLocation::BuiltIn,
+                false => LoaderLocation::InImage,
             },
             kernel_config: self.kernel_config,
             conflicts: self.conflicts,
