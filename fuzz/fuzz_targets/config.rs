@@ -1,12 +1,12 @@
 //! A kernel's configuration.
 #![no_main]
 
-use layerinit::tool::kernel_config::Config;
+use layerinit::tool::kernel_config::KernelConfig;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
-    let config = Config::parse(&text);
+    let config = KernelConfig::parse(&text);
     // The same lines with another end mean the same.
-    assert_eq!(config, Config::parse(&text.replace("\r\n", "\n").replace('\n', "\r\n")));
+    assert_eq!(config, KernelConfig::parse(&text.replace("\r\n", "\n").replace('\n', "\r\n")));
 });

@@ -2,12 +2,10 @@
 
 use std::io::Write;
 
-use super::check::parts;
 use super::image::boot::Boot;
 use super::image::files::kind;
 use super::image::input::Initrd;
-use super::image::merged;
-use super::image::unpack::Severity;
+use super::image::merged::{self, layer_parts};
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::text::shown;
@@ -15,8 +13,7 @@ use crate::text::shown;
 /// Writes the bytes of the file at `path`. Symbolic links are followed, within that root. With `layer`,
 /// a number as in the plan, that layer alone is looked at.
 pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write) -> Result<()> {
-    // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(image, "", &mut |_, _, _| {})?;
+    let boot = Boot::new(image, "");
     let mut plan = boot.plan()?;
     if let Some(number) = layer {
         let last = plan.layers.len();
@@ -28,14 +25,9 @@ pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write
         plan.layers.drain(..number);
     }
     let sources = boot.open(image)?;
-    let parts = parts(&plan, &sources);
-    let mut broken = None;
-    let mut report = |severity, place: String, what: String| {
-        if severity == Severity::Error {
-            broken.get_or_insert(format!("{place}: {what}"));
-        }
-    };
-    let (root, layers) = merged::merge(&boot, &plan, &sources, &parts, false, &mut report);
+    let parts = layer_parts(&plan, &sources);
+    let (root, layers, findings) = merged::merge(&plan, &sources, &parts, false);
+    let broken = findings.first_error();
     let context = || shown(path.as_bytes());
     let Some((_, node)) = root.find(path.as_bytes()) else {
         let what = broken.map_or("not there".into(), |what| format!("not there, but {what}"));

@@ -18,11 +18,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::check::parts;
 use super::image::boot::Boot;
 use super::image::erofs_tree::walk;
 use super::image::files;
 use super::image::input::Initrd;
+use super::image::merged::layer_parts;
 use crate::error::{Context, Error, Result, name};
 use crate::format::erofs::{Cluster, Data, Image, Inode};
 use crate::plan::{Content, Plan};
@@ -41,11 +41,11 @@ pub struct Wanted {
 /// Extracts a layer. False, if attributes or special files were refused to this user; `out` says which.
 pub fn extract(image: &Initrd, wanted: &Wanted, out: &mut dyn Write) -> Result<bool> {
     // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(image, "", &mut |_, _, _| {})?;
+    let boot = Boot::new(image, "");
     let plan = boot.plan()?;
     let index = choose(&plan, wanted.layer)?;
     let sources = boot.open(image)?;
-    let parts = parts(&plan, &sources);
+    let parts = layer_parts(&plan, &sources);
     let layer = plan.layers.get(index).map(|layer| &layer.content);
     let (Some(part), Some(Content::Erofs { superblock, .. })) = (parts.get(index), layer) else {
         let what = "it is a cpio archive; cpio extracts it";

@@ -1,4 +1,4 @@
-//! A kernel's configuration, read from a file as /boot/config-* or /proc/config.gz.
+//! A kernel's configuration, from a file like /boot/config-* or /proc/config.gz.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,22 +8,25 @@ use std::path::Path;
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 
-/// A kernel's configuration: option, without CONFIG_, to value.
+/// A kernel's configuration. Options are named without CONFIG_.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Config {
+pub struct KernelConfig {
     values: BTreeMap<String, String>,
-    /// What it says is not set.
-    off: BTreeSet<String>,
-    /// The architecture, from the first lines, as the kernel's Makefile calls it: x86, arm64.
+    /// Options with a line "is not set".
+    disabled: BTreeSet<String>,
+    /// The architecture from the comment in the first lines, as in the kernel's Makefile: x86, arm64.
     pub architecture: Option<String>,
-    /// The kernel's version, from there: major and minor number.
+    /// The major and minor number of the kernel's version, from the same comment.
     pub version: Option<(u32, u32)>,
 }
 
-impl Config {
+impl KernelConfig {
     /// Reads a configuration, plain or compressed.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no line CONFIG_NAME=VALUE.
     pub fn read(path: &Path) -> Result<Self> {
-        /// No configuration is longer: a bound for what a file of another kind can ask for.
+        /// More bytes than any configuration has: bounds what a hostile file decompresses to.
         const MAX: u64 = 16 << 20;
         let context = || path.display();
         let mut file = BufReader::new(File::open(path).during("open", context())?);
@@ -46,7 +49,7 @@ impl Config {
         }
     }
 
-    /// Reads the text of a .config.
+    /// Parses the text of a .config.
     pub fn parse(text: &str) -> Self {
         let mut config = Self::default();
         for line in text.lines() {
@@ -59,7 +62,7 @@ impl Config {
                 .strip_prefix("# CONFIG_")
                 .and_then(|line| line.strip_suffix(" is not set"))
             {
-                config.off.insert(name.into());
+                config.disabled.insert(name.into());
             } else if config.version.is_none() && line.ends_with(" Kernel Configuration") {
                 // "# Linux/x86 6.12.117 Kernel Configuration"
                 let mut words = line.split_ascii_whitespace().skip(1);
@@ -72,7 +75,7 @@ impl Config {
         config
     }
 
-    /// What an option is set to: `y`, `m`, or something else; `n` where it is not set.
+    /// The value of an option, such as `y` or `m`; `n` if it is not set.
     pub fn value(&self, option: &str) -> &str {
         self.values.get(option).map_or("n", String::as_str)
     }
@@ -82,19 +85,20 @@ impl Config {
         self.value(option) == "y"
     }
 
-    /// Whether an option is said not to be set. For what nearly every kernel has: a configuration that was
-    /// shortened by hand is no reason to miss it.
-    pub fn is_off(&self, option: &str) -> bool {
-        self.off.contains(option)
+    /// Whether the configuration has a line "is not set" for an option. For options that nearly every kernel
+    /// has: a shortened configuration does not list them.
+    pub fn is_disabled(&self, option: &str) -> bool {
+        self.disabled.contains(option)
     }
 
-    /// Whether the kernel makes a file of an initrd that is not all archives: /initrd.image.
+    /// Whether the kernel writes an initrd that is not all cpio archives to /initrd.image
+    /// (populate_initrd_image in init/initramfs.c).
     pub fn copies_initrd(&self) -> bool {
         self.built_in("BLK_DEV_RAM")
     }
 }
 
-/// The major and minor number of a kernel's version or release, such as "6.12.117+deb13-amd64".
+/// The major and minor number of a kernel release such as "6.12.117+deb13-amd64".
 pub fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(|c: char| !c.is_ascii_digit());
     let mut number = || parts.next()?.parse().ok();

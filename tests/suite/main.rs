@@ -36,6 +36,8 @@ mod check;
 #[cfg(feature = "tool")]
 mod docs;
 #[cfg(feature = "tool")]
+mod man;
+#[cfg(feature = "tool")]
 mod support;
 #[cfg(feature = "tool")]
 mod tool;

@@ -127,7 +127,8 @@ impl MergedLayers {
             }
             _ => {}
         }
-        unmount(&self.unpack_dir, UnmountFlags::empty()).during("unmount", &self.unpack_dir)
+        // Detached: the layers keep the tmpfs, and a process that was forked meanwhile may have it open.
+        unmount(&self.unpack_dir, UnmountFlags::DETACH).during("unmount", &self.unpack_dir)
     }
 
     /// The directory that an archive is unpacked in.

@@ -1,35 +1,56 @@
-//! What layers do to the files of those below.
+//! Changes of layers to those below them.
 //!
-//! A conflict is what somebody may not have meant: a directory in place of something else or the other
-//! way round, by which whole trees disappear, and a whiteout of nothing. That a file is there twice,
-//! with different contents, is what layers are for, and an override.
+//! A conflict may be a mistake: a directory in place of another file or the other way round, which hides whole
+//! trees, or a whiteout of nothing. A file with other contents than in a layer below is an override, which
+//! layers are for.
 
 use std::io;
 
+use super::context::Check;
 use crate::bytes::{ReadAt, Reader};
+use crate::plan::{Layer, Plan};
 use crate::text::shown;
+use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
 use crate::tool::image::merged::Layers;
 use crate::tool::image::rootfs::{Change, Changes, Node};
 
-/// More of either than anybody reads.
+/// How many lines of each kind are printed. The rest is counted.
 const MAX: usize = 1000;
 
-/// A line for each conflict, then one for each override. `names` are those of the layers.
-pub fn lines(changes: &Changes, layers: &Layers, names: &[String]) -> (Vec<String>, Vec<String>) {
+/// Lists conflicts and overrides, if that was asked for.
+pub fn conflicts(check: &Check, findings: &mut Findings) {
+    let (Some(plan), Some(changes)) = (check.plan(), &check.root.changes) else {
+        return;
+    };
+    let (conflicts, overrides) = lines(changes, check.layers, plan);
+    findings.summarize(format!(
+        "{}, {}",
+        super::count(conflicts.len(), "conflict"),
+        super::count(overrides.len(), "override")
+    ));
+    for line in conflicts.into_iter().chain(overrides) {
+        findings.note(line);
+    }
+}
+
+/// A line for each conflict, and one for each override.
+fn lines(changes: &Changes, layers: &Layers, plan: &Plan) -> (Vec<String>, Vec<String>) {
     let (mut conflicts, mut overrides) = (Vec::new(), Vec::new());
-    let unknown = String::from("?");
-    let name = |layer: usize| names.get(layer).unwrap_or(&unknown);
+    let name = |layer: usize| {
+        let layer = plan.layers.get(layer);
+        layer.map_or_else(|| "?".into(), Layer::to_string)
+    };
     for (path, change) in &changes.list {
         let path = shown(path);
         match change {
-            Change::Nothing(layer) => {
+            Change::UselessWhiteout(layer) => {
                 let layer = name(*layer);
                 conflicts.push(format!(
                     "conflict: {layer}: {path}: a whiteout, and no layer below has anything there"
                 ));
             }
-            Change::Other(old, new, below) => {
+            Change::Replaced { old, new, below } => {
                 let (upper, lower) = (name(new.layer), name(old.layer));
                 let directory = [old, new]
                     .iter()
@@ -43,8 +64,8 @@ pub fn lines(changes: &Changes, layers: &Layers, names: &[String]) -> (Vec<Strin
                         n => format!(", with the {n} files in it"),
                     };
                     conflicts.push(format!("conflict: {place} a {was} of {lower}{lost}"));
-                } else if let Some(how) = differ(layers, old, new) {
-                    overrides.push(format!("override: {place} a {was} of {lower}{how}"));
+                } else if let Some(clause) = differ(layers, old, new) {
+                    overrides.push(format!("override: {place} a {was} of {lower}{clause}"));
                 }
             }
         }
@@ -56,16 +77,16 @@ pub fn lines(changes: &Changes, layers: &Layers, names: &[String]) -> (Vec<Strin
             list.push(format!("... and {more} more"));
         }
     }
-    if changes.more > 0 {
+    if changes.dropped > 0 {
         overrides.push(format!(
-            "... and {} more that were not looked at",
-            changes.more
+            "... and {} more that were not compared",
+            changes.dropped
         ));
     }
     (conflicts, overrides)
 }
 
-/// Whether two files differ, and how much of that is known.
+/// Whether two files differ, with a clause for the message if that is not certain.
 fn differ(layers: &Layers, old: &Node, new: &Node) -> Option<&'static str> {
     if old.mode & libc::S_IFMT != new.mode & libc::S_IFMT {
         return Some("");
@@ -86,7 +107,7 @@ fn differ(layers: &Layers, old: &Node, new: &Node) -> Option<&'static str> {
                 _ => Some(" (of the same size; compressed, not compared)"),
             }
         }
-        // What numbers a device has, a pipe or socket: nothing to lose.
+        // The numbers of a device do not matter, and pipes and sockets have no content.
         _ => None,
     }
 }

@@ -1,34 +1,41 @@
-//! Directories of the new root that are not what the boot or the real init needs them to be.
+//! Directories of the new root that the boot and the real init depend on.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::context::Check;
 use crate::boot::setup::{MOVED, belongs_at};
 use crate::plan::{Content, Layer, Plan, Root, Upper};
 use crate::text::shown;
+use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
-use crate::tool::image::rootfs::{Lost, Node, Rootfs};
-use crate::tool::image::unpack::{Report, Severity};
+use crate::tool::image::rootfs::{Node, ResolveError, Rootfs};
 
-/// Reports what is not a directory where /dev, /proc, /sys and /run are mounted, and what `/init` does
-/// about it. `root` is what the layers make.
-pub fn mount_points(plan: &Plan, root: &Rootfs, report: Report) {
-    let writable = matches!(&plan.root, Root::Overlay(upper) if *upper != Upper::None);
+/// Reports files and links in place of /dev, /proc, /sys and /run, and what `/init` does about them.
+pub fn mount_points(check: &Check, findings: &mut Findings) {
+    let Some(plan) = check.plan() else {
+        return;
+    };
+    let writable = match &plan.root {
+        Root::Overlay(upper) => *upper != Upper::None,
+        Root::Extracted { writable, .. } => *writable,
+        Root::Initramfs | Root::Device | Root::Assembled | Root::Layer => false,
+    };
     for name in MOVED {
-        if let Some(node) = root.here(name.as_bytes())
-            && let Some(what) = blocked(root, name, node)
+        if let Some(node) = check.root.lookup(name.as_bytes())
+            && let Some(what) = blocked(check.root, name, node)
         {
             let what = match writable {
                 true => format!("{what}: /init puts a directory in its place"),
                 false => format!("{what}: the new root has no /{name}"),
             };
-            report(Severity::Warning, place(plan, node, name.as_bytes()), what);
+            findings.warning(place(plan, node, name.as_bytes()), what);
         }
     }
 }
 
-/// Why nothing is mounted on `/name`; `None` where that is not so, or not known.
+/// Why nothing can be mounted on `/name`; `None` if it can, or that is unknown.
 fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
     match node.mode & libc::S_IFMT {
         libc::S_IFDIR => return None,
@@ -36,30 +43,33 @@ fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
         _ => return Some(format!("a {}, not a directory", kind(node.mode))),
     }
     let link = format!("a symlink to {}", shown(&node.target));
-    let target = match root.follow(name.as_bytes()) {
+    let target = match root.resolve(name.as_bytes()) {
         Ok(target) => target,
-        Err(Lost::Missing) if root.partial => return None,
-        Err(lost) => return Some(format!("{link}, {lost}")),
+        Err(ResolveError::Missing) if root.partial => return None,
+        Err(error) => return Some(format!("{link}, {error}")),
     };
-    let there = root.here(&target)?;
+    let file = root.lookup(&target)?;
     let target = Path::new("/").join(OsStr::from_bytes(&target));
-    match there.mode & libc::S_IFMT {
+    match file.mode & libc::S_IFMT {
         libc::S_IFDIR if belongs_at(name, &target) => None,
         libc::S_IFDIR => Some(format!("{link}, which has another use")),
-        _ => Some(format!("{link}, which is a {}", kind(there.mode))),
+        _ => Some(format!("{link}, which is a {}", kind(file.mode))),
     }
 }
 
-/// Reports directories that everybody may write to, as GRUB's `newc:` writes all of an archive's: they
-/// become the root's /etc. Directories with the sticky bit, as /tmp, are meant to be so.
-pub fn writable(plan: &Plan, root: &Rootfs, report: Report) {
-    /// A few show what is the matter.
+/// Reports directories of archives that everybody may write to: GRUB's `newc:` makes all of them so, and they
+/// become /etc of the new root. Directories with the sticky bit, such as /tmp, are fine.
+pub fn world_writable(check: &Check, findings: &mut Findings) {
+    /// The rest is counted.
     const LINES: usize = 3;
+    let Some(plan) = check.plan() else {
+        return;
+    };
     let from_archive = |node: &Node| {
         let layer = plan.layers.get(node.layer);
         layer.is_some_and(|layer| matches!(layer.content, Content::Cpio { .. }))
     };
-    let mut found = root.all().filter(|(_, node)| {
+    let mut found = check.root.entries().filter(|(_, node)| {
         let open = node.mode & libc::S_IFMT == libc::S_IFDIR && node.mode & 0o1002 == 0o002;
         open && from_archive(node)
     });
@@ -67,12 +77,12 @@ pub fn writable(plan: &Plan, root: &Rootfs, report: Report) {
         let mode = node.mode & 0o7777;
         let what =
             format!("mode {mode:04o}: everybody may create and delete files in this directory");
-        report(Severity::Warning, place(plan, node, path), what);
+        findings.warning(place(plan, node, path), what);
     }
     let more = found.count();
     if more > 0 {
-        let what = format!("{more} more directories to which everybody may write");
-        report(Severity::Warning, "new root".into(), what);
+        let what = format!("{more} more world-writable directories");
+        findings.warning("new root", what);
     }
 }
 

@@ -1,32 +1,32 @@
-//! What a check is asked for.
+//! Options of `layerinit check`.
 
 use std::path::PathBuf;
 
-use super::firmware::Firmware;
+use super::uefi::UefiLoader;
 
-/// What is known of the boot that is checked, and what is asked of the check.
+/// What is known of the boot, and what is checked.
 #[derive(Clone, Debug, Default)]
 pub struct CheckOptions {
     /// The kernel command line, if it is known.
     pub cmdline: Option<String>,
     /// Where the loader is.
-    pub loader: Loader,
-    /// The kernel's configuration: a file as /boot/config-* or /proc/config.gz.
+    pub loader: LoaderLocation,
+    /// The kernel's configuration: a file like /boot/config-* or /proc/config.gz.
     pub kernel_config: Option<PathBuf>,
-    /// What layers do to those below is listed, too.
+    /// Whether to list what layers change in those below them.
     pub conflicts: bool,
-    /// Who loads the initrd.
-    pub firmware: Option<Firmware>,
+    /// The boot loader on a machine with UEFI, if it is known.
+    pub firmware: Option<UefiLoader>,
 }
 
-/// Where the kernel has the loader from.
+/// Where the loader (the archive with `/init`) is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Loader {
-    /// The image must hold it.
+pub enum LoaderLocation {
+    /// In the image.
     #[default]
     InImage,
-    /// The kernel has it built in.
+    /// Built into the kernel (CONFIG_INITRAMFS_SOURCE).
     BuiltIn,
-    /// The kernel has it built in if the image does not hold it.
+    /// In the image if that has an `/init`, otherwise built into the kernel.
     Either,
 }

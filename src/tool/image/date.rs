@@ -1,9 +1,9 @@
-//! Dates.
+//! Dates of listings.
 
-/// Seconds since 1970, or before it, as a date and time in UTC: `2026-11-21 09:03:54`.
-pub fn utc(seconds: i64) -> String {
+/// Seconds since 1970 (negative: before) as a date and time in UTC, such as `2026-11-21 09:03:54`.
+pub fn format_utc(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    // Civil from days, counted in 400-year eras from March 1 of the year 0
+    // Days to a civil date, in eras of 400 years from March 1 of the year 0
     // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
     let shifted = days.saturating_add(719_468);
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
@@ -38,8 +38,8 @@ mod tests {
             (1_795_251_834, "2026-11-21 09:03:54"),
             (4_294_967_295, "2106-02-07 06:28:15"),
         ] {
-            assert_eq!(utc(seconds), expected);
+            assert_eq!(format_utc(seconds), expected);
         }
-        assert!(!utc(i64::MAX).is_empty() && !utc(i64::MIN).is_empty());
+        assert!(!format_utc(i64::MAX).is_empty() && !format_utc(i64::MIN).is_empty());
     }
 }

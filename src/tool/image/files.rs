@@ -1,11 +1,11 @@
-//! Files as a listing shows them, from cpio archives and EROFS images alike.
+//! Files of cpio archives and EROFS images, as `layerinit list --files` shows them.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::io::Read;
 
-use super::date::utc;
+use super::date::format_utc;
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Result};
 use crate::format::compress::Codec;
@@ -14,8 +14,7 @@ use crate::initrd::{self, Segment};
 use crate::json::Object;
 use crate::text::shown;
 
-/// Earlier names of files with several names. No more are remembered than a bound of 64 MiB
-/// allows, which only a hostile image reaches.
+/// The first names of files with several names, up to 64 MiB of them: only a hostile image has more.
 #[derive(Debug)]
 pub struct Links<K> {
     names: HashMap<K, Vec<u8>>,
@@ -32,7 +31,7 @@ impl<K> Default for Links<K> {
 }
 
 impl<K: Eq + Hash> Links<K> {
-    /// The first name of a file; remembers this one if it is.
+    /// The first name of a file; `None` if this is the first, which is stored.
     pub fn first(&mut self, inode: K, name: &[u8]) -> Option<Vec<u8>> {
         if let Some(first) = self.names.get(&inode) {
             return Some(first.clone());
@@ -45,20 +44,20 @@ impl<K: Eq + Hash> Links<K> {
     }
 }
 
-/// One name and what it stands for.
+/// A directory entry with the attributes of its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
-    /// The name as stored.
+    /// The path as stored.
     pub path: Vec<u8>,
     /// File type and permissions, as in `st_mode`.
     pub mode: u32,
     /// Number of hard links.
     pub nlink: u32,
-    /// Owner.
+    /// The owner's user ID.
     pub uid: u32,
-    /// Group.
+    /// The group ID.
     pub gid: u32,
-    /// Bytes of content. Of several hard links in a cpio archive the last one has them.
+    /// Size of the content in bytes. In a cpio archive only the last of several hard links has content.
     pub size: u64,
     /// Modification time, in seconds since 1970.
     pub mtime: i64,
@@ -66,17 +65,17 @@ pub struct File {
     pub device: Option<(u32, u32)>,
     /// A symbolic link's target.
     pub target: Option<Vec<u8>>,
-    /// An earlier name of the same file.
+    /// The first name of the same file, if this is another one.
     pub link: Option<Vec<u8>>,
 }
 
 impl File {
-    /// The type in one word, as in the JSON listing.
+    /// The file type, as in the JSON listing.
     pub fn kind(&self) -> &'static str {
         kind(self.mode)
     }
 
-    /// Writes the file's fields.
+    /// Writes the file's fields to a JSON object.
     pub fn json(&self, object: &mut Object) {
         object
             .text("path", &shown(&self.path))
@@ -99,7 +98,7 @@ impl File {
     }
 }
 
-/// A file type in one word.
+/// The name of a file type.
 pub fn kind(mode: u32) -> &'static str {
     match mode & libc::S_IFMT {
         libc::S_IFREG => "file",
@@ -113,14 +112,14 @@ pub fn kind(mode: u32) -> &'static str {
     }
 }
 
-/// As `ls -l` does, with numeric owners and all times in UTC.
+/// A line like that of `ls -ln`, with the time in UTC.
 impl fmt::Display for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = match self.device {
             Some((major, minor)) => format!("{major}, {minor}"),
             None => self.size.to_string(),
         };
-        let (mode, time) = (permissions(self.mode), utc(self.mtime));
+        let (mode, time) = (permissions(self.mode), format_utc(self.mtime));
         let Self {
             nlink, uid, gid, ..
         } = self;
@@ -142,7 +141,7 @@ impl fmt::Display for File {
     }
 }
 
-/// A mode as ten letters, like `drwxr-xr-x`.
+/// A mode as ten letters, such as `drwxr-xr-x`.
 fn permissions(mode: u32) -> String {
     let kind = match mode & libc::S_IFMT {
         libc::S_IFREG => '-',
@@ -169,12 +168,12 @@ fn permissions(mode: u32) -> String {
     text
 }
 
-/// Hands over the members of a cpio segment, one after the other.
+/// Calls `visit` for each member of a cpio segment.
 pub fn cpio(
     image: &dyn ReadAt,
     segment: &Segment,
     codec: Option<Codec>,
-    mut take: impl FnMut(File) -> Result<()>,
+    mut visit: impl FnMut(File) -> Result<()>,
 ) -> Result<()> {
     let context = || format!("archive at {:#x}", segment.offset);
     let mut archive = initrd::open_archive(image, segment.offset, segment.length, codec)
@@ -188,9 +187,9 @@ pub fn cpio(
                     file.target = Some(target(&mut archive).during("read", context())?);
                 }
                 file.link = link(&mut links, &member);
-                take(file)?;
+                visit(file)?;
             }
-            // Archives without anything between them are one segment where they are compressed.
+            // Several compressed archives without padding between them are one segment.
             Next::Trailer => links = Links::default(),
             Next::End => return Ok(()),
         }
@@ -232,7 +231,7 @@ fn target<I: Skip>(archive: &mut Archive<I>) -> std::io::Result<Vec<u8>> {
     Ok(target)
 }
 
-/// The first name of a file that this member is a further name of.
+/// The first name of the file that this member is another name of.
 fn link(links: &mut Links<(u32, u32, u32)>, member: &Member) -> Option<Vec<u8>> {
     let header = &member.header;
     if header.nlink < 2 || header.file_type() == libc::S_IFDIR {

@@ -1,4 +1,4 @@
-//! The image that `list`, `check` and `plan` look at: one file, or several as a boot loader puts them together.
+//! The image that `list`, `check` and `plan` read: one file, or several that a boot loader concatenates.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,38 +13,41 @@ use crate::bytes::{Chain, Opened, Part, ReadAt, Reader, fill};
 use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
-/// Everything that the kernel is going to find in memory as its initrd.
+/// The initrd as the kernel finds it in memory.
 pub struct Initrd {
     bytes: Chain,
     pieces: Vec<Piece>,
-    /// The files, for messages.
+    /// The names of the files, for messages.
     pub name: String,
-    /// The command line that its unified kernel images have.
+    /// The command line in its unified kernel images.
     pub cmdline: Option<String>,
 }
 
-/// A piece of the image, and where it is from.
+/// A part of the image that comes from one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The file, and where in it, if the file is not a piece as a whole.
+    /// The file's name, and the place in it unless the piece is the whole file.
     pub name: String,
-    /// Where it starts in the image, in bytes.
+    /// Its offset in the image, in bytes.
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
-    /// Whether it is the whole of a file.
+    /// Whether it is the whole file.
     whole: bool,
-    /// The CRC32 that its U-Boot header says.
+    /// The CRC32 in its U-Boot header.
     crc: Option<u32>,
 }
 
-/// A piece without a place so far.
-type Found = (Part<Opened>, Piece);
+/// The bytes of a piece, and the piece, whose offset is not known yet.
+type PieceBytes = (Part<Opened>, Piece);
 
 impl Initrd {
-    /// Puts files together, each at a multiple of `pad` bytes. Of a PE file, a unified kernel image or an addon to
-    /// one, the sections `.ucode` and `.initrd` are taken, all microcode first, as systemd-stub does; of a ramdisk
-    /// of U-Boot what is behind its header.
+    /// Concatenates files, each at a multiple of `pad` bytes. A PE file (a unified kernel image or an addon)
+    /// contributes its sections `.ucode` and `.initrd`, all microcode first, as with systemd-stub; a U-Boot ramdisk
+    /// the bytes behind its header.
+    ///
+    /// # Errors
+    /// A file cannot be read, its header is truncated, or no file has an initrd.
     pub fn open(paths: &[PathBuf], pad: u64) -> Result<Self> {
         let (mut microcode, mut found) = (Vec::new(), Vec::new());
         let mut cmdlines = Vec::new();
@@ -61,17 +64,20 @@ impl Initrd {
                 }
                 for (name, to) in [(".ucode", &mut microcode), (".initrd", &mut found)] {
                     if let Some(section) = section(name) {
-                        to.push(in_section(&file, path, name, section)?);
+                        to.push(section_piece(&file, path, name, section)?);
                     }
                 }
             } else if let Some(ramdisk) = ramdisk {
-                found.push(behind_header(file, path, ramdisk)?);
+                found.push(ramdisk_piece(file, path, ramdisk)?);
             } else {
-                let name = called(path);
+                let name = display_name(path);
                 found.push(piece(file, name, 0, u64::MAX));
             }
         }
-        let name = paths.iter().map(|path| called(path)).collect::<Vec<_>>();
+        let name = paths
+            .iter()
+            .map(|path| display_name(path))
+            .collect::<Vec<_>>();
         let mut image = Self {
             bytes: Chain::default(),
             pieces: Vec::new(),
@@ -90,7 +96,7 @@ impl Initrd {
         Ok(image)
     }
 
-    /// Where its pieces are from, if it is more than a file as it is.
+    /// Its pieces; empty if it is one whole file.
     pub fn pieces(&self) -> &[Piece] {
         match self.pieces.as_slice() {
             [Piece { whole: true, .. }] => &[],
@@ -98,8 +104,8 @@ impl Initrd {
         }
     }
 
-    /// What U-Boot refuses of it: a line for each ramdisk whose bytes do not have the CRC that its header says.
-    pub fn refused_by_u_boot(&self) -> Result<Vec<String>> {
+    /// A message for each U-Boot ramdisk whose bytes do not have the CRC in its header.
+    pub fn bad_u_boot_crcs(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for piece in &self.pieces {
             let Some(stored) = piece.crc else { continue };
@@ -130,7 +136,7 @@ impl ReadAt for Initrd {
     }
 }
 
-/// Opens a file for reading, or a block device, whose size is where it ends.
+/// Opens a file or a block device for reading. stat(2) has no size for the latter: it is the offset of its end.
 fn open(path: &Path) -> Result<Opened> {
     let is_device = |metadata: fs::Metadata| metadata.file_type().is_block_device();
     if !fs::metadata(path).is_ok_and(is_device) {
@@ -141,12 +147,12 @@ fn open(path: &Path) -> Result<Opened> {
     Ok(Opened::new(file, size))
 }
 
-fn called(path: &Path) -> String {
+fn display_name(path: &Path) -> String {
     shown(path.as_os_str().as_encoded_bytes())
 }
 
-/// `length` bytes of a file from `offset`, or as many as it has.
-fn piece(file: Opened, name: String, offset: u64, length: u64) -> Found {
+/// At most `length` bytes of a file from `offset`.
+fn piece(file: Opened, name: String, offset: u64, length: u64) -> PieceBytes {
     let whole = offset == 0 && length >= file.size();
     let bytes = Part::new(file, offset, length);
     let piece = Piece {
@@ -159,24 +165,24 @@ fn piece(file: Opened, name: String, offset: u64, length: u64) -> Found {
     (bytes, piece)
 }
 
-fn in_section(file: &Opened, path: &Path, name: &str, section: &Section) -> Result<Found> {
+fn section_piece(file: &Opened, path: &Path, name: &str, section: &Section) -> Result<PieceBytes> {
     let (offset, length) = (section.offset, section.length);
-    let again = file.file.try_clone().during("open", path.display())?;
-    let name = format!("{} {name} at {offset:#x}", called(path));
-    let found = piece(Opened::new(again, file.size()), name, offset, length);
-    not_cut(found, length)
+    let duplicate = file.file.try_clone().during("open", path.display())?;
+    let name = format!("{} {name} at {offset:#x}", display_name(path));
+    let found = piece(Opened::new(duplicate, file.size()), name, offset, length);
+    complete(found, length)
 }
 
-fn behind_header(file: Opened, path: &Path, ramdisk: Ramdisk) -> Result<Found> {
+fn ramdisk_piece(file: Opened, path: &Path, ramdisk: Ramdisk) -> Result<PieceBytes> {
     let (offset, length) = (uimage::HEADER as u64, ramdisk.length.into());
-    let name = format!("{} behind its U-Boot header", called(path));
+    let name = format!("{} behind its U-Boot header", display_name(path));
     let (bytes, piece) = piece(file, name, offset, length);
     let crc = Some(ramdisk.crc);
-    not_cut((bytes, Piece { crc, ..piece }), length)
+    complete((bytes, Piece { crc, ..piece }), length)
 }
 
-/// Refuses a piece that the file ends in.
-fn not_cut(found: Found, length: u64) -> Result<Found> {
+/// Refuses a piece that the file ends before.
+fn complete(found: PieceBytes, length: u64) -> Result<PieceBytes> {
     let (_, piece) = &found;
     if piece.length < length {
         let has = piece.length;
@@ -194,10 +200,10 @@ fn read(file: &Opened, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The command line in a section, as systemd-stub hands it over: without control characters, and without white
-/// space at either end.
+/// The command line in a section as systemd-stub passes it on: control characters become spaces, and white
+/// space at both ends goes.
 fn command_line(file: &Opened, section: &Section) -> io::Result<String> {
-    /// More bytes than any kernel takes.
+    /// More bytes than any kernel's COMMAND_LINE_SIZE.
     const MAX: u64 = 1 << 16;
     let end = section.offset.saturating_add(section.length.min(MAX));
     let mut bytes = Vec::new();

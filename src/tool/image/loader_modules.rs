@@ -1,47 +1,46 @@
-//! The kernel modules in the loader, looked at as `/init` does before it loads them (load.rs).
+//! The kernel modules in the loader, found as [`crate::module::loader`] does it in `/init`.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::boot::Boot;
-use super::machine::Machine;
 use super::rootfs::join;
-use super::unpack::{Report, Severity};
 use crate::bytes::{ReadAt, Reader};
 use crate::module::dep::{self, Index, MODULE_MAX, decompressed};
-use crate::plan::{Module, Plan};
 use crate::text::{Words, shown};
-use crate::tool::kernel_config::{self, Config};
+use crate::tool::kernel_config::{self, KernelConfig};
 
-/// Where `/init` looks for them; the first that has the kernel's release counts.
+/// Directories of modules, by release. The first that has the kernel's release is used.
 const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
-/// The modules of each kernel that the loader has some of.
-pub struct Modules<'a> {
+/// The modules in the loader, for one or several kernels.
+pub struct LoaderModules<'a> {
     boot: &'a Boot,
     image: &'a dyn ReadAt,
     releases: Vec<Release>,
-    /// Why the kernel takes none without a signature, if that is so.
-    signed: Option<String>,
+    /// Why the kernel refuses modules without a signature: an option or a word of the command line. `None` if it
+    /// loads them.
+    pub signature_required: Option<String>,
 }
 
 /// The modules of one kernel.
-struct Release {
-    /// Its release, as `uname -r` has it.
-    name: String,
-    /// Where they are.
-    directory: Vec<u8>,
-    /// The texts of modules.dep and modules.builtin.
-    dep: Option<String>,
+pub struct Release {
+    /// The kernel's release (`uname -r`).
+    pub name: String,
+    /// Their directory in the rootfs.
+    pub directory: Vec<u8>,
+    /// The text of modules.dep; `None` if there is none.
+    pub dep: Option<String>,
+    /// The text of modules.builtin.
     builtin: String,
 }
 
-impl<'a> Modules<'a> {
+impl<'a> LoaderModules<'a> {
     /// The modules of a loader, for a kernel with this configuration and command line.
-    pub fn of(
+    pub fn new(
         boot: &'a Boot,
         image: &'a dyn ReadAt,
-        config: Option<&Config>,
+        config: Option<&KernelConfig>,
         cmdline: &str,
     ) -> Self {
         let mut found = BTreeMap::new();
@@ -72,77 +71,42 @@ impl<'a> Modules<'a> {
             boot,
             image,
             releases: releases.collect(),
-            signed: signed(config, cmdline),
+            signature_required: signature_required(config, cmdline),
         }
     }
 
-    /// Why `/init` cannot load a module that a kernel of this version (major and minor number) has not
-    /// built in; `None`: it can. Of the release there is more than a configuration says.
-    pub fn lacks(&self, version: Option<(u32, u32)>, module: &str) -> Option<String> {
+    /// Why `/init` cannot load a module on a kernel of this version (major and minor number); `None` if it can, for
+    /// at least one release of this version: a configuration does not hold the full release.
+    pub fn why_missing(&self, version: Option<(u32, u32)>, module: &str) -> Option<String> {
         if self.releases.is_empty() {
             return Some(format!("the loader has no {module}.ko (build --modules)"));
         }
-        let mut fitting = self.fitting(version).peekable();
-        if fitting.peek().is_none() {
+        let mut matching = self.releases(version).peekable();
+        if matching.peek().is_none() {
             let names: Vec<_> = self.releases.iter().map(|release| &*release.name).collect();
             let names = names.join(", ");
             return Some(format!(
                 "the loader has modules of other kernels only: {names}"
             ));
         }
-        let mut troubles = fitting.map(|release| self.trouble(release, module));
-        let first = troubles.next()?;
-        match troubles.any(|trouble| trouble.is_none()) {
+        let mut problems = matching.map(|release| self.problem(release, module));
+        let first = problems.next()?;
+        match problems.any(|problem| problem.is_none()) {
             true => None,
             false => first,
         }
     }
 
-    /// Those of kernels of this version.
-    fn fitting(&self, version: Option<(u32, u32)>) -> impl Iterator<Item = &Release> {
+    /// The releases of this version; `None`: all.
+    pub fn releases(&self, version: Option<(u32, u32)>) -> impl Iterator<Item = &Release> {
         let releases = self.releases.iter();
         releases.filter(move |release| {
             version.is_none() || kernel_config::version(&release.name) == version
         })
     }
 
-    /// Reports modules that the loader has, or that its index says there are, and that `/init` could not
-    /// load all the same: of each kernel, for any of them may be the one.
-    pub fn check(&self, plan: &Plan, report: Report) {
-        for release in &self.releases {
-            let here = |module: &str| self.files(release).any(|file| is(file, module));
-            let any = || self.files(release).any(has_module_name);
-            let Some(dep) = &release.dep else {
-                let mut modules = plan.modules.iter();
-                if modules.any(|module| here(module.name()))
-                    || (plan.devices().next().is_some() && any())
-                {
-                    let place = shown(&release.directory);
-                    let what =
-                        format!("{place} has no modules.dep (depmod): /init finds no module there");
-                    report(Severity::Error, "loader".into(), what);
-                }
-                continue;
-            };
-            for module in &plan.modules {
-                // Of what is in none of the two, the kernel may have all built in.
-                let known = Index::new(dep, "").files(module.name()).is_ok() || here(module.name());
-                let Some(what) = self.trouble(release, module.name()).filter(|_| known) else {
-                    continue;
-                };
-                // A kernel with the memback patches does without.
-                let severity = match module {
-                    Module::Loop => Severity::Warning,
-                    Module::Erofs | Module::Overlay => Severity::Error,
-                };
-                let what = format!("{what}: {}", module.purpose());
-                report(severity, "loader".into(), what);
-            }
-        }
-    }
-
-    /// What is in the way of loading a module.
-    fn trouble(&self, release: &Release, module: &str) -> Option<String> {
+    /// Why `/init` cannot load a module on the kernel of this release; `None` if it can.
+    pub fn problem(&self, release: &Release, module: &str) -> Option<String> {
         let place = shown(&release.directory);
         let Some(dep) = &release.dep else {
             return Some(format!("{place} has no modules.dep (depmod)"));
@@ -162,95 +126,55 @@ impl<'a> Modules<'a> {
         };
         let missing = |file: &&str| self.boot.rootfs.find(&path(file)).is_none();
         if let Some(file) = files.iter().copied().find(missing) {
-            return Some(match is(file.as_bytes(), module) {
+            return Some(match is_module(file.as_bytes(), module) {
                 true => format!("{place} has no {file}"),
                 false => format!("{place} has no {file}, which {module} depends on"),
             });
         }
-        let why = self.signed.as_ref()?;
+        let why = self.signature_required.as_ref()?;
         let unsigned = |file: &&str| !self.is_signed(&path(file));
         let file = files.iter().copied().find(unsigned)?;
         Some(format!(
-            "{place}/{file} has no signature, and the kernel loads no module without ({why})"
+            "{place}/{file} has no signature, and the kernel loads no module without one ({why})"
         ))
     }
 
-    /// Reports the modules of each kernel that are for another machine than its programs. They are all of
-    /// one build: the first says it.
-    pub fn machine(&self, machine: &Machine, report: Report) {
-        for release in &self.releases {
-            let mut modules = self.files(release).filter_map(|file| {
-                let path = join(&release.directory, file);
-                let plain = has_module_name(file).then(|| self.plain(&path)).flatten()?;
-                Some((path, plain))
-            });
-            if let Some((path, plain)) = modules.next()
-                && let Some(what) = machine.refuses_module(&plain)
-            {
-                let what = format!("{}: {what}", shown(&path));
-                report(Severity::Error, "loader".into(), what);
-            }
-        }
-    }
-
-    /// Reports modules without a signature that a kernel with this configuration may refuse: under Secure
-    /// Boot, or those that no layer needs, such as drivers of disks.
-    pub fn unsigned(&self, config: &Config, plan: &Plan, report: Report) {
-        const SECURE_BOOT: &str = "LOCK_DOWN_IN_EFI_SECURE_BOOT";
-        let locked = config.built_in(SECURE_BOOT) && config.built_in("MODULE_SIG");
-        let (why, when) = match &self.signed {
-            Some(why) => (why.clone(), ""),
-            None if locked => (format!("CONFIG_{SECURE_BOOT}=y"), "under Secure Boot "),
-            None => return,
-        };
-        for release in self.fitting(config.version) {
-            // What a layer needs is an error of its own.
-            let lacks = |module: &Module| self.trouble(release, module.name()).is_some();
-            if when.is_empty() && plan.modules.iter().any(lacks) {
-                continue;
-            }
-            let files = self.files(release).filter(|file| has_module_name(file));
-            let mut paths = files.map(|file| join(&release.directory, file));
-            if let Some(path) = paths.find(|path| !self.is_signed(path)) {
-                let what = format!(
-                    "{} has no signature: {when}the kernel loads no module without (build without \
-                     --strip-module-signatures)",
-                    shown(&path)
-                );
-                report(Severity::Warning, why.clone(), what);
-            }
-        }
-    }
-
-    /// Whether a module has a signature, which is inside of its compression. One that cannot be read is
-    /// not said to have none.
-    fn is_signed(&self, path: &[u8]) -> bool {
-        self.plain(path)
+    /// Whether a module has a signature, once decompressed. True for a file that cannot be read, which is reported
+    /// elsewhere.
+    pub fn is_signed(&self, path: &[u8]) -> bool {
+        self.decompressed(path)
             .is_none_or(|plain| dep::without_signature(&plain).len() < plain.len())
     }
 
-    /// A module without its compression; `None` where it cannot be read.
-    fn plain(&self, path: &[u8]) -> Option<Vec<u8>> {
+    /// A module, decompressed; `None` if it cannot be read.
+    pub fn decompressed(&self, path: &[u8]) -> Option<Vec<u8>> {
         decompressed(read(self.boot, self.image, path)?).ok()
     }
 
-    fn files<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = &'b [u8]> {
+    /// The files of a release, relative to its directory.
+    pub fn files<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = &'b [u8]> {
         self.boot.rootfs.below(&release.directory)
+    }
+
+    /// The paths of the modules of a release.
+    pub fn paths<'b>(&'b self, release: &'b Release) -> impl Iterator<Item = Vec<u8>> + 'b {
+        let files = self.files(release).filter(|file| has_module_name(file));
+        files.map(|file| join(&release.directory, file))
     }
 }
 
-/// Whether a file is called as modules are, compressed or not.
+/// Whether a file has the name of a module, compressed or not.
 pub fn has_module_name(file: &[u8]) -> bool {
     file.windows(3).any(|part| part == b".ko")
 }
 
-/// Whether this is the file of a module.
-fn is(file: &[u8], module: &str) -> bool {
+/// Whether a file is the one of this module, by its name.
+pub fn is_module(file: &[u8], module: &str) -> bool {
     let file = String::from_utf8_lossy(file);
     file.contains(".ko") && dep::underscored(dep::name(&file)) == dep::underscored(module)
 }
 
-/// A file of the rootfs; `None` where it is not there, or cannot be read.
+/// The bytes of a file of the rootfs; `None` if there is none, or it cannot be read.
 fn read(boot: &Boot, image: &dyn ReadAt, path: &[u8]) -> Option<Vec<u8>> {
     let (_, node) = boot.rootfs.find(path)?;
     let content = boot.content(image, node).ok()?;
@@ -260,8 +184,8 @@ fn read(boot: &Boot, image: &dyn ReadAt, path: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Why a kernel takes no module without a signature, if that is so.
-fn signed(config: Option<&Config>, cmdline: &str) -> Option<String> {
+/// Why a kernel refuses modules without a signature: an option or a word of the command line.
+fn signature_required(config: Option<&KernelConfig>, cmdline: &str) -> Option<String> {
     const FORCED: [&str; 3] = [
         "MODULE_SIG_FORCE",
         "LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
@@ -271,8 +195,8 @@ fn signed(config: Option<&Config>, cmdline: &str) -> Option<String> {
     if let Some(option) = FORCED.into_iter().find(|option| set(option)) {
         return Some(format!("CONFIG_{option}=y"));
     }
-    // Words for what a kernel has not have no effect.
-    let can = |option| config.is_none() || set(option);
+    // Without the option, the word has no effect.
+    let supported = |option| config.is_none() || set(option);
     let mut words = Words::new(cmdline);
     words.find_map(|(name, value)| {
         let word = match value {
@@ -281,9 +205,11 @@ fn signed(config: Option<&Config>, cmdline: &str) -> Option<String> {
         };
         let enforced = match (name.replace('-', "_").as_str(), value) {
             ("module.sig_enforce", None | Some("1" | "y" | "Y" | "on")) => true,
-            ("lockdown", Some("integrity" | "confidentiality")) => can("SECURITY_LOCKDOWN_LSM"),
+            ("lockdown", Some("integrity" | "confidentiality")) => {
+                supported("SECURITY_LOCKDOWN_LSM")
+            }
             _ => false,
         };
-        (enforced && can("MODULE_SIG")).then_some(word)
+        (enforced && supported("MODULE_SIG")).then_some(word)
     })
 }

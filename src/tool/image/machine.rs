@@ -1,17 +1,17 @@
-//! Which programs the kernel that boots an image can start, as far as that can be told.
+//! Which programs the kernel that boots an image can run.
 
 use super::boot::Boot;
 use crate::bytes::ReadAt;
 use crate::format::elf::{ELFMAG, Ident, Machines, interpreter};
-use crate::tool::kernel_config::Config;
+use crate::tool::kernel_config::KernelConfig;
 
 const I386: Machines = Machines::new("i386", &[3]);
 const ARM: Machines = Machines::new("arm", &[40]);
 const S390: Machines = Machines::new("s390", &[22]);
 const POWERPC: Machines = Machines::new("powerpc", &[21, 20]);
 
-/// By option, the first that is set; and by the names in the first lines of a configuration, most of which
-/// are of two widths.
+/// The first option that is set decides, then the architecture in the first lines of a configuration, most of
+/// which have a variant of 32 and one of 64 bits.
 const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
     ("X86_64", &["x86", "x86_64"], Machines::X86_64),
     ("X86", &["i386"], I386),
@@ -22,39 +22,39 @@ const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
     ("PPC64", &["powerpc"], POWERPC),
 ];
 
-/// What a kernel starts.
+/// The programs that a kernel runs.
 #[derive(Debug)]
 pub struct Machine {
     machines: Machines,
-    /// How programs of a kind begin that it does not start, and the option that it lacks.
-    lacks: Vec<(&'static [u8], String)>,
+    /// Program formats that the kernel lacks: their first bytes, and the option.
+    missing_formats: Vec<(&'static [u8], String)>,
 }
 
 impl Machine {
-    /// That of a kernel with this configuration, or else of one that starts the image's own `/init`.
-    pub fn of(boot: &Boot, image: &dyn ReadAt, config: Option<&Config>) -> Self {
+    /// The machine of a kernel with this configuration, otherwise of the image's `/init`.
+    pub fn new(boot: &Boot, image: &dyn ReadAt, config: Option<&KernelConfig>) -> Self {
         let machines = config.and_then(configured);
-        let machines = machines.or_else(|| started(boot, image));
+        let machines = machines.or_else(|| of_rdinit(boot, image));
         let formats: [(&[u8], &str); 2] = [(ELFMAG, "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
-        let lacks = formats.into_iter().filter_map(|(start, option)| {
-            let off = config?.is_off(option);
-            off.then(|| (start, format!("CONFIG_{option}=n")))
+        let missing_formats = formats.into_iter().filter_map(|(start, option)| {
+            let disabled = config?.is_disabled(option);
+            disabled.then(|| (start, format!("CONFIG_{option}=n")))
         });
         Self {
             machines: machines.unwrap_or(Machines::ANY),
-            lacks: lacks.collect(),
+            missing_formats: missing_formats.collect(),
         }
     }
 
-    /// That of a kernel that runs this program; `None` where that is not known.
+    /// The machine of a kernel that runs this program; `None` if the program is not for a known one.
     pub fn running(program: &dyn ReadAt) -> Option<Self> {
         Some(Self {
             machines: family(program)?,
-            lacks: Vec::new(),
+            missing_formats: Vec::new(),
         })
     }
 
-    /// Why the kernel does not take this for one of its modules; `None`: it may.
+    /// Why the kernel does not load this module; `None` if it may.
     pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
         let number = Ident::decode(module)?.e_machine;
         let Machines { name, numbers, .. } = self.machines;
@@ -79,7 +79,11 @@ impl Machine {
         let mut start = [0; 4];
         let n = program.read_at(&mut start, 0).unwrap_or(0);
         let start = start.get(..n).unwrap_or_default();
-        match self.lacks.iter().find(|(kind, _)| start.starts_with(kind)) {
+        match self
+            .missing_formats
+            .iter()
+            .find(|(kind, _)| start.starts_with(kind))
+        {
             Some((kind, option)) => Err(format!(
                 "it starts with \"{}\", and the kernel has {option}",
                 kind.escape_ascii()
@@ -89,7 +93,7 @@ impl Machine {
     }
 }
 
-fn configured(config: &Config) -> Option<Machines> {
+fn configured(config: &KernelConfig) -> Option<Machines> {
     let mut all = ARCHITECTURES.iter();
     let set = all.find(|(option, ..)| config.built_in(option));
     let named = || {
@@ -100,16 +104,16 @@ fn configured(config: &Config) -> Option<Machines> {
     set.or_else(named).map(|(.., machines)| *machines)
 }
 
-/// What messages call the machine of a kernel with this configuration, where that is known.
-pub fn name(config: &Config) -> Option<&'static str> {
+/// The machine's name, for a kernel with this configuration.
+pub fn name(config: &KernelConfig) -> Option<&'static str> {
     configured(config).map(|machines| machines.name)
 }
 
-/// The size of a kernel's pages in bytes, where its configuration says it: PAGE_SHIFT in arch/Kconfig
-/// (6.9), before that what each architecture called it.
-pub fn page_size(config: &Config) -> Option<u64> {
+/// The size of a kernel's pages in bytes, from its configuration: PAGE_SHIFT in arch/Kconfig (since Linux 6.9),
+/// before that an option of each architecture.
+pub fn page_size(config: &KernelConfig) -> Option<u64> {
     const SHIFTS: [&str; 3] = ["PAGE_SHIFT", "ARM64_PAGE_SHIFT", "PPC_PAGE_SHIFT"];
-    /// An option, and the size in KiB that it stands for.
+    /// Options, and the page size in KiB that each means.
     const SIZES: [(&str, u64); 12] = [
         ("PAGE_SIZE_4KB", 4),
         ("PAGE_SIZE_8KB", 8),
@@ -124,7 +128,7 @@ pub fn page_size(config: &Config) -> Option<u64> {
         ("PPC_16K_PAGES", 16),
         ("PPC_64K_PAGES", 64),
     ];
-    /// Those that have one size of pages.
+    /// Machines that have no other page size.
     const OF_4_KIB: [&str; 5] = ["x86_64", "i386", "arm", "riscv64", "s390"];
     let shift = |option: &&str| config.value(option).parse().ok();
     let shift = SHIFTS.iter().find_map(shift);
@@ -137,24 +141,22 @@ pub fn page_size(config: &Config) -> Option<u64> {
     OF_4_KIB.contains(&name(config)?).then_some(4096)
 }
 
-/// By the machine of the program that `rdinit=` names; `None` where that is no ELF program, or not one
-/// of those that are known here.
-fn started(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
+/// The machines of the ELF program that `rdinit=` names.
+fn of_rdinit(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     family(&*boot.content(image, node).ok()?)
 }
 
-/// The machines whose programs a kernel runs that runs this one.
+/// The machines whose programs a kernel runs if it runs this one.
 fn family(program: &dyn ReadAt) -> Option<Machines> {
     let ident = Ident::read(program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
     families.find(|family| !ident.big_endian && family.numbers.contains(&ident.e_machine))
 }
 
-/// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
-/// where that is no program.
+/// The largest page size, in bytes, of the kernels that run this program; 4096 if it is no ELF program.
 pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
-    /// e_machine of mips, powerpc64, sparc64, aarch64 and loongarch, which have larger ones.
+    /// e_machine of mips, powerpc64, sparc64, aarch64 and loongarch, which have larger pages.
     const LARGE: [u16; 5] = [8, 21, 43, 183, 258];
     const PAGE: u64 = 4096;
     const LARGE_PAGE: u64 = 65536;

@@ -1,24 +1,25 @@
-//! The root that the layers make, put together as overlayfs and `/init` do it, without their bytes.
+//! The new root: the files of all layers, stacked as overlayfs does it.
 
-use super::boot::Boot;
 use super::erofs_tree::{self, Attributes, Gap, Gaps};
 use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
-use super::unpack::{Report, Severity};
+use super::unpack::Packed;
 use crate::bytes::{Part, ReadAt};
 use crate::error::Result;
+use crate::format::compress::Codec;
 use crate::format::erofs::{Image, Inode, Superblock};
-use crate::initrd::Kind;
 use crate::plan::{Content, Layer, Plan};
+use crate::tool::finding::Findings;
 
-/// Where the bytes of the layers are, lowest first.
+/// The bytes of the layers, lowest first.
+#[derive(Default)]
 pub struct Layers<'a> {
     pieces: Vec<Piece<'a>>,
 }
 
 enum Piece<'a> {
     Erofs(Box<Image<'a>>),
-    /// An archive that is not compressed: its source, and where it starts there.
+    /// An uncompressed archive: its source, and its offset in there.
     Cpio(&'a dyn ReadAt, u64),
     Unread,
 }
@@ -37,20 +38,33 @@ impl Layers<'_> {
     }
 }
 
-/// Puts the layers of a plan together, and reports what is wrong with them. `sources` and `parts` are
-/// the bytes of all sources, and of each layer. With `changes`, what layers do to those below is noted.
+/// The bytes of each layer.
+pub fn layer_parts<'a>(
+    plan: &Plan,
+    sources: &'a [Box<dyn ReadAt + 'a>],
+) -> Vec<Part<&'a dyn ReadAt>> {
+    static EMPTY: &[u8] = &[];
+    let part = |layer: &Layer| match sources.get(layer.source) {
+        Some(source) => Part::new(&**source, layer.offset, layer.length),
+        // The plan is made from these sources.
+        None => Part::new(&EMPTY as &dyn ReadAt, 0, 0),
+    };
+    plan.layers.iter().map(part).collect()
+}
+
+/// Stacks the layers of a plan. `sources` and `parts` are the bytes of all sources and of each layer. With
+/// `changes`, what layers change in those below them is recorded. Findings are about the layers' content.
 pub fn merge<'a>(
-    boot: &Boot,
     plan: &'a Plan,
     sources: &'a [Box<dyn ReadAt + 'a>],
     parts: &'a [Part<&'a dyn ReadAt>],
     changes: bool,
-    report: Report,
-) -> (Rootfs, Layers<'a>) {
+) -> (Rootfs, Layers<'a>, Findings) {
     let mut rootfs = Rootfs::empty();
     rootfs.changes = changes.then(Changes::default);
-    // What is on a device cannot be seen from here.
+    // The content of a device is unknown here.
     rootfs.partial = plan.device.is_some();
+    let mut findings = Findings::default();
     let mut pieces = Vec::new();
     for ((index, layer), part) in plan.layers.iter().enumerate().zip(parts) {
         rootfs.layer = Some(index);
@@ -61,51 +75,52 @@ pub fn merge<'a>(
                     Ok((image, gaps)) => {
                         piece = Piece::Erofs(Box::new(image));
                         for what in gaps.clauses() {
-                            report(Severity::Warning, layer.to_string(), what);
+                            findings.warning(layer, what);
                             rootfs.partial = true;
                         }
                     }
                     Err(error) => {
-                        report(Severity::Error, layer.to_string(), error.to_string());
+                        findings.error(layer, error.to_string());
                         rootfs.partial = true;
                     }
                 }
             }
             Content::Erofs { .. } => rootfs.partial = true,
             Content::Cpio { codec, .. } => {
-                if let (None, Some(source)) = (codec, sources.get(layer.source)) {
-                    piece = Piece::Cpio(&**source, layer.offset);
+                if let Some(source) = sources.get(layer.source) {
+                    if codec.is_none() {
+                        piece = Piece::Cpio(&**source, layer.offset);
+                    }
+                    rootfs.put_archive(layer, *codec, &**source, &mut findings);
                 }
-                rootfs.put_archive(boot, layer, sources, report);
             }
         }
         pieces.push(piece);
     }
-    (rootfs, Layers { pieces })
+    (rootfs, Layers { pieces }, findings)
 }
 
 impl Rootfs {
-    fn put_archive<'a>(
+    fn put_archive(
         &mut self,
-        boot: &Boot,
         layer: &Layer,
-        sources: &'a [Box<dyn ReadAt + 'a>],
-        report: Report,
+        codec: Option<Codec>,
+        source: &dyn ReadAt,
+        findings: &mut Findings,
     ) {
-        let found = boot.sources.get(layer.source);
-        let segments = found.into_iter().flat_map(|found| &found.walk.segments);
-        for segment in segments.filter(|segment| segment.offset == layer.offset) {
-            if let (Kind::Cpio(cpio), Some(source)) = (&segment.kind, sources.get(layer.source))
-                && let Err(error) = self.unpack(&**source, segment, cpio, report)
-            {
-                report(Severity::Error, layer.to_string(), error.to_string());
-                self.partial = true;
-            }
+        let packed = Packed {
+            offset: layer.offset,
+            length: layer.length,
+            codec,
+            only_early: false,
+        };
+        if let Err(error) = self.unpack(source, packed, findings) {
+            findings.error(layer, error.to_string());
+            self.partial = true;
         }
     }
 
-    /// Puts the files of an EROFS image over what is there, as overlayfs does, and says of which it
-    /// cannot tell.
+    /// Stacks the files of an EROFS image over the tree, as overlayfs does. The gaps are what cannot be read.
     fn put_image<'a>(
         &mut self,
         part: &'a Part<&'a dyn ReadAt>,
@@ -123,9 +138,9 @@ impl Rootfs {
             let marks = attributes.marks(inode)?;
             let directory = inode.is_directory();
             if directory && marks.opaque {
-                self.hide(&file.path);
+                self.make_opaque(&file.path);
             }
-            // Where nothing is below, or shows, overlayfs looks for no more.
+            // Without a lower directory that shows, overlayfs does not look at a redirect.
             let merges = directory && !marks.opaque && (layer > 0 || self.partial);
             let metacopy = marks.metacopy && file.mode & libc::S_IFMT == libc::S_IFREG;
             for (found, gap) in [
@@ -142,42 +157,41 @@ impl Rootfs {
         Ok((image, gaps))
     }
 
-    /// Puts a file where another may be: a directory stays, and takes the attributes; whatever else
-    /// goes, with all that is below.
+    /// Adds a file. A directory takes over the files of an earlier directory; any other file replaces what
+    /// was at its path, with all files below.
     pub(super) fn put(&mut self, path: Vec<u8>, node: Node) {
         let directory = |node: &Node| node.mode & libc::S_IFMT == libc::S_IFDIR;
         let Some(index) = self.names.get(&path).copied() else {
             return self.insert(path, node);
         };
-        let Some(there) = self.nodes.get(index) else {
+        let Some(old) = self.nodes.get(index).cloned() else {
             return;
         };
-        let merge = directory(there) && directory(&node);
-        // The kernel writes to a file that is there, under all its names; a layer to none below.
+        let merge = directory(&old) && directory(&node);
+        // The kernel writes to an existing file, under all its names. A layer does not change those below.
         let in_place =
-            there.layer == node.layer && there.mode & libc::S_IFMT == node.mode & libc::S_IFMT;
-        let old = there.clone();
+            old.layer == node.layer && old.mode & libc::S_IFMT == node.mode & libc::S_IFMT;
         let below = match directory(&old) && !merge {
             true => self.remove(&path),
             false => 0,
         };
         if let Some(changes) = &mut self.changes {
-            changes.other(&path, &old, &node, below);
+            changes.replaced(&path, &old, &node, below);
         }
         match self.nodes.get_mut(index).filter(|_| in_place || merge) {
-            Some(there) => *there = node,
+            Some(old) => *old = node,
             None => self.insert(path, node),
         }
     }
 
-    /// Takes away what a whiteout hides.
+    /// Removes the file that a whiteout hides.
     pub(super) fn whiteout(&mut self, path: &[u8]) {
-        let there = self.names.contains_key(path);
+        let exists = self.names.contains_key(path);
         self.remove(path);
         if let (false, false, Some(changes), Some(layer)) =
-            (there, self.partial, &mut self.changes, self.layer)
+            (exists, self.partial, &mut self.changes, self.layer)
         {
-            changes.nothing(path, layer);
+            changes.useless_whiteout(path, layer);
         }
     }
 }

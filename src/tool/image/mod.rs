@@ -1,4 +1,4 @@
-//! What an image holds, read without mounting anything.
+//! Reads what an image holds, without mounting anything.
 
 pub mod date;
 pub mod pe;
@@ -17,7 +17,7 @@ pub mod unpack;
 pub mod boot;
 
 pub mod machine;
-pub mod whose_init;
+pub mod rdinit;
 
 pub mod loader_modules;
 pub mod merged;

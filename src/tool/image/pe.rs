@@ -5,17 +5,17 @@
 
 use crate::bytes::Cursor;
 
-/// How many bytes of a file are enough to have its headers.
+/// Number of bytes at the start of a file that hold its headers.
 pub const HEAD: usize = 1 << 16;
 
-/// A section, as it lies in the file.
+/// A section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Its name, NUL padded.
+    /// Its name, padded with NULs.
     pub name: [u8; 8],
-    /// Where its bytes are, from the start of the file.
+    /// The offset of its first byte in the file.
     pub offset: u64,
-    /// Their number, without what fills up a unit of the file's alignment.
+    /// Its length in bytes, without the padding to the file's alignment.
     pub length: u64,
 }
 
@@ -27,17 +27,17 @@ impl Section {
     }
 }
 
-/// The sections of a file that starts with `head`; `None` where it is no PE file.
+/// The sections of a file that starts with `head`; `None` if it is no PE file.
 pub fn sections(head: &[u8]) -> Result<Option<Vec<Section>>, &'static str> {
     let Some(mut cursor) = coff_header(head) else {
         return Ok(None);
     };
     table(&mut cursor)
         .map(Some)
-        .ok_or("a PE file whose section table is not whole")
+        .ok_or("a PE file with a truncated section table")
 }
 
-/// Behind the signature, if there is one.
+/// The COFF header, behind the signature `PE`.
 fn coff_header(head: &[u8]) -> Option<Cursor<'_>> {
     let mut dos = Cursor::new(head);
     if dos.take(2)? != b"MZ" {
@@ -80,8 +80,8 @@ fn section(cursor: &mut Cursor) -> Option<Section> {
     })
 }
 
-/// The section that systemd-stub takes for this name: the first, before `.profile` or in the first profile,
-/// which is the one that it starts by itself.
+/// The section of this name that systemd-stub uses by default: of the first profile, otherwise of the part
+/// before the profiles.
 pub fn find<'a>(sections: &'a [Section], name: &str) -> Option<&'a Section> {
     let mut groups = sections.split(|section| section.is(b".profile"));
     let (base, profile) = (groups.next(), groups.next());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_no_pe_file_is_told_apart() {
+    fn a_truncated_file_is_an_error_and_another_file_is_none() {
         let file = pe(&[(b".initrd\0", 1, 1, 1)]);
         for length in 0..file.len() {
             // Behind the signature it is one.
@@ -165,7 +165,7 @@ mod tests {
                 0..0x4c => assert_eq!(sections(&file[..length]), Ok(None), "{length}"),
                 _ => assert_eq!(
                     sections(&file[..length]),
-                    Err("a PE file whose section table is not whole"),
+                    Err("a PE file with a truncated section table"),
                     "{length}"
                 ),
             }

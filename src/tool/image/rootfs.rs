@@ -1,4 +1,4 @@
-//! The files of a rootfs, without their bytes, and how paths lead to them.
+//! The files of a rootfs, without their bytes, and path resolution.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use crate::boot::verify_init::LINKS;
 use crate::format::cpio::normalized;
 use crate::format::erofs::Inode;
 
-/// More than anybody reads.
+/// How many changes are kept. The rest is counted.
 const CHANGES_MAX: usize = 2000;
 
 /// A file of the rootfs. Hard links are one file with several names.
@@ -17,11 +17,11 @@ pub struct Node {
     pub mode: u32,
     /// A symbolic link's target.
     pub target: Vec<u8>,
-    /// Where the bytes of a regular file in an archive are; `None` for an empty one.
-    pub body: Option<Bytes>,
-    /// Which layer it is from, among those that make a root.
+    /// Where the bytes of a regular file of an archive are; `None` if it is empty.
+    pub body: Option<Extent>,
+    /// Index of the layer that it is from, in the list of the plan's layers.
     pub layer: usize,
-    /// Which inode it is, where that layer is an EROFS image.
+    /// Its inode, where that layer is an EROFS image.
     pub inode: Option<Box<Inode>>,
 }
 
@@ -35,92 +35,99 @@ impl Node {
     }
 }
 
-/// Where the bytes of a file are.
+/// Where the bytes of a file are in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bytes {
-    /// Which of the segments, by its offset in the image.
+pub struct Extent {
+    /// Offset of the archive's segment in the image.
     pub segment: u64,
-    /// Where they start in the archive that this segment is, or decompresses to.
+    /// Offset of the first byte in the archive, decompressed.
     pub offset: u64,
-    /// Their number.
+    /// Number of bytes.
     pub length: u64,
 }
 
-/// Names without leading slash, links not followed, and what they stand for.
+/// A tree of files. Paths have no leading slash.
 #[derive(Debug)]
 pub struct Rootfs {
     pub(crate) names: BTreeMap<Vec<u8>, usize>,
     pub(crate) nodes: Vec<Node>,
-    /// About how many bytes all of this takes.
+    /// About how many bytes of memory this takes.
     pub(super) size: usize,
-    /// The layer that is being put over those before it, where this is the root that they make.
+    /// Index of the layer that is being added; `None` for a rootfs that the kernel unpacks.
     pub(super) layer: Option<usize>,
-    /// Some of what is there is not known: a directory that is missing may exist.
+    /// Whether some of its files are unknown: a missing directory may exist.
     pub(crate) partial: bool,
-    /// What layers did to those below, if that is asked for.
+    /// What layers change in those below them, if that is recorded.
     pub(crate) changes: Option<Changes>,
 }
 
-/// Why a path leads to no file.
+/// Why a path cannot be resolved. Displayed as a clause about a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// Something on the way is missing, or no directory.
+pub enum ResolveError {
+    /// A component does not exist, or is no directory (ENOENT, ENOTDIR).
     Missing,
-    /// There are more symbolic links on the way than the kernel follows.
+    /// There are more symbolic links than the kernel follows (ELOOP).
     Links,
 }
 
-/// What a symbolic link does that leads to no file.
-impl fmt::Display for Lost {
+impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Missing => "which leads nowhere",
-            Self::Links => "which leads in a circle (ELOOP)",
+            Self::Missing => "which does not exist",
+            Self::Links => "which is in a loop of symlinks (ELOOP)",
         })
     }
 }
 
-/// What happened while layers were put over each other, in order.
+/// What layers change in those below them, in order.
 #[derive(Debug, Default)]
 pub struct Changes {
     pub(crate) list: Vec<(Vec<u8>, Change)>,
-    /// How many there were beyond those.
-    pub(crate) more: usize,
+    /// The number of changes that are not kept.
+    pub(crate) dropped: usize,
 }
 
-/// What a layer did.
+/// A change to a lower layer.
 #[derive(Debug)]
 pub enum Change {
-    /// It has something else where a layer below has this. With it went as many names.
-    Other(Node, Node, usize),
-    /// It hides what is not there.
-    Nothing(usize),
+    /// A file takes the place of another.
+    Replaced {
+        /// The file of the lower layer.
+        old: Node,
+        /// The file that takes its place.
+        new: Node,
+        /// The number of files below the old one, which are lost.
+        below: usize,
+    },
+    /// A whiteout of this layer hides nothing.
+    UselessWhiteout(usize),
 }
 
 impl Changes {
-    /// A file took the place of another.
-    pub fn other(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
+    /// Records that a file takes the place of another.
+    pub fn replaced(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
         let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
         if old.layer != new.layer && !both(libc::S_IFDIR) {
-            self.add(path, Change::Other(old.clone(), new.clone(), below));
+            let (old, new) = (old.clone(), new.clone());
+            self.add(path, Change::Replaced { old, new, below });
         }
     }
 
-    /// A whiteout hid nothing.
-    pub fn nothing(&mut self, path: &[u8], layer: usize) {
-        self.add(path, Change::Nothing(layer));
+    /// Records a whiteout that hides nothing.
+    pub fn useless_whiteout(&mut self, path: &[u8], layer: usize) {
+        self.add(path, Change::UselessWhiteout(layer));
     }
 
     fn add(&mut self, path: &[u8], change: Change) {
         match self.list.len() < CHANGES_MAX {
             true => self.list.push((path.to_vec(), change)),
-            false => self.more = self.more.saturating_add(1),
+            false => self.dropped = self.dropped.saturating_add(1),
         }
     }
 }
 
 impl Rootfs {
-    /// An empty directory.
+    /// An empty root directory.
     pub fn empty() -> Self {
         let root = Node {
             mode: libc::S_IFDIR | 0o755,
@@ -136,9 +143,9 @@ impl Rootfs {
         }
     }
 
-    /// What is there before any initrd is: the archive that every kernel has built in, unless it was
-    /// built with another (usr/default_cpio_list).
-    pub fn of_the_kernel() -> Self {
+    /// The rootfs before the initrd is unpacked: the archive that a kernel without CONFIG_INITRAMFS_SOURCE has
+    /// built in (usr/default_cpio_list).
+    pub fn default_initramfs() -> Self {
         let mut rootfs = Self::empty();
         for (name, mode) in [
             ("dev", 0o040_755),
@@ -156,24 +163,24 @@ impl Rootfs {
         rootfs
     }
 
-    /// The file of this name, links followed, and its name without links.
+    /// The file at a path, with symbolic links followed, and its path without them.
     pub fn find(&self, path: &[u8]) -> Option<(Vec<u8>, &Node)> {
-        let path = self.resolve(path)?;
-        let node = self.here(&path)?;
+        let path = self.resolve(path).ok()?;
+        let node = self.lookup(&path)?;
         Some((path, node))
     }
 
-    /// The file of this name, which must be one without links in it.
-    pub fn here(&self, path: &[u8]) -> Option<&Node> {
+    /// The file at a path in which no directory is a symbolic link.
+    pub fn lookup(&self, path: &[u8]) -> Option<&Node> {
         self.nodes.get(*self.names.get(path)?)
     }
 
-    /// Names directly in a directory, in order of their bytes.
+    /// The names in a directory, in order of their bytes.
     pub fn directory<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         self.below(path).filter(|name| !name.contains(&b'/'))
     }
 
-    /// Names below a directory, relative to it.
+    /// All paths below a directory, relative to it.
     pub(crate) fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let prefix = match path {
             b"" => Vec::new(),
@@ -188,7 +195,7 @@ impl Rootfs {
             .filter(|name| !name.is_empty())
     }
 
-    /// Takes a name away, and all below it. How many names there were below.
+    /// Removes a path and all paths below it. Returns the number of paths below it.
     pub(super) fn remove(&mut self, path: &[u8]) -> usize {
         let below: Vec<_> = self.below(path).map(|name| join(path, name)).collect();
         for name in &below {
@@ -200,10 +207,10 @@ impl Rootfs {
         below.len()
     }
 
-    /// Takes away what the layers below the present one have in a directory.
-    pub(super) fn hide(&mut self, directory: &[u8]) {
+    /// Removes the files of lower layers from a directory.
+    pub(super) fn make_opaque(&mut self, directory: &[u8]) {
         let own = |name: &Vec<u8>| {
-            let node = self.here(name);
+            let node = self.lookup(name);
             node.is_some_and(|node| Some(node.layer) == self.layer)
         };
         let below: Vec<_> = self
@@ -212,7 +219,7 @@ impl Rootfs {
             .collect();
         let ours: Vec<_> = below.iter().filter(|name| own(name)).cloned().collect();
         for name in below {
-            // A directory that only lower layers have stays where this one has something in it.
+            // A directory of lower layers stays if this layer has files in it.
             let prefix = [name.as_slice(), b"/"].concat();
             let start = ours.partition_point(|own| *own < prefix);
             let needed = ours.get(start).is_some_and(|own| own.starts_with(&prefix));
@@ -228,42 +235,38 @@ impl Rootfs {
         self.nodes.push(node);
     }
 
-    /// Gives a node a name, or one more.
+    /// Adds a name to a node.
     pub(super) fn name(&mut self, path: Vec<u8>, index: usize) {
         const ENTRY: usize = 128;
         self.size = self.size.saturating_add(path.len()).saturating_add(ENTRY);
         self.names.insert(path, index);
     }
 
-    /// The target of a symbolic link that has this name, and why it leads to no file.
-    pub fn link(&self, path: &[u8]) -> Option<(&[u8], Lost)> {
-        let lost = self.follow(path).err()?;
+    /// The target of a dangling symbolic link, and why it cannot be resolved.
+    pub fn dangling_link(&self, path: &[u8]) -> Option<(&[u8], ResolveError)> {
+        let error = self.resolve(path).err()?;
         let path = normalized(path);
-        let (directory, last) = parts(&path);
-        let node = self.here(&join(&self.resolve(directory)?, last))?;
+        let (directory, last) = split(&path);
+        let node = self.lookup(&join(&self.resolve(directory).ok()?, last))?;
         let is_link = node.mode & libc::S_IFMT == libc::S_IFLNK;
-        is_link.then_some((node.target.as_slice(), lost))
+        is_link.then_some((node.target.as_slice(), error))
     }
 
-    /// All files with their names, in order of those.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+    /// All files with their paths, in the order of the paths.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&[u8], &Node)> {
         let names = self.names.iter();
         names.filter_map(|(name, index)| Some((name.as_slice(), self.nodes.get(*index)?)))
     }
 
-    /// Follows all symbolic links. `None` where something on the way is missing or no directory.
-    pub(super) fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
-        self.follow(path).ok()
-    }
-
-    /// The same, with the reason.
-    pub(crate) fn follow(&self, path: &[u8]) -> std::result::Result<Vec<u8>, Lost> {
+    /// Follows all symbolic links of a path.
+    pub(crate) fn resolve(&self, path: &[u8]) -> std::result::Result<Vec<u8>, ResolveError> {
         let mut todo: Vec<Vec<u8>> = components(path);
         let mut here = Vec::new();
         let mut links = 0;
         while let Some(name) = todo.pop() {
-            if self.here(&here).ok_or(Lost::Missing)?.mode & libc::S_IFMT != libc::S_IFDIR {
-                return Err(Lost::Missing);
+            if self.lookup(&here).ok_or(ResolveError::Missing)?.mode & libc::S_IFMT != libc::S_IFDIR
+            {
+                return Err(ResolveError::Missing);
             }
             if name == b".." {
                 let parent = here.iter().rposition(|byte| *byte == b'/');
@@ -271,14 +274,14 @@ impl Rootfs {
                 continue;
             }
             let next = join(&here, &name);
-            let node = self.here(&next).ok_or(Lost::Missing)?;
+            let node = self.lookup(&next).ok_or(ResolveError::Missing)?;
             if node.mode & libc::S_IFMT != libc::S_IFLNK {
                 here = next;
                 continue;
             }
             links += 1;
             if links > LINKS {
-                return Err(Lost::Links);
+                return Err(ResolveError::Links);
             }
             if node.target.starts_with(b"/") {
                 here.clear();
@@ -289,8 +292,8 @@ impl Rootfs {
     }
 }
 
-/// The directory that a path is in, and its last component.
-pub(super) fn parts(path: &[u8]) -> (&[u8], &[u8]) {
+/// The directory of a path, and its last component.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (
             path.get(..slash).unwrap_or_default(),
@@ -300,7 +303,7 @@ pub(super) fn parts(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Path components, the last first.
+/// The components of a path, the last first.
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
     let names = path.split(|byte| *byte == b'/').rev();
     names

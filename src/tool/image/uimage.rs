@@ -1,4 +1,4 @@
-//! The header that U-Boot's mkimage puts before a ramdisk. Pure.
+//! The header of a U-Boot ramdisk (mkimage(1)). Pure.
 //!
 //! Source: include/image.h of U-Boot, `struct legacy_img_hdr`; all numbers are big endian.
 
@@ -15,16 +15,16 @@ const MAGIC: [u8; 4] = 0x2705_1956_u32.to_be_bytes();
 /// IH_TYPE_RAMDISK.
 const RAMDISK: u8 = 3;
 
-/// What a header says of the ramdisk behind it.
+/// The fields of a ramdisk's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ramdisk {
-    /// Its length in bytes (ih_size).
+    /// Length of the ramdisk in bytes (ih_size).
     pub length: u32,
-    /// Its CRC32 (ih_dcrc).
+    /// CRC32 of the ramdisk (ih_dcrc).
     pub crc: u32,
 }
 
-/// The header that a file starts with; `None` where it has none.
+/// Reads the header at the start of a file; `None` if it has none. The error says what U-Boot refuses.
 pub fn ramdisk(head: &[u8]) -> Result<Option<Ramdisk>, String> {
     let mut cursor = Cursor::new(head);
     if cursor.array() != Some(MAGIC) {
@@ -32,7 +32,7 @@ pub fn ramdisk(head: &[u8]) -> Result<Option<Ramdisk>, String> {
     }
     let header = head.get(..HEADER).and_then(fields);
     let (stored, computed, header, image_type) =
-        header.ok_or("a U-Boot image whose header is not whole")?;
+        header.ok_or("a U-Boot image with a truncated header")?;
     if stored != computed {
         return Err(format!(
             "the header of this U-Boot image has the CRC {computed:#010x} and says {stored:#010x}: U-Boot refuses it"
@@ -46,7 +46,7 @@ pub fn ramdisk(head: &[u8]) -> Result<Option<Ramdisk>, String> {
     }
 }
 
-/// The stored CRC of the header, its true one, what it says, and the type of the image.
+/// The stored CRC of the header, the computed one, the ramdisk's fields, and the type of the image.
 fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
     let mut cursor = Cursor::new(header);
     let be32 = |cursor: &mut Cursor| cursor.array().map(u32::from_be_bytes);
@@ -70,7 +70,7 @@ fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
     Some((ih_hcrc, computed, Ramdisk { length, crc }, ih_type))
 }
 
-/// The CRC32 of what is left of `input`.
+/// The CRC32 of the rest of `input`.
 pub fn crc(input: &mut impl BufRead) -> io::Result<u32> {
     let mut crc = Crc::crc32();
     loop {
@@ -116,7 +116,7 @@ mod tests {
     fn what_u_boot_refuses_is_refused() {
         let head = signed(HEAD);
         for length in 4..HEADER {
-            let cut = Err("a U-Boot image whose header is not whole".into());
+            let cut = Err("a U-Boot image with a truncated header".into());
             assert_eq!(ramdisk(&head[..length]), cut);
         }
         let mut kernel = HEAD;

@@ -1,139 +1,135 @@
-//! What the kernel's unpacker makes of archives.
+//! Cpio archives as the kernel unpacks them.
 //!
-//! Source: init/initramfs.c of Linux 7.2, do_header to do_symlink, with its silences: what it drops
-//! without a word is reported here. `/init` unpacks cpio layers by the same rules.
+//! Source: init/initramfs.c of Linux 7.2, do_header to do_symlink. The kernel drops files without a message;
+//! here each of them is a finding. `/init` unpacks cpio layers by the same rules.
 
 use std::collections::HashMap;
 use std::io;
 
 use super::files::kind;
-use super::rootfs::{Bytes, Node, Rootfs, join, parts};
+use super::rootfs::{Extent, Node, Rootfs, join, split};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
+use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
+use crate::initrd;
 use crate::initrd::member::{LinkKey, Whiteout, link_key, link_target, whiteout, wrong_sum};
-use crate::initrd::{self, Cpio, Segment};
 use crate::text::shown;
+use crate::tool::finding::{Findings, FindingsAt};
 
-/// More bytes than the names in any initrd take; a bound on what a hostile one can make us remember.
+/// More bytes than the names in any initrd take: bounds the memory that a hostile one takes.
 const NAMES_MAX: usize = 256 << 20;
 
-/// How bad something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// It goes wrong at boot.
-    Error,
-    /// It works, but is odd or costs something.
-    Warning,
+/// Where an archive lies in an image, and how it is unpacked.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its compression.
+    pub codec: Option<Codec>,
+    /// Whether all of its files are for the kernel itself ([`Cpio::only_early`](crate::initrd::Cpio)): the kernel
+    /// has read them by then, and a missing directory does no harm.
+    pub only_early: bool,
 }
 
-/// Takes what was found: how bad it is, where, and what.
-pub type Report<'a> = &'a mut dyn FnMut(Severity, String, String);
+/// One archive on its way into a rootfs.
+struct Unpacker<'a> {
+    rootfs: &'a mut Rootfs,
+    packed: Packed,
+    /// The first names of files with several names.
+    links: HashMap<LinkKey, Vec<u8>>,
+}
 
 impl Rootfs {
-    /// Unpacks the archive in a segment, as far as it goes. What the kernel would not unpack, or not
-    /// as the archive has it, is reported.
+    /// Unpacks an archive up to the member at which the kernel (for a layer, `/init`) stops. Members that are
+    /// dropped or changed are findings.
     pub fn unpack(
         &mut self,
         image: &dyn ReadAt,
-        segment: &Segment,
-        cpio: &Cpio,
-        report: Report,
+        packed: Packed,
+        findings: &mut Findings,
     ) -> Result<()> {
-        let context = || format!("archive at {:#x}", segment.offset);
-        let mut archive = initrd::open_archive(image, segment.offset, segment.length, cpio.codec)
-            .during("read", context())?;
-        let mut links = HashMap::new();
+        let unpacker = Unpacker {
+            rootfs: self,
+            packed,
+            links: HashMap::new(),
+        };
+        unpacker.unpack(image, findings)
+    }
+}
+
+impl Unpacker<'_> {
+    fn unpack(mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
+        let Packed {
+            offset,
+            length,
+            codec,
+            only_early,
+        } = self.packed;
+        let context = || format!("archive at {offset:#x}");
+        let mut archive =
+            initrd::open_archive(image, offset, length, codec).during("read", context())?;
         loop {
             let next = archive.next_member()?;
-            // The walk has seen that the kernel stops here; /init does not.
-            if self.layer.is_none() && archive.unterminated().is_some() {
+            // The walk has found that the kernel stops here; /init does not.
+            if self.rootfs.layer.is_none() && archive.unterminated().is_some() {
                 return Ok(());
             }
             let member = match next {
                 Next::Member(member) => member,
                 // Hard links do not reach across archives.
                 Next::Trailer => {
-                    links.clear();
+                    self.links.clear();
                     continue;
                 }
                 Next::End => return Ok(()),
             };
-            let place = match cpio.codec {
-                None => format!("{:#010x}", segment.offset.saturating_add(member.offset)),
-                Some(codec) => format!("{:#010x} ({codec} {:#x})", segment.offset, member.offset),
+            let place = match codec {
+                None => format!("{:#010x}", offset.saturating_add(member.offset)),
+                Some(codec) => format!("{offset:#010x} ({codec} {:#x})", member.offset),
             };
-            let mut report = |severity, what: String| {
-                report(severity, format!("{place} {}", named(&member.name)), what);
-            };
-            // The kernel looks for microcode and ACPI tables by name, and then unpacks them for
-            // nothing: missing directories do not matter.
-            let quiet = cpio.only_early;
-            let made = self.member(
-                &member,
-                segment.offset,
-                &mut archive,
-                &mut links,
-                &mut report,
-            );
-            if let Err(what) = &made
-                && !quiet
+            let mut findings = findings.at(format_args!("{place} {}", display(&member.name)));
+            let created = self.member(&member, &mut archive, &mut findings);
+            if let Err(what) = &created
+                && !only_early
             {
-                report(Severity::Error, what.clone());
+                findings.error(what);
             }
             let wrong = wrong_sum(&member, &mut archive).during("read", context())?;
             // The sum of a file that was not created is not checked.
             if let Some(sum) = wrong
-                && made.is_ok()
+                && created.is_ok()
             {
                 let stored = member.header.chksum;
-                let who = match self.layer {
+                let effect = match self.rootfs.layer {
                     Some(_) => "/init refuses the layer",
                     None => "the kernel stops here",
                 };
-                let what =
-                    format!("its bytes add up to {sum:#x}, its header says {stored:#x}: {who}");
-                report(Severity::Error, what);
+                findings.error(format!(
+                    "the sum of its bytes is {sum:#x}, but {stored:#x} in its header: {effect}"
+                ));
                 return Ok(());
             }
-            if self.size > NAMES_MAX {
-                let what =
-                    format!("names of more than {NAMES_MAX} bytes; the rest is not looked at");
+            if self.rootfs.size > NAMES_MAX {
+                let what = format!("names of more than {NAMES_MAX} bytes; the rest is not checked");
                 return Err(Error::new("check", context(), what));
             }
         }
     }
 
-    /// Creates one member. The error is why the kernel does not.
+    /// Creates the file of one member. The error says why the kernel does not.
     fn member<I: Skip>(
         &mut self,
         member: &Member,
-        segment: u64,
         archive: &mut Archive<I>,
-        links: &mut HashMap<LinkKey, Vec<u8>>,
-        report: &mut dyn FnMut(Severity, String),
+        findings: &mut FindingsAt,
     ) -> std::result::Result<(), String> {
         let header = &member.header;
         let file_type = header.file_type();
-        if header.namesize == 0 || header.namesize > PATH_MAX {
-            let length = header.namesize;
-            return Err(format!(
-                "a name of {length} bytes: the kernel passes it over"
-            ));
-        }
-        if !member.counts() {
-            return Err(match file_type {
-                _ if member.name.is_empty() => "an empty name: the kernel passes it over".into(),
-                libc::S_IFLNK => {
-                    "a target of more than 4096 bytes: the kernel passes it over".into()
-                }
-                _ => format!(
-                    "a {} with a body: the kernel passes it over",
-                    kind(header.mode)
-                ),
-            });
-        }
-        climbs(&member.name, report);
+        check_member(member)?;
+        check_parents(&member.name, findings);
         // tmpfs, ramfs and overlayfs.
         const NAME_MAX: usize = 255;
         let mut components = member.name.split(|byte| *byte == b'/');
@@ -144,30 +140,29 @@ impl Rootfs {
                 self.dropped()
             ));
         }
-        let Some(path) = self.place(&member.name)? else {
+        let Some(path) = self.path(&member.name)? else {
             return Ok(());
         };
         if path.is_empty() {
-            return self.top(header);
+            return self.root_directory(header);
         }
-        if self.hides(&path, member, report) {
+        if self.hides(&path, member, findings) {
             return Ok(());
         }
-        self.clean(&path, file_type, report)?;
+        self.replace(&path, file_type, findings)?;
         let mut node = Node {
             mode: header.mode,
-            layer: self.layer.unwrap_or(0),
+            layer: self.rootfs.layer.unwrap_or(0),
             ..Node::default()
         };
         match file_type {
             libc::S_IFREG => {
-                let length = u64::from(header.filesize);
-                node.body = Some(Bytes {
-                    segment,
+                node.body = Some(Extent {
+                    segment: self.packed.offset,
                     offset: member.body,
-                    length,
+                    length: header.filesize.into(),
                 });
-                return self.file(member, path, node, links);
+                return self.file(member, path, node);
             }
             libc::S_IFLNK => {
                 let error = |error: io::Error| error.to_string();
@@ -176,17 +171,17 @@ impl Rootfs {
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
                 return Err(format!(
-                    "mode {:o} is no type of file: the kernel passes it over",
+                    "mode {:o} is no type of file: the kernel skips it",
                     header.mode
                 ));
             }
         }
-        self.put(path, node);
+        self.rootfs.put(path, node);
         Ok(())
     }
 
-    /// A member for the root directory itself, which the kernel replaces by nothing.
-    fn top(&mut self, header: &Header) -> std::result::Result<(), String> {
+    /// A member for the root directory itself, which the kernel cannot replace.
+    fn root_directory(&mut self, header: &Header) -> std::result::Result<(), String> {
         let file_type = header.file_type();
         if file_type != libc::S_IFDIR {
             return Err(format!(
@@ -195,40 +190,34 @@ impl Rootfs {
                 self.dropped()
             ));
         }
-        if let Some(root) = self.nodes.first_mut() {
+        let layer = self.rootfs.layer.unwrap_or(0);
+        if let Some(root) = self.rootfs.nodes.first_mut() {
             root.mode = header.mode;
-            root.layer = self.layer.unwrap_or(0);
+            root.layer = layer;
         }
         Ok(())
     }
 
-    /// Who leaves a file out.
+    /// Who drops a file.
     fn dropped(&self) -> &'static str {
-        match self.layer {
+        match self.rootfs.layer {
             Some(_) => "/init leaves the file out, as the kernel would",
-            None => "the kernel drops the file without a word",
+            None => "the kernel drops the file without a message",
         }
     }
 
-    /// Takes away what a layer's member is there to hide, if it is one of those.
-    fn hides(
-        &mut self,
-        path: &[u8],
-        member: &Member,
-        report: &mut dyn FnMut(Severity, String),
-    ) -> bool {
-        if self.layer.is_none() {
+    /// Applies a whiteout or an opaque marker of a layer. False if the member is neither.
+    fn hides(&mut self, path: &[u8], member: &Member, findings: &mut FindingsAt) -> bool {
+        if self.rootfs.layer.is_none() {
             return false;
         }
-        let (parent, last) = parts(path);
+        let (parent, last) = split(path);
         match whiteout(member) {
-            Some(Whiteout::Directory(_)) => self.hide(parent),
-            Some(Whiteout::Name) => self.whiteout(path),
+            Some(Whiteout::Directory(_)) => self.rootfs.make_opaque(parent),
+            Some(Whiteout::Name) => self.rootfs.whiteout(path),
             None if member.header.file_type() == libc::S_IFREG && last.starts_with(b".wh.") => {
-                report(
-                    Severity::Warning,
-                    "a whiteout of OCI images is a file like any other here: use a character device 0:0"
-                        .into(),
+                findings.warning(
+                    "a whiteout of OCI images is a file like any other here: use a character device 0:0",
                 );
                 return false;
             }
@@ -237,106 +226,118 @@ impl Rootfs {
         true
     }
 
-    /// A regular file: a new one, more of an earlier one, or a further name of one.
+    /// A regular file: a new one, another member with an earlier name, or another name of an earlier file.
     fn file(
         &mut self,
         member: &Member,
         path: Vec<u8>,
         node: Node,
-        links: &mut HashMap<LinkKey, Vec<u8>>,
     ) -> std::result::Result<(), String> {
         let header = &member.header;
+        let rootfs = &mut *self.rootfs;
         let empty = node.body.is_none_or(|body| body.length == 0);
         if let Some(key) = link_key(header) {
-            if !links.contains_key(&key) {
-                self.size = self
-                    .size
-                    .saturating_add(path.len())
-                    .saturating_add(size_of::<LinkKey>());
+            if !self.links.contains_key(&key) {
+                let size = path.len().saturating_add(size_of::<LinkKey>());
+                rootfs.size = rootfs.size.saturating_add(size);
             }
-            let first = links.entry(key).or_insert_with(|| path.clone());
+            let first = self.links.entry(key).or_insert_with(|| path.clone());
             if *first != path {
-                let Some(index) = self.names.get(first).copied() else {
+                let Some(index) = rootfs.names.get(first).copied() else {
                     return Err(format!(
                         "a hard link to {}, which is not there",
                         shown(first)
                     ));
                 };
-                self.name(path, index);
-                if let Some(first) = self.nodes.get_mut(index).filter(|_| !empty) {
+                rootfs.name(path, index);
+                if let Some(first) = rootfs.nodes.get_mut(index).filter(|_| !empty) {
                     *first = node;
                 }
                 return Ok(());
             }
         }
-        self.put(path, node);
+        rootfs.put(path, node);
         Ok(())
     }
 
-    /// Where a name leads: its directory's links followed, its own not.
-    /// `None` where that cannot be known.
-    fn place(&self, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
+    /// The path of a member, with the symbolic links to its directory resolved.
+    /// `None` if a layer that cannot be read may have that directory.
+    fn path(&self, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
         let path = normalized(name);
-        let (parent, last) = parts(&path);
-        let directory = self.resolve(parent);
+        let (parent, last) = split(&path);
+        let rootfs = &*self.rootfs;
         let is_directory = |path: &Vec<u8>| {
-            self.here(path)
+            rootfs
+                .lookup(path)
                 .is_some_and(|node| node.mode & libc::S_IFMT == libc::S_IFDIR)
         };
-        match (directory.filter(is_directory), self.layer) {
-            (None, Some(_)) if self.partial => Ok(None),
+        let directory = rootfs.resolve(parent).ok().filter(is_directory);
+        match (directory, rootfs.layer) {
+            (None, Some(_)) if rootfs.partial => Ok(None),
             (None, Some(_)) => Err(format!(
                 "there is no directory {} in this layer or below: /init leaves the file out",
                 shown(parent)
             )),
             (None, None) => Err(format!(
-                "there is no directory {}: the kernel drops the file without a word",
+                "there is no directory {}: the kernel drops the file without a message",
                 shown(parent)
             )),
             (Some(directory), _) if last == b".." || last.is_empty() => Ok(Some(
-                self.resolve(&join(&directory, last)).unwrap_or_default(),
+                rootfs.resolve(&join(&directory, last)).unwrap_or_default(),
             )),
             (Some(directory), _) => Ok(Some(join(&directory, last))),
         }
     }
 
-    /// Removes what is of another type: clean_path.
-    fn clean(
+    /// Removes an earlier file of another type (clean_path in init/initramfs.c).
+    fn replace(
         &mut self,
         path: &[u8],
         file_type: u32,
-        report: &mut dyn FnMut(Severity, String),
+        findings: &mut FindingsAt,
     ) -> std::result::Result<(), String> {
-        let Some((there, layer)) = self.here(path).map(|node| (node.mode, node.layer)) else {
+        let old = self.rootfs.lookup(path).map(|node| (node.mode, node.layer));
+        let Some((old, layer)) = old.filter(|(mode, _)| mode & libc::S_IFMT != file_type) else {
             return Ok(());
         };
-        if there & libc::S_IFMT == file_type {
-            return Ok(());
-        }
-        let (old, new) = (kind(there), kind(file_type));
-        if there & libc::S_IFMT == libc::S_IFDIR && self.below(path).next().is_some() {
-            let who = match self.layer {
+        let new = kind(file_type);
+        if old & libc::S_IFMT == libc::S_IFDIR && self.rootfs.below(path).next().is_some() {
+            let effect = match self.rootfs.layer {
                 Some(_) => "/init leaves it out, as the kernel would",
                 None => "the kernel drops it",
             };
             return Err(format!(
-                "a {new} in place of a directory that is not empty: {who}"
+                "a {new} in place of a directory that is not empty: {effect}"
             ));
         }
-        if self.layer.is_none_or(|own| own == layer) {
-            report(
-                Severity::Warning,
-                format!("a {new} in place of an earlier {old}"),
-            );
-            self.names.remove(path);
+        // Files of lower layers are replaced in `put`, which records the change.
+        if self.rootfs.layer.is_none_or(|own| own == layer) {
+            findings.warning(format!("a {new} in place of an earlier {}", kind(old)));
+            self.rootfs.names.remove(path);
         }
-        // In place of what a lower layer has: `put` takes note.
         Ok(())
     }
 }
 
-/// Says so where a name has `..` in it. The kernel's unpacker follows them, but not beyond the root.
-fn climbs(name: &[u8], report: &mut dyn FnMut(Severity, String)) {
+/// Why the kernel skips a member whatever the rootfs holds.
+fn check_member(member: &Member) -> std::result::Result<(), String> {
+    let header = &member.header;
+    if header.namesize == 0 || header.namesize > PATH_MAX {
+        let length = header.namesize;
+        return Err(format!("a name of {length} bytes: the kernel skips it"));
+    }
+    if member.counts() {
+        return Ok(());
+    }
+    Err(match header.file_type() {
+        _ if member.name.is_empty() => "an empty name: the kernel skips it".into(),
+        libc::S_IFLNK => "a target of more than 4096 bytes: the kernel skips it".into(),
+        _ => format!("a {} with a body: the kernel skips it", kind(header.mode)),
+    })
+}
+
+/// Reports a name with `..` in it. The kernel's unpacker follows these, but not above the root.
+fn check_parents(name: &[u8], findings: &mut FindingsAt) {
     let mut depth = 0i64;
     let mut lowest = 0;
     for component in normalized(name).split(|byte| *byte == b'/') {
@@ -344,16 +345,17 @@ fn climbs(name: &[u8], report: &mut dyn FnMut(Severity, String)) {
         lowest = depth.min(lowest);
     }
     if lowest < 0 {
-        report(Severity::Error, "its name leads out of the archive".into());
+        findings.error("its name leads out of the archive");
     } else if name
         .split(|byte| *byte == b'/')
         .any(|component| component == b"..")
     {
-        report(Severity::Warning, "its name has `..` in it".into());
+        findings.warning("its name has `..` in it");
     }
 }
 
-fn named(name: &[u8]) -> String {
+/// A member's name, for a message.
+fn display(name: &[u8]) -> String {
     match name {
         b"" => "(no name)".into(),
         name => shown(name),

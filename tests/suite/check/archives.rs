@@ -95,8 +95,7 @@ fn members_that_no_filesystem_takes_are_told() {
         (lines[0].as_str(), status),
         (
             &*format!(
-                "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops \
-                 the file without a word"
+                "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops the file without a message"
             ),
             1
         )

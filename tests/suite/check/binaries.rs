@@ -184,7 +184,7 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         (errors.next().unwrap_or_default(), status)
     };
     const WHERE: &str = "from the archive at 0x188, which replaces that of the archive at 0x0: no layer would be \
-                         mounted (the loader has to be the last archive with that name in front of the first EROFS image)";
+                         mounted (the loader must be the last archive with that file before the first EROFS image)";
     assert_eq!(loader().len(), 0x188);
     for (other, what) in [
         (&busybox, "another program (bin/busybox)"),

@@ -85,7 +85,7 @@ fn check_reads_the_command_line() {
     }
     let alone = cpio(&[init()]);
     let (stdout, status) = of_image("alone", &alone, &[]);
-    let warning = "warning: image: there are no layers, and no init but the loader: it boots with root= only\n";
+    let warning = "warning: image: there are no layers, and no init but the loader: it boots only with root=\n";
     assert!(stdout.starts_with(warning), "{stdout}");
     assert_eq!(status, 0);
     let (stdout, status) = of_image("alone", &alone, &["--cmdline", "init=/bin/x"]);

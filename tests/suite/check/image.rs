@@ -118,8 +118,7 @@ fn an_init_that_the_kernel_cannot_start_is_found() {
             image(vec![entry("init", 0o100_755, b"#!/bin/sh\n")]),
             vec![
                 "error: loader: start /init: it is not layerinit's, but a script (#!/bin/sh) from the archive at 0x0: no \
-                 layer would be mounted (the loader has to be the last archive with that name in front of the first EROFS \
-                 image)",
+                 layer would be mounted (the loader must be the last archive with that file before the first EROFS image)",
             ],
         ),
         (
@@ -151,7 +150,7 @@ fn members_that_the_kernel_drops_are_found() {
             "no parent",
             image(vec![init(), file("etc/passwd", b"")]),
             vec![
-                "error: 0x0000010c etc/passwd: there is no directory etc: the kernel drops the file without a word",
+                "error: 0x0000010c etc/passwd: there is no directory etc: the kernel drops the file without a message",
             ],
         ),
         (
@@ -172,24 +171,22 @@ fn members_that_the_kernel_drops_are_found() {
         (
             "long name",
             image(vec![init(), file(&long_name, b"")]),
-            vec!["error: 0x0000010c (no name): a name of 4097 bytes: the kernel passes it over"],
+            vec!["error: 0x0000010c (no name): a name of 4097 bytes: the kernel skips it"],
         ),
         (
             "long target",
             image(vec![init(), entry("l", 0o120_777, &long_target)]),
-            vec![
-                "error: 0x0000010c l: a target of more than 4096 bytes: the kernel passes it over",
-            ],
+            vec!["error: 0x0000010c l: a target of more than 4096 bytes: the kernel skips it"],
         ),
         (
             "a directory with a body",
             image(vec![init(), entry("d", 0o040_755, b"x")]),
-            vec!["error: 0x0000010c d: a directory with a body: the kernel passes it over"],
+            vec!["error: 0x0000010c d: a directory with a body: the kernel skips it"],
         ),
         (
             "no type",
             image(vec![init(), entry("d", 0o755, b"")]),
-            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel passes it over"],
+            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel skips it"],
         ),
     ]);
 }
@@ -241,8 +238,8 @@ fn archives_that_the_kernel_stops_at_are_found() {
             "bad sum",
             image(vec![init(), bad_sum]),
             vec![
-                "error: 0x0000010c sum: its bytes add up to 0x126, its header says 0x123: the kernel stops here",
-                "warning: image: there are no layers, and no init but the loader: it boots with root= only",
+                "error: 0x0000010c sum: the sum of its bytes is 0x126, but 0x123 in its header: the kernel stops here",
+                "warning: image: there are no layers, and no init but the loader: it boots only with root=",
             ],
         ),
         (
@@ -282,7 +279,7 @@ fn files_below_layers_that_are_no_layers_are_found() {
             dir("layers/c"),
         ]),
         vec![
-            "warning: layers/c: not a file; not used",
+            "warning: layers/c: not a regular file; not used",
             "error: layers/a 0x0: read at 0x0: neither cpio nor EROFS: 74 65 78 74 \"text\"",
             "error: layers/b 0x0: neither an EROFS image nor a cpio archive",
         ],
@@ -304,7 +301,7 @@ fn a_new_root_without_an_init_is_found() {
             ),
             vec![
                 "error: no init in the new root: /sbin/init: not there; /etc/init: not there; /bin/init: not executable \
-                 (mode 0644); /bin/sh: a symlink to /bin/no, which leads nowhere",
+                 (mode 0644); /bin/sh: a symlink to /bin/no, which does not exist",
             ],
         ),
         (
@@ -405,7 +402,7 @@ fn erofs_images_that_the_kernel_refuses_are_found() {
             "unaligned",
             join(&[&system(vec![init()]), &erofs_with_init("")]),
             vec![
-                "warning: 0x00000278: EROFS image not aligned to its blocks of 4096 bytes: they reach over page boundaries, and it cannot be mounted as a file",
+                "warning: 0x00000278: EROFS image not aligned to its blocks of 4096 bytes: they cross page boundaries, and it cannot be mounted as a file",
             ],
         ),
         (

@@ -80,7 +80,7 @@ fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
         (
             vec![
                 "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
-                "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) is compressed so, and cannot be mounted or read".into(),
+                "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) needs it to decompress its files".into(),
             ],
             1
         )
@@ -174,7 +174,7 @@ fn a_kernel_that_loses_the_layers_behind_the_loader_is_found() {
     assert_eq!(
         lines,
         [
-            "error: CONFIG_BLK_DEV_RAM=n: and no retain_initrd on the command line: the layers behind the loader are lost"
+            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers behind the loader are lost"
         ]
     );
     let ram = sufficient() + "CONFIG_BLK_DEV_RAM=y\n";
@@ -336,13 +336,13 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
         said(arm, 5),
         [
             "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
-             (lowmem, the first 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+             (lowmem, the first 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
     assert_eq!(
         said(arm, 9),
         [
-            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults as /sys/firmware/initrd is read beyond"
+            "error: CONFIG_ARM=y: the initrd of 9 MiB is larger than the memory that this kernel maps (lowmem, 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
     assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);

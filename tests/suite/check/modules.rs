@@ -145,8 +145,7 @@ fn config_with(directory: &Path, more: &str) {
 /// The error of an erofs.ko without signature.
 fn unsigned(place: &str, why: &str) -> String {
     format!(
-        "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no \
-         module without ({why}): no EROFS layer can be mounted"
+        "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no module without one ({why}): no EROFS layer can be mounted"
     )
 }
 
@@ -215,7 +214,7 @@ fn modules_without_signature_are_found_where_the_configuration_wants_them() {
         said(b"module", ""),
         [
             "warning: CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no \
-             signature: under Secure Boot the kernel loads no module without (build without \
+             signature: under Secure Boot the kernel loads no module without one (build without \
              --strip-module-signatures)"
         ]
     );
@@ -240,7 +239,7 @@ fn drivers_without_signature_are_found() {
         of_loader(&directory, &loader, &words),
         [
             "warning: CONFIG_MODULE_SIG_FORCE=y: lib/modules/6.12.1/kernel/fs/erofs/virtio_blk.ko has no signature: \
-             the kernel loads no module without (build without --strip-module-signatures)"
+             the kernel loads no module without one (build without --strip-module-signatures)"
         ]
     );
 }

@@ -64,12 +64,12 @@ fn an_init_that_is_passed_over_for_the_next_is_told() {
         (
             "circle",
             vec![link("sbin/init", b"init")],
-            Some("a symlink to init, which leads in a circle (ELOOP)"),
+            Some("a symlink to init, which is in a loop of symlinks (ELOOP)"),
         ),
         (
             "dangling",
             vec![link("sbin/init", b"../lib/systemd/systemd")],
-            Some("a symlink to ../lib/systemd/systemd, which leads nowhere"),
+            Some("a symlink to ../lib/systemd/systemd, which does not exist"),
         ),
         (
             "itself",
@@ -122,12 +122,12 @@ fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
         (
             "dangling",
             vec![link("dev", b"gone")],
-            "dev: a symlink to gone, which leads nowhere",
+            "dev: a symlink to gone, which does not exist",
         ),
         (
             "circle",
             vec![link("dev", b"dev")],
-            "dev: a symlink to dev, which leads in a circle (ELOOP)",
+            "dev: a symlink to dev, which is in a loop of symlinks (ELOOP)",
         ),
         (
             "harmless",
@@ -190,7 +190,7 @@ fn directories_that_everybody_may_write_to_are_told() {
         lines[2..],
         [
             warning(&format!("c: mode 0777: {WHAT}")),
-            "warning: new root: 2 more directories to which everybody may write".into(),
+            "warning: new root: 2 more world-writable directories".into(),
         ]
     );
     // What a layer above has made right is right.

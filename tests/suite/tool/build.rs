@@ -168,8 +168,8 @@ fn without_init_the_one_beside_the_tool_is_taken() {
                 .unwrap(),
         )
     };
-    let missing = "layerinit: find init: not beside this program; build it with `cargo build --release --bin init`, \
-                   or say --init PATH\n";
+    let missing = "layerinit: find init: not in the directory of this program; build it with `cargo build --release --bin init`, \
+                   or use --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
     // A spec that does not ask for it does not need it.
     fs::write(directory.join("spec"), "dir /a 0755 0 0\n").unwrap();

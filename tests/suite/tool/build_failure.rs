@@ -42,7 +42,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
             ),
             (
                 vec!["--spec", "bad-spec"],
-                "read bad-spec line 3: \"link\" is none of file, dir, nod, slink, pipe, sock",
+                "read bad-spec line 3: \"link\" is not one of file, dir, nod, slink, pipe, sock",
             ),
             (
                 vec!["--init", "missing"],
@@ -91,14 +91,14 @@ fn a_build_of_what_is_no_layer_leaves_no_file_and_an_old_image_as_it_was() {
             ),
             (
                 layer("text"),
-                "read text: not a layer, which is a directory, an EROFS image or a cpio archive (read at 0x0: \
+                "read text: neither a directory, an EROFS image nor a cpio archive (read at 0x0: \
                          neither cpio nor EROFS: 74 68 69 73 20 69 73 20 \"this is \")",
             ),
-            (layer("zeros"), "read zeros: nothing but zeros is no layer"),
-            (layer("empty"), "read empty: an empty file is no layer"),
+            (layer("zeros"), "read zeros: it holds only zeros, no layer"),
+            (layer("empty"), "read empty: it is empty, no layer"),
             (
                 layer("cut.erofs"),
-                "read cut.erofs: not a layer, which is a directory, an EROFS image or a cpio archive (read \
+                "read cut.erofs: neither a directory, an EROFS image nor a cpio archive (read \
                               at 0x0: truncated EROFS image: its superblock says 8192 bytes, the initrd has 5000 from here)",
             ),
             (
@@ -107,7 +107,7 @@ fn a_build_of_what_is_no_layer_leaves_no_file_and_an_old_image_as_it_was() {
             ),
             (
                 layer("."),
-                "read .: the image is written into this directory, and would become a part of itself",
+                "read .: the image is written into this directory, and would contain itself",
             ),
         ],
     );
@@ -130,7 +130,7 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
         )
     };
     let (_, stderr, status) = with_path(&[]);
-    let missing = "layerinit: run mkfs.erofs for root: it is not installed (Debian: apt install erofs-utils)\n";
+    let missing = "layerinit: run mkfs.erofs for root: it is not installed; on Debian: apt install erofs-utils\n";
     assert_eq!((stderr.as_str(), status), (missing, 1));
 
     script(
@@ -240,7 +240,7 @@ fn fakeroot_is_refused_where_it_has_no_effect() {
     assert_eq!(build("erofs").2, 0);
     let (_, stderr, status) = build("cpio.gz");
     assert!(
-        stderr.starts_with("layerinit: read root: fakeroot does not reach"),
+        stderr.starts_with("layerinit: read root: fakeroot has no effect"),
         "{stderr}"
     );
     assert_eq!(status, 1);

@@ -243,7 +243,7 @@ fn modules_that_are_not_there_are_named() {
     );
     assert_eq!(
         bad(&["tree", "--kernel", "../x"]),
-        "layerinit: find modules of \"../x\": not a kernel's release\n"
+        "layerinit: find modules of \"../x\": not the release of a kernel\n"
     );
     fs::create_dir_all(directory.join("tree/usr/lib/modules/6.13/kernel")).unwrap();
     assert_eq!(
@@ -253,7 +253,7 @@ fn modules_that_are_not_there_are_named() {
     fs::write(directory.join("tree/usr/lib/modules/6.13/modules.dep"), "").unwrap();
     assert_eq!(
         bad(&["tree"]),
-        "layerinit: find modules in tree: say --kernel, one of: 6.12-test, 6.13\n"
+        "layerinit: find modules in tree: several kernels; use --kernel with one of: 6.12-test, 6.13\n"
     );
     fs::write(
         modules.join("modules.dep"),

@@ -121,12 +121,12 @@ fn a_label_that_cannot_be_is_refused() {
         (
             &["--layer", "app", "--as", "cpio", "--label", "x"],
             1,
-            "layerinit: read app: a cpio archive has no volume label: --label is for what becomes an EROFS image",
+            "layerinit: read app: a cpio archive has no volume label: --label is for EROFS images",
         ),
         (
             &["--layer", "x.cpio", "--label", "x"],
             1,
-            "layerinit: read x.cpio: not a directory: --label is for what becomes an EROFS image, a file stays as it is",
+            "layerinit: read x.cpio: not a directory: --label is for EROFS images made from directories",
         ),
     ] {
         let (_, stderr, code) = build(&directory, words);
@@ -227,7 +227,7 @@ fn an_image_can_go_to_standard_output() {
         .args(["-qec", &words, "/dev/null"])
         .current_dir(&directory);
     let (stdout, _, status) = said(&terminal.stdin(Stdio::null()).output().unwrap());
-    let refused = "layerinit: write standard output: it is a terminal: redirect it, or name a file with -o\r\n";
+    let refused = "layerinit: write standard output: it is a terminal; redirect it, or name a file with -o\r\n";
     assert_eq!((stdout.as_str(), status), (refused, 1));
 }
 
@@ -405,7 +405,7 @@ fn files_of_an_archive_are_aligned_to_powers_of_two_only() {
         &directory,
         &[&LAYERS[..2], &["--layers-inside", "--align", "12"]].concat(),
     );
-    let message = "layerinit: align layers in the loader: not a power of two, as files of an archive are aligned to\n";
+    let message = "layerinit: align layers in the loader: not a power of two, which files of an archive need\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
 }
 

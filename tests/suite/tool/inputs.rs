@@ -84,7 +84,7 @@ fn a_giant_is_no_layer() {
     for (layer, message) in [
         (
             "hollow",
-            "layerinit: read hollow: nothing but zeros is no layer\n",
+            "layerinit: read hollow: it holds only zeros, no layer\n",
         ),
         (
             "layer",

@@ -40,8 +40,7 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
     };
     let other = cpio(&[dir("etc")]);
     let base = erofs_with_init("base");
-    let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
-               first EROFS image)\n";
+    let why = ": no layer would be mounted (the loader must be the last archive with that file before the first EROFS image)\n";
     let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
     let is_busybox =
         "layerinit: start /init: it is not layerinit's, but another program (bin/busybox)";

@@ -1,4 +1,4 @@
-//! Whose `/init` the kernel starts: of several archives with that name, the last one wins.
+//! The program that the kernel starts: of several archives that have it, the last one wins.
 
 use super::boot::Boot;
 use super::rootfs::Node;
@@ -9,13 +9,13 @@ use crate::format::elf;
 use crate::initrd::{self, Kind};
 use crate::text::shown;
 
-/// Checks that the program that the kernel starts (`rdinit=`) is an `/init` of layerinit, as far as the
-/// archives that the kernel unpacks have one: a kernel with the loader built in needs none there. Another
-/// program that `rdinit=` names, a script above all, is taken to start `/init`.
+/// Checks that the program that the kernel starts (`rdinit=`) is layerinit's `/init`. A kernel with the loader
+/// built in needs none in the image. If `/init` is layerinit's, a program elsewhere that `rdinit=` names (a script,
+/// most often) is assumed to start it.
 ///
 /// # Errors
-/// Another program would be started, and nobody would mount the layers.
-pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
+/// The kernel starts another program, and no layer is mounted.
+pub fn check_is_layerinit(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
     let rdinit = boot.options.rdinit.as_bytes();
     let Some((path, node)) = boot.rootfs.find(rdinit) else {
         return Ok(());
@@ -30,21 +30,21 @@ pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
     }
     let name = normalized(rdinit);
     let program = boot.content(image, node)?;
-    let mut what = format!("it is not layerinit's, but {}", kind(&*program));
+    let mut what = format!("it is not layerinit's, but {}", describe(&*program));
     if path != name {
         what.push_str(&format!(" ({})", shown(&path)));
     }
     if let Some(bytes) = node.body {
         what.push_str(&format!(" from the archive at {:#x}", bytes.segment));
-        if let Some(first) = replaced(image, rdinit, bytes.segment) {
+        if let Some(first) = replaced_archive(image, rdinit, bytes.segment) {
             what.push_str(&format!(
                 ", which replaces that of the archive at {first:#x}"
             ));
         }
     }
     what.push_str(
-        ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
-         first EROFS image)",
+        ": no layer would be mounted (the loader must be the last archive with that file before the first EROFS \
+         image)",
     );
     Err(Error::new("start", shown(rdinit), what))
 }
@@ -55,9 +55,9 @@ fn may_be_own(program: &dyn ReadAt) -> bool {
     elf::is_big_endian(program) || elf::layerinit_version(program).is_some()
 }
 
-/// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,
-/// for the walk of [`Boot`] looks for what a link of that name leads to.
-fn replaced(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
+/// The last archive before the one at offset `by` that the kernel unpacks and that has `rdinit`, too. The walk of
+/// [`Boot`] does not say: it looks for the target where `rdinit` is a symbolic link.
+fn replaced_archive(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
     let walk = initrd::walk(image, rdinit);
     let mut same = walk.segments.iter().filter(|segment| match &segment.kind {
         Kind::Cpio(cpio) => cpio.by_kernel && cpio.holds_init && segment.offset < by,
@@ -67,7 +67,7 @@ fn replaced(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
 }
 
 /// What a program is, for a message.
-fn kind(program: &dyn ReadAt) -> String {
+fn describe(program: &dyn ReadAt) -> String {
     let mut head = [0; 64];
     let n = program.read_at(&mut head, 0).unwrap_or(0);
     let line = head.get(..n).unwrap_or_default();
