@@ -48,12 +48,11 @@ pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
             superblock,
             backends,
         } = &layer.content
+            && let Some(backend) = Backend::most_portable(backends)
         {
-            if let Some(backend) = Backend::most_portable(backends) {
-                needs.extend(decompressors(superblock));
-                needs.extend(backend.options());
-                needs.extend(backend.modules().iter().map(|module| module.option()));
-            }
+            needs.extend(decompressors(superblock));
+            needs.extend(backend.options());
+            needs.extend(backend.modules().iter().map(|module| module.option()));
         }
     }
     if let Root::Overlay(upper) = &plan.root {
@@ -325,9 +324,7 @@ pub fn compare(
         module("OVERLAY_FS", "overlay", Module::Overlay.purpose());
     }
     for backend in unsupported(config, boot, plan, modules) {
-        let patched = Backend::ALL
-            .into_iter()
-            .filter(|other| !other.is_mainline());
+        let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
         let patched: Vec<_> = patched.map(|other| other.name()).collect();
         let what = format!(
             "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",
