@@ -2,7 +2,6 @@
 //! root, is a program for this machine, and so is everything that the kernel will want with it.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,9 +14,9 @@ use rustix::io::Errno;
 use rustix::system::uname;
 
 use super::setup::MOVED;
-use crate::bytes::{Cursor, Opened, ReadAt};
+use crate::bytes::Opened;
 use crate::error::{Cause, Context, Error, Result};
-use crate::sys::note;
+use crate::format::elf::{Machines, NotExecutable, interpreter};
 use crate::text::shown;
 
 /// The kernel follows `#!` and interpreters this deep (exec_binprm in fs/exec.c).
@@ -56,7 +55,7 @@ pub fn init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
         _ => "the new root",
     };
     let failed = |refusals| Error::with("find init in", place, Cause::Each(refusals));
-    let machines = here(uname().machine().to_bytes());
+    let machines = Machines::of_running_kernel(uname().machine().to_bytes());
     let mut refusals = Vec::new();
     for init in inits {
         match executable(&directory, init, machines, DEPTH) {
@@ -127,8 +126,8 @@ fn executable(
     })?;
     let needs = match interpreter(&program, machines) {
         Ok(needs) => needs,
-        Err(Unfit::Damaged(what)) => return refuse(what, true),
-        Err(Unfit::Other(what)) => return no(what),
+        Err(NotExecutable::Damaged(what)) => return refuse(what, true),
+        Err(NotExecutable::Other(what)) => return no(what),
     };
     let Some(needs) = needs else {
         return Ok(());
@@ -212,435 +211,12 @@ fn components(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Why a file is not a program that the kernel starts: a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
-    /// It cannot be read, or does not look like what was written: a fault of the medium may be why.
-    Damaged(String),
-    /// It is something else.
-    Other(String),
-}
-
-impl Unfit {
-    fn unread(error: io::Error) -> Self {
-        Self::Damaged(match Errno::from_io_error(&error) {
-            Some(errno) => format!("it cannot be read: {}", crate::error::name(errno)),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "a truncated ELF program".into()
-            }
-            None => format!("it cannot be read: {error}"),
-        })
-    }
-}
-
-impl From<Unfit> for String {
-    fn from(unfit: Unfit) -> Self {
-        match unfit {
-            Unfit::Damaged(what) | Unfit::Other(what) => what,
-        }
-    }
-}
-
-/// The program that the kernel starts in place of this one: after `#!`, or an ELF file's PT_INTERP.
-/// `None`: it needs none, or has the byte order that is not read here. An ELF file has to be for one of
-/// the `machines`.
-pub fn interpreter(
-    program: &dyn ReadAt,
-    machines: Machines,
-) -> std::result::Result<Option<String>, Unfit> {
-    // The kernel looks at 256 bytes (BINPRM_BUF_SIZE).
-    let mut head = [0; 256];
-    let n = program.read_at(&mut head, 0).map_err(Unfit::unread)?;
-    let head = head.get(..n).unwrap_or_default();
-    if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
-        return match words.find(|word| !word.is_empty()) {
-            Some(word) => Ok(Some(String::from_utf8_lossy(word).into_owned())),
-            None => Err(Unfit::Other("nothing follows its #!".into())),
-        };
-    }
-    if head.starts_with(b"\x7fELF") {
-        return elf_interpreter(program, machines, head);
-    }
-    Err(Unfit::Damaged(match head.is_empty() {
-        true => "it is empty".into(),
-        false => format!(
-            "neither an ELF program nor a #! script: it starts with \"{}\"",
-            head.get(..8).unwrap_or(head).escape_ascii()
-        ),
-    }))
-}
-
-/// Machines whose programs one kernel runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Machines {
-    /// What a message calls them.
-    pub name: &'static str,
-    /// Their `e_machine` values (include/uapi/linux/elf-em.h): of a 64-bit architecture, and of the
-    /// 32-bit one before it. Empty: any.
-    pub numbers: &'static [u16],
-    /// Whether programs of 64 bits run: one number can be that of both widths.
-    pub wide: bool,
-}
-
-impl Machines {
-    /// Any.
-    pub const ANY: Self = Self::new("any", &[]);
-    /// What a kernel for x86_64 runs.
-    pub const X86_64: Self = Self::new("x86_64", &[62, 3]);
-    /// What a kernel for aarch64 runs.
-    pub const AARCH64: Self = Self::new("aarch64", &[183, 40]);
-    /// What a kernel for riscv64 runs.
-    pub const RISCV64: Self = Self::new("riscv64", &[243]);
-
-    /// Those of these numbers.
-    pub const fn new(name: &'static str, numbers: &'static [u16]) -> Self {
-        Self {
-            name,
-            numbers,
-            wide: true,
-        }
-    }
-
-    /// Those of these numbers that are of 32 bits.
-    pub const fn narrow(name: &'static str, numbers: &'static [u16]) -> Self {
-        Self {
-            name,
-            numbers,
-            wide: false,
-        }
-    }
-}
-
-/// Those that the running kernel may run; any where that is not known.
-fn here(machine: &[u8]) -> Machines {
-    match () {
-        () if cfg!(target_endian = "big") => Machines::ANY,
-        () if cfg!(target_arch = "x86_64") => Machines::X86_64,
-        () if cfg!(target_arch = "aarch64") => Machines::AARCH64,
-        () if cfg!(target_arch = "riscv64") => Machines::RISCV64,
-        () if cfg!(target_pointer_width = "32") => under(machine),
-        () => Machines::ANY,
-    }
-}
-
-/// Those of a kernel that runs programs of 32 bits, from the machine of uname(2). A kernel of 64 bits tells
-/// those programs its own, or armv8l (COMPAT_UTS_MACHINE of arm64).
-fn under(machine: &[u8]) -> Machines {
-    match machine {
-        b"x86_64" => Machines::X86_64,
-        b"aarch64" | b"armv8l" => Machines::AARCH64,
-        b"riscv64" => Machines::RISCV64,
-        [b'i', _, b'8', b'6'] => Machines::narrow("32-bit x86", &[3]),
-        [b'a', b'r', b'm', ..] => Machines::narrow("32-bit arm", &[40]),
-        b"riscv32" => Machines::narrow("riscv32", &[243]),
-        _ => Machines::ANY,
-    }
-}
-
-fn elf_interpreter(
-    program: &dyn ReadAt,
-    machines: Machines,
-    head: &[u8],
-) -> std::result::Result<Option<String>, Unfit> {
-    const PT_INTERP: u32 = 3;
-    let found = elf_segments(program, machines, head, PT_INTERP)?;
-    let Some(&(offset, size)) = found.first() else {
-        return Ok(None);
-    };
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|size| (2..=4096).contains(size));
-    let odd = || Unfit::Damaged("an ELF program whose interpreter has no sane length".into());
-    let mut path = vec![0; size.ok_or_else(odd)?];
-    program
-        .read_exact_at(&mut path, offset)
-        .map_err(Unfit::unread)?;
-    let end = path
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(path.len());
-    path.truncate(end);
-    Ok(Some(String::from_utf8_lossy(&path).into_owned()))
-}
-
-/// Offset and size in the file of each segment of one type (`p_type`). None of a program that has the
-/// byte order that is not read here.
-fn elf_segments(
-    program: &dyn ReadAt,
-    machines: Machines,
-    head: &[u8],
-    wanted: u32,
-) -> std::result::Result<Vec<(u64, u64)>, Unfit> {
-    let truncated = || Unfit::Damaged("a truncated ELF program".into());
-    let wide = head.get(4) == Some(&2);
-    if head.get(5) != Some(&1) {
-        // Fields below are read as little endian; a big-endian machine goes without this proof.
-        return match machines.numbers.is_empty() {
-            true => Ok(Vec::new()),
-            false => Err(Unfit::Other(
-                "an ELF program of the other byte order".into(),
-            )),
-        };
-    }
-    let mut cursor = Cursor::new(head);
-    let header = (|| {
-        cursor.take(16)?;
-        let kind = cursor.le16()?;
-        let machine = cursor.le16()?;
-        cursor.take(if wide { 12 } else { 8 })?;
-        let phoff = if wide {
-            cursor.le64()?
-        } else {
-            cursor.le32()?.into()
-        };
-        cursor.take(if wide { 14 } else { 10 })?;
-        Some((kind, machine, phoff, cursor.le16()?, cursor.le16()?))
-    })();
-    let (kind, machine, phoff, phentsize, phnum) = header.ok_or_else(truncated)?;
-    if !machines.numbers.is_empty() && !machines.numbers.contains(&machine) {
-        return Err(Unfit::Other(format!(
-            "an ELF program for another machine (e_machine {machine}, here {})",
-            machines.name
-        )));
-    }
-    if wide && !machines.wide {
-        return Err(Unfit::Other(format!(
-            "an ELF program of 64 bits, which this kernel does not run (here {})",
-            machines.name
-        )));
-    }
-    if !matches!(kind, 2 | 3) {
-        let what = format!("an ELF file that is no program (e_type {kind})");
-        return Err(Unfit::Other(what));
-    }
-    let entry = if wide { 56 } else { 32 };
-    if phentsize != entry {
-        return Err(Unfit::Damaged(format!(
-            "an ELF program with odd program headers (e_phentsize {phentsize})"
-        )));
-    }
-    let mut table = vec![0; usize::from(entry).saturating_mul(phnum.into())];
-    program
-        .read_exact_at(&mut table, phoff)
-        .map_err(Unfit::unread)?;
-    let mut found = Vec::new();
-    for bytes in table.chunks_exact(entry.into()) {
-        let mut cursor = Cursor::new(bytes);
-        let segment = (|| {
-            let kind = cursor.le32()?;
-            if wide {
-                cursor.take(4)?;
-                let offset = cursor.le64()?;
-                cursor.take(16)?;
-                Some((kind, offset, cursor.le64()?))
-            } else {
-                let offset = cursor.le32()?.into();
-                cursor.take(8)?;
-                Some((kind, offset, cursor.le32()?.into()))
-            }
-        })();
-        let (kind, offset, size) = segment.ok_or_else(truncated)?;
-        if kind == wanted {
-            found.push((offset, size));
-        }
-    }
-    Ok(found)
-}
-
-/// The version of layerinit whose `/init` this program is: the ELF note that [`crate::entry!`] puts
-/// into it. `None` of any other program.
-///
-/// Source: elf(5), "Notes (Nhdr)".
-pub fn version(program: &dyn ReadAt) -> Option<String> {
-    const PT_NOTE: u32 = 4;
-    /// More than the notes of any program.
-    const NOTES_MAX: u64 = 1 << 16;
-    let mut head = [0; 64];
-    let n = program.read_at(&mut head, 0).ok()?;
-    let head = head.get(..n)?;
-    if !head.starts_with(b"\x7fELF") {
-        return None;
-    }
-    let segments = elf_segments(program, Machines::ANY, head, PT_NOTE).ok()?;
-    let mut segments = segments.into_iter().filter(|(_, size)| *size <= NOTES_MAX);
-    segments.find_map(|(offset, size)| {
-        let mut notes = vec![0; usize::try_from(size).ok()?];
-        program.read_exact_at(&mut notes, offset).ok()?;
-        own_note(&notes)
-    })
-}
-
-/// The description of the note with our name and type, up to its NULs.
-fn own_note(notes: &[u8]) -> Option<String> {
-    let mut cursor = Cursor::new(notes);
-    loop {
-        let (name, description, kind) = (cursor.le32()?, cursor.le32()?, cursor.le32()?);
-        // Each of the two is padded to a multiple of 4.
-        let mut field = |length: u32| {
-            let length = usize::try_from(length).ok()?;
-            let padded = cursor.take(length.checked_next_multiple_of(4)?)?;
-            padded.get(..length)
-        };
-        let (name, description) = (field(name)?, field(description)?);
-        if name == note::NAME && kind == note::VERSION {
-            let text = description.split(|byte| *byte == 0).next()?;
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn needs(program: &[u8]) -> std::result::Result<Option<String>, String> {
-        interpreter(&program, Machines::X86_64).map_err(Into::into)
-    }
-
     #[test]
-    fn scripts_name_their_interpreter() {
-        assert_eq!(needs(b"#!/bin/sh\n"), Ok(Some("/bin/sh".into())));
-        assert_eq!(
-            needs(b"#! \t/usr/bin/env python3 -u"),
-            Ok(Some("/usr/bin/env".into()))
-        );
-        assert_eq!(needs(b"#!\n/bin/sh"), Err("nothing follows its #!".into()));
-        assert_eq!(needs(b""), Err("it is empty".into()));
-        assert_eq!(
-            needs(b"echo hello\n"),
-            Err("neither an ELF program nor a #! script: it starts with \"echo hel\"".into())
-        );
-    }
-
-    /// A 64-bit little-endian ELF file with one program header, and the interpreter behind it.
-    fn elf(machine: u16, kind: u16, interp: &[u8]) -> Vec<u8> {
-        let mut elf = vec![0; 120];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[16..18].copy_from_slice(&kind.to_le_bytes());
-        elf[18..20].copy_from_slice(&machine.to_le_bytes());
-        elf[32] = 64;
-        elf[54] = 56;
-        elf[56] = 1;
-        elf[64] = if interp.is_empty() { 1 } else { 3 };
-        elf[72] = 120;
-        elf[96] = interp.len() as u8;
-        elf.extend_from_slice(interp);
-        elf
-    }
-
-    #[test]
-    fn programs_name_their_interpreter_or_none() {
-        assert_eq!(
-            needs(&elf(62, 3, b"/lib64/ld.so\0")),
-            Ok(Some("/lib64/ld.so".into()))
-        );
-        assert_eq!(needs(&elf(62, 2, b"")), Ok(None));
-        assert_eq!(
-            needs(&elf(183, 2, b"")),
-            Err("an ELF program for another machine (e_machine 183, here x86_64)".into())
-        );
-        let mut big_endian = elf(62, 3, b"/lib64/ld.so\0");
-        big_endian[5] = 2;
-        assert_eq!(
-            needs(&big_endian),
-            Err("an ELF program of the other byte order".into())
-        );
-        assert_eq!(interpreter(&big_endian.as_slice(), Machines::ANY), Ok(None));
-        assert_eq!(
-            interpreter(
-                &elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0").as_slice(),
-                Machines::ANY
-            ),
-            Ok(Some("/lib/ld-linux-aarch64.so.1".into()))
-        );
-        assert_eq!(
-            needs(&elf(62, 1, b"")),
-            Err("an ELF file that is no program (e_type 1)".into())
-        );
-    }
-
-    #[test]
-    fn a_kernel_of_32_bits_runs_no_program_of_64() {
-        let arm64 = elf(183, 3, b"/lib/ld-linux-aarch64.so.1\0");
-        let check = |program: &[u8], machine: &str| {
-            interpreter(&program, under(machine.as_bytes())).map_err(String::from)
-        };
-        for kernel in ["aarch64", "armv8l"] {
-            assert!(check(&arm64, kernel).is_ok(), "{kernel}");
-        }
-        for kernel in ["armv7l", "armv6l"] {
-            assert_eq!(
-                check(&arm64, kernel).unwrap_err(),
-                "an ELF program for another machine (e_machine 183, here 32-bit arm)"
-            );
-        }
-        assert!(check(&elf(62, 2, b""), "x86_64").is_ok());
-        assert_eq!(
-            check(&elf(62, 2, b""), "i686").unwrap_err(),
-            "an ELF program for another machine (e_machine 62, here 32-bit x86)"
-        );
-        // The two RISC-V have one number.
-        assert_eq!(
-            check(&elf(243, 2, b""), "riscv32").unwrap_err(),
-            "an ELF program of 64 bits, which this kernel does not run (here riscv32)"
-        );
-        assert!(check(&elf(243, 2, b""), "riscv64").is_ok());
-        // A program of 64 bits runs: whatever a personality says, the kernel is of 64.
-        if cfg!(target_arch = "x86_64") {
-            assert_eq!(here(b"i686").name, Machines::X86_64.name);
-        }
-    }
-
-    /// Bytes of which those from `bad` on cannot be read.
-    struct Medium {
-        bytes: Vec<u8>,
-        bad: u64,
-    }
-
-    impl ReadAt for Medium {
-        fn size(&self) -> u64 {
-            self.bytes.len() as u64
-        }
-
-        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-            match offset.checked_sub(self.bad) {
-                Some(_) => Err(Errno::IO.into()),
-                None => self.bytes.as_slice().read_at(buf, offset),
-            }
-        }
-    }
-
-    #[test]
-    fn what_may_be_a_fault_is_told_from_what_is_another_kind_of_file() {
-        let unread = "it cannot be read: EIO: I/O error";
-        let far = {
-            let mut far = elf(62, 2, b"");
-            far[32..40].copy_from_slice(&4096u64.to_le_bytes());
-            far.resize(8192, 0);
-            far
-        };
-        for bad in [0, 4096] {
-            let medium = Medium {
-                bytes: far.clone(),
-                bad,
-            };
-            assert_eq!(
-                interpreter(&medium, Machines::X86_64),
-                Err(Unfit::Damaged(unread.into()))
-            );
-        }
-        for (program, damaged) in [
-            (Vec::new(), true),
-            (vec![0; 4096], true),
-            (elf(62, 2, b"")[..100].to_vec(), true),
-            (elf(183, 2, b""), false),
-            (elf(62, 1, b""), false),
-        ] {
-            let unfit = interpreter(&program.as_slice(), Machines::X86_64).unwrap_err();
-            assert_eq!(matches!(unfit, Unfit::Damaged(_)), damaged, "{unfit:?}");
-        }
+    fn only_a_missing_file_is_no_fault() {
         for (errno, fault) in [
             (Errno::NOENT, false),
             (Errno::NOTDIR, false),
@@ -659,19 +235,6 @@ mod tests {
         ] {
             let error = Error::with("find", "/sbin/init", Cause::Os(errno));
             assert_eq!(Refusal::from(error).fault, fault, "{errno:?}");
-        }
-    }
-
-    #[test]
-    fn no_truncation_and_no_flipped_bit_panics() {
-        let whole = elf(62, 3, b"/lib64/ld.so\0");
-        for length in 0..whole.len() {
-            let _ = needs(&whole[..length]);
-        }
-        for bit in 0..whole.len() * 8 {
-            let mut flipped = whole.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            let _ = needs(&flipped);
         }
     }
 

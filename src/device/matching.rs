@@ -39,7 +39,7 @@ impl MatchedDevice {
 
     /// Returns an error if the contents are known but cannot be mounted (swap, LUKS, LVM, RAID).
     pub fn check_mountable(&self) -> Result<()> {
-        match self.volume().and_then(|volume| volume.kind.never_mounted()) {
+        match self.volume().and_then(|volume| volume.kind.refusal()) {
             Some(why) => Err(Error::new("mount", self.path.display(), why)),
             None => Ok(()),
         }

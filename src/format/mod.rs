@@ -1,6 +1,7 @@
 //! Formats: bytes to values and back. Pure: bytes come through [`crate::bytes`], nothing is changed.
 
 pub mod checksum;
+pub mod elf;
 
 pub mod compress;
 pub mod cpio;

@@ -186,17 +186,6 @@ fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a s
     found
 }
 
-/// The modules for which the kernel would start modprobe while it mounts `filesystem`: the default character
-/// sets (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs). Names as in modules.dep; a missing one may be built in.
-pub fn helper_modules(filesystem: &str) -> &'static [&'static str] {
-    match filesystem {
-        "vfat" | "msdos" => &["nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"],
-        "exfat" => &["nls_utf8"],
-        "iso9660" => &["nls_iso8859_1", "nls_utf8"],
-        _ => &[],
-    }
-}
-
 /// Replaces `-` by `_`.
 fn underscores(text: &str) -> Cow<'_, str> {
     match text.contains('-') {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use layerinit::module::alias::{Database, ModprobeConfig, helper_modules};
+use layerinit::module::alias::{Database, ModprobeConfig};
 use layerinit::module::sysfs;
 
 const DEP: &str = "kernel/drivers/block/virtio_blk.ko.xz:\n\
@@ -259,10 +259,4 @@ fn a_directory_without_files_is_an_empty_database() {
     .unwrap();
     assert!(!database.has("loop") && database.config.is_blacklisted("x"));
     assert_eq!(database.resolve(&["loop"]), [""; 0]);
-}
-
-#[test]
-fn vfat_needs_its_character_sets() {
-    assert!(helper_modules("vfat").contains(&"nls_cp437"));
-    assert_eq!(helper_modules("ext4"), [""; 0]);
 }

@@ -206,7 +206,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is vfat: it keeps no owners, modes",
+        "it is vfat: it stores no owners, modes",
     );
 
     let image = Image::new(16 << 20);
@@ -214,7 +214,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is exfat: it keeps no owners, modes",
+        "it is exfat: it stores no owners, modes",
     );
 
     let image = Image::new(16 << 20);
@@ -238,7 +238,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is erofs: a filesystem of this type is never written to",
+        "it is erofs: this type of filesystem is read-only",
     );
 }
 
@@ -252,7 +252,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
         .args(["-t", "ramfs", "ramfs"])
         .arg(&path));
     fs::create_dir(path.join("work")).unwrap();
-    let error = upper::check_upper_support(path.to_str().unwrap())
+    let error = upper::check_upper_support(path.to_str().unwrap(), "ramfs")
         .unwrap_err()
         .to_string();
     run(Command::new("umount").arg(&path));
@@ -264,7 +264,8 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
     refused(
         &Loop::attach(&ext4(&["-O", "^filetype"])),
         "",
-        "does not store file types in directories (d_type)",
+        "its ext4 does not store file types in directories (d_type), which overlayfs needs (make it with the \
+         feature filetype)",
     );
     // The kernel's own refusal: an overlay that could not keep its promises after a crash.
     let image = ext4(&[]);

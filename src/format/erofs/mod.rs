@@ -38,6 +38,7 @@ pub use zmap::{PCLUSTER_MAX_DSIZE, PCLUSTER_MAX_SIZE};
 
 use std::{fmt, io};
 
+use super::checksum::crc32c;
 use crate::bytes::{Cursor, ReadAt, dashed};
 
 /// The superblock lies this many bytes into the image (EROFS_SUPER_OFFSET).
@@ -96,7 +97,7 @@ pub const INCOMPAT_METABOX: u32 = 1 << 8;
 /// Compression algorithms by bit of `available_compr_algs` (Z_EROFS_COMPRESSION_*).
 const ALGORITHMS: [&str; 4] = ["lz4", "lzma", "deflate", "zstd"];
 
-/// What is kept of a superblock.
+/// The fields in use of a superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     /// Features that may be ignored, as stored.
@@ -137,7 +138,7 @@ pub struct Superblock {
     pub available_compr_algs: u16,
     /// Devices besides this one that the image needs.
     pub extra_devices: u16,
-    /// Whether the stored checksum fits.
+    /// Whether the stored checksum is correct.
     pub checksum: Checksum,
 }
 
@@ -146,16 +147,16 @@ pub struct Superblock {
 pub enum Checksum {
     /// The image carries none (no sb_chksum feature).
     None,
-    /// It fits.
+    /// It is correct.
     Good,
-    /// It does not: the kernel will refuse the image with EBADMSG.
+    /// It is wrong: the kernel refuses the image with EBADMSG.
     Bad {
         /// As stored in the image.
         stored: u32,
         /// As it should be.
         computed: u32,
     },
-    /// The block that it covers is not all there.
+    /// The block that it covers is truncated.
     Truncated,
 }
 
@@ -367,48 +368,9 @@ fn verify(image: &dyn ReadAt, at: u64, blkszbits: u8, stored: u32) -> io::Result
     })
 }
 
-/// The kernel's crc32c(~0, ...): reflected Castagnoli polynomial, not inverted at the end. Four bytes
-/// at a time, for an image whose block this is can be one of hundreds; four tables of 1 KiB.
-fn crc32c(bytes: &[u8]) -> u32 {
-    static TABLES: [[u32; 256]; 4] = {
-        let mut tables = [[0; 256]; 4];
-        let mut i = 0;
-        while i < 256 {
-            let mut crc = i as u32;
-            let mut bit = 0;
-            while bit < 32 {
-                crc = (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
-                bit += 1;
-                if bit % 8 == 0 {
-                    tables[bit / 8 - 1][i] = crc;
-                }
-            }
-            i += 1;
-        }
-        tables
-    };
-    let [t0, t1, t2, t3] = &TABLES;
-    // A byte can't be outside a table of 256.
-    let (fours, rest) = bytes.as_chunks();
-    let mut crc = !0;
-    for &four in fours {
-        let [a, b, c, d] = (crc ^ u32::from_le_bytes(four)).to_le_bytes();
-        let at = usize::from;
-        crc = t3[at(a)] ^ t2[at(b)] ^ t1[at(c)] ^ t0[at(d)];
-    }
-    rest.iter().fold(crc, |crc, byte| {
-        (crc >> 8) ^ t0[usize::from(crc as u8 ^ byte)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crc32c_has_the_value_of_rfc_3720() {
-        assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
-    }
 
     /// The start of an image with block size 4096 and `blocks` blocks.
     fn image(blocks: u32, compat: u32, incompat: u32) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::options::{CheckOptions, Loader};
 use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
+use crate::format::superblock;
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
 use crate::plan::{Content, Module, MountSpec, Place, Plan, Root, Upper};
@@ -39,7 +40,7 @@ fn compressed<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Codec)> + 'a {
 /// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
 pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    needs.extend(compressed(boot).map(|(_, codec)| unpacker(codec)));
+    needs.extend(compressed(boot).map(|(_, codec)| codec.kernel_option()));
     for layer in &plan.layers {
         if let Content::Cpio { .. } = &layer.content {
             needs.insert("CONFIG_TMPFS");
@@ -73,19 +74,6 @@ fn upper_in_memory(upper: &Upper) -> bool {
         Upper::Tmpfs(_) => true,
         Upper::Device(store) => store.fallback.is_some(),
         Upper::None => false,
-    }
-}
-
-/// The option for unpacking such an archive.
-fn unpacker(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Bzip2 => "CONFIG_RD_BZIP2",
-        Codec::Gzip => "CONFIG_RD_GZIP",
-        Codec::Lz4 => "CONFIG_RD_LZ4",
-        Codec::Lzma => "CONFIG_RD_LZMA",
-        Codec::Lzo => "CONFIG_RD_LZO",
-        Codec::Xz => "CONFIG_RD_XZ",
-        Codec::Zstd => "CONFIG_RD_ZSTD",
     }
 }
 
@@ -143,22 +131,9 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 /// Why a kernel mounts none of the types that are named for a device; `None`: it mounts one, or that is
 /// not known.
 fn no_filesystem(config: &Config, modules: &Modules, device: &MountSpec) -> Option<String> {
-    /// Type, option, module.
-    const FILESYSTEMS: [(&str, &str, &str); 9] = [
-        ("btrfs", "BTRFS_FS", "btrfs"),
-        ("erofs", "EROFS_FS", "erofs"),
-        ("exfat", "EXFAT_FS", "exfat"),
-        ("ext4", "EXT4_FS", "ext4"),
-        ("f2fs", "F2FS_FS", "f2fs"),
-        ("iso9660", "ISO9660_FS", "isofs"),
-        ("squashfs", "SQUASHFS", "squashfs"),
-        ("vfat", "VFAT_FS", "vfat"),
-        ("xfs", "XFS_FS", "xfs"),
-    ];
     let mut refusals = Vec::new();
     for fstype in &device.types {
-        let known = FILESYSTEMS.iter().find(|(name, _, _)| name == fstype);
-        let (_, option, module) = known?;
+        let (option, module) = superblock::VolumeKind::filesystem(fstype)?.driver()?;
         refusals.push(match config.value(option) {
             "y" => return None,
             "m" => format!(
@@ -278,7 +253,7 @@ pub fn compare(
     for (offset, codec) in compressed(boot) {
         let what =
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
-        must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
+        must(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
     let mut images = 0usize;
     let mut archives = 0usize;
@@ -325,7 +300,7 @@ pub fn compare(
     }
     for backend in unsupported(config, boot, plan, modules) {
         let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
-        let patched: Vec<_> = patched.map(|other| other.name()).collect();
+        let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
         let what = format!(
             "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",
             patched.join(" or ")

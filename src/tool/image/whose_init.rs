@@ -2,10 +2,10 @@
 
 use super::boot::Boot;
 use super::rootfs::Node;
-use crate::boot::verify_init;
 use crate::bytes::ReadAt;
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
+use crate::format::elf;
 use crate::initrd::{self, Kind};
 use crate::text::shown;
 
@@ -49,14 +49,10 @@ pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
     Err(Error::new("start", shown(rdinit), what))
 }
 
-/// Whether a program has the note of an `/init` of layerinit, or cannot be looked at for it: ELF programs
-/// of the other byte order are not read here ([`proof::interpreter`]).
+/// Whether a program has the note of an `/init` of layerinit, or may have it: notes of big-endian programs
+/// are not read.
 fn may_be_own(program: &dyn ReadAt) -> bool {
-    let mut head = [0; 6];
-    let big_endian = program.read_exact_at(&mut head, 0).is_ok()
-        && head.starts_with(b"\x7fELF")
-        && head.ends_with(&[2]);
-    big_endian || verify_init::version(program).is_some()
+    elf::is_big_endian(program) || elf::layerinit_version(program).is_some()
 }
 
 /// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,
