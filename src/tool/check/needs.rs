@@ -49,12 +49,11 @@ pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
             superblock,
             backends,
         } = &layer.content
+            && let Some(backend) = Backend::most_portable(backends)
         {
-            if let Some(backend) = Backend::most_portable(backends) {
-                needs.extend(decompressors(superblock));
-                needs.extend(backend.options());
-                needs.extend(backend.modules().iter().map(|module| module.option()));
-            }
+            needs.extend(decompressors(superblock));
+            needs.extend(backend.options());
+            needs.extend(backend.modules().iter().map(|module| module.option()));
         }
     }
     if let Root::Overlay(upper) = &plan.root {
