@@ -373,9 +373,7 @@ fn erofs_images_that_the_kernel_refuses_are_found() {
         (
             "an image without a root",
             aligned(cpio(&[init()]), &erofs(1, "")),
-            vec![
-                "error: layer 0 (initrd+0x1000): read EROFS inode 0: mode 0 is no type of file",
-            ],
+            vec!["error: layer 0 (initrd+0x1000): read EROFS inode 0: mode 0 is no type of file"],
         ),
         (
             "unknown features",
