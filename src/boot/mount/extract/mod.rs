@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
-use crate::format::erofs::{Dirent, Image, Inode, Superblock};
+use crate::format::erofs::{Checksum, Dirent, Image, Inode, Superblock};
 use crate::text::shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
@@ -67,6 +67,11 @@ pub fn extract(
     to: OwnedFd,
     onto: Onto,
 ) -> Result<Extracted> {
+    // The drivers refuse it, too.
+    if let Checksum::Bad { .. } = superblock.checksum {
+        let what = format!("checksum {}", superblock.checksum);
+        return Err(Error::new("read", "the superblock", what));
+    }
     let image = Image::new(bytes, superblock)?;
     let root = image.root()?;
     with_writer(bytes, |writer| {
