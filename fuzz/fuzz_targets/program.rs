@@ -1,7 +1,7 @@
 //! The proof that the real init can be executed, as far as it reads the file: ELF or `#!`.
 #![no_main]
 
-use layerinit::boot::verify_init::{Machines, interpreter};
+use layerinit::format::elf::{Machines, interpreter};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! Opens what holds the initrd, and finds the layers in it.
+//! Opens the sources of layers, and walks them.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,30 +8,29 @@ use std::path::{Path, PathBuf};
 use log::{debug, info, warn};
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
-use super::setup::is_in_memory;
+use super::filesystem::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
 use crate::initrd::{self, Kind, Walk};
 use crate::plan::{Content, Found, Place, Plan, Root};
 use crate::text::shown;
 
-/// As much of `/initrd.image` is given back before the real init is started, in bytes: 32 MiB take the
-/// kernel 16 ms, and the real init begins with all of the memory.
-const AT_ONCE: u64 = 32 << 20;
+/// Up to this size in bytes, `/initrd.image` is freed before the real init starts, which then has all of
+/// the memory. It takes the kernel 16 ms to free 32 MiB.
+const FREED_BEFORE_EXEC: u64 = 32 << 20;
 
 /// An open source of layers.
 #[derive(Debug)]
 pub struct Source {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// The same, open for reading.
+    /// The file, open for reading.
     pub file: Opened,
 }
 
-/// Finds every source, in the order of layers: the files of /layers by name, then the initrd,
-/// once, wherever the kernel offers it. `rdinit` is the path of the program that the kernel
-/// started.
-pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
+/// Opens and walks every source, in the order of layers: the files of /layers by name, then the initrd,
+/// once, wherever the kernel provides it. `rdinit` is the path of the program that the kernel started.
+pub fn open_all(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
     let mut sources = Vec::new();
     let mut found = Vec::new();
     let mut add = |place: Place, file: Opened, walk: Walk| {
@@ -60,7 +59,7 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
     for place in [Place::Initrd, Place::InitrdImage] {
         let path = PathBuf::from(place.path());
         if !path.exists() {
-            debug!("{}: not there", path.display());
+            debug!("{}: does not exist", path.display());
             continue;
         }
         let file = Opened::open(&path)?;
@@ -71,8 +70,8 @@ pub fn find(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
     Ok((sources, found))
 }
 
-/// Walks the initrd. The loader in it is known by the running program, which need not be what the
-/// kernel started (`rdinit=` may name a link, or a script); where no archive has that, by `rdinit=`.
+/// Walks the initrd. The loader is the archive that holds the running program, which need not be the one that
+/// the kernel started (`rdinit=` may name a link or a script); if no archive holds it, the one with `rdinit`.
 fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
     let holds_init = |walk: &Walk| {
         let mut segments = walk.segments.iter();
@@ -89,7 +88,7 @@ fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
     initrd::walk(file, rdinit.as_bytes())
 }
 
-/// The files of /layers, in order of their names' bytes.
+/// The files of /layers, sorted by the bytes of their names.
 fn layer_files() -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(Place::LAYERS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -99,7 +98,7 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.during("read", Place::LAYERS)?.path();
-        // Follows symbolic links: what counts is that there is a file to mount.
+        // Follows symbolic links: their target can be mounted as well.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
             Ok(_) => warn!("{}: not a file; not used", name(&path)),
@@ -110,10 +109,10 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Gives back what no layer needs of `/initrd.image`: all of it where the initrd was read from
-/// sysfs, else everything outside of the mounted images. Returns the bytes given back; `None` where it
-/// is more than the real init should wait for, which is left for the old root's end. Only a tmpfs
-/// can; on a ramfs the file stays as it is until it goes with the old root.
+/// Frees the parts of `/initrd.image` that no layer needs: all of it if the initrd was read from sysfs, else
+/// everything outside of the mounted images. Returns the bytes freed, or `None` if freeing takes longer than
+/// the real init should wait: the file is then freed with the old root. A tmpfs can punch holes; a ramfs
+/// cannot, and frees the file with the old root.
 pub fn release_image(plan: &Plan) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return Some(0);
@@ -124,12 +123,12 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
     let Ok(file) = options.open(&path) else {
         return Some(0);
     };
-    // The kernel's copy lies in the rootfs. A file of that name on a disk is somebody else's.
+    // The kernel's copy is in the rootfs. A file of that name on a disk is another one.
     if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
-        debug!("{path}: not in a ramfs or tmpfs; left as it is");
+        debug!("{path}: not in a ramfs or tmpfs, so not freed");
         return Some(0);
     }
-    // Blocks of 512 bytes, whatever the filesystem's own are (stat(2)).
+    // st_blocks counts 512 bytes, whatever the block size of the filesystem (stat(2)).
     let allocated = || {
         file.metadata()
             .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
@@ -143,8 +142,8 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
             layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
         })
         .peekable();
-    if mounted.peek().is_none() && size > AT_ONCE {
-        debug!("{path}: {size} bytes to be given back while the real init starts");
+    if mounted.peek().is_none() && size > FREED_BEFORE_EXEC {
+        debug!("{path}: {size} bytes will be freed while the real init starts");
         return None;
     }
     let mut from = 0;
@@ -157,12 +156,15 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
         if hole > 0
             && let Err(errno) = fallocate(&file, flags, from, hole)
         {
-            debug!("{path}: its unused parts stay: {}", error::name(errno));
+            debug!(
+                "{path}: the unused parts cannot be freed yet: {}",
+                error::name(errno)
+            );
             break;
         }
         from = offset.saturating_add(length);
     }
     let freed = before.saturating_sub(allocated());
-    info!("{path}: {freed} of {before} bytes given back");
+    info!("{path}: {freed} of {before} bytes freed");
     Some(freed)
 }

@@ -4,6 +4,7 @@ pub mod checksum;
 
 pub mod compress;
 pub mod cpio;
+pub mod elf;
 pub mod erofs;
 
 pub mod superblock;

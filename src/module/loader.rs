@@ -20,7 +20,7 @@ use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::plan::Module;
 use crate::plan::cmdline::Options;
-use crate::sys::signal::guarded;
+use crate::sys::signal::with_signal_stack;
 
 /// include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
@@ -118,7 +118,7 @@ impl Loader {
             }
             let modules = Arc::clone(&self.modules);
             let load = move || modules.load_with_wishes(module.name());
-            match std::thread::Builder::new().spawn(guarded(load)) {
+            match std::thread::Builder::new().spawn(with_signal_stack(load)) {
                 Ok(thread) => self.loading.push((module, thread)),
                 Err(error) => warn!("load {} later: {error}", module.name()),
             }

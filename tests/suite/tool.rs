@@ -938,11 +938,11 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
 #[test]
 fn the_init_of_this_build_is_known_with_its_version() {
     let init = Opened::open(Path::new(env!("CARGO_BIN_EXE_init"))).unwrap();
-    let version = layerinit::boot::verify_init::version(&init);
+    let version = layerinit::format::elf::layerinit_version(&init);
     assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
     // Nor is the tool, which knows the note, an /init.
     let tool = Opened::open(Path::new(env!("CARGO_BIN_EXE_layerinit"))).unwrap();
-    assert_eq!(layerinit::boot::verify_init::version(&tool), None);
+    assert_eq!(layerinit::format::elf::layerinit_version(&tool), None);
 }
 
 #[test]

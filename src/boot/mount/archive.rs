@@ -18,7 +18,7 @@ use super::context::{Context, Mount};
 use super::overlay::{self, Stack};
 use super::upper::copy_attributes;
 use crate::error::{Context as _, Result};
-use crate::sys::process::confined;
+use crate::sys::process::run_chrooted;
 
 /// Runs `work` with the root directory where the archive is to be unpacked, and attaches what it
 /// leaves at `target`, sealed. `below` are the layers below; `bench` is an empty directory on another
@@ -34,7 +34,7 @@ pub fn layer<T: Send>(
     let done = match below.names.last() {
         None => {
             tmpfs(name, target)?;
-            confined(target, || work(None)).during("enter", target)?
+            run_chrooted(target, || work(None)).during("enter", target)?
         }
         Some(_) => {
             tmpfs(name, bench)?;
@@ -78,7 +78,7 @@ pub(super) fn over<T: Send>(
     let directory = open(&upper, flags, Mode::empty()).during("open", &upper)?;
 
     overlay::collect(below, bench, &root)?;
-    let done = confined(&root, || work(Some(directory))).during("enter", &root)?;
+    let done = run_chrooted(&root, || work(Some(directory))).during("enter", &root)?;
     unmount(&root, UnmountFlags::empty()).during("unmount", &root)?;
     // overlayfs leaves its own directories in there, empty and without permissions.
     for directory in [&root, &scratch] {

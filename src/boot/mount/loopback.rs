@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{Context, Mount};
-use crate::boot::setup::is_in_memory;
+use crate::boot::filesystem::is_in_memory;
 use crate::boot::source::Source;
 use crate::error::{self, Context as _, Error, Result};
 use crate::module::loader::Loader;

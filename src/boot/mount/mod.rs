@@ -221,7 +221,7 @@ pub fn root(
             let device = mounted.device.as_ref();
             mounted.upper = upper::with(upper, root_of, device, finder, loader, stack)?;
             if let Some(device) = &mounted.device {
-                systemd::tell_root_device(&device.node);
+                systemd::link_volatile_root(&device.node);
             }
             info!("layers stacked: {}", layers.names.len());
         }

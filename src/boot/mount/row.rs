@@ -25,7 +25,7 @@ use super::context::Mount;
 use super::overlay::Stack;
 use super::upper::copy_attributes;
 use crate::error::{Context as _, Result};
-use crate::sys::process::confined;
+use crate::sys::process::run_chrooted;
 
 /// As many archives of a row are stacked one by one. A shorter row needs none of this.
 pub const SEPARATE: usize = 16;
@@ -93,7 +93,7 @@ impl Row {
             [] => {
                 let upper = format!("{place}/upper");
                 fs::create_dir(&upper).during("create", &upper)?;
-                let done = confined(&upper, || work(None)).during("enter", &upper)?;
+                let done = run_chrooted(&upper, || work(None)).during("enter", &upper)?;
                 Mount::again(&upper, false)?.attach(&target)?;
                 done
             }

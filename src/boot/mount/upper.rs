@@ -14,7 +14,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use super::context::Context;
 use super::device::{self, Finder};
 use super::{layer_directory, make_directory};
-use crate::boot::kmsg::say;
+use crate::boot::kmsg::warn_on_console;
 use crate::device::{Found, Wanted};
 use crate::error as errors;
 use crate::error::{Cause, Context as _, Error, Result};
@@ -42,7 +42,7 @@ impl Mounted {
     /// the boot.
     fn instead(store: &Store, root_of: Option<usize>, why: Error) -> Result<Self> {
         let (options, warning) = store.instead(why)?;
-        say(&warning);
+        warn_on_console(&warning);
         let mounted = tmpfs(&options, root_of)?;
         Ok(Self {
             refused: Some(warning),

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::boot::setup::{MOVED, belongs_at};
+use crate::boot::filesystem::{MOVED_MOUNTS, is_mount_target};
 use crate::plan::{Content, Layer, Plan, Root, Upper};
 use crate::text::shown;
 use crate::tool::image::files::kind;
@@ -15,7 +15,7 @@ use crate::tool::image::unpack::{Report, Severity};
 /// about it. `root` is what the layers make.
 pub fn mount_points(plan: &Plan, root: &Rootfs, report: Report) {
     let writable = matches!(&plan.root, Root::Overlay(upper) if *upper != Upper::None);
-    for name in MOVED {
+    for name in MOVED_MOUNTS {
         if let Some(node) = root.here(name.as_bytes())
             && let Some(what) = blocked(root, name, node)
         {
@@ -44,7 +44,7 @@ fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
     let there = root.here(&target)?;
     let target = Path::new("/").join(OsStr::from_bytes(&target));
     match there.mode & libc::S_IFMT {
-        libc::S_IFDIR if belongs_at(name, &target) => None,
+        libc::S_IFDIR if is_mount_target(name, &target) => None,
         libc::S_IFDIR => Some(format!("{link}, which has another use")),
         _ => Some(format!("{link}, which is a {}", kind(there.mode))),
     }

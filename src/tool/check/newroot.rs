@@ -1,7 +1,7 @@
 //! Whether the real init is in the root that the layers make, looked at without mounting anything.
 
-use crate::boot::setup::MOVED;
-use crate::boot::verify_init::DEPTH;
+use crate::boot::filesystem::MOVED_MOUNTS;
+use crate::boot::verify_init::MAX_INTERPRETERS;
 use crate::plan::{Plan, Root};
 use crate::text::shown;
 use crate::tool::image::boot::Boot;
@@ -39,7 +39,7 @@ pub fn init<'a>(
         return None;
     }
     Some(choose(plan, |path| {
-        start(root, layers, machine, path, DEPTH)
+        start(root, layers, machine, path, MAX_INTERPRETERS)
     }))
 }
 
@@ -114,7 +114,10 @@ fn start(
 ) -> std::result::Result<(), String> {
     let (found, node) = find(root, path)?;
     let top = found.split(|byte| *byte == b'/').next();
-    if let Some(name) = MOVED.iter().find(|name| top == Some(name.as_bytes())) {
+    if let Some(name) = MOVED_MOUNTS
+        .iter()
+        .find(|name| top == Some(name.as_bytes()))
+    {
         return Err(format!("it lies in /{name}, which is mounted over it"));
     }
     program(node.mode)?;

@@ -1,8 +1,8 @@
 //! Which programs the kernel that boots an image can start, as far as that can be told.
 
 use super::boot::Boot;
-use crate::boot::verify_init::{Machines, interpreter};
 use crate::bytes::{Cursor, ReadAt};
+use crate::format::elf::{Machines, interpreter};
 use crate::tool::kernel_config::Config;
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -68,7 +68,7 @@ impl Machine {
     }
 
     /// What the kernel starts in place of a program, or why it does not start it:
-    /// [`proof::interpreter`](interpreter).
+    /// [`interpreter`].
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
         // The proof reads no big-endian program, and either order may be theirs.
         let machines = match (self.machines.name, header(program)) {

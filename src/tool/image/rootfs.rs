@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::erofs_tree::Inode;
-use crate::boot::verify_init::LINKS;
+use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
 
 /// More than anybody reads.
@@ -277,7 +277,7 @@ impl Rootfs {
                 continue;
             }
             links += 1;
-            if links > LINKS {
+            if links > MAX_SYMLINKS {
                 return Err(Lost::Links);
             }
             if node.target.starts_with(b"/") {

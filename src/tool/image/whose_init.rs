@@ -2,10 +2,10 @@
 
 use super::boot::Boot;
 use super::rootfs::Node;
-use crate::boot::verify_init;
 use crate::bytes::ReadAt;
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
+use crate::format::elf;
 use crate::initrd::{self, Kind};
 use crate::text::shown;
 
@@ -56,7 +56,7 @@ fn may_be_own(program: &dyn ReadAt) -> bool {
     let big_endian = program.read_exact_at(&mut head, 0).is_ok()
         && head.starts_with(b"\x7fELF")
         && head.ends_with(&[2]);
-    big_endian || verify_init::version(program).is_some()
+    big_endian || elf::layerinit_version(program).is_some()
 }
 
 /// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,

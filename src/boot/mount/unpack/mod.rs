@@ -1,7 +1,7 @@
 //! A cpio archive into a tmpfs, with the result that the kernel's own unpacker would have had:
 //! init/initramfs.c, function by function, mtimes included (INITRAMFS_PRESERVE_MTIME).
 //!
-//! The caller gives it a root directory of its own (see [`crate::sys::process::confined`]), so that
+//! The caller gives it a root directory of its own (see [`crate::sys::process::run_chrooted`]), so that
 //! paths mean what they mean to the kernel, and nothing leads out.
 //!
 //! Two names mean more here than to the kernel, because the archive is a layer: a character device
