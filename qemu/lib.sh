@@ -59,29 +59,53 @@ busybox_static() {
 # newer_mkfs_erofs: prints the path of Debian 13's mkfs.erofs, for images that an older
 # one cannot make (lzma, zstd and more). It runs with libraries and a dynamic linker of
 # its own suite, from a directory of its own.
-newer_mkfs_erofs() {
-	local debs dir libraries=lib/x86_64-linux-gnu
-	debs=$("$repo/qemu/kernel/debian-package" trixie erofs-utils) ||
-		die "Debian 13's erofs-utils is missing, and with it the mkfs.erofs for lzma; see above"
-	dir=$cache/erofs-utils/$(basename "$debs" .deb)
+newer_mkfs_erofs() { erofs_utils trixie; }
+
+# newest_mkfs_erofs: the same of Debian unstable, for metadata compression, 48-bit addresses and more.
+newest_mkfs_erofs() { erofs_utils sid; }
+
+# erofs_utils SUITE: prints the path of the suite's mkfs.erofs; fsck.erofs is beside it.
+erofs_utils() {
+	local deb debs dir program libraries=lib/x86_64-linux-gnu
+	deb=$("$repo/qemu/kernel/debian-package" "$1" erofs-utils) ||
+		die "erofs-utils of Debian $1 is missing, and with it a mkfs.erofs for lzma and more; see above"
+	dir=$cache/erofs-utils/$(basename "$deb" .deb)
 	if [[ ! -e $dir ]]; then
-		debs+=$'\n'$("$repo/qemu/kernel/debian-package" trixie libc6 libdeflate0 liblz4-1 liblzma5 \
-			libpcre2-8-0 libselinux1 libuuid1 libxxhash0 libzstd1 zlib1g) ||
-			die "the libraries of Debian 13's erofs-utils are missing; see above"
+		debs=$(with_libraries "$1" "$deb") || die "the libraries of Debian $1's erofs-utils are missing; see above"
 		# shellcheck disable=SC2086 # one word a line
 		unpack "$dir" $debs
 	fi
-	if [[ ! -e $dir/mkfs.erofs ]]; then
-		cat >"$dir/mkfs.erofs.$$" <<-END
+	for program in mkfs.erofs fsck.erofs; do
+		[[ ! -e $dir/$program ]] || continue
+		cat >"$dir/$program.$$" <<-END
 			#!/bin/sh
 			exec '$dir/usr/$libraries/ld-linux-x86-64.so.2' --library-path '$dir/usr/$libraries' \
-				'$dir/usr/bin/mkfs.erofs' "\$@"
+				'$dir/usr/bin/$program' "\$@"
 		END
-		chmod 755 "$dir/mkfs.erofs.$$"
-		mv "$dir/mkfs.erofs.$$" "$dir/mkfs.erofs"
-	fi
+		chmod 755 "$dir/$program.$$"
+		mv "$dir/$program.$$" "$dir/$program"
+	done
 	[[ $("$dir/mkfs.erofs" --help 2>&1) == *lzma* ]] || die "$dir/mkfs.erofs does not run, or has no lzma"
 	echo "$dir/mkfs.erofs"
+}
+
+# with_libraries SUITE DEB: prints the path of a package, and of those of the libraries that it depends
+# on, and they in turn.
+with_libraries() {
+	local todo=("$2") deb name
+	local -A seen=()
+	while [[ ${#todo[@]} -gt 0 ]]; do
+		deb=${todo[0]}
+		todo=("${todo[@]:1}")
+		echo "$deb"
+		for name in $(dpkg-deb -f "$deb" Depends Pre-Depends | sed 's/^[A-Z][A-Za-z-]*: //' |
+			tr ',' '\n' | sed -n 's/^ *\(\(lib\|zlib\)[^ |:]*\).*/\1/p'); do
+			[[ ! ${seen[$name]-} ]] || continue
+			seen[$name]=1
+			deb=$("$repo/qemu/kernel/debian-package" "$1" "$name") || return
+			todo+=("$deb")
+		done
+	done
 }
 
 # build_treesum FILE: the program that adds up a tree (and more), for the host and any guest.

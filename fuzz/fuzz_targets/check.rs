@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use layerinit::tool::check::check;
 use layerinit::tool::check::options::CheckOptions;
-use layerinit::tool::image::input::Image;
+use layerinit::tool::image::input::Initrd;
 use layerinit::tool::kernel_config::Circumstances;
 use libfuzzer_sys::fuzz_target;
 
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         ..CheckOptions::default()
     };
     let mut said = Vec::new();
-    let good = Image::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &options, &mut said));
+    let good = Initrd::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &options, &mut said));
     std::fs::remove_file(&*IMAGE).expect("it was there");
     let said = String::from_utf8(said).expect("text");
     assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");

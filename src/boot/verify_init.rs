@@ -15,7 +15,7 @@ use super::filesystem::MOVED_MOUNTS;
 use super::resolve::resolve;
 use crate::bytes::Opened;
 use crate::error::{Cause, Context, Error, Result};
-use crate::format::elf::{Machines, ProgramError, interpreter};
+use crate::format::elf::{Machines, NotExecutable, interpreter};
 use crate::text::shown;
 
 /// The most interpreters of interpreters that the kernel follows (exec_binprm in fs/exec.c).
@@ -52,7 +52,7 @@ pub fn find_init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
         _ => "the new root",
     };
     let failed = |refusals| Error::with("find init in", place, Cause::Each(refusals));
-    let machines = kernel_machines(uname().machine().to_bytes());
+    let machines = Machines::of_running_kernel(uname().machine().to_bytes());
     let mut refusals = Vec::new();
     for init in inits {
         match check_program(&directory, init, machines, MAX_INTERPRETERS) {
@@ -123,8 +123,8 @@ fn check_program(
     })?;
     let needs = match interpreter(&program, machines) {
         Ok(needs) => needs,
-        Err(ProgramError::Damaged(what)) => return refuse(what, true),
-        Err(ProgramError::Other(what)) => return no(what),
+        Err(NotExecutable::Damaged(what)) => return refuse(what, true),
+        Err(NotExecutable::Other(what)) => return no(what),
     };
     let Some(needs) = needs else {
         return Ok(());
@@ -151,81 +151,9 @@ fn hidden_by(root: &OwnedFd, file: &str) -> Option<&'static str> {
     moved.find(|name| root != Path::new("/") && inside.starts_with(name))
 }
 
-/// The machines whose programs the running kernel may execute; any if that is not known. `machine` is that of
-/// uname(2).
-fn kernel_machines(machine: &[u8]) -> Machines {
-    match () {
-        () if cfg!(target_endian = "big") => Machines::ANY,
-        () if cfg!(target_arch = "x86_64") => Machines::X86_64,
-        () if cfg!(target_arch = "aarch64") => Machines::AARCH64,
-        () if cfg!(target_arch = "riscv64") => Machines::RISCV64,
-        () if cfg!(target_pointer_width = "32") => machines_of_32_bit_init(machine),
-        () => Machines::ANY,
-    }
-}
-
-/// [`kernel_machines`] for an `/init` of 32 bits. A kernel of 64 bits reports its own machine to it, or
-/// armv8l (COMPAT_UTS_MACHINE of arm64).
-fn machines_of_32_bit_init(machine: &[u8]) -> Machines {
-    match machine {
-        b"x86_64" => Machines::X86_64,
-        b"aarch64" | b"armv8l" => Machines::AARCH64,
-        b"riscv64" => Machines::RISCV64,
-        [b'i', _, b'8', b'6'] => Machines::narrow("32-bit x86", &[3]),
-        [b'a', b'r', b'm', ..] => Machines::narrow("32-bit arm", &[40]),
-        b"riscv32" => Machines::narrow("riscv32", &[243]),
-        _ => Machines::ANY,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An ELF program without an interpreter, of 64 bits.
-    fn program(machine: u16) -> Vec<u8> {
-        let mut elf = vec![0; 120];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[16] = 2;
-        elf[18..20].copy_from_slice(&machine.to_le_bytes());
-        elf[32] = 64;
-        elf[54] = 56;
-        elf[56] = 1;
-        elf[64] = 1;
-        elf
-    }
-
-    #[test]
-    fn a_kernel_of_32_bits_runs_no_program_of_64() {
-        let arm64 = program(183);
-        let check = |program: &[u8], machine: &str| {
-            interpreter(&program, machines_of_32_bit_init(machine.as_bytes())).map_err(String::from)
-        };
-        for kernel in ["aarch64", "armv8l"] {
-            assert!(check(&arm64, kernel).is_ok(), "{kernel}");
-        }
-        for kernel in ["armv7l", "armv6l"] {
-            assert_eq!(
-                check(&arm64, kernel).unwrap_err(),
-                "an ELF program for another machine (e_machine 183, here 32-bit arm)"
-            );
-        }
-        assert!(check(&program(62), "x86_64").is_ok());
-        assert_eq!(
-            check(&program(62), "i686").unwrap_err(),
-            "an ELF program for another machine (e_machine 62, here 32-bit x86)"
-        );
-        // Both widths of RISC-V have the same e_machine.
-        assert_eq!(
-            check(&program(243), "riscv32").unwrap_err(),
-            "an ELF program of 64 bits, which this kernel does not run (here riscv32)"
-        );
-        assert!(check(&program(243), "riscv64").is_ok());
-        // The test runs as a program of 64 bits, so the kernel is of 64 whatever the personality reports.
-        if cfg!(target_arch = "x86_64") {
-            assert_eq!(kernel_machines(b"i686").name, Machines::X86_64.name);
-        }
-    }
 
     #[test]
     fn only_a_missing_init_is_passed_over() {

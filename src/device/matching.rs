@@ -40,7 +40,7 @@ impl Found {
 
     /// Refuses what is recognised as no filesystem, with the reason.
     pub fn mountable(&self) -> Result<()> {
-        match self.volume().and_then(|volume| volume.kind.never_mounted()) {
+        match self.volume().and_then(|volume| volume.kind.refusal()) {
             Some(why) => Err(Error::new("mount", self.path.display(), why)),
             None => Ok(()),
         }

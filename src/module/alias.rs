@@ -181,18 +181,6 @@ fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a s
     found
 }
 
-/// The modules that a filesystem's driver asks the kernel to load while it mounts, which the kernel
-/// would start modprobe for: the character sets that are configured in by default (fs/fat/Kconfig,
-/// fs/exfat/Kconfig, fs/isofs). Names as of modules.dep; those that are missing may be built in.
-pub fn helpers(filesystem: &str) -> &'static [&'static str] {
-    match filesystem {
-        "vfat" | "msdos" => &["nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"],
-        "exfat" => &["nls_utf8"],
-        "iso9660" => &["nls_iso8859_1", "nls_utf8"],
-        _ => &[],
-    }
-}
-
 /// `text` with `-` as `_` where it has any.
 fn underscores(text: &str) -> Cow<'_, str> {
     match text.contains('-') {

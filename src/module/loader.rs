@@ -12,12 +12,13 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
-use super::alias::{self, Config, Database};
+use super::alias::{Config, Database};
 use super::dep::{self, Index, MODULE_MAX};
 use super::sysfs;
 use crate::bytes::{Opened, Reader};
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
+use crate::format::superblock;
 use crate::plan::Module;
 use crate::plan::cmdline::Options;
 use crate::sys::signal::with_signal_stack;
@@ -153,7 +154,7 @@ impl Loader {
         if !lists(&filesystems(), fstype) {
             self.follow(&[format!("fs-{fstype}"), fstype.to_string()]);
         }
-        let helpers: Vec<_> = alias::helpers(fstype)
+        let helpers: Vec<_> = superblock::helper_modules(fstype)
             .iter()
             .map(|name| name.to_string())
             .collect();

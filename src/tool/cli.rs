@@ -14,7 +14,7 @@ use super::build::tree::Times;
 use super::build::{self, Build, label};
 use super::check::firmware::Firmware;
 use super::check::options::{CheckOptions, Loader};
-use super::image::input::Image;
+use super::image::input::Initrd;
 use super::list::{self, Detail};
 use super::{check, plan};
 use crate::error::{Context, Result};
@@ -179,8 +179,8 @@ struct ImageArgs {
 }
 
 impl ImageArgs {
-    fn open(&self) -> Result<Image> {
-        Image::open(&self.images, self.pad)
+    fn open(&self) -> Result<Initrd> {
+        Initrd::open(&self.images, self.pad)
     }
 }
 

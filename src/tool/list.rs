@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use super::image::erofs_tree::{Gap, Gaps, Tree};
+use super::image::erofs_tree;
 use super::image::files::{self, File};
-use super::image::input::Image;
+use super::image::input::Initrd;
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
-use crate::format::erofs::{Checksum, Superblock};
+use crate::format::erofs::{Checksum, Image, Superblock};
 use crate::initrd::{self, Cpio, Kind, Segment, Walk};
 use crate::json::{Array, Object};
 
@@ -21,7 +21,7 @@ pub struct Detail {
 }
 
 /// Lists an image. What can be read is listed before what cannot is reported.
-pub fn list(image: &Image, detail: Detail, out: &mut dyn Write) -> Result<bool> {
+pub fn list(image: &Initrd, detail: Detail, out: &mut dyn Write) -> Result<bool> {
     let walk = initrd::walk(image, b"/init");
     let good = match detail.json {
         true => json(image, &walk, detail.files, out)?,
@@ -35,7 +35,7 @@ pub fn list(image: &Image, detail: Detail, out: &mut dyn Write) -> Result<bool> 
     }
 }
 
-fn text(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+fn text(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut line = |text: String| writeln!(out, "{text}").during("write", "the listing");
     if !image.pieces().is_empty() {
@@ -94,25 +94,14 @@ fn each_file(
         Kind::Cpio(Cpio { codec, .. }) => files::cpio(image, segment, *codec, take),
         Kind::Erofs(superblock) => {
             let alone = Part::new(image, segment.offset, segment.length);
-            let mut gaps = Gaps::default();
-            Tree::new(&alone, superblock)?.walk(|file, inode| {
-                // A link is listed all the same, with a ? for where it leads.
-                if let Some(gap @ Gap::Directory(_)) = Gap::of(inode) {
-                    gaps.add(gap, &file.path);
-                }
-                take(file)
-            })?;
-            // A list with names left out is not what was asked for.
-            match gaps.clauses().next() {
-                None => Ok(()),
-                Some(what) => Err(Error::new("list", "EROFS image", what)),
-            }
+            let image = Image::new(&alone, superblock)?;
+            erofs_tree::walk(&image, |file, _| take(file))
         }
         Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
     }
 }
 
-fn json(image: &Image, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
+fn json(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result<bool> {
     let mut good = true;
     let mut text = String::new();
     {

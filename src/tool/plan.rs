@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::check;
 use super::image::boot::Boot;
-use super::image::input::Image;
+use super::image::input::Initrd;
 use super::image::whose_init;
 use crate::error::{Context, Result};
 
@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 ///
 /// # Errors
 /// The image has no plan, or the kernel would start another program than our `/init`.
-pub fn print(image: &Image, cmdline: Option<&str>, out: &mut dyn Write) -> Result<bool> {
+pub fn print(image: &Initrd, cmdline: Option<&str>, out: &mut dyn Write) -> Result<bool> {
     let cmdline = cmdline.or(image.cmdline.as_deref()).unwrap_or_default();
     // What is wrong with single files is what `check` is for.
     let boot = Boot::new(image, cmdline, &mut |_, _, _| {})?;

@@ -7,7 +7,7 @@ pub mod disk;
 pub mod guest;
 
 use layerinit::format::cpio::{Header, padding};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Copies a program that is then run. A program of its own does it: a file that this one wrote could
@@ -16,6 +16,21 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     let mut cp = Command::new("cp");
     let status = cp.arg(from.as_ref()).arg(to.as_ref()).status();
     assert!(status.expect("cp runs").success(), "{cp:?}");
+}
+
+/// mkfs.erofs of a Debian suite, from a function of qemu/lib.sh; fsck.erofs is beside it.
+pub fn mkfs_erofs(function: &str) -> PathBuf {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/lib.sh");
+    let script = format!(". '{}' && {function}", lib.display());
+    let output = Command::new("bash").args(["-c", &script]).output();
+    let output = output.expect("bash runs");
+    let path = String::from_utf8(output.stdout).expect("a path");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "this test needs {function}: {text}"
+    );
+    PathBuf::from(path.trim())
 }
 
 /// A member of a literal archive.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use layerinit::module::alias::{Config, Database, helpers};
+use layerinit::module::alias::{Config, Database};
 use layerinit::module::sysfs;
 
 const DEP: &str = "kernel/drivers/block/virtio_blk.ko.xz:\n\
@@ -258,10 +258,4 @@ fn a_directory_without_files_is_an_empty_database() {
     .unwrap();
     assert!(!database.has("loop") && database.config.is_blacklisted("x"));
     assert_eq!(database.wanted(&["loop"]), [""; 0]);
-}
-
-#[test]
-fn vfat_needs_its_character_sets() {
-    assert!(helpers("vfat").contains(&"nls_cp437"));
-    assert_eq!(helpers("ext4"), [""; 0]);
 }

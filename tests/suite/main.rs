@@ -17,6 +17,9 @@ mod initrd;
 mod plan;
 mod superblock;
 
+#[cfg(feature = "tool")]
+mod erofs;
+
 // device, boot
 mod boot;
 mod device;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use layerinit::bytes::ReadAt;
 use layerinit::format::superblock::partition::{Partition, Scheme, Table, table};
-use layerinit::format::superblock::{Kind, Share, Volume, volumes};
+use layerinit::format::superblock::{FILESYSTEMS, Kind, Share, Volume, helper_modules, volumes};
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
@@ -376,10 +376,10 @@ fn what_is_never_a_root_is_named() {
         Kind::Raid,
         Kind::Verity,
     ] {
-        assert!(kind.never_mounted().is_some());
+        assert!(kind.refusal().is_some());
     }
     for kind in [Kind::Ext4, Kind::Vfat, Kind::Iso9660] {
-        assert_eq!(kind.never_mounted(), None);
+        assert_eq!(kind.refusal(), None);
     }
 }
 
@@ -524,13 +524,7 @@ fn ntfs_is_named() {
         panic!("{found:?}");
     };
     assert_eq!(volume.to_string(), "ntfs UUID=6C043C9B043C6A12");
-    assert!(
-        volume
-            .kind
-            .never_mounted()
-            .unwrap()
-            .contains("rootfstype=ntfs3")
-    );
+    assert!(volume.kind.refusal().unwrap().contains("rootfstype=ntfs3"));
 }
 
 #[test]
@@ -1035,4 +1029,55 @@ fn hostile_mbrs_are_bounded() {
     );
     // Overlaps are the administrator's.
     assert_eq!(disk(&[(0x83, 1, 10), (0x83, 1, 10)], &[]), 2);
+}
+
+/// A row of the table in docs/disks.md.
+fn documented(kind: Kind) -> String {
+    let code = |name: &&str| format!("`{name}`");
+    let (option, module) = kind.driver().unzip();
+    let modules = module.iter().chain(kind.helper_modules());
+    let writes = match kind.refusal().or(kind.upper_refusal()) {
+        Some(_) => "no",
+        None => "yes",
+    };
+    format!(
+        "| {kind} | {} | {} | {writes} | {} |",
+        option.unwrap_or_default(),
+        modules.map(code).collect::<Vec<_>>().join(", "),
+        kind.notes()
+    )
+    .replace("  |", " |")
+}
+
+#[test]
+fn the_documented_filesystems_are_those_of_the_table() {
+    let mut rows: Vec<_> = FILESYSTEMS.iter().map(|kind| documented(*kind)).collect();
+    rows.sort();
+    let table = format!(
+        "| type | kernel option | modules | takes writes | notes |\n|---|---|---|---|---|\n{}\n\n",
+        rows.join("\n")
+    );
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/disks.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains(&table), "docs/disks.md has no table\n{table}");
+}
+
+#[test]
+fn each_filesystem_is_found_by_its_name() {
+    for kind in FILESYSTEMS {
+        assert_eq!(Kind::filesystem(kind.name()), Some(*kind));
+        assert!(
+            kind.driver().is_some() || !kind.notes().is_empty(),
+            "{kind}"
+        );
+    }
+    assert_eq!(Kind::filesystem("swap"), None);
+    assert_eq!(Kind::filesystem("unheard-of"), None);
+}
+
+#[test]
+fn vfat_needs_its_character_sets() {
+    assert!(helper_modules("vfat").contains(&"nls_cp437"));
+    assert_eq!(helper_modules("msdos"), helper_modules("vfat"));
+    assert_eq!(helper_modules("ext4"), [""; 0]);
 }

@@ -206,7 +206,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is vfat: it keeps no owners, modes",
+        "it is vfat: it stores no owners, modes",
     );
 
     let image = Image::new(16 << 20);
@@ -214,7 +214,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is exfat: it keeps no owners, modes",
+        "it is exfat: it stores no owners, modes",
     );
 
     let image = Image::new(16 << 20);
@@ -242,7 +242,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(
         &Loop::attach(&image),
         "",
-        "it is erofs: a filesystem of this type is never written to",
+        "it is erofs: this type of filesystem is read-only",
     );
 }
 

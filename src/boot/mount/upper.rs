@@ -170,7 +170,7 @@ fn accepts_writes(wanted: Wanted<'_>, found: &Found, root: Option<&device::Mount
         Some(format!(
             "it is {}: {}",
             volume.kind,
-            volume.kind.never_upper()?
+            volume.kind.upper_refusal()?
         ))
     };
     match found.volume().and_then(unfit) {

@@ -25,7 +25,7 @@ impl Stream {
     pub(super) fn new() -> Stream {
         Stream {
             inflate: None,
-            crc: Crc::of32(),
+            crc: Crc::crc32(),
             size: 0,
             ended: false,
         }
@@ -75,7 +75,7 @@ impl Stream {
 
 /// RFC 1952, section 2.3
 fn header<R: BufRead>(input: &mut Input<R>) -> Result<(), Fault> {
-    let mut crc = Crc::of32();
+    let mut crc = Crc::crc32();
     let fixed: [u8; 10] = input.exactly()?;
     crc.update(&fixed);
     let [0x1f, 0x8b, method, flags, ..] = fixed else {

@@ -36,7 +36,6 @@ mod xz;
 #[cfg(feature = "zstd")]
 mod zstd;
 
-pub(crate) use super::checksum::Crc;
 use input::Input;
 
 use std::fmt;

@@ -43,7 +43,7 @@ impl Records {
     fn new() -> Records {
         Records {
             count: 0,
-            sizes: Crc::of32(),
+            sizes: Crc::crc32(),
         }
     }
 
@@ -137,7 +137,7 @@ impl Block {
         let header_size = (usize::from(size) + 1) * 4;
         let mut header = vec![size; header_size - 4];
         input.fill_exactly(header.get_mut(1..).unwrap_or_default())?;
-        let mut crc = Crc::of32();
+        let mut crc = Crc::crc32();
         crc.update(&header);
         if u64::from(u32::from_le_bytes(input.exactly()?)) != crc.sum() {
             return Err("block header checksum mismatch".into());
@@ -193,8 +193,8 @@ impl Block {
         lzma.set_filters(&filters)
             .map_err(|_| "filter is not supported")?;
         let crc = match check {
-            1 => Some(Crc::of32()),
-            4 => Some(Crc::of64()),
+            1 => Some(Crc::crc32()),
+            4 => Some(Crc::crc64()),
             _ => None,
         };
         let (header_size, start) = (header_size as u64, input.consumed());
@@ -270,7 +270,7 @@ fn stream_header<R: BufRead>(input: &mut Input<R>) -> Result<u8, Fault> {
     let [0xfd, b'7', b'z', b'X', b'Z', 0, f0, f1, c0, c1, c2, c3] = input.exactly()? else {
         return Err("bad magic".into());
     };
-    let mut crc = Crc::of32();
+    let mut crc = Crc::crc32();
     crc.update(&[f0, f1]);
     if u64::from(u32::from_le_bytes([c0, c1, c2, c3])) != crc.sum() {
         return Err("header checksum mismatch".into());
@@ -288,7 +288,7 @@ fn index_and_footer<R: BufRead>(
     blocks: &Records,
 ) -> Result<(), Fault> {
     let start = input.consumed().saturating_sub(1);
-    let mut crc = Crc::of32();
+    let mut crc = Crc::crc32();
     crc.update(&[0]);
     let mut next = || {
         let byte: [u8; 1] = input.exactly()?;
@@ -320,7 +320,7 @@ fn index_and_footer<R: BufRead>(
     let [c0, c1, c2, c3, b0, b1, b2, b3, 0, flags, b'Y', b'Z'] = input.exactly()? else {
         return Err("malformed footer".into());
     };
-    let mut crc = Crc::of32();
+    let mut crc = Crc::crc32();
     crc.update(&[b0, b1, b2, b3, 0, flags]);
     if u64::from(u32::from_le_bytes([c0, c1, c2, c3])) != crc.sum() {
         return Err("footer checksum mismatch".into());

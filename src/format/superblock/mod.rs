@@ -1,12 +1,17 @@
-//! What is on a block device: filesystems with UUID and label, and partition tables. Pure.
+//! What a block device holds: filesystems with UUID and label, and partition tables. Pure.
 //!
-//! The values are those that util-linux's blkid prints, since they are what stands on command
-//! lines. Formats: the headers of Linux 7.2 that each reader names.
+//! UUIDs and labels are those that util-linux's blkid prints, because people copy them to command lines.
+//! Each reader names the header of Linux 7.2 that defines its format.
+//!
+//! To add a filesystem, write its reader and a row of [`Kind`].
 
 use std::{fmt, io};
 
 use super::erofs;
-use crate::bytes::{Cursor, ReadAt, dashed};
+use crate::bytes::ReadAt;
+use field::{block, field, label, le_units, uuid, wide_label};
+
+mod field;
 
 mod container;
 mod fat;
@@ -14,115 +19,225 @@ mod iso9660;
 mod linux;
 pub mod partition;
 
-/// What a superblock belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// ext2: no journal.
-    Ext2,
-    /// ext3: a journal, and nothing that ext3 does not know.
-    Ext3,
-    /// ext4: at least one feature that ext3 does not know.
-    Ext4,
-    /// btrfs.
-    Btrfs,
-    /// XFS.
-    Xfs,
-    /// F2FS.
-    F2fs,
-    /// FAT12, FAT16 or FAT32.
-    Vfat,
-    /// exFAT.
-    Exfat,
-    /// NTFS.
-    Ntfs,
-    /// squashfs, version 4.
-    Squashfs,
-    /// EROFS.
-    Erofs,
-    /// ISO 9660, with or without Joliet.
-    Iso9660,
-    /// Swap space.
-    Swap,
-    /// A suspended system, in swap space.
-    Suspended,
-    /// The external journal of an ext3 or ext4.
-    Journal,
-    /// An encrypted volume.
-    Luks,
-    /// A physical volume of LVM.
-    Lvm,
-    /// A part of a Linux software RAID.
-    Raid,
-    /// The hashes of dm-verity for the blocks of another device.
-    Verity,
+/// Looks for one kind of superblock, or for a family of them.
+type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
+
+/// Declares [`Kind`] from rows, and a function for each column, so that /init links only the columns that it
+/// reads.
+macro_rules! kinds {
+    (
+        containers { $($(#[$cdoc:meta])* $container:ident {
+            name: $cname:literal $(, reader: $creader:path)?, refusal: $crefusal:literal
+        })* }
+        filesystems { $($(#[$doc:meta])* $kind:ident {
+            name: $name:literal
+            $(, reader: $reader:path)?
+            $(, refusal: $refusal:literal)?
+            $(, no_upper: $no_upper:expr)?
+            $(, d_type: $d_type:literal)?
+            $(, driver: ($option:literal, $module:literal))?
+            $(, helpers: [$($helper:literal),+])?
+            $(, notes: $notes:literal)?
+        })* }
+    ) => {
+        /// What a superblock belongs to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$cdoc])* $container,)*
+            $($(#[$doc])* $kind,)*
+        }
+
+        /// The filesystems.
+        pub const FILESYSTEMS: &[Kind] = &[$(Kind::$kind),*];
+
+        /// Each reader, in the order in which superblocks are looked for and believed.
+        const READERS: &[Reader] = &[$($($creader,)?)* $($($reader,)?)*];
+
+        impl Kind {
+            /// The name that blkid prints; of a filesystem that is mounted by its superblock also the kernel's.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$container => $cname,)*
+                    $(Self::$kind => $name,)*
+                }
+            }
+
+            /// Why /init does not mount it by its superblock, for an error; `None`: it does.
+            pub fn refusal(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$container => Some($crefusal),)*
+                    $(Self::$kind => optional!($($refusal)?),)*
+                }
+            }
+
+            /// Why it cannot hold the upper directory of an overlay, for an error; `None`: it can, as far as
+            /// its type goes, or [`Self::refusal`] says why not.
+            pub fn upper_refusal(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$container => None,)*
+                    $(Self::$kind => optional!($($no_upper)?),)*
+                }
+            }
+
+            /// The feature with which it stores the types of files in directories, where it can lack that.
+            pub fn d_type_feature(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$container => None,)*
+                    $(Self::$kind => optional!($($d_type)?),)*
+                }
+            }
+
+            /// The kernel option (without `CONFIG_`) and the module of its driver. `None`: it has no driver,
+            /// or more than one.
+            pub fn driver(self) -> Option<(&'static str, &'static str)> {
+                match self {
+                    $(Self::$container => None,)*
+                    $(Self::$kind => optional!($(($option, $module))?),)*
+                }
+            }
+
+            /// The modules that its driver asks for while it mounts: [`helper_modules`].
+            pub fn helper_modules(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$container => &[],)*
+                    $(Self::$kind => &[$($($helper),+)?],)*
+                }
+            }
+
+            /// What the documentation says about it; may be empty.
+            pub fn notes(self) -> &'static str {
+                match self {
+                    $(Self::$container => "",)*
+                    $(Self::$kind => optional!($($notes)?).unwrap_or_default(),)*
+                }
+            }
+        }
+    };
 }
 
+/// A column that a row may leave out.
+macro_rules! optional {
+    () => {
+        None
+    };
+    ($value:expr) => {
+        Some($value)
+    };
+}
+
+// One row for each kind. Containers come before what may lie in them. Where several kinds share a reader, one
+// of their rows names it.
+//
+// no_upper: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c; the kernel's own refusal of vfat
+// and exfat does not name their type. helpers: the character sets that the drivers use by default
+// (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs).
+kinds! {
+    containers {
+        /// A member of a Linux software RAID.
+        Raid {
+            name: "linux_raid_member", reader: container::raid,
+            refusal: "it is a member of a software RAID, which /init does not assemble"
+        }
+        /// A physical volume of LVM.
+        Lvm {
+            name: "LVM2_member", reader: container::lvm,
+            refusal: "it is a physical volume of LVM, which /init does not activate"
+        }
+        /// An encrypted volume.
+        Luks {
+            name: "crypto_LUKS", reader: container::luks,
+            refusal: "it is encrypted (LUKS), and /init does not unlock it"
+        }
+        /// The hash tree of dm-verity for another device.
+        Verity {
+            name: "DM_verity_hash", reader: container::verity,
+            refusal: "it holds the hashes of dm-verity for another device"
+        }
+        /// Swap space.
+        Swap { name: "swap", reader: container::swap, refusal: "it is swap space" }
+        /// The image of a suspended system, in swap space.
+        Suspended { name: "swsuspend", refusal: "it is swap space with the image of a suspended system" }
+        /// The external journal of an ext3 or ext4.
+        Journal { name: "jbd", refusal: "it is the external journal of another filesystem" }
+    }
+    filesystems {
+        /// FAT12, FAT16 or FAT32.
+        Vfat {
+            name: "vfat", reader: fat::vfat, no_upper: NO_ATTRIBUTES, driver: ("VFAT_FS", "vfat"),
+            helpers: ["nls_cp437", "nls_iso8859_1", "nls_ascii", "nls_utf8"]
+        }
+        /// NTFS.
+        Ntfs {
+            name: "ntfs", reader: fat::ntfs,
+            refusal: "it is NTFS, which /init mounts only as the root and if named (rootfstype=ntfs3), and which \
+                      cannot hold the upper directory of an overlay",
+            notes: "only with `rootfstype=ntfs3`: NTFS3_FS, `ntfs3`"
+        }
+        /// XFS.
+        Xfs { name: "xfs", reader: linux::xfs, d_type: "ftype=1", driver: ("XFS_FS", "xfs") }
+        /// ext2: no journal.
+        Ext2 {
+            name: "ext2", d_type: "filetype",
+            notes: "EXT2_FS, or EXT4_FS with EXT4_USE_FOR_EXT2"
+        }
+        /// ext3: a journal, and no feature of ext4.
+        Ext3 { name: "ext3", d_type: "filetype", driver: ("EXT4_FS", "ext4") }
+        /// ext4: at least one feature that ext3 does not know.
+        Ext4 {
+            name: "ext4", reader: linux::ext, d_type: "filetype", driver: ("EXT4_FS", "ext4"),
+            notes: "`quota_v2` too, if it has quotas"
+        }
+        /// squashfs, version 4.
+        Squashfs {
+            name: "squashfs", reader: linux::squashfs, no_upper: READ_ONLY, driver: ("SQUASHFS", "squashfs"),
+            notes: "has neither UUID nor label: name the device"
+        }
+        /// btrfs.
+        Btrfs {
+            name: "btrfs", reader: linux::btrfs, driver: ("BTRFS_FS", "btrfs"),
+            notes: "may span several devices"
+        }
+        /// F2FS.
+        F2fs { name: "f2fs", reader: linux::f2fs, driver: ("F2FS_FS", "f2fs") }
+        /// exFAT.
+        Exfat {
+            name: "exfat", reader: fat::exfat, no_upper: NO_ATTRIBUTES, driver: ("EXFAT_FS", "exfat"),
+            helpers: ["nls_utf8"]
+        }
+        /// EROFS.
+        Erofs { name: "erofs", reader: erofs, no_upper: READ_ONLY, driver: ("EROFS_FS", "erofs") }
+        // Last: an image can hold other superblocks at the same time, and blkid prefers those.
+        /// ISO 9660, with or without Joliet.
+        Iso9660 {
+            name: "iso9660", reader: iso9660::iso9660, no_upper: READ_ONLY, driver: ("ISO9660_FS", "isofs"),
+            helpers: ["nls_iso8859_1", "nls_utf8"]
+        }
+    }
+}
+
+const NO_ATTRIBUTES: &str =
+    "it stores no owners, modes, links or extended attributes, which overlayfs needs";
+const READ_ONLY: &str = "this type of filesystem is read-only";
+
 impl Kind {
-    /// The name that blkid has for it; for filesystems, the kernel's too.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ext2 => "ext2",
-            Self::Ext3 => "ext3",
-            Self::Ext4 => "ext4",
-            Self::Btrfs => "btrfs",
-            Self::Xfs => "xfs",
-            Self::F2fs => "f2fs",
-            Self::Vfat => "vfat",
-            Self::Exfat => "exfat",
-            Self::Ntfs => "ntfs",
-            Self::Squashfs => "squashfs",
-            Self::Erofs => "erofs",
-            Self::Iso9660 => "iso9660",
-            Self::Swap => "swap",
-            Self::Suspended => "swsuspend",
-            Self::Journal => "jbd",
-            Self::Luks => "crypto_LUKS",
-            Self::Lvm => "LVM2_member",
-            Self::Raid => "linux_raid_member",
-            Self::Verity => "DM_verity_hash",
-        }
+    /// The filesystem of this name, as `rootfstype=` has it.
+    pub fn filesystem(name: &str) -> Option<Self> {
+        let mut all = FILESYSTEMS.iter();
+        all.find(|kind| kind.name() == name).copied()
     }
 
-    /// Why it cannot be mounted as it is, for an error; `None` for a filesystem that can.
-    pub fn never_mounted(self) -> Option<&'static str> {
-        match self {
-            Self::Ntfs => Some(
-                "it is NTFS, which as a root has to be named (rootfstype=ntfs3), and which takes no \
-                 overlay's writes",
-            ),
-            Self::Swap => Some("it is swap space"),
-            Self::Suspended => Some("it holds a suspended system, in swap space"),
-            Self::Journal => Some("it is the journal of another filesystem"),
-            Self::Luks => Some("it is encrypted (LUKS), and nothing here can open it"),
-            Self::Lvm => Some("it belongs to LVM, and nothing here can assemble that"),
-            Self::Verity => Some("it holds the hashes of dm-verity for another device"),
-            Self::Raid => Some("it belongs to a software RAID, and nothing here can assemble that"),
-            _ => None,
-        }
-    }
-
-    /// Why it cannot take the writes of an overlay, for an error; `None` where nothing is known
-    /// against it. What it cannot be mounted for comes first: [`Self::never_mounted`].
-    ///
-    /// Source: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c. Of vfat and exfat the
-    /// kernel's own refusal does not speak of their type.
-    pub fn never_upper(self) -> Option<&'static str> {
-        match self {
-            Self::Vfat | Self::Exfat => Some(
-                "it keeps no owners, modes, links or extended attributes, which an overlay has to write",
-            ),
-            Self::Squashfs | Self::Erofs | Self::Iso9660 => {
-                Some("a filesystem of this type is never written to")
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether it is a part of something else, so that what else looks like a superblock on the
-    /// same device is that something's.
-    fn hides_all_else(self) -> bool {
+    /// Whether it is a part of something else. Other superblocks on the same device then belong to that.
+    fn hides_others(self) -> bool {
         matches!(self, Self::Luks | Self::Lvm | Self::Raid | Self::Verity)
     }
+}
+
+/// The modules that the driver of a filesystem asks the kernel to load while it mounts, for which the kernel
+/// would start modprobe: character sets. Names as in modules.dep; those that are not there may be built in.
+pub fn helper_modules(fstype: &str) -> &'static [&'static str] {
+    // The same driver without long names.
+    let fstype = if fstype == "msdos" { "vfat" } else { fstype };
+    Kind::filesystem(fstype).map_or(&[], Kind::helper_modules)
 }
 
 impl fmt::Display for Kind {
@@ -134,18 +249,18 @@ impl fmt::Display for Kind {
 /// A superblock. Displayed as `ext4 LABEL="root" UUID=...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// Whose it is.
+    /// What the superblock belongs to.
     pub kind: Kind,
     /// As blkid prints it: 36 characters in lower case, `1234-ABCD` for vfat and exfat, a date for
-    /// iso9660. `None` where there is none or it is all zeros.
+    /// iso9660. `None` where the format has none or it is all zeros.
     pub uuid: Option<String>,
     /// Without padding; never empty.
     pub label: Option<String>,
-    /// Which part of how many it is, in a filesystem that spreads over several devices (btrfs).
+    /// The device's place in a filesystem on several devices (btrfs).
     pub share: Option<Share>,
 }
 
-/// One device of several that make up a filesystem.
+/// One of the devices of a filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The device's number in the filesystem.
@@ -164,7 +279,7 @@ impl Volume {
         }
     }
 
-    /// Whether this is the UUID that somebody asks for: case does not count.
+    /// Compares UUIDs without regard to case.
     pub fn has_uuid(&self, uuid: &str) -> bool {
         self.uuid
             .as_ref()
@@ -185,37 +300,18 @@ impl fmt::Display for Volume {
     }
 }
 
-/// Looks for one kind of superblock, or a family of them.
-type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
-
-/// Every superblock on `device`, in the order in which to believe them. An encrypted volume, or a
-/// part of a RAID or of LVM, comes alone. Several are the remains of an earlier use, which blkid
-/// refuses to tell apart (it prints nothing then).
+/// Every superblock on `device`, the most credible first. An encrypted volume, or a part of a RAID or of LVM,
+/// comes alone. Several superblocks are remains of earlier use; blkid prints nothing then.
 ///
-/// Reads a few KiB. A device that ends early holds less; a read that fails is the error.
+/// Reads a few KiB. A superblock beyond the end of the device is not there.
+///
+/// # Errors
+/// The device cannot be read.
 pub fn volumes(device: &dyn ReadAt) -> io::Result<Vec<Volume>> {
-    const READERS: [Reader; 15] = [
-        container::raid,
-        container::lvm,
-        container::luks,
-        container::verity,
-        container::swap,
-        fat::vfat,
-        fat::ntfs,
-        linux::xfs,
-        linux::ext,
-        linux::squashfs,
-        linux::btrfs,
-        linux::f2fs,
-        fat::exfat,
-        erofs,
-        // Last: such an image can be made to look like others at once, and blkid lets those win.
-        iso9660::iso9660,
-    ];
     let mut found = Vec::new();
     for reader in READERS {
         if let Some(volume) = reader(device)? {
-            let alone = volume.kind.hides_all_else();
+            let alone = volume.kind.hides_others();
             found.push(volume);
             if alone {
                 break;
@@ -234,55 +330,4 @@ fn erofs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             label(&superblock.volume_name),
         )
     }))
-}
-
-/// `N` bytes at `offset`; `None` where the device ends before.
-fn block<const N: usize>(device: &dyn ReadAt, offset: u64) -> io::Result<Option<[u8; N]>> {
-    let mut bytes = [0; N];
-    match device.read_exact_at(&mut bytes, offset) {
-        Ok(()) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The field at `offset` of an on-disk structure, and what follows.
-fn field(block: &[u8], offset: usize) -> Cursor<'_> {
-    Cursor::new(block.get(offset..).unwrap_or_default())
-}
-
-/// A UUID in the order of its bytes; all zeros are none.
-fn uuid(bytes: [u8; 16]) -> Option<String> {
-    (bytes != [0; 16]).then(|| dashed(bytes))
-}
-
-/// A label that NUL or the field's end ends, and spaces pad.
-fn label(bytes: &[u8]) -> Option<String> {
-    let end = bytes.iter().position(|byte| *byte == 0);
-    let text = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-    trimmed(String::from_utf8_lossy(text).into_owned())
-}
-
-/// The same in UTF-16 units.
-fn wide_label(units: impl Iterator<Item = u16>) -> Option<String> {
-    let units = units.take_while(|unit| *unit != 0);
-    trimmed(
-        char::decode_utf16(units)
-            .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
-            .collect(),
-    )
-}
-
-fn trimmed(mut text: String) -> Option<String> {
-    let end = text
-        .trim_end_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c'])
-        .len();
-    text.truncate(end);
-    Some(text).filter(|text| !text.is_empty())
-}
-
-/// Pairs of bytes as little-endian units.
-fn le_units(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    let (pairs, _) = bytes.as_chunks();
-    pairs.iter().map(|pair| u16::from_le_bytes(*pair))
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{block, field, le_units, wide_label};
 use crate::bytes::{Cursor, ReadAt, dashed};
-use crate::format::compress::Crc;
+use crate::format::checksum::Crc;
 
 /// Numbers of partitions end here (DISK_MAX_PARTS of include/linux/genhd.h, less the disk).
 const NUMBER_MAX: u32 = 255;
@@ -255,7 +255,7 @@ impl Header {
         // Summed with its own sum as 0. The kernel reads no header longer than a sector; this
         // reads none longer than 512 bytes, of which 92 are defined.
         let mut cursor = Cursor::new(sector.get(..header_size as usize)?);
-        let mut crc = Crc::of32();
+        let mut crc = Crc::crc32();
         crc.update(cursor.take(16)?);
         let _header_crc32 = cursor.take(4)?;
         crc.update(&[0; 4]);
@@ -287,7 +287,7 @@ impl Header {
             return Ok(None);
         };
         let mut partitions = Vec::new();
-        let mut crc = Crc::of32();
+        let mut crc = Crc::crc32();
         for number in 1..=self.num_partition_entries {
             match disk.read_exact_at(entry, at) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),

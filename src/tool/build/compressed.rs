@@ -12,7 +12,8 @@ use miniz_oxide::deflate::core::{
 };
 
 use crate::bytes::fill;
-use crate::format::compress::{Codec, Crc};
+use crate::format::checksum::Crc;
+use crate::format::compress::Codec;
 
 /// What `lz4 -l` puts into a chunk, and the kernel has room for (lib/decompress_unlz4.c).
 const LZ4_CHUNK: usize = 8 << 20;
@@ -56,7 +57,7 @@ fn gzip(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&HEADER)?;
     // Level 9, raw, default strategy.
     let mut compressor = CompressorOxide::new(create_comp_flags_from_zip_params(9, 0, 0));
-    let mut sum = Crc::of32();
+    let mut sum = Crc::crc32();
     let mut length = 0u32;
     let mut plain = vec![0; 1 << 16];
     let mut packed = vec![0; 1 << 16];

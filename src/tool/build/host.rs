@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
-use crate::module::alias::{self, Database};
+use crate::format::superblock;
+use crate::module::alias::Database;
 use crate::module::dep::Index;
 
 /// What drives one device: the loaded module of its driver, and its MODALIAS. Either may be missing.
@@ -30,7 +31,11 @@ pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Ve
     }
     if let Some(fstype) = root_filesystem(root)? {
         names.push(format!("fs-{fstype}"));
-        names.extend(alias::helpers(&fstype).iter().map(ToString::to_string));
+        names.extend(
+            superblock::helper_modules(&fstype)
+                .iter()
+                .map(ToString::to_string),
+        );
         names.push(fstype);
     }
     Ok(database.wanted(&names))

@@ -17,7 +17,7 @@ use std::io::Write;
 
 use super::image::boot::{Boot, FINDINGS_MAX};
 
-use super::image::input::Image;
+use super::image::input::Initrd;
 use super::image::loader_modules::Modules;
 use super::image::machine::{self, Machine};
 use super::image::unpack::{Report, Severity};
@@ -66,7 +66,7 @@ impl Outcome {
 /// it. Whether there are none.
 ///
 /// An image of which no archive has an `/init` is taken to be for a kernel with the loader built in.
-pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: Loader::Either,
@@ -82,7 +82,7 @@ pub fn errors(image: &Image, cmdline: &str, out: &mut dyn Write) -> Result<bool>
 }
 
 /// Checks an image. Whether nothing would go wrong.
-pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
+pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Result<bool> {
     let Outcome {
         findings,
         errors,
@@ -110,7 +110,7 @@ pub fn check(image: &Image, options: &CheckOptions, out: &mut dyn Write) -> Resu
 }
 
 /// Looks for everything that would go wrong.
-fn examine(image: &Image, options: &CheckOptions) -> Result<Outcome> {
+fn examine(image: &Initrd, options: &CheckOptions) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut report =
         |severity, place: String, what: String| outcome.report(severity, &place, &what);

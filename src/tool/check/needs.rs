@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::options::{CheckOptions, Loader};
 use crate::format::compress::Codec;
 use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
+use crate::format::superblock;
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
 use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
@@ -114,8 +115,8 @@ impl Rootfs {
     fn has_compressed(&self, layer: usize) -> bool {
         let mut inodes = self.nodes.iter().filter(|node| node.layer == layer);
         inodes.any(|node| {
-            let unread = node.inode.as_ref().and_then(|inode| inode.unread());
-            unread == Some("compressed")
+            let inode = node.inode.as_ref();
+            inode.is_some_and(|inode| inode.is_compressed())
         })
     }
 }
@@ -144,22 +145,9 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 /// Why a kernel mounts none of the types that are named for a device; `None`: it mounts one, or that is
 /// not known.
 fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<String> {
-    /// Type, option, module.
-    const FILESYSTEMS: [(&str, &str, &str); 9] = [
-        ("btrfs", "BTRFS_FS", "btrfs"),
-        ("erofs", "EROFS_FS", "erofs"),
-        ("exfat", "EXFAT_FS", "exfat"),
-        ("ext4", "EXT4_FS", "ext4"),
-        ("f2fs", "F2FS_FS", "f2fs"),
-        ("iso9660", "ISO9660_FS", "isofs"),
-        ("squashfs", "SQUASHFS", "squashfs"),
-        ("vfat", "VFAT_FS", "vfat"),
-        ("xfs", "XFS_FS", "xfs"),
-    ];
     let mut refusals = Vec::new();
     for fstype in &device.types {
-        let known = FILESYSTEMS.iter().find(|(name, _, _)| name == fstype);
-        let (_, option, module) = known?;
+        let (option, module) = superblock::Kind::filesystem(fstype)?.driver()?;
         refusals.push(match config.value(option) {
             "y" => return None,
             "m" => format!(

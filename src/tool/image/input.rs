@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
 /// Everything that the kernel is going to find in memory as its initrd.
-pub struct Image {
+pub struct Initrd {
     bytes: Chain,
     pieces: Vec<Piece>,
     /// The files, for messages.
@@ -41,7 +41,7 @@ pub struct Piece {
 /// A piece without a place so far.
 type Found = (Part<Opened>, Piece);
 
-impl Image {
+impl Initrd {
     /// Puts files together, each at a multiple of `pad` bytes. Of a PE file, a unified kernel image or an addon to
     /// one, the sections `.ucode` and `.initrd` are taken, all microcode first, as systemd-stub does; of a ramdisk
     /// of U-Boot what is behind its header.
@@ -116,7 +116,7 @@ impl Image {
     }
 }
 
-impl ReadAt for Image {
+impl ReadAt for Initrd {
     fn size(&self) -> u64 {
         self.bytes.size()
     }

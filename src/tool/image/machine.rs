@@ -1,8 +1,8 @@
 //! Which programs the kernel that boots an image can start, as far as that can be told.
 
 use super::boot::Boot;
-use crate::bytes::{Cursor, ReadAt};
-use crate::format::elf::{Machines, interpreter};
+use crate::bytes::ReadAt;
+use crate::format::elf::{ELFMAG, Ident, Machines, interpreter};
 use crate::tool::kernel_config::Config;
 
 const I386: Machines = Machines::new("i386", &[3]);
@@ -35,7 +35,7 @@ impl Machine {
     pub fn of(boot: &Boot, image: &dyn ReadAt, config: Option<&Config>) -> Self {
         let machines = config.and_then(configured);
         let machines = machines.or_else(|| started(boot, image));
-        let formats: [(&[u8], &str); 2] = [(b"\x7fELF", "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
+        let formats: [(&[u8], &str); 2] = [(ELFMAG, "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
         let lacks = formats.into_iter().filter_map(|(start, option)| {
             let off = config?.is_off(option);
             off.then(|| (start, format!("CONFIG_{option}=n")))
@@ -56,12 +56,7 @@ impl Machine {
 
     /// Why the kernel does not take this for one of its modules; `None`: it may.
     pub fn refuses_module(&self, module: &[u8]) -> Option<String> {
-        let (big_endian, number) = header(&module)?;
-        let number = if big_endian {
-            number.swap_bytes()
-        } else {
-            number
-        };
+        let number = Ident::decode(module)?.e_machine;
         let Machines { name, numbers, .. } = self.machines;
         let other = !numbers.is_empty() && !numbers.contains(&number);
         other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
@@ -70,9 +65,14 @@ impl Machine {
     /// What the kernel starts in place of a program, or why it does not start it:
     /// [`interpreter`].
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
-        // The proof reads no big-endian program, and either order may be theirs.
-        let machines = match (self.machines.name, header(program)) {
-            ("s390" | "powerpc", Some((true, _))) => Machines::ANY,
+        // These machines have big-endian programs, which `interpreter` does not read.
+        let machines = match (self.machines.name, Ident::read(program)) {
+            (
+                "s390" | "powerpc",
+                Some(Ident {
+                    big_endian: true, ..
+                }),
+            ) => Machines::ANY,
             _ => self.machines,
         };
         let needed = interpreter(program, machines)?;
@@ -146,9 +146,9 @@ fn started(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
 
 /// The machines whose programs a kernel runs that runs this one.
 fn family(program: &dyn ReadAt) -> Option<Machines> {
-    let (big_endian, number) = header(program)?;
+    let ident = Ident::read(program)?;
     let mut families = [Machines::X86_64, Machines::AARCH64, Machines::RISCV64].into_iter();
-    families.find(|family| !big_endian && family.numbers.contains(&number))
+    families.find(|family| !ident.big_endian && family.numbers.contains(&ident.e_machine))
 }
 
 /// The largest page, in bytes, that a kernel can have that starts this program. The smallest there is
@@ -158,21 +158,8 @@ pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
     const LARGE: [u16; 5] = [8, 21, 43, 183, 258];
     const PAGE: u64 = 4096;
     const LARGE_PAGE: u64 = 65536;
-    match program.and_then(header) {
-        Some((_, number)) if LARGE.contains(&number) => LARGE_PAGE,
+    match program.and_then(Ident::read) {
+        Some(ident) if LARGE.contains(&ident.e_machine) => LARGE_PAGE,
         _ => PAGE,
     }
-}
-
-/// Whether an ELF program is big endian, and its e_machine, as in little-endian ones.
-fn header(program: &dyn ReadAt) -> Option<(bool, u16)> {
-    let mut head = [0; 20];
-    program.read_exact_at(&mut head, 0).ok()?;
-    let mut cursor = Cursor::new(&head);
-    if cursor.take(5)?.starts_with(b"\x7fELF") {
-        let big_endian = cursor.u8()? == 2;
-        cursor.take(12)?;
-        return Some((big_endian, cursor.le16()?));
-    }
-    None
 }

@@ -1,13 +1,13 @@
 //! The root that the layers make, put together as overlayfs and `/init` do it, without their bytes.
 
 use super::boot::Boot;
-use super::erofs_tree::{Attributes, Gap, Gaps, Inode, Tree};
+use super::erofs_tree::{self, Attributes, Gap, Gaps};
 use super::files::File;
 use super::rootfs::{Changes, Node, Rootfs};
 use super::unpack::{Report, Severity};
 use crate::bytes::{Part, ReadAt};
 use crate::error::Result;
-use crate::format::erofs::{INCOMPAT_METABOX, Superblock};
+use crate::format::erofs::{Image, Inode, Superblock};
 use crate::initrd::Kind;
 use crate::plan::{Content, Layer, Plan};
 
@@ -17,20 +17,17 @@ pub struct Layers<'a> {
 }
 
 enum Piece<'a> {
-    Erofs(Tree<'a>),
+    Erofs(Box<Image<'a>>),
     /// An archive that is not compressed: its source, and where it starts there.
     Cpio(&'a dyn ReadAt, u64),
     Unread,
 }
 
 impl Layers<'_> {
-    /// The bytes of a regular file, where they can be had as they lie.
-    pub fn content(&self, node: &Node) -> Option<Box<dyn ReadAt + '_>> {
+    /// The bytes of a regular file, unless it is in a compressed archive.
+    pub fn content<'n>(&'n self, node: &'n Node) -> Option<Box<dyn ReadAt + 'n>> {
         match (self.pieces.get(node.layer)?, &node.inode, node.body) {
-            (Piece::Erofs(tree), Some(inode), _) => {
-                let content = tree.content((**inode).clone())?;
-                Some(Box::new(content))
-            }
+            (Piece::Erofs(image), Some(inode), _) => Some(Box::new(image.content(inode))),
             (Piece::Cpio(source, offset), None, Some(body)) => {
                 let offset = offset.saturating_add(body.offset);
                 Some(Box::new(Part::new(*source, offset, body.length)))
@@ -59,10 +56,10 @@ pub fn merge<'a>(
         rootfs.layer = Some(index);
         let mut piece = Piece::Unread;
         match &layer.content {
-            Content::Erofs { superblock, .. } if is_readable(superblock) => {
+            Content::Erofs { superblock, .. } if superblock.unknown_incompat() == 0 => {
                 match rootfs.put_image(part, superblock, index) {
-                    Ok((tree, gaps)) => {
-                        piece = Piece::Erofs(tree);
+                    Ok((image, gaps)) => {
+                        piece = Piece::Erofs(Box::new(image));
                         for what in gaps.clauses() {
                             report(Severity::Warning, layer.to_string(), what);
                             rootfs.partial = true;
@@ -74,13 +71,7 @@ pub fn merge<'a>(
                     }
                 }
             }
-            Content::Erofs { superblock, .. } => {
-                if superblock.unknown_incompat() == 0 {
-                    let what = "its inodes are in a metabox, and what it holds is not looked at";
-                    report(Severity::Warning, layer.to_string(), what.into());
-                }
-                rootfs.partial = true;
-            }
+            Content::Erofs { .. } => rootfs.partial = true,
             Content::Cpio { codec, .. } => {
                 if let (None, Some(source)) = (codec, sources.get(layer.source)) {
                     piece = Piece::Cpio(&**source, layer.offset);
@@ -91,10 +82,6 @@ pub fn merge<'a>(
         pieces.push(piece);
     }
     (rootfs, Layers { pieces })
-}
-
-fn is_readable(superblock: &Superblock) -> bool {
-    superblock.feature_incompat & INCOMPAT_METABOX == 0 && superblock.unknown_incompat() == 0
 }
 
 impl Rootfs {
@@ -122,13 +109,13 @@ impl Rootfs {
     fn put_image<'a>(
         &mut self,
         part: &'a Part<&'a dyn ReadAt>,
-        superblock: &'a Superblock,
+        superblock: &Superblock,
         layer: usize,
-    ) -> Result<(Tree<'a>, Gaps)> {
-        let tree = Tree::new(part, superblock)?;
+    ) -> Result<(Image<'a>, Gaps)> {
+        let image = Image::new(part, superblock)?;
         let mut gaps = Gaps::default();
-        let mut attributes = Attributes::new(&tree)?;
-        tree.walk(|file, inode| {
+        let mut attributes = Attributes::new(&image);
+        erofs_tree::walk(&image, |file, inode| {
             if file.device == Some((0, 0)) && file.mode & libc::S_IFMT == libc::S_IFCHR {
                 self.whiteout(&file.path);
                 return Ok(());
@@ -142,7 +129,6 @@ impl Rootfs {
             let merges = directory && !marks.opaque && (layer > 0 || self.partial);
             let metacopy = marks.metacopy && file.mode & libc::S_IFMT == libc::S_IFREG;
             for (found, gap) in [
-                (marks.unknown, Gap::Prefix),
                 (marks.redirect && merges, Gap::Redirect),
                 (metacopy, Gap::Metacopy),
             ] {
@@ -150,13 +136,10 @@ impl Rootfs {
                     gaps.add(gap, &file.path);
                 }
             }
-            if let Some(gap) = Gap::of(inode) {
-                gaps.add(gap, &file.path);
-            }
             self.put(file.path.clone(), node(file, inode, layer));
             Ok(())
         })?;
-        Ok((tree, gaps))
+        Ok((image, gaps))
     }
 
     /// Puts a file where another may be: a directory stays, and takes the attributes; whatever else

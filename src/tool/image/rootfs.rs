@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::erofs_tree::Inode;
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
+use crate::format::erofs::Inode;
 
 /// More than anybody reads.
 const CHANGES_MAX: usize = 2000;
@@ -29,7 +29,7 @@ impl Node {
     /// The length of a regular file in bytes.
     pub fn size(&self) -> u64 {
         match (&self.inode, self.body) {
-            (Some(inode), _) => inode.file.size,
+            (Some(inode), _) => inode.size,
             (None, body) => body.map_or(0, |body| body.length),
         }
     }

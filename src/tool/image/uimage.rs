@@ -5,7 +5,7 @@
 use std::io::{self, BufRead};
 
 use crate::bytes::Cursor;
-use crate::format::compress::Crc;
+use crate::format::checksum::Crc;
 
 /// Length of the header in bytes.
 pub const HEADER: usize = 64;
@@ -62,7 +62,7 @@ fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
     let _ih_arch = cursor.u8()?;
     let ih_type = cursor.u8()?;
     // The field itself counts as zeros.
-    let mut computed = Crc::of32();
+    let mut computed = Crc::crc32();
     for piece in [magic, &[0; 4], rest] {
         computed.update(piece);
     }
@@ -72,7 +72,7 @@ fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
 
 /// The CRC32 of what is left of `input`.
 pub fn crc(input: &mut impl BufRead) -> io::Result<u32> {
-    let mut crc = Crc::of32();
+    let mut crc = Crc::crc32();
     loop {
         let ahead = input.fill_buf()?;
         let n = ahead.len();

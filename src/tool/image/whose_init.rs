@@ -49,13 +49,10 @@ pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
     Err(Error::new("start", shown(rdinit), what))
 }
 
-/// Whether a program has the note of an `/init` of layerinit, or cannot be looked at for it: ELF programs
-/// of the other byte order are not read here ([`proof::interpreter`]).
+/// Whether a program has the note of an `/init` of layerinit, or may have it: notes of big-endian programs
+/// are not read.
 fn may_be_own(program: &dyn ReadAt) -> bool {
-    let mut head = [0; 6];
-    let big_endian = program.read_exact_at(&mut head, 0).is_ok()
-        && head.starts_with(b"\x7fELF")
-        && head.ends_with(&[2]);
+    let big_endian = elf::Ident::read(program).is_some_and(|ident| ident.big_endian);
     big_endian || elf::layerinit_version(program).is_some()
 }
 

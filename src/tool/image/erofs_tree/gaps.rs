@@ -1,37 +1,17 @@
-//! What an image has for the kernel, and is not read here: no damage, but not nothing either.
+//! What an image tells overlayfs, and is not followed here: no damage, but not nothing either.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Inode;
 use crate::text::shown;
 
 /// What is not read of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gap {
-    /// The names in a directory, for how they are stored.
-    Directory(&'static str),
-    /// Where a symbolic link leads, for how that is stored.
-    Link(&'static str),
-    /// An attribute that may be one for overlayfs, under a prefix of the image's own.
-    Prefix,
     /// trusted.overlay.redirect of a directory.
     Redirect,
     /// trusted.overlay.metacopy of a file.
     Metacopy,
-}
-
-impl Gap {
-    /// What is not read of the tree because of how an inode is stored. The bytes of a regular file are
-    /// no part of the tree.
-    pub fn of(inode: &Inode) -> Option<Self> {
-        let stored = inode.unread()?;
-        match inode.file.mode & libc::S_IFMT {
-            libc::S_IFDIR => Some(Self::Directory(stored)),
-            libc::S_IFLNK => Some(Self::Link(stored)),
-            _ => None,
-        }
-    }
 }
 
 /// All that is not read of an image: of each kind the first, and how many there are besides.
@@ -77,22 +57,6 @@ impl fmt::Display for Clause<'_> {
             path => format!("its {kind} {}", shown(path)),
         };
         match gap {
-            Gap::Directory(stored) => write!(
-                f,
-                "{} is {stored}, and what it holds is not looked at",
-                named("directory")
-            ),
-            Gap::Link(stored) => write!(
-                f,
-                "{} is {stored}, and where it leads is not looked at",
-                named("symbolic link")
-            ),
-            Gap::Prefix => write!(
-                f,
-                "{} has an attribute under a prefix of the image's own, which is compressed and not looked at: it \
-                 may be one for overlayfs, such as trusted.overlay.opaque",
-                named("file")
-            ),
             Gap::Redirect => write!(
                 f,
                 "{} has trusted.overlay.redirect, which is not looked at: where the kernel follows it, what a \

@@ -1,11 +1,41 @@
-//! The EROFS superblock: magic, checksum, features, length.
+//! EROFS images: the superblock, and the files in them.
 //!
-//! Source: fs/erofs/erofs_fs.h of Linux 7.2, whose field names are kept, and fs/erofs/super.c.
-//! The mounting is the kernel's; this reads what is needed to know where an image starts and
-//! ends, whether it is whole, and what a kernel must support to mount it.
+//! Source: fs/erofs/erofs_fs.h of Linux 7.2, whose field names are kept, and fs/erofs/super.c. The
+//! [`Superblock`] says where an image starts and ends, whether it is whole, and what a kernel must
+//! support to mount it. [`Image`] reads the files without mounting: everything that mkfs.erofs
+//! writes, but for data on other devices, which is refused.
+//!
+//! A hostile image costs no more memory than [`PCLUSTER_MAX_DSIZE`] a cluster, and no loop goes
+//! round without a part of the image that it has not seen. How many bytes its files add up to is
+//! for the caller to bound: clusters may be shared, and files may be sparse.
+
+mod decompress;
+mod fault;
+
+mod cluster;
+mod dir;
+mod inode;
+mod xattr;
+
+mod image;
+mod index;
+
+mod zmap;
+
+mod map;
+
+pub use cluster::{Algorithm, Cluster, Packed};
+pub use dir::{Dirent, Entries};
+pub use fault::Fault;
+pub use image::Image;
+pub use inode::Inode;
+pub use map::{Content, Data, Extent, Extents};
+pub use xattr::Xattr;
+pub use zmap::{PCLUSTER_MAX_DSIZE, PCLUSTER_MAX_SIZE};
 
 use std::{fmt, io};
 
+use super::checksum::crc32c;
 use crate::bytes::{Cursor, ReadAt, dashed};
 
 /// The superblock lies this many bytes into the image (EROFS_SUPER_OFFSET).
@@ -42,6 +72,9 @@ const INCOMPAT: [&str; 9] = [
 
 const COMPAT_SB_CHKSUM: u32 = 1 << 0;
 
+/// EROFS_FEATURE_COMPAT_SHARED_EA_IN_METABOX: attributes that inodes share lie in the metabox.
+const COMPAT_SHARED_EA_IN_METABOX: u32 = 1 << 3;
+
 /// EROFS_FEATURE_COMPAT_PLAIN_XATTR_PFX: prefixes of attributes lie in the image, not in the packed inode.
 pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
 
@@ -49,6 +82,8 @@ pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
 pub const INCOMPAT_0PADDING: u32 = 1 << 0;
 /// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the algorithms in use are named.
 const INCOMPAT_COMPR_CFGS: u32 = 1 << 1;
+/// EROFS_FEATURE_INCOMPAT_DEVICE_TABLE: data may lie on other devices.
+const INCOMPAT_DEVICE_TABLE: u32 = 1 << 3;
 /// EROFS_FEATURE_INCOMPAT_FRAGMENTS: there may be a packed inode.
 pub const INCOMPAT_FRAGMENTS: u32 = 1 << 5;
 /// EROFS_FEATURE_INCOMPAT_48BIT: block numbers may have 48 bits, and the root any number.
@@ -74,6 +109,10 @@ pub struct Superblock {
     pub root_nid: u64,
     /// What a compact inode's time counts from, in seconds since 1970.
     pub epoch: i64,
+    /// The nanoseconds of every compact inode's time.
+    pub fixed_nsec: u32,
+    /// Units of 16 bytes by which the superblock is longer than 128 bytes.
+    pub sb_extslots: u8,
     /// The block that inode numbers count from.
     pub meta_blkaddr: u32,
     /// The block that the numbers of shared attributes count from.
@@ -161,11 +200,11 @@ impl Superblock {
         let checksum = cursor.le32()?;
         let feature_compat = cursor.le32()?;
         let blkszbits = cursor.u8()?;
-        let _sb_extslots = cursor.u8()?;
+        let sb_extslots = cursor.u8()?;
         let rb = cursor.le16()?;
         let inos = cursor.le64()?;
         let epoch = cursor.le64()?.cast_signed();
-        let _fixed_nsec = cursor.le32()?;
+        let fixed_nsec = cursor.le32()?;
         let blocks_lo = cursor.le32()?;
 
         let meta_blkaddr = cursor.le32()?;
@@ -201,6 +240,8 @@ impl Superblock {
             blocks: u64::from(blocks_lo) | u64::from(blocks_hi) << 32,
             root_nid,
             epoch,
+            fixed_nsec,
+            sb_extslots,
             meta_blkaddr,
             xattr_blkaddr,
             dirblkbits,
@@ -324,48 +365,9 @@ fn verify(image: &dyn ReadAt, at: u64, blkszbits: u8, stored: u32) -> io::Result
     })
 }
 
-/// The kernel's crc32c(~0, ...): reflected Castagnoli polynomial, not inverted at the end. Four bytes
-/// at a time, for an image whose block this is can be one of hundreds; four tables of 1 KiB.
-fn crc32c(bytes: &[u8]) -> u32 {
-    static TABLES: [[u32; 256]; 4] = {
-        let mut tables = [[0; 256]; 4];
-        let mut i = 0;
-        while i < 256 {
-            let mut crc = i as u32;
-            let mut bit = 0;
-            while bit < 32 {
-                crc = (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
-                bit += 1;
-                if bit % 8 == 0 {
-                    tables[bit / 8 - 1][i] = crc;
-                }
-            }
-            i += 1;
-        }
-        tables
-    };
-    let [t0, t1, t2, t3] = &TABLES;
-    // A byte can't be outside a table of 256.
-    let (fours, rest) = bytes.as_chunks();
-    let mut crc = !0;
-    for &four in fours {
-        let [a, b, c, d] = (crc ^ u32::from_le_bytes(four)).to_le_bytes();
-        let at = usize::from;
-        crc = t3[at(a)] ^ t2[at(b)] ^ t1[at(c)] ^ t0[at(d)];
-    }
-    rest.iter().fold(crc, |crc, byte| {
-        (crc >> 8) ^ t0[usize::from(crc as u8 ^ byte)]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crc32c_has_the_value_of_rfc_3720() {
-        assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
-    }
 
     /// The start of an image with block size 4096 and `blocks` blocks.
     fn image(blocks: u32, compat: u32, incompat: u32) -> Vec<u8> {

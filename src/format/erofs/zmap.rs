@@ -1,0 +1,613 @@
+//! Where the bytes of a clustered file are.
+//!
+//! Source: fs/erofs/zmap.c of Linux 7.2 (z_erofs_map_blocks_fo, z_erofs_map_blocks_ext).
+
+use super::image::in_image;
+use super::index::{Head, Index, Lcluster, Window};
+use super::inode::Layout;
+use super::{
+    Algorithm, Cluster, Data, Extent, Fault, INCOMPAT_0PADDING, INCOMPAT_COMPR_CFGS, Image, Inode,
+    Packed,
+};
+
+/// Z_EROFS_PCLUSTER_MAX_SIZE: the most bytes that a physical cluster has.
+pub const PCLUSTER_MAX_SIZE: u32 = 1 << 20;
+/// Z_EROFS_PCLUSTER_MAX_DSIZE: the most bytes that it decodes to.
+pub const PCLUSTER_MAX_DSIZE: u32 = 12 << 20;
+
+// Z_EROFS_ADVISE_*
+const ADVISE_COMPACTED_2B: u16 = 1 << 0;
+/// The same bit, of a file with a full index.
+const ADVISE_EXTENTS: u16 = 1 << 0;
+const ADVISE_BIG_PCLUSTER_1: u16 = 1 << 1;
+const ADVISE_BIG_PCLUSTER_2: u16 = 1 << 2;
+const ADVISE_INLINE_PCLUSTER: u16 = 1 << 3;
+const ADVISE_INTERLACED_PCLUSTER: u16 = 1 << 4;
+const ADVISE_FRAGMENT_PCLUSTER: u16 = 1 << 5;
+
+/// Z_EROFS_EXTENT_PLEN_MASK: the length of an extent; above it are a flag and the algorithm.
+const EXTENT_PLEN_MASK: u32 = (PCLUSTER_MAX_SIZE << 1) - 1;
+const EXTENT_PLEN_PARTIAL: u32 = 1 << 27;
+const EXTENT_PLEN_FMT_BIT: u32 = 28;
+
+/// What a part of a file is.
+pub(super) enum Mapped {
+    Extent(Extent),
+    /// A part of the packed inode, from `at` on.
+    Fragment {
+        offset: u64,
+        length: u64,
+        at: u64,
+    },
+}
+
+/// The end of a file that is not stored in blocks.
+#[derive(Clone, Copy)]
+enum Tail {
+    None,
+    /// In the metadata, at this place and of this length.
+    Inline(u64, u32),
+    /// In the packed inode, from this offset on.
+    Fragment(u64),
+}
+
+enum Kind {
+    /// All of the file is in the packed inode, from this offset on.
+    Fragment(u64),
+    /// An entry for each logical cluster, and the logical cluster in which the last extent starts.
+    Index(Index, Tail, u64),
+    Extents(Records),
+}
+
+/// The map of a clustered file (struct z_erofs_map_header, and what follows it).
+pub(super) struct ZMap<'i> {
+    image: &'i Image<'i>,
+    inode: &'i Inode,
+    window: Window<'i>,
+    advise: u16,
+    algorithms: [u8; 2],
+    lclusterbits: u32,
+    kind: Kind,
+}
+
+/// Where a physical cluster is, before it is checked.
+struct Physical {
+    algorithm: Algorithm,
+    start: u64,
+    length: u64,
+    partial: bool,
+    inline: bool,
+}
+
+impl<'i> ZMap<'i> {
+    /// Reads the header (z_erofs_fill_inode).
+    pub(super) fn new(image: &'i Image<'i>, inode: &'i Inode) -> Result<Self, Fault> {
+        let mut window = Window::new(image, inode.in_metabox());
+        let align = |at: u64, to| {
+            at.checked_next_multiple_of(to)
+                .ok_or(Fault::BeyondEnd(u64::MAX))
+        };
+        let header = align(inode.behind, 8)?;
+        let end = header.saturating_add(8);
+        let bytes: [u8; 8] = window.array(header)?;
+        let [x0, x1, x2, x3, a0, a1, h_algorithmtype, h_clusterbits] = bytes;
+        let first = u32::from_le_bytes([x0, x1, x2, x3]);
+        let advise = u16::from_le_bytes([a0, a1]);
+        let full = inode.layout == Layout::CompressedFull;
+        let lclusterbits = u32::from(image.superblock.blkszbits) + u32::from(h_clusterbits & 15);
+        let mut zmap = Self {
+            image,
+            inode,
+            window,
+            advise,
+            algorithms: [h_algorithmtype & 15, h_algorithmtype >> 4],
+            lclusterbits,
+            kind: Kind::Fragment(u64::from_le_bytes(bytes) & !(1 << 63)),
+        };
+        // Z_EROFS_FRAGMENT_INODE_BIT
+        if h_clusterbits >> 7 != 0 {
+            return Ok(zmap);
+        }
+        if full && advise & ADVISE_EXTENTS != 0 {
+            let recsz = 4 << (advise >> 1 & 3);
+            let hi = u16::from_le_bytes([h_algorithmtype, h_clusterbits]);
+            zmap.kind = Kind::Extents(Records {
+                start: align(end, recsz)?,
+                recsz,
+                count: u64::from(first) | u64::from(hi) << 32,
+                passed: (0, 0),
+            });
+            return Ok(zmap);
+        }
+        let big_pcluster =
+            [ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2].map(|bit| advise & bit != 0);
+        if !full
+            && big_pcluster
+                .iter()
+                .any(|big| *big != (advise & ADVISE_BIG_PCLUSTER_1 != 0))
+        {
+            let what = "its compact index has big clusters of one algorithm alone";
+            return Err(Fault::Corrupt(what, header));
+        }
+        let index = Index {
+            start: if full { end.saturating_add(8) } else { end },
+            full,
+            lclusterbits,
+            totalidx: inode.size.div_ceil(image.superblock.block_size()),
+            compacted_2b: !full && advise & ADVISE_COMPACTED_2B != 0,
+            big_pcluster,
+        };
+        let idata_size = u32::from(u16::from_le_bytes([x2, x3]));
+        let tail = match () {
+            () if advise & ADVISE_FRAGMENT_PCLUSTER != 0 => Tail::Fragment(first.into()),
+            () if advise & ADVISE_INLINE_PCLUSTER != 0 && idata_size != 0 => {
+                Tail::Inline(0, idata_size)
+            }
+            () => Tail::None,
+        };
+        zmap.find_tail(index, tail)?;
+        Ok(zmap)
+    }
+
+    /// Finds the extent that the end of the file is in (EROFS_GET_BLOCKS_FINDTAIL).
+    fn find_tail(&mut self, index: Index, mut tail: Tail) -> Result<(), Fault> {
+        let mut tail_lcn = u64::MAX;
+        if !matches!(tail, Tail::None) && self.inode.size > 0 {
+            let last = self.inode.size - 1;
+            let (_, next) = index.load(&mut self.window, last >> self.lclusterbits)?;
+            let (lcn, head) = self.head(&index, last)?;
+            tail_lcn = lcn;
+            match &mut tail {
+                Tail::Inline(at, _) => *at = next,
+                // Of an offset in the packed inode a full index has the upper bits.
+                Tail::Fragment(at) if index.full => *at |= u64::from(head.pblk) << 32,
+                _ => {}
+            }
+        }
+        self.kind = match tail {
+            Tail::Fragment(at) if tail_lcn == 0 => Kind::Fragment(at),
+            _ => Kind::Index(index, tail, tail_lcn),
+        };
+        Ok(())
+    }
+
+    /// What the byte at `at` is in. `at` is within the file.
+    pub(super) fn map(&mut self, at: u64) -> Result<Mapped, Fault> {
+        let mapped = self.map_any(at)?;
+        match &mapped {
+            // What leads back to a head and what leads on from it may not agree.
+            Mapped::Extent(extent) if !extent.has(at) => {
+                let what = "the index leads back to a head too far away";
+                Err(Fault::Corrupt(what, self.inode.behind))
+            }
+            _ => Ok(mapped),
+        }
+    }
+
+    fn map_any(&mut self, at: u64) -> Result<Mapped, Fault> {
+        match &mut self.kind {
+            Kind::Fragment(start) => Ok(Mapped::Fragment {
+                offset: 0,
+                length: self.inode.size,
+                at: *start,
+            }),
+            Kind::Index(index, tail, tail_lcn) => {
+                let (index, tail, tail_lcn) = (*index, *tail, *tail_lcn);
+                self.map_index(&index, tail, tail_lcn, at)
+            }
+            Kind::Extents(records) => {
+                let record =
+                    records.find(&mut self.window, self.inode.size, self.lclusterbits, at)?;
+                self.map_record(&record)
+            }
+        }
+    }
+
+    fn map_index(
+        &mut self,
+        index: &Index,
+        tail: Tail,
+        tail_lcn: u64,
+        at: u64,
+    ) -> Result<Mapped, Fault> {
+        let (lcn, head) = self.head(index, at)?;
+        let offset = lcn << self.lclusterbits | u64::from(head.clusterofs);
+        let (start, length, inline) = match tail {
+            Tail::Fragment(at) if lcn == tail_lcn => {
+                return Ok(Mapped::Fragment {
+                    offset,
+                    length: self.inode.size.saturating_sub(offset),
+                    at,
+                });
+            }
+            Tail::Inline(at, length) if lcn == tail_lcn => (at, length.into(), true),
+            _ => {
+                let blkszbits = self.image.superblock.blkszbits;
+                let blocks = self.physical_blocks(index, lcn, head.kind)?;
+                (
+                    u64::from(head.pblk) << blkszbits,
+                    u64::from(blocks) << blkszbits,
+                    false,
+                )
+            }
+        };
+        let end = match inline {
+            true => self.inode.size,
+            false => self.logical_end(index, lcn)?,
+        };
+        let number = match head.kind {
+            Head::Plain => None,
+            Head::Head1 => self.algorithms.first(),
+            Head::Head2 => self.algorithms.get(1),
+        };
+        let algorithm = match number {
+            None if self.advise & ADVISE_INTERLACED_PCLUSTER != 0 => Algorithm::Interlaced,
+            None => Algorithm::Shifted,
+            Some(number) => self.algorithm(*number)?,
+        };
+        self.extent(
+            offset,
+            end,
+            Physical {
+                algorithm,
+                start,
+                length,
+                partial: head.partial,
+                inline,
+            },
+        )
+    }
+
+    /// The logical cluster in which the extent starts that `at` is in, and its entry.
+    fn head(&mut self, index: &Index, at: u64) -> Result<(u64, HeadEntry), Fault> {
+        let first = at >> self.lclusterbits;
+        let within = at - (first << self.lclusterbits);
+        let mut lcn = first;
+        loop {
+            let (lcluster, _) = index.load(&mut self.window, lcn)?;
+            let back = match lcluster {
+                Lcluster::Head {
+                    kind,
+                    clusterofs,
+                    pblk,
+                    partial,
+                } if lcn != first || within >= clusterofs.into() => {
+                    let head = HeadEntry {
+                        kind,
+                        clusterofs,
+                        pblk,
+                        partial,
+                    };
+                    return Ok((lcn, head));
+                }
+                Lcluster::Head { .. } => 1,
+                Lcluster::NonHead { back, .. } => back,
+            };
+            let far = (first - lcn) << self.lclusterbits > PCLUSTER_MAX_DSIZE.into();
+            lcn = lcn
+                .checked_sub(back.into())
+                .filter(|_| back != 0 && !far)
+                .ok_or(Fault::Corrupt(
+                    "the index leads back to no head",
+                    index.start,
+                ))?;
+        }
+    }
+
+    /// The number of blocks of the physical cluster that starts in `lcn`
+    /// (z_erofs_get_extent_compressedlen).
+    fn physical_blocks(&mut self, index: &Index, lcn: u64, kind: Head) -> Result<u32, Fault> {
+        let [big_1, big_2] = index.big_pcluster;
+        let big = match kind {
+            Head::Head1 => big_1,
+            Head::Plain | Head::Head2 => big_2,
+        };
+        let next = lcn.saturating_add(1);
+        if !big || self.start_of(next) >= self.inode.size {
+            return Ok(1);
+        }
+        match index.load(&mut self.window, next)?.0 {
+            Lcluster::Head { .. } => Ok(1),
+            Lcluster::NonHead {
+                back: 1,
+                blocks: Some(blocks),
+                ..
+            } if blocks != 0 => Ok(blocks),
+            Lcluster::NonHead { .. } => {
+                let what = "the index does not count the blocks of a cluster";
+                Err(Fault::Corrupt(what, index.start))
+            }
+        }
+    }
+
+    /// Where the extent ends that starts in `lcn` (z_erofs_get_extent_decompressedlen).
+    fn logical_end(&mut self, index: &Index, lcn: u64) -> Result<u64, Fault> {
+        let mut next = lcn.saturating_add(1);
+        loop {
+            let start = self.start_of(next);
+            if start >= self.inode.size {
+                return Ok(self.inode.size);
+            }
+            if (next - lcn) << self.lclusterbits > u64::from(PCLUSTER_MAX_DSIZE) << 1 {
+                return Ok(start);
+            }
+            match index.load(&mut self.window, next)?.0 {
+                Lcluster::Head { clusterofs, .. } => return Ok(start | u64::from(clusterofs)),
+                // Files of before mkfs.erofs 1.0 may have 0.
+                Lcluster::NonHead { ahead, .. } => next = next.saturating_add(ahead.max(1).into()),
+            }
+        }
+    }
+
+    /// Where a logical cluster starts; beyond any file if it would not fit.
+    fn start_of(&self, lcn: u64) -> u64 {
+        lcn.saturating_mul(1 << self.lclusterbits)
+    }
+
+    fn algorithm(&self, number: u8) -> Result<Algorithm, Fault> {
+        let superblock = &self.image.superblock;
+        let algorithm = Algorithm::of(number);
+        let algorithm = algorithm.ok_or(Fault::Unsupported("algorithm", number.into()))?;
+        let available = match superblock.feature_incompat & INCOMPAT_COMPR_CFGS {
+            0 => 1,
+            _ => superblock.available_compr_algs,
+        };
+        match available >> number & 1 {
+            0 => Err(Fault::Corrupt(
+                "an algorithm that the superblock does not name",
+                self.inode.behind,
+            )),
+            _ => Ok(algorithm),
+        }
+    }
+
+    /// The extent of a file from `offset` to `end` that a cluster is decoded for.
+    fn extent(&self, offset: u64, end: u64, physical: Physical) -> Result<Mapped, Fault> {
+        let at = physical.start;
+        let length = end.saturating_sub(offset);
+        if length == 0 {
+            return Err(Fault::Corrupt("a cluster without content", at));
+        }
+        if physical.length > PCLUSTER_MAX_SIZE.into() || physical.length == 0 {
+            return Err(Fault::Unsupported(
+                "length of a physical cluster",
+                physical.length,
+            ));
+        }
+        if length > PCLUSTER_MAX_DSIZE.into() {
+            return Err(Fault::Unsupported("length of a decoded cluster", length));
+        }
+        let block = self.image.superblock.block_size();
+        let plain = matches!(
+            physical.algorithm,
+            Algorithm::Shifted | Algorithm::Interlaced
+        );
+        if plain && length > physical.length {
+            return Err(Fault::Corrupt(
+                "a cluster of fewer bytes than its content",
+                at,
+            ));
+        }
+        let packed = match physical.inline {
+            false => {
+                in_image(self.image, at, physical.length)?;
+                Packed::Image {
+                    offset: at,
+                    length: physical.length as u32,
+                }
+            }
+            true if (at & (block - 1)).saturating_add(physical.length) > block => {
+                return Err(Fault::Corrupt("its inline cluster goes across blocks", at));
+            }
+            true => {
+                let mut bytes = vec![0; usize::try_from(physical.length).unwrap_or(0)];
+                let in_metabox = self.inode.in_metabox();
+                self.image.read_metadata(in_metabox, &mut bytes, at)?;
+                Packed::Bytes(bytes)
+            }
+        };
+        let visible = end.min(self.inode.size).saturating_sub(offset);
+        let data = match (physical.algorithm, &packed) {
+            (Algorithm::Shifted, Packed::Image { offset, .. }) => Data::Raw(*offset),
+            (algorithm, _) => {
+                let superblock = &self.image.superblock;
+                let cluster = Cluster {
+                    packed,
+                    at,
+                    length: length as u32,
+                    algorithm,
+                    partial: physical.partial,
+                    zero_padding: algorithm != Algorithm::Lz4
+                        || superblock.feature_incompat & INCOMPAT_0PADDING != 0,
+                    interlaced: ((offset & (block - 1)) as u32, block as u32),
+                };
+                Data::Cluster(cluster, 0)
+            }
+        };
+        Ok(Mapped::Extent(Extent {
+            offset,
+            length: visible,
+            data,
+        }))
+    }
+
+    /// The extent that a record describes.
+    fn map_record(&self, record: &Record) -> Result<Mapped, Fault> {
+        let (offset, end) = (record.lstart, record.lend);
+        let length = end.saturating_sub(offset);
+        let hole = Mapped::Extent(Extent {
+            offset,
+            length,
+            data: Data::Hole,
+        });
+        let Some((pstart, plen)) = record.physical else {
+            return Ok(hole);
+        };
+        if record.last && self.advise & ADVISE_FRAGMENT_PCLUSTER != 0 {
+            // Of an offset in the packed inode the longer records have the upper bits.
+            let hi = if record.wide { pstart << 32 } else { 0 };
+            return Ok(Mapped::Fragment {
+                offset,
+                length,
+                at: hi | u64::from(plen),
+            });
+        }
+        let bytes = u64::from(plen & EXTENT_PLEN_MASK);
+        if bytes == 0 {
+            return Ok(hole);
+        }
+        let interlaced = self.advise & ADVISE_INTERLACED_PCLUSTER != 0
+            && (pstart | bytes) & (self.image.superblock.block_size() - 1) == 0;
+        let algorithm = match plen >> EXTENT_PLEN_FMT_BIT {
+            0 if interlaced => Algorithm::Interlaced,
+            0 => Algorithm::Shifted,
+            n => self.algorithm(n as u8 - 1)?,
+        };
+        self.extent(
+            offset,
+            end,
+            Physical {
+                algorithm,
+                start: pstart,
+                length: bytes,
+                partial: plen & EXTENT_PLEN_PARTIAL != 0,
+                inline: false,
+            },
+        )
+    }
+}
+
+/// The entry of a logical cluster in which a physical one starts.
+struct HeadEntry {
+    kind: Head,
+    clusterofs: u32,
+    pblk: u32,
+    partial: bool,
+}
+
+/// The records of extents that stand in the place of an index (struct z_erofs_extent).
+struct Records {
+    start: u64,
+    /// The size of each; the shorter ones leave out their last fields.
+    recsz: u64,
+    count: u64,
+    /// Records that were passed, and the physical start of the one behind them.
+    passed: (u64, u64),
+}
+
+/// What a record says.
+struct Record {
+    lstart: u64,
+    lend: u64,
+    last: bool,
+    /// Whether the record has an address of its own.
+    wide: bool,
+    /// The physical start, and plen as stored. `None`: no record is of this part.
+    physical: Option<(u64, u32)>,
+}
+
+impl Records {
+    fn find(
+        &mut self,
+        window: &mut Window,
+        size: u64,
+        bits: u32,
+        at: u64,
+    ) -> Result<Record, Fault> {
+        match self.recsz {
+            4 | 8 => self.find_regular(window, size, bits, at),
+            _ => self.find_sorted(window, size, at),
+        }
+    }
+
+    fn position(&self, n: u64) -> Result<u64, Fault> {
+        n.checked_mul(self.recsz)
+            .and_then(|offset| self.start.checked_add(offset))
+            .ok_or(Fault::BeyondEnd(u64::MAX))
+    }
+
+    /// Of one logical cluster each. Those of 4 bytes lie one behind the other from an address on.
+    fn find_regular(
+        &mut self,
+        window: &mut Window,
+        size: u64,
+        bits: u32,
+        at: u64,
+    ) -> Result<Record, Fault> {
+        let n = at >> bits;
+        let (pstart, plen);
+        if self.recsz == 8 {
+            let [p0, p1, p2, p3, s @ ..]: [u8; 8] = window.array(self.position(n)?)?;
+            plen = u32::from_le_bytes([p0, p1, p2, p3]);
+            pstart = u32::from_le_bytes(s).into();
+        } else {
+            let base = u64::from_le_bytes(window.array(self.start)?);
+            let (mut passed, mut sum) = self.passed;
+            if passed > n || passed == 0 {
+                (passed, sum) = (0, base);
+            }
+            while passed < n {
+                let plen = self.short(window, passed)?;
+                sum = sum.saturating_add((plen & EXTENT_PLEN_MASK).into());
+                passed = passed.saturating_add(1);
+            }
+            self.passed = (passed, sum);
+            (pstart, plen) = (sum, self.short(window, n)?);
+        }
+        let next = n.saturating_add(1).saturating_mul(1 << bits);
+        Ok(Record {
+            lstart: n << bits,
+            lend: next.min(size),
+            last: next >= size,
+            wide: self.recsz > 4,
+            physical: Some((pstart, plen)),
+        })
+    }
+
+    /// A record of 4 bytes, behind the address that they start with.
+    fn short(&self, window: &mut Window, n: u64) -> Result<u32, Fault> {
+        let position = self.position(n)?.saturating_add(8);
+        window.array(position).map(u32::from_le_bytes)
+    }
+
+    /// In the order of their logical starts.
+    fn find_sorted(&self, window: &mut Window, size: u64, at: u64) -> Result<Record, Fault> {
+        let (mut low, mut high) = (0, self.count);
+        let mut record = Record {
+            lstart: at,
+            lend: size,
+            last: true,
+            wide: true,
+            physical: None,
+        };
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let position = self.position(middle)?;
+            let bytes: [u8; 16] = window.array(position)?;
+            let (words, _) = bytes.as_chunks::<4>();
+            let words: [u32; 4] =
+                std::array::from_fn(|n| words.get(n).copied().map(u32::from_le_bytes).unwrap_or(0));
+            let [plen, pstart_lo, pstart_hi, lstart_lo] = words;
+            let mut lstart = u64::from(lstart_lo);
+            if self.recsz > 16 {
+                let hi = window.array(position.saturating_add(16))?;
+                lstart |= u64::from(u32::from_le_bytes(hi)) << 32;
+            }
+            if lstart > at {
+                high = middle;
+                if lstart > record.lend {
+                    let what = "its records are in no order";
+                    return Err(Fault::Corrupt(what, position));
+                }
+                record.lend = lstart;
+            } else {
+                low = middle + 1;
+                record.lstart = lstart;
+                let pstart = u64::from(pstart_lo) | u64::from(pstart_hi) << 32;
+                record.physical = Some((pstart, plen));
+            }
+        }
+        record.last = low >= self.count;
+        Ok(record)
+    }
+}

@@ -1,0 +1,600 @@
+//! EROFS images: the tree that the reader gives is the one that the kernel mounts, and the one that the
+//! image was made of.
+//!
+//! Needs root, loop devices, a kernel with all of CONFIG_EROFS_FS, and the mkfs.erofs of three Debian
+//! suites: the machine's own, and two that qemu/lib.sh downloads.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, FileTimes, Permissions};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use crate::common::guest::{Scratch, run};
+use crate::common::mkfs_erofs;
+use layerinit::bytes::{Opened, ReadAt};
+use layerinit::format::erofs::{Data, Image, Inode};
+use layerinit::tool::image::erofs_tree::walk;
+use rustix::fs::{FileType, Mode, XattrFlags, lgetxattr, llistxattr, lsetxattr, makedev, mknodat};
+
+static NEWER: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newer_mkfs_erofs"));
+static NEWEST: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newest_mkfs_erofs"));
+
+// ---- the source ---------------------------------------------------------------------
+
+/// Numbers that look random and are always the same (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// Words: compressible, but not all alike.
+    fn text(&mut self, length: usize) -> Vec<u8> {
+        let words: Vec<_> = (0..300)
+            .map(|_| format!("{:x}", self.next() % 99_999))
+            .collect();
+        let mut text = Vec::new();
+        while text.len() < length {
+            text.extend_from_slice(words[self.next() as usize % words.len()].as_bytes());
+            text.push(b' ');
+        }
+        text.truncate(length);
+        text
+    }
+}
+
+/// A tree with everything in it that an image can have.
+fn source(top: &Path) {
+    let random = &mut Random(0x9E37_79B9_7F4A_7C15);
+    let at = |name: &str| top.join(name);
+    let put = |name: &str, bytes: &[u8]| fs::write(at(name), bytes).unwrap();
+    for name in [
+        "sizes",
+        "big",
+        "small",
+        "many",
+        "special",
+        "hidden",
+        "deep/er/est",
+    ] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    for size in [
+        0, 1, 511, 512, 513, 4095, 4096, 4097, 8192, 16_385, 65_535, 65_536, 65_537,
+    ] {
+        let text = random.text(size);
+        put(&format!("sizes/text{size}"), &text);
+        put(&format!("sizes/random{size}"), &random.bytes(size));
+    }
+    let text = random.text(700_000);
+    put("big/text", &text);
+    put("big/random", &random.bytes(80_000));
+    put("big/zeros", &vec![0; 1 << 20]);
+    let mut mixed = Vec::new();
+    for n in 0..12 {
+        mixed.extend_from_slice(&text[n * 50_000..][..20_000 + n * 777]);
+        mixed.extend_from_slice(&random.bytes(1_000 + n * 999));
+    }
+    put("big/mixed", &mixed);
+    // The same bytes again, at other offsets: for dedupe.
+    put("big/again", &[&mixed[12_345..], &text[..300_001]].concat());
+    put("big/copy", &text);
+    let mut sparse = File::create(at("big/sparse")).unwrap();
+    sparse.write_all(b"start").unwrap();
+    sparse.seek(SeekFrom::Start(1 << 20)).unwrap();
+    sparse.write_all(&text[..100_000]).unwrap();
+    sparse.set_len(3 << 20).unwrap();
+    for n in 0..150 {
+        let length = random.next() as usize % 6_000;
+        let text = random.text(length);
+        put(&format!("small/file{n}"), &text);
+    }
+    for n in 0..700 {
+        let name = format!("many/a-name-that-is-somewhat-longer-than-most-{n:04}");
+        symlink(format!("../small/file{}", n % 150), at(&name)).unwrap();
+    }
+    specials(top);
+    attributes(top);
+    times(top, random);
+}
+
+fn specials(top: &Path) {
+    let at = |name: &str| top.join(name);
+    let node = |name: &str, kind, mode, device| {
+        mknodat(
+            rustix::fs::CWD,
+            at(name),
+            kind,
+            Mode::from_raw_mode(mode),
+            device,
+        )
+        .unwrap();
+    };
+    node(
+        "special/null",
+        FileType::CharacterDevice,
+        0o666,
+        makedev(1, 3),
+    );
+    node(
+        "special/disk",
+        FileType::BlockDevice,
+        0o660,
+        makedev(259, 70_000),
+    );
+    node("special/pipe", FileType::Fifo, 0o600, 0);
+    node("special/socket", FileType::Socket, 0o755, 0);
+    node(
+        "hidden/whiteout",
+        FileType::CharacterDevice,
+        0,
+        makedev(0, 0),
+    );
+    symlink("x".repeat(3_000), at("special/long")).unwrap();
+    symlink("../sizes", at("special/link")).unwrap();
+    for name in ["special/second", "deep/er/est/third"] {
+        fs::hard_link(at("sizes/text4097"), at(name)).unwrap();
+    }
+    fs::hard_link(at("special/null"), at("special/nul2")).unwrap();
+    fs::write(at("special/setuid"), "#!").unwrap();
+    lchown(at("special/setuid"), Some(70_000), Some(4_000_000_000)).unwrap();
+    fs::set_permissions(at("special/setuid"), Permissions::from_mode(0o6755)).unwrap();
+    fs::set_permissions(at("deep"), Permissions::from_mode(0o1777)).unwrap();
+    lchown(at("deep/er"), Some(12), Some(34)).unwrap();
+}
+
+fn attributes(top: &Path) {
+    let set = |name: &str, key: &str, value: &[u8]| {
+        lsetxattr(top.join(name), key, value, XattrFlags::empty()).unwrap();
+    };
+    set("sizes/text513", "user.comment", b"a value");
+    set("sizes/text513", "user.empty", b"");
+    set("sizes/text513", "user.long", &[b'v'; 2_000]);
+    set("sizes/text513", "trusted.overlay.metacopy", b"");
+    set(
+        "special/setuid",
+        "security.capability",
+        b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    );
+    set("deep", "trusted.overlay.opaque", b"y");
+    set("special/link", "trusted.of.a.link", b"link");
+    // struct posix_acl_xattr_header and _entry: user::rwx, user:7:r--, group::r-x, mask::r-x, other::---
+    let acl =
+        b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\x07\0\0\0\x04\0\x05\0\xff\xff\xff\xff\
+        \x10\0\x05\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+    set("deep/er", "system.posix_acl_access", acl);
+    set("deep/er", "system.posix_acl_default", acl);
+    // Shared: many files have the same.
+    for n in 0..100 {
+        set(
+            &format!("small/file{n}"),
+            "security.selinux",
+            b"system_u:object_r:etc_t:s0",
+        );
+        set(
+            &format!("small/file{n}"),
+            "user.mime.type.of.it",
+            b"text/plain",
+        );
+    }
+}
+
+/// Times of before 1970 too, and to the nanosecond. Directories last: what is made in one sets its time.
+fn times(top: &Path, random: &mut Random) {
+    let mut all = Vec::new();
+    let mut todo = vec![top.to_path_buf()];
+    while let Some(path) = todo.pop() {
+        if path.symlink_metadata().unwrap().is_dir() {
+            todo.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        all.push(path);
+    }
+    all.sort();
+    for path in all.iter().rev() {
+        let kind = path.symlink_metadata().unwrap().file_type();
+        if kind.is_file() || kind.is_dir() {
+            let since = Duration::new(
+                random.next() % 2_000_000_000,
+                random.next() as u32 % 1_000_000_000,
+            );
+            let time = SystemTime::UNIX_EPOCH + since;
+            let times = FileTimes::new().set_modified(time).set_accessed(time);
+            File::open(path).unwrap().set_times(times).unwrap();
+        }
+    }
+}
+
+// ---- trees as text ------------------------------------------------------------------
+
+/// A line for each file: its attributes, what it holds, and which earlier name it is a link to.
+type Lines = BTreeMap<Vec<u8>, Row>;
+
+/// A line, and the time, which not every image has of every file.
+#[derive(Clone, Debug, PartialEq)]
+struct Row(String, (i64, i64));
+
+/// A sum over bytes.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+struct Line<'a> {
+    mode: u32,
+    owner: (u32, u32),
+    nlink: u64,
+    size: u64,
+    mtime: (i64, i64),
+    device: (u32, u32),
+    link: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    content: u64,
+    xattrs: &'a [(Vec<u8>, Vec<u8>)],
+}
+
+impl Line<'_> {
+    /// The size of a directory is another one in every filesystem.
+    fn row(&self) -> Row {
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let size = if self.mode & 0o170_000 == 0o040_000 {
+            0
+        } else {
+            self.size
+        };
+        let mut text = format!(
+            "{:o} {:?} {} {size} {:?} {:016x} {:?} {:?}",
+            self.mode,
+            self.owner,
+            self.nlink,
+            self.device,
+            self.content,
+            self.link.as_deref().map(shown),
+            self.target.as_deref().map(shown),
+        );
+        let mut xattrs = self.xattrs.to_vec();
+        xattrs.sort();
+        for (name, value) in &xattrs {
+            text += &format!(" {}={:016x}", shown(name), sum(value));
+        }
+        Row(text, self.mtime)
+    }
+}
+
+/// The tree below a directory, from system calls.
+fn of_kernel(top: &Path) -> Lines {
+    let mut lines = Lines::new();
+    let mut names = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(below) = todo.pop() {
+        let path = top.join(&below);
+        let metadata = path.symlink_metadata().unwrap();
+        let kind = metadata.file_type();
+        let mut children = Vec::new();
+        if kind.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            children.extend(entries.map(|entry| below.join(entry.unwrap().file_name())));
+            children.sort();
+            todo.extend(children.into_iter().rev());
+        }
+        let name = below.as_os_str().as_bytes().to_vec();
+        let mut link = None;
+        if !kind.is_dir() && metadata.nlink() > 1 {
+            let first = names.entry(metadata.ino()).or_insert_with(|| name.clone());
+            link = (*first != name).then(|| first.clone());
+        }
+        let mut content = 0;
+        if kind.is_file() {
+            content = sum(&fs::read(&path).unwrap());
+        }
+        let device = metadata.rdev();
+        let line = Line {
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            nlink: metadata.nlink(),
+            size: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            device: (rustix::fs::major(device), rustix::fs::minor(device)),
+            link,
+            target: kind.is_symlink().then(|| {
+                fs::read_link(&path)
+                    .unwrap()
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec()
+            }),
+            content,
+            xattrs: &xattrs_of_kernel(&path),
+        };
+        lines.insert(name, line.row());
+    }
+    lines
+}
+
+fn xattrs_of_kernel(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut names = vec![0; 65_536];
+    let n = llistxattr(path, &mut names[..]).unwrap();
+    let mut xattrs = Vec::new();
+    for name in names[..n]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let mut value = vec![0; 65_536];
+        let n = lgetxattr(path, OsStr::from_bytes(name), &mut value[..]).unwrap();
+        xattrs.push((name.to_vec(), value[..n].to_vec()));
+    }
+    xattrs
+}
+
+/// The tree of an image, from the reader.
+fn of_reader(bytes: &dyn ReadAt) -> Lines {
+    let image = Image::open(bytes).unwrap();
+    let mut lines = Lines::new();
+    let mut random = Random(77);
+    walk(&image, |file, inode| {
+        let mut content = 0;
+        if inode.mode & 0o170_000 == 0o100_000 {
+            let whole = through_extents(&image, inode);
+            assert_eq!(whole.len() as u64, inode.size);
+            at_offsets(&image, inode, &whole, &mut random);
+            content = sum(&whole);
+        }
+        let xattrs = image.xattrs(inode).unwrap().into_iter();
+        let xattrs: Vec<_> = xattrs.map(|xattr| (xattr.name, xattr.value)).collect();
+        let line = Line {
+            mode: inode.mode,
+            owner: (inode.uid, inode.gid),
+            nlink: inode.nlink.into(),
+            size: inode.size,
+            mtime: (inode.mtime, inode.mtime_nsec.into()),
+            device: inode.device.unwrap_or_default(),
+            link: file.link.clone(),
+            target: file.target.clone(),
+            content,
+            xattrs: &xattrs,
+        };
+        lines.insert(file.path.clone(), line.row());
+        Ok(())
+    })
+    .unwrap();
+    lines
+}
+
+/// A file, put together from its extents, each cluster decoded alone.
+fn through_extents(image: &Image, inode: &Inode) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut plain = Vec::new();
+    for extent in image.extents(inode) {
+        let extent = extent.unwrap();
+        assert_eq!(extent.offset, whole.len() as u64, "extents leave no gaps");
+        let length = extent.length as usize;
+        match extent.data {
+            Data::Hole => whole.resize(whole.len() + length, 0),
+            Data::Raw(offset) => {
+                let mut bytes = vec![0; length];
+                image.bytes().read_exact_at(&mut bytes, offset).unwrap();
+                whole.extend(bytes);
+            }
+            Data::Bytes(bytes) => whole.extend(bytes),
+            Data::Cluster(cluster, skip) => {
+                cluster.decode(image.bytes(), &mut plain).unwrap();
+                whole.extend_from_slice(&plain[skip as usize..][..length]);
+            }
+        }
+    }
+    whole
+}
+
+/// The same bytes are there at offsets in no order.
+fn at_offsets(image: &Image, inode: &Inode, whole: &[u8], random: &mut Random) {
+    let content = image.content(inode);
+    for _ in 0..whole.len().min(12) {
+        let at = random.next() as usize % whole.len();
+        let length = (random.next() as usize % 9_000).min(whole.len() - at);
+        let mut bytes = vec![0; length];
+        content.read_exact_at(&mut bytes, at as u64).unwrap();
+        assert!(bytes == whole[at..][..length], "{length} bytes at {at}");
+    }
+    assert_eq!(content.read_at(&mut [0; 4], inode.size).unwrap(), 0);
+}
+
+// ---- the matrix ---------------------------------------------------------------------
+
+/// The smallest page that any kernel has, in bytes: blocks of this size can be mounted everywhere.
+const PAGE_MIN: u64 = 4096;
+
+/// A mounted image.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn new(image: &Path, at: &'a Path) -> Self {
+        let mut mount = Command::new("mount");
+        run(mount
+            .args(["-t", "erofs", "-o", "loop,ro"])
+            .args([image, at]));
+        Self(at)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(self.0));
+    }
+}
+
+/// Makes an image of `tree` by each of these options, and compares what is read of it.
+fn compare(name: &str, mkfs: &Path, matrix: &[&str]) {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests mount images: run them as root"
+    );
+    let scratch = Scratch::new();
+    let [tree, mnt, image] = ["tree", "mnt", "image"].map(|name| scratch.join(name));
+    fs::create_dir(&mnt).unwrap();
+    fs::create_dir(&tree).unwrap();
+    source(&tree);
+    let expected = of_kernel(&tree);
+    for options in matrix {
+        let _ = fs::remove_file(&image);
+        let mut command = Command::new(mkfs);
+        command.arg("--quiet").args(options.split_whitespace());
+        run(command.args([&image, &tree]));
+        let bytes = Opened::open(&image).unwrap();
+        let mut read = of_reader(&bytes);
+        let block = Image::open(&bytes).unwrap().superblock().block_size();
+        let what = format!("{name} {options}");
+        // Larger blocks no kernel mounts, and fsck.erofs --extract stumbles over a packed inode.
+        if block <= PAGE_MIN {
+            let _mounted = Mounted::new(&image, &mnt);
+            same(&what, &read, &of_kernel(&mnt), true);
+        }
+        if !options.contains("uid") {
+            // mkfs.erofs marks a directory with whiteouts (trusted.overlay.origin).
+            let hidden = expected.get(&b"hidden"[..]).cloned().unwrap();
+            read.insert(b"hidden".into(), hidden);
+            same(&what, &read, &expected, false);
+        }
+    }
+}
+
+/// Every file is in both, and the same.
+fn same(what: &str, read: &Lines, theirs: &Lines, with_times: bool) {
+    for (path, Row(line, time)) in theirs {
+        let Some(Row(ours, our_time)) = read.get(path) else {
+            panic!("{what}: {} is not there", String::from_utf8_lossy(path));
+        };
+        let path = String::from_utf8_lossy(path);
+        assert_eq!(ours, line, "{what}: {path}");
+        assert!(
+            !with_times || our_time == time,
+            "{what}: {path}: {our_time:?}, not {time:?}"
+        );
+    }
+    assert_eq!(read.len(), theirs.len(), "{what}");
+}
+
+#[test]
+fn images_of_the_machine_s_mkfs_erofs() {
+    compare(
+        "1.5",
+        Path::new("mkfs.erofs"),
+        &[
+            "",
+            "-Eforce-inode-compact --force-uid=5 --force-gid=6",
+            "-Eforce-inode-extended",
+            "-Enoinline_data",
+            "-x-1 --force-uid=3",
+            "--chunksize=4096",
+            "--chunksize=65536 -Eforce-chunk-indexes",
+            "-zlz4",
+            "-zlz4hc",
+            "-zlz4hc,12 -C65536",
+            "-zlz4hc -Elegacy-compress",
+            "-zlz4hc -C65536 -Elegacy-compress",
+            "-zlz4hc -Eztailpacking",
+            "-zlz4hc -C131072 -Eztailpacking",
+            "-zlz4hc -C1048576",
+            "-zlz4 --max-extent-bytes=65536",
+        ],
+    );
+}
+
+#[test]
+fn images_of_debian_13_s_mkfs_erofs() {
+    compare(
+        "1.8",
+        &NEWER,
+        &[
+            "-b512",
+            "-b1024 -zlz4hc",
+            "-b2048 -zlz4hc -C16384 -Efragments",
+            "-zlzma",
+            "-zlzma,level=9,dictsize=4194304 -C1048576",
+            "-zlzma,100 -C65536 -Eztailpacking",
+            "-zlzma -C65536 -Efragments,dedupe",
+            "-zdeflate",
+            "-zdeflate,9 -C65536 -Eztailpacking",
+            "-zlibdeflate -C65536",
+            "-zdeflate -C65536 -Eall-fragments",
+            "-zzstd",
+            "-zzstd,19 -C65536",
+            "-zzstd -C1048576 -Eztailpacking",
+            "-zzstd -C65536 -Eall-fragments,dedupe",
+            "-zlz4hc -Efragments",
+            "-zlz4hc -C65536 -Eall-fragments",
+            "-zlz4hc -Ededupe",
+            "-zlz4hc -C65536 -Ededupe,ztailpacking",
+            "-zlz4hc:lzma -C65536",
+            "-zzstd --xattr-prefix=trusted.overlay. --xattr-prefix=user.mime.",
+            "-Exattr-name-filter --xattr-prefix=security.selin",
+            "-zlz4hc -C65536 -Eall-fragments --xattr-prefix=user.mime.type.",
+        ],
+    );
+}
+
+#[test]
+fn images_of_the_newest_mkfs_erofs() {
+    compare(
+        "1.9",
+        &NEWEST,
+        &[
+            "-E48bit",
+            "-E48bit -zlz4hc",
+            "-E48bit -zzstd -C65536 -Efragments",
+            "-E48bit -zlzma -C65536 -Ededupe,all-fragments",
+            "-E48bit -zlz4hc -C65536 -Eztailpacking --MZ",
+            "-E48bit --chunksize=8192",
+            "-m4096 -zlz4hc",
+            "-m65536 -zzstd -C65536",
+            "-m16384:lzma -zlz4hc -C16384 -Efragments,ztailpacking",
+            "-m4096:deflate --chunksize=4096 --xattr-prefix=user.mime.",
+            "-m65536 -zzstd -C65536 --zD -Eall-fragments --xattr-prefix=trusted.",
+            "-zlz4hc --zD",
+            "-zlzma -C65536 --zD=1",
+            "-zdeflate --MZ=id",
+            "-zzstd -b512",
+            "-zlz4hc --fsalignblks=16 --dsunit=8",
+            "-zlz4hc -C65536 -Eplain-xattr-prefixes --xattr-prefix=security.",
+        ],
+    );
+}
+
+/// Debian builds erofs-utils for blocks of up to a page.
+#[test]
+#[ignore = "needs a mkfs.erofs configured with --with-max-block-size=65536, in $MKFS_EROFS"]
+fn images_of_blocks_larger_than_a_page() {
+    let mkfs = std::env::var_os("MKFS_EROFS").expect("a path in $MKFS_EROFS");
+    compare(
+        "64k",
+        Path::new(&mkfs),
+        &[
+            "-b8192 -zzstd -C65536 -Efragments",
+            "-b16384",
+            "-b16384 -zlz4hc -C65536 -Efragments",
+            "-b32768 -zdeflate -Ededupe",
+            "-b65536 --chunksize=65536",
+            "-b65536 -zlzma -C131072 -Eztailpacking",
+            "-b65536 -zlz4hc -m65536 --zD",
+            "-b65536 -zlz4 -E48bit",
+        ],
+    );
+}
