@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::time::Duration;
 
-use layerinit::boot::mount::{self, Finder, SYSROOT};
+use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::priority::raise_priority;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
@@ -73,15 +73,15 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("setup");
 
     let assembled = filesystem::root_is_overlay()?;
-    let (sources, found) = match assembled {
-        true => Default::default(),
-        false => source::open_all(&options.rdinit)?,
+    let sources = match assembled {
+        true => Vec::new(),
+        false => source::find(&options.rdinit)?,
     };
     times.end("discover");
 
     let plan = match assembled {
         true => plan::assembled(&options)?,
-        false => plan::plan(&found, &options)?,
+        false => plan::plan(&sources, &options)?,
     };
     plan.warnings().for_each(|warning| warn!("{warning}"));
     plan.alarms().for_each(|alarm| kmsg::warn_on_console(alarm));
@@ -97,11 +97,13 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
-    let mut finder = Finder::new(Patience::of(&options));
-    let mut mounted = mount::layers(&plan, &sources, &mut finder, &mut loader)?;
+    let finder = DeviceFinder::new(Patience::of(&options));
+    let mut mounter = Mounter::new(&plan, &sources, finder, loader);
+    mounter.mount_layers()?;
     times.end("layers");
 
-    let new_root = mount::root(&plan, &mut mounted, &mut finder, &mut loader)?;
+    let new_root = mounter.mount_root()?;
+    let (mounted, loader) = mounter.finish();
     let released = source::release_image(&plan);
     let mut freed = released.unwrap_or(0);
     times.end("root");
@@ -118,7 +120,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("switch");
     let report = BootReport {
         kernel: &kernel,
-        sources: &found,
+        sources: &sources,
         plan: &plan,
         mounted: &mounted,
         modules: &loader.finish(),

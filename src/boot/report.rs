@@ -6,12 +6,12 @@ use rustix::time::ClockId;
 
 use super::clock::microseconds;
 use super::filesystem::is_mount_point;
-use super::mount::upper::UPPER;
-use super::mount::{self, Means, Mounted};
+use super::mount::{self, MountMethod, MountedRoot, UPPER};
+use super::source::OpenSource;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};
-use crate::plan::{self, Found, Plan, Root};
+use crate::plan::{self, Plan, Root};
 
 /// The path of the report.
 pub const PATH: &str = "/run/initramfs/layerinit.json";
@@ -29,11 +29,11 @@ pub struct BootReport<'a> {
     /// The release of the kernel.
     pub kernel: &'a str,
     /// The sources of layers.
-    pub sources: &'a [Found],
+    pub sources: &'a [OpenSource],
     /// The plan.
     pub plan: &'a Plan,
     /// How the root device, the layers and the upper were mounted.
-    pub mounted: &'a Mounted,
+    pub mounted: &'a MountedRoot<'a>,
     /// The files of the kernel modules that were loaded, in order.
     pub modules: &'a [String],
     /// The warnings, in order.
@@ -111,12 +111,12 @@ impl BootReport<'_> {
     }
 }
 
-fn sources(mut array: Array<'_>, sources: &[Found]) {
-    for found in sources {
+fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
+    for open in sources {
         let mut source = array.object();
-        source.text("path", &found.place.path());
+        source.text("path", &open.path());
         let mut array = source.array("segments");
-        for segment in &found.walk.segments {
+        for segment in &open.source.walk.segments {
             let mut object = array.object();
             object.number("offset", segment.offset);
             object.number("length", segment.length);
@@ -134,16 +134,18 @@ fn sources(mut array: Array<'_>, sources: &[Found]) {
 }
 
 fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
-    for (layer, means) in report.plan.layers.iter().zip(&report.mounted.layers) {
-        let mut object = array.object();
+    for mounted in &report.mounted.layers {
+        let (layer, mut object) = (mounted.layer, array.object());
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
         object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number));
         object.number("offset", layer.offset);
         object.number("length", layer.length);
-        match means {
-            Means::Erofs(backend) => object.text("type", "erofs").text("backend", backend.name()),
-            Means::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
+        match mounted.method {
+            MountMethod::Erofs(backend) => {
+                object.text("type", "erofs").text("backend", backend.name())
+            }
+            MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
         };
     }
 }
@@ -164,7 +166,7 @@ fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
     let mut object = object.object("upper");
     let wanted = match upper {
         plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
-        plan::Upper::Device(store) => store.to_string(),
+        plan::Upper::Device(persistent) => persistent.to_string(),
         plan::Upper::None => String::new(),
     };
     object.text("overlay", &wanted);
@@ -177,7 +179,7 @@ fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
     object.text("mount", UPPER);
     object.text("directory", &mounted.directory);
     // Why writes are lost although the command line asks to keep them.
-    match mounted.refused.as_ref().or(report.plan.lost.as_ref()) {
+    match mounted.fallback.as_ref().or(report.plan.lost.as_ref()) {
         Some(why) => object.text("refused", why),
         None => object.null("refused"),
     };

@@ -1,4 +1,4 @@
-//! Opens the sources of layers, and walks them.
+//! Opens the files that hold the layers, and walks them.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,30 +11,34 @@ use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 use super::filesystem::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
-use crate::initrd::{self, Kind, Walk};
-use crate::plan::{Content, Found, Place, Plan, Root};
+use crate::initrd::{self, Walk};
+use crate::plan::{Content, Place, Plan, Root, Source};
 use crate::text::shown;
 
-/// Up to this size in bytes, `/initrd.image` is freed before the real init starts, which then has all of
-/// the memory. It takes the kernel 16 ms to free 32 MiB.
-const FREED_BEFORE_EXEC: u64 = 32 << 20;
+/// The largest `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees 32 MiB in
+/// 16 ms, and the real init starts with all of the memory.
+const FREE_AT_ONCE: u64 = 32 << 20;
 
-/// An open source of layers.
+/// A source of layers, open.
 #[derive(Debug)]
-pub struct Source {
-    /// Its path.
-    pub path: PathBuf,
+pub struct OpenSource {
+    /// What the plan is made from.
+    pub source: Source,
     /// The file, open for reading.
     pub file: Opened,
 }
 
-/// Opens and walks every source, in the order of layers: the files of /layers by name, then the initrd,
-/// once, wherever the kernel provides it. `rdinit` is the path of the program that the kernel started.
-pub fn open_all(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
-    let mut sources = Vec::new();
-    let mut found = Vec::new();
-    let mut add = |place: Place, file: Opened, walk: Walk| {
-        let path = PathBuf::from(place.path());
+impl AsRef<Source> for OpenSource {
+    fn as_ref(&self) -> &Source {
+        &self.source
+    }
+}
+
+impl OpenSource {
+    /// Opens a source, and walks it with `walk`.
+    fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
+        let file = Opened::open(Path::new(&place.path()))?;
+        let walk = walk(&file);
         debug!(
             "{place}: {} segments in {} bytes",
             walk.segments.len(),
@@ -43,45 +47,51 @@ pub fn open_all(rdinit: &str) -> Result<(Vec<Source>, Vec<Found>)> {
         for segment in &walk.segments {
             debug!("{segment}");
         }
-        sources.push(Source { path, file });
-        found.push(Found { place, walk });
-    };
+        let source = Source { place, walk };
+        Ok(Self { source, file })
+    }
+
+    /// Its path in the initramfs.
+    pub fn path(&self) -> String {
+        self.source.place.path()
+    }
+}
+
+/// Finds every source, in the order of layers: the files of /layers by name, then the initrd, of which the
+/// kernel may offer two copies. `rdinit` is the path of the program that the kernel started.
+pub fn find(rdinit: &str) -> Result<Vec<OpenSource>> {
+    let mut sources = Vec::new();
     for path in layer_files()? {
         let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let file = Opened::open(&path)?;
-        let walk = initrd::walk_layer_file(&file);
-        add(Place::File(name), file, walk);
+        let place = Place::File(name);
+        sources.push(OpenSource::open(place, |file| {
+            initrd::walk_layer_file(file)
+        })?);
     }
     for place in [Place::Initrd, Place::InitrdImage] {
-        let path = PathBuf::from(place.path());
-        if !path.exists() {
-            debug!("{}: does not exist", path.display());
-            continue;
+        let path = place.path();
+        if Path::new(&path).exists() {
+            sources.push(OpenSource::open(place, |file| walk_initrd(file, rdinit))?);
+            break;
         }
-        let file = Opened::open(&path)?;
-        let walk = walk_initrd(&file, rdinit);
-        add(place, file, walk);
-        break;
+        debug!("{path}: does not exist");
     }
-    Ok((sources, found))
+    Ok(sources)
 }
 
-/// Walks the initrd. The loader is the archive that holds the running program, which need not be the one that
-/// the kernel started (`rdinit=` may name a link or a script); if no archive holds it, the one with `rdinit`.
+/// Walks the initrd. The archive that holds the running program is the loader. That need not be the program
+/// that the kernel started: `rdinit=` may name a link or a script. If no archive holds it, the one with
+/// `rdinit=` is the loader.
 fn walk_initrd(file: &Opened, rdinit: &str) -> Walk {
-    let holds_init = |walk: &Walk| {
-        let mut segments = walk.segments.iter();
-        segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
-    };
     if let Ok(program) = fs::read_link("/proc/self/exe")
         && program != Path::new(rdinit)
     {
         let walk = initrd::walk(file, program.as_os_str().as_encoded_bytes());
-        if holds_init(&walk) {
+        if walk.holds_init() {
             return walk;
         }
     }
@@ -98,10 +108,10 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.during("read", Place::LAYERS)?.path();
-        // Follows symbolic links: their target can be mounted as well.
+        // Follows symbolic links: they may lead to files on a disk.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => files.push(path),
-            Ok(_) => warn!("{}: not a file; not used", name(&path)),
+            Ok(_) => warn!("{}: not a regular file; not used", name(&path)),
             Err(error) => warn!("{}: {error}; not used", name(&path)),
         }
     }
@@ -109,10 +119,10 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Frees the parts of `/initrd.image` that no layer needs: all of it if the initrd was read from sysfs, else
-/// everything outside of the mounted images. Returns the bytes freed, or `None` if freeing takes longer than
-/// the real init should wait: the file is then freed with the old root. A tmpfs can punch holes; a ramfs
-/// cannot, and frees the file with the old root.
+/// Frees the memory of `/initrd.image` that no layer needs: all of it where the initrd is in sysfs too, else
+/// everything outside the mounted images. Returns the number of bytes freed, or `None` if that takes longer than
+/// the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a file; on a
+/// ramfs the file is freed with the old root.
 pub fn release_image(plan: &Plan) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return Some(0);
@@ -123,12 +133,12 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
     let Ok(file) = options.open(&path) else {
         return Some(0);
     };
-    // The kernel's copy is in the rootfs. A file of that name on a disk is another one.
+    // The kernel's copy lies in the rootfs. A file of that name on a disk is not the kernel's.
     if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
-        debug!("{path}: not in a ramfs or tmpfs, so not freed");
+        debug!("{path}: not in a ramfs or tmpfs; not freed");
         return Some(0);
     }
-    // st_blocks counts 512 bytes, whatever the block size of the filesystem (stat(2)).
+    // st_blocks counts units of 512 bytes on every filesystem (stat(2)).
     let allocated = || {
         file.metadata()
             .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
@@ -142,8 +152,8 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
             layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
         })
         .peekable();
-    if mounted.peek().is_none() && size > FREED_BEFORE_EXEC {
-        debug!("{path}: {size} bytes will be freed while the real init starts");
+    if mounted.peek().is_none() && size > FREE_AT_ONCE {
+        debug!("{path}: {size} bytes to be freed while the real init starts");
         return None;
     }
     let mut from = 0;
@@ -156,10 +166,7 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
         if hole > 0
             && let Err(errno) = fallocate(&file, flags, from, hole)
         {
-            debug!(
-                "{path}: the unused parts cannot be freed yet: {}",
-                error::name(errno)
-            );
+            debug!("{path}: unused parts are not freed: {}", error::name(errno));
             break;
         }
         from = offset.saturating_add(length);

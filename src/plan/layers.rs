@@ -1,17 +1,17 @@
 //! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
 
 use super::cmdline::Options;
-use super::{Content, Found, Layer, Place};
+use super::{Content, Layer, Place, Source};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
 /// The segments of a source that hold layers: what is no loader, no padding, and not meant for
 /// the kernel itself.
-pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
-    let segments = &found.walk.segments;
+pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
+    let segments = &source.walk.segments;
     // The loader ends with the archive that holds the running /init: where several do, the
     // kernel's unpacker let the last one win.
-    let loader = match found.place {
+    let loader = match source.place {
         Place::File(_) => 0,
         _ => segments
             .iter()
@@ -26,7 +26,7 @@ pub fn segments(found: &Found) -> impl Iterator<Item = &Segment> {
             Kind::Erofs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files of /layers that the kernel has unpacked are sources of their own.
-            Kind::Cpio(cpio) => match found.place {
+            Kind::Cpio(cpio) => match source.place {
                 Place::File(_) => true,
                 _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
             },
@@ -78,13 +78,13 @@ pub(super) fn layer(
 /// next boot there may be more of these, or fewer, and the numbers mean other layers.
 pub(super) fn numbers(
     layers: &[Layer],
-    sources: &[Found],
+    sources: &[&Source],
     options: &Options,
     warnings: &mut Vec<String>,
 ) {
     let added = |layer: &&Layer| {
-        let found = sources.get(layer.source);
-        let mut segments = found.into_iter().flat_map(|found| &found.walk.segments);
+        let source = sources.get(layer.source);
+        let mut segments = source.into_iter().flat_map(|source| &source.walk.segments);
         let segment = segments.find(|segment| segment.offset == layer.offset);
         segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.only_extra))
     };

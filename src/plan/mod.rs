@@ -24,7 +24,7 @@ use backend::Backend;
 use cmdline::Options;
 pub use device::Device;
 pub use layers::segments as layer_segments;
-pub use upper::{Store, Upper};
+pub use upper::{PersistentUpper, Upper};
 
 /// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -54,13 +54,19 @@ impl Place {
     }
 }
 
-/// One source of layers, walked.
+/// A source of layers, walked.
 #[derive(Debug)]
-pub struct Found {
+pub struct Source {
     /// Where it is.
     pub place: Place,
     /// What is in it.
     pub walk: Walk,
+}
+
+impl AsRef<Self> for Source {
+    fn as_ref(&self) -> &Self {
+        self
+    }
 }
 
 /// One layer of the new root.
@@ -204,7 +210,7 @@ const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; t
 
 /// Decides. Sources are in the order of layers: the files of `/layers` in order of their names,
 /// then one initrd.
-pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
+pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
     let mut cmdline_warnings = options.problems.clone();
     let mut content_warnings = Vec::new();
     let mut unread = Vec::new();
@@ -212,20 +218,27 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
     let device = device::root(options, &mut cmdline_warnings);
     // The root device is number 0.
     let first = usize::from(matches!(device, Ok(Some(_))));
-    for (index, found) in sources.iter().enumerate() {
-        for segment in layers::segments(found) {
+    let sources: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
+    for (index, &source) in sources.iter().enumerate() {
+        for segment in layers::segments(source) {
             let number = layers.len().saturating_add(first);
-            layers.extend(layers::layer(number, index, &found.place, segment, options));
+            layers.extend(layers::layer(
+                number,
+                index,
+                &source.place,
+                segment,
+                options,
+            ));
         }
     }
-    for found in sources {
-        for segment in &found.walk.segments {
-            content_warnings.extend(layers::stopped(&found.place, segment));
+    for source in &sources {
+        for segment in &source.walk.segments {
+            content_warnings.extend(layers::stopped(&source.place, segment));
         }
-        let Some(trouble) = &found.walk.trouble else {
+        let Some(trouble) = &source.walk.trouble else {
             continue;
         };
-        let trouble = match found.place {
+        let trouble = match source.place {
             Place::InitrdImage => format!(
                 "{trouble} (if the kernel's log says \"incomplete write\", the rootfs had no room for this copy of the \
                  initrd; retain_initrd needs none, from Linux 6.8 on)"
@@ -234,18 +247,18 @@ pub fn plan(sources: &[Found], options: &Options) -> Result<Plan> {
         };
         if options.strict {
             let what = format!("{trouble} (rd.layers.strict)");
-            return Err(Error::new("plan", &found.place, what));
+            return Err(Error::new("plan", &source.place, what));
         }
         // Somebody meant there to be layers: starting the initramfs instead would hide it.
         if layers.is_empty() && options.root.is_none() {
-            return Err(Error::new("plan", &found.place, trouble));
+            return Err(Error::new("plan", &source.place, trouble));
         }
         unread.push(format!(
             "{}: {trouble}: what follows is not used",
-            found.place
+            source.place
         ));
     }
-    layers::numbers(&layers, sources, options, &mut cmdline_warnings);
+    layers::numbers(&layers, &sources, options, &mut cmdline_warnings);
     layers::select(&mut layers, options, &mut cmdline_warnings)?;
     if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
         let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");

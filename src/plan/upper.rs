@@ -20,14 +20,14 @@ pub enum Upper {
     /// A tmpfs with these mount options, each `key=value` or `key`.
     Tmpfs(Vec<String>),
     /// A directory on a device: what is written stays.
-    Device(Store),
+    Device(PersistentUpper),
     /// Nothing: the root is read-only.
     None,
 }
 
 /// A directory on a device. Displayed as `rd.overlay=` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Store {
+pub struct PersistentUpper {
     /// The device, to be mounted for writing.
     pub device: Device,
     /// Where on it, without slashes at the ends; empty: not below any directory.
@@ -37,7 +37,7 @@ pub struct Store {
     pub fallback: Option<Vec<String>>,
 }
 
-impl fmt::Display for Store {
+impl fmt::Display for PersistentUpper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:/{}", self.device.spec, self.directory)
     }
@@ -85,7 +85,7 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
                 flags: Vec::new(),
                 writable: true,
             };
-            let store = Store {
+            let store = PersistentUpper {
                 device,
                 directory,
                 fallback,
@@ -99,7 +99,7 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     }
 }
 
-impl Store {
+impl PersistentUpper {
     /// What to do where it cannot be used: the options of a tmpfs, and the warning to give; or the
     /// error that ends the boot.
     pub fn instead(&self, why: Error) -> Result<(Vec<String>, String)> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use crate::common::disk::*;
-use layerinit::boot::mount::{self, Finder};
+use layerinit::boot::mount::{self, DeviceFinder};
 use layerinit::device::uevent::Event;
 use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
 use layerinit::error::{Error, Result};
@@ -166,14 +166,20 @@ fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let mut device = Some(Loop::attach(&image));
-    let spec = Spec::parse(&format!("UUID={uuid}")).unwrap();
+    let plan = Plan {
+        spec: Spec::parse(&format!("UUID={uuid}")).unwrap(),
+        types: Vec::new(),
+        flags: Vec::new(),
+        writable: false,
+    };
+    let wanted = wanted(&plan.spec);
     let mut loader = Loader::new("no release", &Options::default());
-    let mut used = Vec::new();
-    let mut finder = Finder::new(within(30));
-    let node = finder.find(wanted(&spec), &mut loader, |found, _| {
-        used.push(found.device.disk_sequence);
-        if used.len() > 1 {
-            return Ok(found.path.clone());
+    let mut checked = Vec::new();
+    let mut finder = DeviceFinder::new(within(30));
+    let mounted = finder.mount(wanted, &plan, &mut loader, |found| {
+        checked.push(found.device.disk_sequence);
+        if checked.len() > 1 {
+            return Ok(());
         }
         drop(device.take());
         device = Some(Loop::attach(&image));
@@ -183,11 +189,11 @@ fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
             "the disk is no more",
         ))
     });
-    assert_eq!(node.unwrap(), Path::new(&device.as_ref().unwrap().0));
-    assert_eq!(used.len(), 2);
+    assert_eq!(mounted.unwrap().0.node, device.as_ref().unwrap().0);
+    assert_eq!(checked.len(), 2);
 
-    let error = finder.find(wanted(&spec), &mut loader, |found, _| {
-        Err::<(), _>(Error::new(
+    let error = finder.mount(wanted, &plan, &mut loader, |found| {
+        Err(Error::new(
             "mount",
             found.path.display(),
             "of another reason",
@@ -420,7 +426,7 @@ fn a_disk_that_cannot_be_read_is_not_called_empty() {
     };
     assert_eq!(
         mount(&plan, &mut loader),
-        format!("recognise {0}: read {0}: EIO: I/O error", device.0)
+        format!("identify {0}: read {0}: EIO: I/O error", device.0)
     );
     // Who names a type gets the kernel's own answer.
     let named = Plan {

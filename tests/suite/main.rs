@@ -23,6 +23,8 @@ mod erofs;
 // device, boot
 mod boot;
 mod device;
+#[cfg(feature = "tool")]
+mod extract;
 mod stacked;
 mod tree;
 mod unpack;

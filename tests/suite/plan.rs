@@ -3,14 +3,14 @@
 use crate::common::*;
 use layerinit::initrd::walk;
 use layerinit::plan::cmdline::Options;
-use layerinit::plan::{Found, Place, plan};
+use layerinit::plan::{Place, Source, plan};
 
 /// The plan for these sources, printed; or the error.
 fn planned(sources: &[(Place, Vec<u8>)], cmdline: &str) -> String {
     let options = Options::parse(cmdline);
     let found: Vec<_> = sources
         .iter()
-        .map(|(place, image)| Found {
+        .map(|(place, image)| Source {
             place: place.clone(),
             walk: walk(&&image[..], options.rdinit.as_bytes()),
         })

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::common::*;
 use crate::tree::*;
-use layerinit::boot::mount::row::{Row, SEPARATE};
+use layerinit::boot::mount::merge::{MERGE_EVERY, MergedLayers};
 use layerinit::boot::mount::unpack::{Unpacked, unpack};
 use layerinit::boot::mount::{archive, overlay};
 use layerinit::bytes::Reader;
@@ -33,7 +33,7 @@ impl Layers {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("layerinit-stacked-{}-{number}", std::process::id());
         let top = std::env::temp_dir().join(name);
-        for directory in ["layers", "bench", "root"] {
+        for directory in ["layers", "unpack", "root"] {
             fs::create_dir_all(top.join(directory)).unwrap();
         }
         let stack = overlay::Stack {
@@ -66,8 +66,9 @@ impl Layers {
     fn unpacked(&mut self, archive: &[u8]) -> Result<Unpacked, String> {
         let target = self.next();
         let work = |changes| unpack(Archive::new(Reader::new(&archive, 0)), changes);
-        let (bench, target) = (self.top.join("bench"), target.to_str().unwrap().to_owned());
-        let done = archive::layer("test", &self.stack, bench.to_str().unwrap(), &target, work);
+        let (directory, target) = (self.top.join("unpack"), target.to_str().unwrap().to_owned());
+        let directory = directory.to_str().unwrap();
+        let done = archive::unpack_layer("test", &self.stack, directory, &target, work);
         self.stack.names.push(self.stack.names.len().to_string());
         done.and_then(|done| done)
             .map_err(|error| error.to_string())
@@ -75,29 +76,30 @@ impl Layers {
 
     /// Archives that are unpacked as a row; the most layers that one was unpacked over.
     fn row(&mut self, archives: &[Vec<u8>], merges: bool) -> usize {
-        let bench = self.top.join("bench");
-        let mut row = Row::begin(&self.stack, bench.to_str().unwrap()).unwrap();
+        let unpack_dir = self.top.join("unpack");
+        let path = unpack_dir.to_str().unwrap();
+        let mut row = MergedLayers::new(self.stack.clone(), path).unwrap();
         if !merges {
             // In the way of the directory that they are merged into.
-            fs::create_dir(bench.join("merged")).unwrap();
+            fs::create_dir(unpack_dir.join("merged")).unwrap();
         }
         let mut most = 0;
         for archive in archives {
             self.next();
-            most = most.max(row.stack().names.len());
+            most = most.max(row.lower().names.len());
             let work = |changes| unpack(Archive::new(Reader::new(&archive.as_slice(), 0)), changes);
             let name = self.stack.names.len().to_string();
-            row.layer(&name, work).unwrap().unwrap();
+            row.unpack_layer(&name, work).unwrap().unwrap();
             self.stack.names.push(name);
         }
-        row.end().unwrap();
+        row.finish().unwrap();
         most
     }
 
     /// The stack, as the new root would be.
     fn root(&mut self) -> PathBuf {
         let root = self.top.join("root");
-        overlay::stack(&self.stack, None, root.to_str().unwrap()).unwrap();
+        overlay::mount(&self.stack, None, root.to_str().unwrap()).unwrap();
         self.mounted.push(root.clone());
         root
     }
@@ -375,7 +377,7 @@ fn the_root_is_that_of_the_layer_below_unless_the_archive_has_one() {
 }
 
 #[test]
-fn layers_are_sealed_and_nothing_is_left_on_the_bench() {
+fn layers_are_sealed_and_nothing_is_left_in_the_unpack_directory() {
     let mut layers = Layers::new();
     layers.unpacked(&cpio(&[dir("a")])).unwrap();
     layers.unpacked(&cpio(&[file("a/b", b"")])).unwrap();
@@ -384,7 +386,7 @@ fn layers_are_sealed_and_nothing_is_left_on_the_bench() {
         let error = fs::write(path, b"").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     }
-    let left = fs::read_dir(layers.top.join("bench")).unwrap();
+    let left = fs::read_dir(layers.top.join("unpack")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
@@ -397,7 +399,7 @@ fn an_archive_that_breaks_leaves_no_overlay_mounted() {
         layers.unpacked(&archive).unwrap_err(),
         "unpack a/b: the sum of its bytes is 0x83, its header says 0x1"
     );
-    let left = fs::read_dir(layers.top.join("bench")).unwrap();
+    let left = fs::read_dir(layers.top.join("unpack")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
@@ -606,7 +608,7 @@ fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
     };
     let mut seen = 0;
     for seed in 0..6 {
-        let archives = random_archives(3 * SEPARATE + 5, seed);
+        let archives = random_archives(3 * MERGE_EVERY + 5, seed);
         let mut one_by_one = Layers::new();
         let mut row = Layers::new();
         // Without a base, too.
@@ -620,7 +622,7 @@ fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
         let merges = seed != 0;
         let most = row.row(&archives, merges);
         // The base, what is merged, and archives that are not.
-        assert_eq!(most <= SEPARATE + 1, merges, "{most} layers");
+        assert_eq!(most <= MERGE_EVERY + 1, merges, "{most} layers");
         let expected = lines(&one_by_one.root());
         seen += expected.len();
         assert_eq!(lines(&row.root()), expected, "seed {seed}");

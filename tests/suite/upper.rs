@@ -63,7 +63,7 @@ fn what_is_written_is_there_at_the_next_boot() {
     }
     first
         .says(&format!("rd.overlay=UUID={uuid} ({node}): mounted as ext4"))
-        .says("writes go to /run/initramfs/upper/over/lay and stay there");
+        .says("writes go to /run/initramfs/upper/over/lay and are kept");
 
     let second = guest.boot();
     assert!(
@@ -154,8 +154,8 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
         root_disk.0, root_disk.0
     ));
     failure_of(&guest).says(&format!(
-        "boot failed: use rd.overlay={0}:/over: write to rd.overlay={0} ({0}): it is the root device as well, \
-         and an overlay cannot lie in its own layer{NO_FALLBACK}",
+        "boot failed: use rd.overlay={0}:/over: write to rd.overlay={0} ({0}): it is the root device too: \
+         overlayfs cannot write to one of its layers{NO_FALLBACK}",
         root_disk.0
     ));
 }
@@ -228,11 +228,7 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
     refused(&Loop::attach(&image), "", ": it is NTFS, ");
 
     let image = Image::new(16 << 20);
-    refused(
-        &Loop::attach(&image),
-        "",
-        ": it holds no filesystem that is known here",
-    );
+    refused(&Loop::attach(&image), "", ": it holds no known filesystem");
 
     let scratch = Scratch::new();
     let base = scratch.join("base");
@@ -256,7 +252,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
         .args(["-t", "ramfs", "ramfs"])
         .arg(&path));
     fs::create_dir(path.join("work")).unwrap();
-    let error = upper::suits(path.to_str().unwrap())
+    let error = upper::check_upper_support(path.to_str().unwrap())
         .unwrap_err()
         .to_string();
     run(Command::new("umount").arg(&path));
@@ -268,7 +264,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
     refused(
         &Loop::attach(&ext4(&["-O", "^filetype"])),
         "",
-        "does not keep the types of files in directories (d_type)",
+        "does not store file types in directories (d_type)",
     );
     // The kernel's own refusal: an overlay that could not keep its promises after a crash.
     let image = ext4(&[]);

@@ -1,10 +1,10 @@
-//! A cpio layer: an archive in a tmpfs of its own, unpacked over the layers below.
+//! A cpio layer: an archive that is unpacked into a tmpfs of its own, over the layers below.
 //!
-//! The kernel unpacks all archives into one tree. So a member may need what earlier ones have left: a
-//! directory for it to go into, a symbolic link on the way there, a directory that is not empty and
-//! stays. An overlay of the layers below, with the new tmpfs on top, is that tree: the unpacker works
-//! there, and what it changes lands in the tmpfs, directories that it only needs with their owner,
-//! mode, time and attributes. Then the overlay goes, and the tmpfs is the layer.
+//! The kernel unpacks all archives into one tree. So a member may depend on what earlier archives left: the
+//! directory that it goes into, a symbolic link on its path, a directory that is not empty and is kept. An
+//! overlay of the layers below, with the tmpfs of the new layer as upper directory, is that tree: the archive
+//! is unpacked in the overlay, and overlayfs copies up the directories that it changes, with owner, mode, time
+//! and attributes. Then the overlay is unmounted, and its upper directory is the layer.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -14,51 +14,54 @@ use rustix::fs::{
 };
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, mount_remount, unmount};
 
-use super::context::{Context, Mount};
+use super::attributes::copy_attributes;
+use super::context::{FsContext, Mount};
 use super::overlay::{self, Stack};
-use super::upper::copy_attributes;
-use crate::error::{Context as _, Result};
+use crate::error::{Context, Error, Result};
+use crate::plan::Layer;
 use crate::sys::process::run_chrooted;
 
-/// Runs `work` with the root directory where the archive is to be unpacked, and attaches what it
-/// leaves at `target`, sealed. `below` are the layers below; `bench` is an empty directory on another
-/// filesystem than theirs. `work` gets the directory that takes what it changes, if that is not its
-/// root itself: see [`unpack`](super::unpack::unpack).
-pub fn layer<T: Send>(
-    name: &str,
+/// Calls `unpack` in the root directory that an archive is to be unpacked into, and mounts the resulting layer
+/// read-only at `target`. `below` are the layers below; `unpack_dir` is an empty directory on another
+/// filesystem than theirs; `source` is shown as the device of the mount. `unpack` gets the upper directory of
+/// the overlay, if there are layers below: see [`unpack`](super::unpack::unpack).
+pub fn unpack_layer<T: Send>(
+    source: &str,
     below: &Stack,
-    bench: &str,
+    unpack_dir: &str,
     target: &str,
-    work: impl FnOnce(Option<OwnedFd>) -> T + Send,
+    unpack: impl FnOnce(Option<OwnedFd>) -> T + Send,
 ) -> Result<T> {
     let done = match below.names.last() {
         None => {
-            tmpfs(name, target)?;
-            run_chrooted(target, || work(None)).during("enter", target)?
+            mount_tmpfs(source, target)?;
+            run_chrooted(target, || unpack(None)).during("enter", target)?
         }
         Some(_) => {
-            tmpfs(name, bench)?;
-            let done = over(below, bench, target, work)?;
-            unmount(bench, UnmountFlags::empty()).during("unmount", bench)?;
+            mount_tmpfs(source, unpack_dir)?;
+            let done = unpack_over(below, unpack_dir, target, unpack)?;
+            unmount(unpack_dir, UnmountFlags::empty()).during("unmount", unpack_dir)?;
             done
         }
     };
-    mount_remount(target, MountFlags::RDONLY, "").during("seal", target)?;
+    mount_remount(target, MountFlags::RDONLY, "").during("remount read-only", target)?;
     Ok(done)
 }
 
-/// The same in `bench`, a directory of a tmpfs, which then holds what changed in `upper`.
-pub(super) fn over<T: Send>(
+/// Calls `unpack` in an overlay of the layers `below`, and mounts its upper directory at `target`. The overlay is
+/// made in `unpack_dir`, a directory of a tmpfs, in which `upper` remains.
+pub fn unpack_over<T: Send>(
     below: &Stack,
-    bench: &str,
+    unpack_dir: &str,
     target: &str,
-    work: impl FnOnce(Option<OwnedFd>) -> T + Send,
+    unpack: impl FnOnce(Option<OwnedFd>) -> T + Send,
 ) -> Result<T> {
-    let [upper, scratch, root] = ["upper", "work", "root"].map(|name| format!("{bench}/{name}"));
-    for directory in [&upper, &scratch, &root] {
+    let [upper, workdir, root] =
+        ["upper", "work", "root"].map(|name| format!("{unpack_dir}/{name}"));
+    for directory in [&upper, &workdir, &root] {
         fs::create_dir(directory).during("create", directory)?;
     }
-    // What `/` is like if the archive does not say.
+    // `/` keeps the attributes and the time that it has in the layer below, unless the archive sets them.
     let top = below.names.last().map_or("", String::as_str);
     let top = &format!("{}/{top}", below.directory);
     copy_attributes(top, &upper)?;
@@ -77,23 +80,42 @@ pub(super) fn over<T: Send>(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = open(&upper, flags, Mode::empty()).during("open", &upper)?;
 
-    overlay::collect(below, bench, &root)?;
-    let done = run_chrooted(&root, || work(Some(directory))).during("enter", &root)?;
+    overlay::mount_for_new_layer(below, unpack_dir, &root)?;
+    let done = run_chrooted(&root, || unpack(Some(directory))).during("enter", &root)?;
     unmount(&root, UnmountFlags::empty()).during("unmount", &root)?;
-    // overlayfs leaves its own directories in there, empty and without permissions.
-    for directory in [&root, &scratch] {
+    // overlayfs leaves directories in its work directory, which are empty and have mode 0.
+    for directory in [&root, &workdir] {
         fs::remove_dir_all(directory).during("remove", directory)?;
     }
-    Mount::again(&upper, false)?.attach(target)?;
+    Mount::bind(&upper)?.attach(target)?;
     Ok(done)
 }
 
-pub(super) fn tmpfs(name: &str, target: &str) -> Result<()> {
-    let context = Context::new("tmpfs")?;
-    context.string("source", name)?;
-    // The default of half the memory has nothing to do with what a layer needs.
+/// Mounts a tmpfs without limits: the default of half the memory does not depend on what a layer needs.
+pub fn mount_tmpfs(source: &str, target: &str) -> Result<()> {
+    let context = FsContext::new("tmpfs")?;
+    context.string("source", source)?;
     context.string("size", "100%")?;
     context.string("nr_inodes", "0")?;
     context.string("mode", "0755")?;
     context.mount(MountAttrFlags::empty())?.attach(target)
+}
+
+/// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic when
+/// memory runs out, because there is no process that it could kill.
+pub fn check_memory(layer: &Layer, needed: u64) -> Result<()> {
+    const MEMINFO: &str = "/proc/meminfo";
+    let meminfo = fs::read_to_string(MEMINFO).during("read", MEMINFO)?;
+    let kib = meminfo.lines().find_map(|line| {
+        let value = line.strip_prefix("MemAvailable:")?;
+        value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    match kib.map(|kib| kib.saturating_mul(1024)) {
+        Some(available) if available < needed => {
+            let what =
+                format!("it takes {needed} bytes of memory, of which {available} are available");
+            Err(Error::new("unpack", layer, what))
+        }
+        _ => Ok(()),
+    }
 }

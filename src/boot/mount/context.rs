@@ -1,4 +1,4 @@
-//! A filesystem context: one mount being made, with the kernel's own words when it is refused.
+//! Mounts made with fsopen(2), fsconfig(2) and fsmount(2), which report why the kernel refuses one.
 //!
 //! Source: Documentation/filesystems/mount_api.rst, fs/fsopen.c.
 
@@ -12,28 +12,28 @@ use rustix::mount::{
 };
 
 use crate::boot::kmsg::Records;
-use crate::error::{Cause, Context as _, Error, Result};
+use crate::error::{Cause, Context, Error, Result};
 
-/// Lines of the kernel's log that an error quotes at most: a filesystem says it in one or two, and
-/// what else goes on in the machine is not wanted.
+/// The number of kernel log records that an error quotes at most. A filesystem writes one or two about a
+/// failed mount; more would come from other parts of the kernel.
 const RECORDS_MAX: usize = 4;
 
-/// A filesystem that is being configured.
-pub struct Context {
+/// A filesystem context: a filesystem that is being configured.
+pub struct FsContext {
     fd: OwnedFd,
     fstype: String,
 }
 
-/// A filesystem that is mounted, but nowhere yet.
+/// A mount that is not attached to the tree yet. It is unmounted when this is dropped.
 #[derive(Debug)]
 pub struct Mount {
     fd: OwnedFd,
-    /// What a message calls it: the filesystem's type, or where it is mounted already.
+    /// Its name in messages: the filesystem type, or the path that it is a bind mount of.
     name: String,
 }
 
-impl Context {
-    /// Opens a context of a filesystem type.
+impl FsContext {
+    /// Opens a context for a filesystem type.
     pub fn new(fstype: &str) -> Result<Self> {
         let fd = match fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC) {
             Err(Errno::NODEV) => {
@@ -47,15 +47,15 @@ impl Context {
         Ok(Self { fd, fstype })
     }
 
-    /// A context of EROFS. Read-only from the start: the kernel would want to write to a device
-    /// otherwise.
+    /// Opens a context for EROFS. It is read-only from the start, or the kernel would open a device for
+    /// writing.
     pub fn erofs() -> Result<Self> {
         let context = Self::new("erofs")?;
         context.flag("ro")?;
         Ok(context)
     }
 
-    /// Sets `key=value`. The kernel takes values of up to 255 bytes.
+    /// Sets `key=value`. The kernel accepts values of up to 255 bytes.
     pub fn string(&self, key: &str, value: &str) -> Result<()> {
         self.explain(fsconfig_set_string(&self.fd, key, value))
     }
@@ -65,7 +65,7 @@ impl Context {
         self.explain(fsconfig_set_flag(&self.fd, key))
     }
 
-    /// Sets an option as it stands in a list: `key` or `key=value`.
+    /// Sets an option of mount(8): `key` or `key=value`.
     pub fn option(&self, option: &str) -> Result<()> {
         match option.split_once('=') {
             Some((key, value)) => self.string(key, value),
@@ -73,11 +73,11 @@ impl Context {
         }
     }
 
-    /// Makes the filesystem and a mount of it.
+    /// Creates the filesystem instance and a mount of it.
     pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
         let log = Records::from_now();
         let created = self.explain(fsconfig_create(&self.fd));
-        created.map_err(|error| quote(error, log))?;
+        created.map_err(|error| quote_kernel_log(error, log))?;
         let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
         Ok(Mount {
             fd,
@@ -85,22 +85,22 @@ impl Context {
         })
     }
 
-    /// Adds what the kernel says about a refusal.
+    /// Adds the messages of the context to an error.
     fn explain<T>(&self, result: std::result::Result<T, Errno>) -> Result<T> {
         result.map_err(|errno| {
             let cause = match self.messages() {
-                said if said.is_empty() => Cause::Os(errno),
-                said => Cause::Kernel(errno, said),
+                text if text.is_empty() => Cause::Os(errno),
+                text => Cause::Kernel(errno, text),
             };
             Error::with("mount", &self.fstype, cause)
         })
     }
 
-    /// Everything in the context's message queue, such as "erofs: Unknown parameter 'x'".
+    /// Reads the context's message queue, such as "erofs: Unknown parameter 'x'".
     fn messages(&self) -> String {
         let mut all = String::new();
         let mut buf = [0; 1024];
-        // ENODATA ends it; a message is "e text", "w text" or "i text".
+        // ENODATA ends the queue; a message is "e text", "w text" or "i text".
         while let Ok(n) = read(&self.fd, &mut buf) {
             let Some(message) = buf.get(..n).filter(|message| !message.is_empty()) else {
                 break;
@@ -116,35 +116,43 @@ impl Context {
     }
 }
 
-/// Adds what the kernel's log says of a refusal, where nothing else does: most filesystems tell only
-/// that what is wrong with what they were given. `log` begins where the attempt does.
-pub fn quote(error: Error, log: Records) -> Error {
+/// Adds the kernel's log records to an error that has only an errno: many filesystems report the reason
+/// there and not in the context. `log` starts before the failed attempt.
+pub fn quote_kernel_log(error: Error, log: Records) -> Error {
     const WARNING: u8 = 4;
     let Cause::Os(errno) = *error.cause() else {
         return error;
     };
-    let said: Vec<_> = log
+    let records: Vec<_> = log
         .filter(|record| record.by_kernel && record.level <= WARNING)
         .map(|record| record.text)
         .take(RECORDS_MAX)
         .collect();
-    match said.as_slice() {
+    match records.as_slice() {
         [] => error,
-        said => error.because(Cause::Kernel(errno, said.join("; "))),
+        records => error.because(Cause::Kernel(errno, records.join("; "))),
     }
 }
 
 impl Mount {
-    /// A second mount of what is mounted at `path`, with what is mounted below it if that is said.
-    pub fn again(path: &str, below: bool) -> Result<Self> {
-        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        flags.set(OpenTreeFlags::AT_RECURSIVE, below);
+    /// A bind mount of `path`, as of `mount --bind`.
+    pub fn bind(path: &str) -> Result<Self> {
+        Self::clone_tree(path, OpenTreeFlags::empty())
+    }
+
+    /// A bind mount of `path` and of all mounts below it, as of `mount --rbind`.
+    pub fn rbind(path: &str) -> Result<Self> {
+        Self::clone_tree(path, OpenTreeFlags::AT_RECURSIVE)
+    }
+
+    fn clone_tree(path: &str, flags: OpenTreeFlags) -> Result<Self> {
+        let flags = flags | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let fd = open_tree(CWD, path, flags).during("open", path)?;
         let name = path.into();
         Ok(Self { fd, name })
     }
 
-    /// Puts it into the tree.
+    /// Attaches the mount at `target`.
     pub fn attach(self, target: &str) -> Result<()> {
         move_mount(
             &self.fd,

@@ -1,4 +1,4 @@
-//! A device that the command line names: found, recognised, mounted.
+//! Finds, identifies and mounts the devices of `root=` and `rd.overlay=`.
 
 use std::time::Duration;
 
@@ -6,19 +6,18 @@ use log::{info, warn};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::context::{Context, Mount};
+use super::context::{FsContext, Mount};
 use crate::device::{Found, Patience, Search, Wanted};
 use crate::error::{Cause, Error, Result};
 use crate::module::loader::Loader;
 use crate::plan::Device;
 
-/// How atime is kept; fsmount(2) takes one of these only.
+/// The flags that select how atime is updated; fsmount(2) takes only one of them.
 const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
 
-/// Mount options that belong to the mount and not to the filesystem: what each takes away, and what
-/// it adds, so that the last of several wins. Source: linux_flags_map in libmount/src/optmap.c of
-/// util-linux, mount(8). relatime is what a mount has unless something else is said, and
-/// `norelatime` does not change that.
+/// Mount options that are attributes of the mount and not parameters of the filesystem: name, attributes to
+/// clear, attributes to set. The last one of several wins. Source: linux_flags_map in libmount/src/optmap.c of
+/// util-linux, mount(8). relatime is the kernel's default, and `norelatime` does not change that.
 const ATTRIBUTES: [(&str, MountAttrFlags, MountAttrFlags); 17] = {
     use MountAttrFlags as Flags;
     const NONE: MountAttrFlags = MountAttrFlags::empty();
@@ -44,9 +43,9 @@ const ATTRIBUTES: [(&str, MountAttrFlags, MountAttrFlags); 17] = {
     ]
 };
 
-/// What mount(8) keeps from the kernel: who may mount, when, and what it says meanwhile
-/// (userspace_opts_map in libmount/src/optmap.c). Root's mount at boot is not concerned. The last four
-/// are flags of mount(2) that fsconfig(2) does not know, and that change nothing in a root filesystem.
+/// Options that mount(8) interprets itself and does not pass to the kernel (userspace_opts_map in
+/// libmount/src/optmap.c). They do not apply to a mount by root at boot. The last four are flags of mount(2)
+/// that fsconfig(2) does not know, and that have no effect on a root filesystem.
 const USERSPACE: [&str; 16] = [
     "auto",
     "noauto",
@@ -66,20 +65,20 @@ const USERSPACE: [&str; 16] = [
     "noiversion",
 ];
 
-/// The same, with anything behind.
+/// Prefixes of further options of this kind.
 const USERSPACE_PREFIXES: [&str; 4] = ["user=", "comment=", "x-", "X-"];
 
-/// Parts mount options into those of the mount and those of the filesystem.
-fn parted(flags: &[String]) -> (MountAttrFlags, Vec<&String>) {
+/// Splits mount options into attributes of the mount and parameters of the filesystem.
+fn split_options(flags: &[String]) -> (MountAttrFlags, Vec<&String>) {
     let mut attributes = MountAttrFlags::empty();
     let mut rest = Vec::new();
     for flag in flags {
-        if let Some((_, less, more)) = ATTRIBUTES.iter().find(|(name, ..)| name == flag) {
-            attributes = attributes.difference(*less).union(*more);
+        if let Some((_, clear, set)) = ATTRIBUTES.iter().find(|(name, ..)| name == flag) {
+            attributes = attributes.difference(*clear).union(*set);
         } else if !USERSPACE.contains(&flag.as_str())
             && !USERSPACE_PREFIXES
                 .iter()
-                .any(|start| flag.starts_with(start))
+                .any(|prefix| flag.starts_with(prefix))
         {
             rest.push(flag);
         }
@@ -87,25 +86,25 @@ fn parted(flags: &[String]) -> (MountAttrFlags, Vec<&String>) {
     (attributes, rest)
 }
 
-/// A device as it was mounted.
+/// A mounted device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// Its node.
+pub struct MountedDevice {
+    /// The path of its device node.
     pub node: String,
-    /// The filesystem's type.
+    /// The filesystem type.
     pub fstype: String,
 }
 
-/// Finds devices, while the drivers that the machine asks for are loaded. Nothing is looked for, and
-/// no driver loaded, before the first is wanted.
+/// Finds and mounts devices, and loads drivers while it waits for them. The first search loads the drivers of
+/// the devices that are present.
 #[derive(Debug)]
-pub struct Finder {
+pub struct DeviceFinder {
     search: Option<Search>,
     patience: Patience,
 }
 
-impl Finder {
-    /// A finder that waits for each device as long as `patience` says; its delay is waited for once.
+impl DeviceFinder {
+    /// A finder that waits for each device as long as `patience` allows, and waits its delay once.
     pub fn new(patience: Patience) -> Self {
         Self {
             search: None,
@@ -113,20 +112,21 @@ impl Finder {
         }
     }
 
-    /// Waits for a device, and returns what `using` makes of it. One that goes away meanwhile, as a USB disk
-    /// does that is reset, is waited for again.
-    pub fn find<T>(
+    /// Waits for a device, and mounts it if `check` accepts it. If the device disappears meanwhile, as a USB
+    /// disk does on a reset, the finder waits for it again.
+    pub fn mount(
         &mut self,
         wanted: Wanted<'_>,
+        device: &Device,
         loader: &mut Loader,
-        mut using: impl FnMut(&Found, &mut Loader) -> Result<T>,
-    ) -> Result<T> {
+        mut check: impl FnMut(&Found) -> Result<()>,
+    ) -> Result<(MountedDevice, Mount)> {
         loop {
-            let found = self.wait(wanted, loader)?;
-            match using(&found, loader) {
+            let found = self.find(wanted, loader)?;
+            match check(&found).and_then(|()| mount(wanted, device, &found, loader)) {
                 Err(error) if found.device.is_gone() => {
                     warn!(
-                        "{error}: {} has gone away; waiting for {wanted} again",
+                        "{error}: {} has disappeared; waiting for {wanted} again",
                         found.device
                     );
                 }
@@ -135,71 +135,72 @@ impl Finder {
         }
     }
 
-    fn wait(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
-        let mut follow = |modaliases: &[String]| loader.follow(modaliases);
+    /// Mounts the root device. Retries read-only after EACCES, as the kernel does (mount_root_generic in
+    /// init/do_mounts.c), and after EROFS.
+    pub fn mount_root(
+        &mut self,
+        device: &Device,
+        loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        let wanted = Wanted::of("root", device);
+        match self.mount(wanted, device, loader, |_| Ok(())) {
+            Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
+                warn!("{error}: the device is not writable; mounting it read-only");
+                let read_only = Device {
+                    writable: false,
+                    ..device.clone()
+                };
+                self.mount(wanted, &read_only, loader, |_| Ok(()))
+            }
+            done => done,
+        }
+    }
+
+    fn find(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
+        let mut load = |modaliases: &[String]| loader.follow(modaliases);
         let search = match &mut self.search {
             Some(search) => search,
             None => {
-                // Listening comes first: drivers find devices as they are loaded, and those want
+                // The search listens for uevents before it loads drivers: these find devices, which need
                 // drivers in turn.
                 let search = self.search.insert(Search::new());
-                search.coldplug(&mut follow);
+                search.coldplug(&mut load);
                 search
             }
         };
-        let found = search.find(wanted, self.patience, &mut follow);
+        let found = search.find(wanted, self.patience, &mut load);
         self.patience.delay = Duration::ZERO;
         found
     }
 }
 
-/// Mounts the root device: read-only where that is all it can, as the kernel does after EACCES
-/// (mount_root_generic in init/do_mounts.c), and here after EROFS, too.
-pub fn mount_root(
-    wanted: Wanted<'_>,
-    device: &Device,
-    found: &Found,
-    loader: &mut Loader,
-) -> Result<(Mounted, Mount)> {
-    match mount(wanted, device, found, loader) {
-        Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
-            warn!("{error}: it cannot be written to, and is mounted read-only");
-            let read_only = Device {
-                writable: false,
-                ..device.clone()
-            };
-            mount(wanted, &read_only, found, loader)
-        }
-        done => done,
-    }
-}
-
-/// Mounts a device that was found.
+/// Mounts a device that was found with the first of its filesystem types that works.
 pub fn mount(
     wanted: Wanted<'_>,
     device: &Device,
     found: &Found,
     loader: &mut Loader,
-) -> Result<(Mounted, Mount)> {
+) -> Result<(MountedDevice, Mount)> {
     let node = found.path.to_string_lossy().into_owned();
     let types = match device.types.as_slice() {
-        [] => vec![recognised(found)?],
+        [] => vec![identify(found)?],
         types => types.to_vec(),
     };
     let mut refusals = Vec::new();
     for fstype in types {
         loader.need_filesystem(&fstype);
-        let mut tried = try_one(device, found, &node, &fstype);
-        // ext4 and others ask the kernel for the format of their quotas, which asks modprobe.
-        let refusal = tried.as_ref().err().and_then(Error::errno);
-        if refusal == Some(Errno::SRCH) {
+        let mut mounted = mount_as(device, found, &node, &fstype);
+        // A filesystem with quotas requests the module of their format, for which the kernel runs modprobe:
+        // there is none.
+        let errno = mounted.as_ref().err().and_then(Error::errno);
+        if errno == Some(Errno::SRCH) {
             loader.follow(&["quota_v2".to_string()]);
-            tried = try_one(device, found, &node, &fstype);
+            mounted = mount_as(device, found, &node, &fstype);
         }
-        match tried {
+        match mounted {
             Ok(mount) => {
                 info!("{wanted} ({node}): mounted as {fstype}");
-                return Ok((Mounted { node, fstype }, mount));
+                return Ok((MountedDevice { node, fstype }, mount));
             }
             Err(error) => refusals.push(error),
         }
@@ -208,31 +209,31 @@ pub fn mount(
     Err(Error::with("mount", object, Cause::Each(refusals)))
 }
 
-/// The type of the filesystem on a device, as the kernel calls it.
-fn recognised(found: &Found) -> Result<String> {
+/// The type of the filesystem on a device, by the kernel's name.
+fn identify(found: &Found) -> Result<String> {
     found.mountable()?;
     match (found.volume(), &found.unread) {
         (Some(volume), _) => Ok(volume.kind.name().into()),
-        (None, Some(why)) => Err(Error::new("recognise", found.path.display(), why)),
-        (None, None) => {
-            let what =
-                "it holds no filesystem that is known here (for root=, rootfstype= can name one)";
-            Err(Error::new("recognise", found.path.display(), what))
-        }
+        (None, Some(why)) => Err(Error::new("identify", found.path.display(), why)),
+        (None, None) => Err(Error::new(
+            "identify",
+            found.path.display(),
+            "it holds no known filesystem (for root=, rootfstype= can name one)",
+        )),
     }
 }
 
-fn try_one(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<Mount> {
-    let context = Context::new(fstype)?;
+fn mount_as(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<Mount> {
+    let context = FsContext::new(fstype)?;
     context.string("source", node)?;
     for companion in &found.companions {
         context.string("device", &companion.to_string_lossy())?;
     }
-    let (mut attributes, options) = parted(&device.flags);
+    let (mut attributes, options) = split_options(&device.flags);
     for option in options {
         context.option(option)?;
     }
-    // After them: `rootflags=rw` does not make a layer writable.
+    // After the options: `rootflags=rw` must not make a layer writable.
     if !device.writable {
         context.flag("ro")?;
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_options_go_where_mount_8_sends_them() {
+    fn mount_options_are_split_as_mount_8_does() {
         for (text, attributes, rest) in [
             (
                 "defaults,errors=remount-ro,commit=30",
@@ -262,7 +263,7 @@ mod tests {
                     | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
                 "",
             ),
-            // The last one wins; both together would be EINVAL.
+            // The last one wins; both together fail with EINVAL.
             (
                 "noatime,strictatime",
                 MountAttrFlags::MOUNT_ATTR_STRICTATIME,
@@ -291,7 +292,7 @@ mod tests {
             ),
         ] {
             let flags = crate::text::items(text);
-            let (got, left) = parted(&flags);
+            let (got, left) = split_options(&flags);
             assert_eq!(got, attributes, "{text}");
             assert_eq!(
                 left,

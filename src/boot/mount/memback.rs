@@ -1,24 +1,32 @@
 //! The memback backend: EROFS on the memory of the initrd, without a block device or a copy.
 //!
-//! Needs a kernel with the patches in qemu/kernel; the interface is documented there.
+//! It needs a kernel with the patches in qemu/kernel, which document the interface.
 
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::context::{Context, Mount};
+use super::context::{FsContext, Mount};
 use crate::error::{Error, Result};
 use crate::plan::Layer;
 
-/// Mounts a part of the initrd. A kernel that does not know `memback=` says so in the context ("Unknown
-/// parameter") and not in its log; `unknown` keeps that, and the kernel is asked once.
-pub fn mount(layer: &Layer, unknown: &mut bool) -> Result<Mount> {
-    if *unknown {
-        return Err(Error::new("mount", "erofs", "this kernel has no memback"));
+/// The backend, and whether the kernel has it.
+#[derive(Debug, Default)]
+pub struct Memback {
+    unsupported: bool,
+}
+
+impl Memback {
+    /// Mounts a part of the initrd.
+    pub fn mount(&mut self, layer: &Layer) -> Result<Mount> {
+        if self.unsupported {
+            return Err(Error::new("mount", "erofs", "this kernel has no memback"));
+        }
+        let context = FsContext::erofs()?;
+        let range = format!("{}:{}", layer.offset, layer.length);
+        // A kernel without memback refuses it as an unknown parameter. One attempt is enough to know.
+        context.string("memback", &range).inspect_err(|error| {
+            self.unsupported = error.errno() == Some(Errno::INVAL);
+        })?;
+        context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
     }
-    let context = Context::erofs()?;
-    let range = format!("{}:{}", layer.offset, layer.length);
-    context.string("memback", &range).inspect_err(|error| {
-        *unknown = error.errno() == Some(Errno::INVAL);
-    })?;
-    context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

@@ -1,8 +1,11 @@
-//! The plan to a mounted root: each layer by the first backend that works, then the overlay.
+//! Mounts what a plan names: the root device, each layer with the first backend that works, and the overlay.
 
 mod context;
+pub mod paths;
 
+mod attributes;
 pub mod device;
+pub mod extract;
 mod file;
 mod loopback;
 mod memback;
@@ -14,332 +17,352 @@ pub mod overlay;
 
 pub mod archive;
 
-pub mod row;
+pub mod merge;
 
 use std::fs;
 
 use log::{debug, info};
 
-use super::source::Source;
+use super::source::OpenSource;
 use super::systemd;
 use crate::device::Wanted;
-use crate::error::{Cause, Context as _, Error, Result};
+use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd;
 use crate::module::loader::Loader;
 use crate::plan::backend::Backend;
-use crate::plan::{self, Content, Layer, Module, Plan, Root};
+use crate::plan::{Content, Layer, Module, PersistentUpper, Plan, Root, Upper};
 use context::Mount;
-pub use device::Finder;
+pub use device::{DeviceFinder, MountedDevice};
+use memback::Memback;
+use merge::{MERGE_EVERY, MergedLayers};
 use overlay::Stack;
-use row::Row;
+pub use paths::{LAYERS, SYSROOT, UPPER};
+use paths::{UNPACK_DIR, create_directory, layer_directory};
+pub use upper::MountedUpper;
 
-/// Where the layers are mounted, by number; the new root finds them there too.
-pub const LAYERS: &str = "/run/initramfs/layers";
-
-/// Where archives are unpacked over the layers below them.
-const BENCH: &str = "/run/initramfs/unpack";
-
-/// Where the new root is mounted until it becomes `/`.
-pub const SYSROOT: &str = "/sysroot";
-
-/// How a layer came to be mounted.
+/// How a layer was mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Means {
-    /// By the EROFS driver, through this backend.
+pub enum MountMethod {
+    /// As an EROFS image, by this backend.
     Erofs(Backend),
-    /// Unpacked into a tmpfs.
+    /// As a tmpfs that an archive was unpacked into.
     Unpacked,
 }
 
-/// How everything came to be mounted.
-#[derive(Debug, Default)]
-pub struct Mounted {
-    /// The root device.
-    pub device: Option<device::Mounted>,
-    /// The layers of the plan, in their order.
-    pub layers: Vec<Means>,
-    /// What takes the writes.
-    pub upper: Option<upper::Mounted>,
+/// A layer of the plan, mounted in [`LAYERS`].
+#[derive(Debug)]
+pub struct MountedLayer<'a> {
+    /// The layer.
+    pub layer: &'a Layer,
+    /// How it was mounted.
+    pub method: MountMethod,
 }
 
-/// Mounts the plan's root device, where it is the root itself at [`SYSROOT`], and every layer.
-pub fn layers(
-    plan: &Plan,
-    sources: &[Source],
-    finder: &mut Finder,
-    loader: &mut Loader,
-) -> Result<Mounted> {
-    fs::create_dir_all(LAYERS).during("create", LAYERS)?;
-    let mut mounted = Mounted::default();
-    if let Some(device) = &plan.device {
-        let target = match plan.root {
-            Root::Device => SYSROOT.into(),
-            _ => layer_directory(0),
-        };
-        mounted.device = Some(root_device(device, &target, finder, loader)?);
+/// What the new root consists of.
+#[derive(Debug, Default)]
+pub struct MountedRoot<'a> {
+    /// The root device.
+    pub device: Option<MountedDevice>,
+    /// The layers of the initrd, lowest first.
+    pub layers: Vec<MountedLayer<'a>>,
+    /// The filesystem that overlayfs writes to.
+    pub upper: Option<MountedUpper>,
+}
+
+/// Mounts what a plan names.
+pub struct Mounter<'a> {
+    plan: &'a Plan,
+    sources: &'a [OpenSource],
+    finder: DeviceFinder,
+    loader: Loader,
+    memback: Memback,
+    mounted: MountedRoot<'a>,
+}
+
+impl<'a> Mounter<'a> {
+    /// Mounts nothing yet. `sources` are those that the plan was made from.
+    pub fn new(
+        plan: &'a Plan,
+        sources: &'a [OpenSource],
+        finder: DeviceFinder,
+        loader: Loader,
+    ) -> Self {
+        Self {
+            plan,
+            sources,
+            finder,
+            loader,
+            memback: Memback::default(),
+            mounted: MountedRoot::default(),
+        }
     }
-    let mut without_memback = false;
-    let mut below = Stack {
-        directory: LAYERS.into(),
-        names: plan.device.iter().map(|_| "0".into()).collect(),
-    };
-    let mut row = None;
-    for (index, layer) in plan.layers.iter().enumerate() {
+
+    /// What was mounted, and the loader for the list of modules that it loaded.
+    pub fn finish(self) -> (MountedRoot<'a>, Loader) {
+        (self.mounted, self.loader)
+    }
+
+    /// Mounts the root device, at [`SYSROOT`] if it is the root itself, and every layer.
+    pub fn mount_layers(&mut self) -> Result<()> {
+        fs::create_dir_all(LAYERS).during("create", LAYERS)?;
+        let plan = self.plan;
+        if let Some(device) = &plan.device {
+            let target = match plan.root {
+                Root::Device => SYSROOT.into(),
+                _ => layer_directory(0),
+            };
+            create_directory(&target)?;
+            let (mounted, mount) = self.finder.mount_root(device, &mut self.loader)?;
+            mount.attach(&target)?;
+            self.mounted.device = Some(mounted);
+        }
+        let is_archive = |layer: &Layer| matches!(layer.content, Content::Cpio { .. });
+        for run in plan
+            .layers
+            .chunk_by(|one, next| is_archive(one) == is_archive(next))
+        {
+            match run.first() {
+                Some(first) if is_archive(first) && run.len() > MERGE_EVERY => {
+                    self.mount_many_archives(run)?;
+                }
+                _ => run
+                    .iter()
+                    .try_for_each(|layer| self.mount_layer(layer, None))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts archives that follow each other, and merges them meanwhile.
+    fn mount_many_archives(&mut self, archives: &'a [Layer]) -> Result<()> {
+        create_directory(UNPACK_DIR)?;
+        let mut merged = MergedLayers::new(self.lower(), UNPACK_DIR)?;
+        for layer in archives {
+            self.mount_layer(layer, Some(&mut merged))?;
+        }
+        merged.finish()?;
+        fs::remove_dir(UNPACK_DIR).during("remove", UNPACK_DIR)
+    }
+
+    fn mount_layer(&mut self, layer: &'a Layer, merged: Option<&mut MergedLayers>) -> Result<()> {
         if let Some(why) = layer.unreachable() {
             return Err(Error::new("mount", layer, why));
         }
-        let source = sources
+        let source = self
+            .sources
             .get(layer.source)
             .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
-        let target = layer_directory(layer.number);
-        make_directory(&target)?;
-        let means = match &layer.content {
+        create_directory(&layer_directory(layer.number))?;
+        let method = match &layer.content {
             Content::Cpio { codec, memory, .. } => {
-                enough_memory(layer, *memory)?;
-                if !below.names.is_empty() {
-                    loader.need(Module::Overlay)?;
-                }
-                let rest = plan.layers.get(index..).unwrap_or_default();
-                if row.is_none() && archives(rest) > row::SEPARATE {
-                    make_directory(BENCH)?;
-                    row = Some(Row::begin(&below, BENCH)?);
-                }
-                unpack_layer(layer, source, *codec, &below, row.as_mut(), &target)?;
-                Means::Unpacked
+                archive::check_memory(layer, *memory)?;
+                self.unpack(layer, source, *codec, merged)
+                    .during("unpack", layer)?;
+                MountMethod::Unpacked
             }
             Content::Erofs {
                 superblock,
                 backends,
             } => {
-                loader.need(Module::Erofs)?;
-                end(row.take())?;
-                let tried = by_first_that_works(
-                    layer,
-                    backends,
-                    source,
-                    loader,
-                    &mut without_memback,
-                    &target,
-                );
-                Means::Erofs(tried.map_err(|refusals| refused(layer, superblock, refusals))?)
+                self.loader.need(Module::Erofs)?;
+                let backend = self
+                    .try_backends(layer, backends, source)
+                    .map_err(|errors| not_mounted(layer, superblock, errors))?;
+                MountMethod::Erofs(backend)
             }
         };
-        mounted.layers.push(means);
-        below.names.push(layer.number.to_string());
+        self.mounted.layers.push(MountedLayer { layer, method });
+        Ok(())
     }
-    end(row)?;
-    Ok(mounted)
-}
 
-/// With how many archives these layers begin.
-fn archives(layers: &[Layer]) -> usize {
-    let is_archive = |layer: &&Layer| matches!(layer.content, Content::Cpio { .. });
-    layers.iter().take_while(is_archive).count()
-}
-
-/// Ends a row of archives, where there is one.
-fn end(row: Option<Row>) -> Result<()> {
-    let Some(row) = row else { return Ok(()) };
-    row.end()?;
-    fs::remove_dir(BENCH).during("remove", BENCH)
-}
-
-/// Finds the root device, and mounts it.
-fn root_device(
-    device: &plan::Device,
-    target: &str,
-    finder: &mut Finder,
-    loader: &mut Loader,
-) -> Result<device::Mounted> {
-    make_directory(target)?;
-    let wanted = Wanted::of("root", device);
-    let (mounted, mount) = finder.find(wanted, loader, |found, loader| {
-        device::mount_root(wanted, device, found, loader)
-    })?;
-    mount.attach(target)?;
-    Ok(mounted)
-}
-
-fn make_directory(path: &str) -> Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        done => done.during("create", path),
-    }
-}
-
-/// Makes the new root out of the mounted layers. Returns where it is: [`SYSROOT`], or `/` where the
-/// initramfs itself is the system.
-pub fn root(
-    plan: &Plan,
-    mounted: &mut Mounted,
-    finder: &mut Finder,
-    loader: &mut Loader,
-) -> Result<&'static str> {
-    match plan.root {
-        Root::Initramfs => {
-            info!("no layers: the initramfs itself is the system");
-            return Ok("/");
-        }
-        Root::Assembled => {
-            info!("the kernel has stacked the layers already: going on with the root it made");
-            show_assembled_layers();
-            return Ok("/");
-        }
-        // It has been mounted there.
-        Root::Device => return Ok(SYSROOT),
-        Root::Layer | Root::Overlay(_) => {}
-    }
-    make_directory(SYSROOT)?;
-    let device = plan.device.iter().map(|_| 0);
-    let numbers = device.chain(plan.layers.iter().map(|layer| layer.number));
-    let layers = Stack {
-        directory: LAYERS.into(),
-        names: numbers.map(|number| number.to_string()).collect(),
-    };
-    match (&plan.root, layers.names.first()) {
-        (Root::Layer, Some(name)) => {
-            Mount::again(&format!("{LAYERS}/{name}"), false)?.attach(SYSROOT)?;
-        }
-        (Root::Overlay(upper), Some(_)) => {
-            let has_root = |layer: &&Layer| {
-                !matches!(
-                    layer.content,
-                    Content::Cpio {
-                        has_root: false,
-                        ..
-                    }
-                )
+    /// Tries the backends of a layer in order. Fails with the error of each.
+    fn try_backends(
+        &mut self,
+        layer: &Layer,
+        backends: &[Backend],
+        source: &OpenSource,
+    ) -> std::result::Result<Backend, Vec<Error>> {
+        let target = layer_directory(layer.number);
+        let mut errors = Vec::new();
+        for backend in backends {
+            let mounted = match backend {
+                Backend::Memback => self.memback.mount(layer),
+                Backend::File => file::mount(layer, source),
+                Backend::Loop => loopback::mount(layer, source, &mut self.loader),
             };
-            let root_of = match &plan.device {
-                Some(_) => Some(0),
-                None => plan.layers.iter().find(has_root).map(|layer| layer.number),
-            };
-            loader.need(Module::Overlay)?;
-            let stack = |upper: Option<&upper::Mounted>| overlay::stack(&layers, upper, SYSROOT);
-            let device = mounted.device.as_ref();
-            mounted.upper = upper::with(upper, root_of, device, finder, loader, stack)?;
-            if let Some(device) = &mounted.device {
-                systemd::link_volatile_root(&device.node);
+            let attached = mounted.and_then(|mount| mount.attach(&target));
+            match attached.during("by", backend) {
+                Ok(()) => {
+                    info!("{layer}: mounted by {backend}");
+                    return Ok(*backend);
+                }
+                Err(error) => {
+                    debug!("{layer}: not mounted {error}");
+                    errors.push(error);
+                }
             }
-            info!("layers stacked: {}", layers.names.len());
         }
-        _ => return Err(Error::new("mount", "root", "there is nothing to mount")),
+        Err(errors)
     }
-    Ok(SYSROOT)
+
+    /// Unpacks an archive over the layers that are mounted already.
+    fn unpack(
+        &mut self,
+        layer: &Layer,
+        source: &OpenSource,
+        codec: Option<Codec>,
+        merged: Option<&mut MergedLayers>,
+    ) -> Result<()> {
+        let is_lowest = self.plan.device.is_none() && self.mounted.layers.is_empty();
+        if !is_lowest {
+            self.loader.need(Module::Overlay)?;
+        }
+        let unpack = |upper| {
+            let archive = initrd::open_archive(&source.file, layer.offset, layer.length, codec)
+                .during("open", layer)?;
+            unpack::unpack(archive, upper)
+        };
+        let unpacked = match merged {
+            Some(merged) => merged.unpack_layer(&layer.number.to_string(), unpack)??,
+            None => {
+                let (below, target) = (self.lower(), layer_directory(layer.number));
+                create_directory(UNPACK_DIR)?;
+                let unpacked =
+                    archive::unpack_layer(&layer.name, &below, UNPACK_DIR, &target, unpack)?;
+                fs::remove_dir(UNPACK_DIR).during("remove", UNPACK_DIR)?;
+                unpacked?
+            }
+        };
+        info!(
+            "{layer}: unpacked, {} members, {} not created",
+            unpacked.members, unpacked.dropped
+        );
+        Ok(())
+    }
+
+    /// The root device, if it is a layer, and the layers that are mounted already.
+    fn lower(&self) -> Stack {
+        let device = self.plan.device.iter().map(|_| 0);
+        let layers = self.mounted.layers.iter();
+        let numbers = device.chain(layers.map(|mounted| mounted.layer.number));
+        Stack {
+            directory: LAYERS.into(),
+            names: numbers.map(|number| number.to_string()).collect(),
+        }
+    }
+
+    /// Makes the new root from the mounted layers. Returns its path: [`SYSROOT`], or `/` where the initramfs
+    /// itself is the system.
+    pub fn mount_root(&mut self) -> Result<&'static str> {
+        match &self.plan.root {
+            Root::Initramfs => {
+                info!("no layers: the initramfs itself is the system");
+                return Ok("/");
+            }
+            Root::Assembled => {
+                info!("the kernel has stacked the layers already: its root is the system");
+                bind_kernel_layers();
+                return Ok("/");
+            }
+            // It is mounted there.
+            Root::Device => return Ok(SYSROOT),
+            Root::Layer | Root::Overlay(_) => create_directory(SYSROOT)?,
+        }
+        let lower = self.lower();
+        let Some(lowest) = lower.names.first() else {
+            return Err(Error::new("mount", "root", "there is nothing to mount"));
+        };
+        match &self.plan.root {
+            Root::Overlay(upper) => {
+                self.loader.need(Module::Overlay)?;
+                self.mounted.upper = self.mount_overlay(&lower, upper)?;
+                if let Some(device) = &self.mounted.device {
+                    systemd::link_volatile_root(&device.node);
+                }
+                info!("layers stacked: {}", lower.names.len());
+            }
+            _ => Mount::bind(&format!("{LAYERS}/{lowest}"))?.attach(SYSROOT)?,
+        }
+        Ok(SYSROOT)
+    }
+
+    /// Mounts the overlay, and the filesystem that it writes to, which is returned.
+    fn mount_overlay(&mut self, lower: &Stack, upper: &Upper) -> Result<Option<MountedUpper>> {
+        let root_of = self.root_directory_layer();
+        let upper = match upper {
+            Upper::None => None,
+            Upper::Tmpfs(options) => Some(upper::mount_tmpfs(options, root_of)?),
+            Upper::Device(persistent) => {
+                match self.mount_persistent_overlay(lower, persistent, root_of) {
+                    Ok(upper) => return Ok(Some(upper)),
+                    Err(why) => Some(upper::mount_fallback(persistent, root_of, why)?),
+                }
+            }
+        };
+        overlay::mount(lower, upper.as_ref(), SYSROOT)?;
+        Ok(upper)
+    }
+
+    /// Mounts the overlay with the device that it writes to.
+    fn mount_persistent_overlay(
+        &mut self,
+        lower: &Stack,
+        persistent: &PersistentUpper,
+        root_of: Option<usize>,
+    ) -> Result<MountedUpper> {
+        let device = &persistent.device;
+        let wanted = Wanted::of("rd.overlay", device);
+        let root = self.mounted.device.as_ref();
+        let check = |found: &_| upper::check_device(wanted, found, root);
+        let loader = &mut self.loader;
+        let (device, mount) = self.finder.mount(wanted, device, loader, check)?;
+        let upper = upper::attach_device(persistent, device, mount, root_of)?;
+        overlay::mount(lower, Some(&upper), SYSROOT).inspect_err(|_| upper::detach())?;
+        info!("writes go to {} and are kept", upper.directory);
+        Ok(upper)
+    }
+
+    /// The lowest layer that defines owner, mode and attributes of the root directory.
+    fn root_directory_layer(&self) -> Option<usize> {
+        let defines_root = |layer: &&Layer| match layer.content {
+            Content::Cpio { has_root, .. } => has_root,
+            Content::Erofs { .. } => true,
+        };
+        match &self.plan.device {
+            Some(_) => Some(0),
+            None => {
+                let layer = self.plan.layers.iter().find(defines_root);
+                layer.map(|layer| layer.number)
+            }
+        }
+    }
 }
 
-/// Shows the kernel's own layers where ours would be.
-fn show_assembled_layers() {
+/// Shows the layers that the kernel has mounted in [`LAYERS`], where the new root expects them.
+fn bind_kernel_layers() {
     const KERNEL_LAYERS: &str = "/initrd_layers";
-    let shown = Mount::again(KERNEL_LAYERS, true).and_then(|layers| layers.attach(LAYERS));
-    // Nobody needs them to boot.
-    if let Err(error) = shown {
-        debug!("not shown in {LAYERS}: {error}");
+    let bound = Mount::rbind(KERNEL_LAYERS).and_then(|layers| layers.attach(LAYERS));
+    // The system runs without them.
+    if let Err(error) = bound {
+        debug!("no layers in {LAYERS}: {error}");
     }
 }
 
-fn layer_directory(number: usize) -> String {
-    format!("{LAYERS}/{number}")
-}
-
-/// Why a layer cannot be mounted.
-fn refused(layer: &Layer, superblock: &Superblock, mut refusals: Vec<Error>) -> Error {
+/// The error of a layer that no backend could mount: what is wrong with the image comes first.
+fn not_mounted(layer: &Layer, superblock: &Superblock, mut errors: Vec<Error>) -> Error {
     if let Checksum::Bad { .. } = superblock.checksum {
         let what = format!(
             "its superblock is damaged: checksum {}",
             superblock.checksum
         );
-        refusals.insert(0, Error::new("read", "the image", what));
+        errors.insert(0, Error::new("read", "the image", what));
     }
     if let Some(what) = superblock.in_pieces() {
-        refusals.insert(0, Error::new("read", "the image", what));
+        errors.insert(0, Error::new("read", "the image", what));
     }
-    Error::with("mount", layer, Cause::Each(refusals))
-}
-
-/// Tries the backends in order; why each refused, where all did.
-fn by_first_that_works(
-    layer: &Layer,
-    backends: &[Backend],
-    source: &Source,
-    loader: &mut Loader,
-    without_memback: &mut bool,
-    target: &str,
-) -> std::result::Result<Backend, Vec<Error>> {
-    let mut refusals = Vec::new();
-    for backend in backends {
-        let mounted = match backend {
-            Backend::Memback => memback::mount(layer, without_memback),
-            Backend::File => file::mount(layer, source),
-            Backend::Loop => loopback::mount(layer, source, loader),
-        };
-        match mounted.and_then(|mount| mount.attach(target)) {
-            Ok(()) => {
-                info!("{layer}: mounted by {backend}");
-                return Ok(*backend);
-            }
-            Err(error) => {
-                debug!("{layer}: not by {backend}: {error}");
-                refusals.push(Error::with("by", backend, Cause::Each(vec![error])));
-            }
-        }
-    }
-    Err(refusals)
-}
-
-/// Refuses to unpack what does not fit: with nothing else running, the kernel would end in a panic
-/// for want of a process to kill.
-fn enough_memory(layer: &Layer, needed: u64) -> Result<()> {
-    let meminfo = fs::read_to_string("/proc/meminfo").during("read", "/proc/meminfo")?;
-    let kib = meminfo.lines().find_map(|line| {
-        let value = line.strip_prefix("MemAvailable:")?;
-        value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    match kib.map(|kib| kib.saturating_mul(1024)) {
-        Some(available) if available < needed => {
-            let what =
-                format!("it takes {needed} bytes of memory, of which {available} are available");
-            Err(Error::new("unpack", layer, what))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Unpacks a cpio layer.
-fn unpack_layer(
-    layer: &Layer,
-    source: &Source,
-    codec: Option<Codec>,
-    below: &Stack,
-    row: Option<&mut Row>,
-    target: &str,
-) -> Result<()> {
-    let unpack = |changes| {
-        let archive = initrd::open_archive(&source.file, layer.offset, layer.length, codec)
-            .during("open", layer)?;
-        unpack::unpack(archive, changes)
-    };
-    let done = match row {
-        Some(row) => row.layer(&layer.number.to_string(), unpack),
-        None => {
-            make_directory(BENCH)?;
-            let done = archive::layer(&layer.name, below, BENCH, target, unpack);
-            done.and_then(|done| {
-                fs::remove_dir(BENCH).during("remove", BENCH)?;
-                Ok(done)
-            })
-        }
-    };
-    let done = done
-        .and_then(|done| done)
-        .map_err(|error| Error::with("unpack", layer, Cause::Each(vec![error])))?;
-    info!(
-        "{layer}: unpacked, {} members, {} not created",
-        done.members, done.dropped
-    );
-    Ok(())
+    Error::with("mount", layer, Cause::Each(errors))
 }
 
 #[cfg(test)]
@@ -348,7 +371,7 @@ mod tests {
     use crate::plan::{Content, Place};
 
     #[test]
-    fn what_is_wrong_with_an_image_comes_before_what_backends_say() {
+    fn errors_of_the_image_come_before_those_of_the_backends() {
         let mut image = vec![0; 4096];
         image[1024..1028].copy_from_slice(&crate::format::erofs::MAGIC);
         image[1032] = 1;
@@ -367,11 +390,11 @@ mod tests {
                 backends: vec![Backend::Loop],
             },
         };
-        let refusal = Error::new("by", "loop", "no");
+        let error = Error::new("by", "loop", "no");
         let expected = "mount layer 3 (initrd+0x1000): read the image: the image needs 2 more devices: only \
                         images of one piece can be mounted; read the image: its superblock is damaged: checksum \
                         bad (stored 0x00000000, computed ";
-        let said = refused(&layer, &superblock, vec![refusal]).to_string();
+        let said = not_mounted(&layer, &superblock, vec![error]).to_string();
         assert!(said.starts_with(expected), "{said}");
         assert!(said.ends_with("; by loop: no"), "{said}");
     }

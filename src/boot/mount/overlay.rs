@@ -1,4 +1,4 @@
-//! The overlay: layers below, what takes the writes on top.
+//! Mounts overlayfs over the layers.
 //!
 //! Source: Documentation/filesystems/overlayfs.rst, fs/overlayfs/params.c.
 
@@ -9,91 +9,93 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 
-use super::context::{Context, quote};
-use super::upper::Mounted;
+use super::context::{FsContext, quote_kernel_log};
+use super::upper::MountedUpper;
 use crate::boot::kmsg::Records;
-use crate::error::{Cause, Context as _, Error, Result};
+use crate::error::{Cause, Context, Error, Result};
 
-/// What keeps its traces in an upper: off where the upper is used again, because the layers below it
-/// may then be others (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
-const KEPT: [(&str, &str); 4] = [
+/// Features that store references to the lower layers in the upper directory. They are off where the upper
+/// directory is used again, because the layers below it may be others then
+/// (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
+const REUSABLE_UPPER: [(&str, &str); 4] = [
     ("index", "off"),
     ("metacopy", "off"),
     ("redirect_dir", "off"),
     ("xino", "off"),
 ];
 
-/// Directories to be stacked.
+/// The lower directories of an overlay.
 #[derive(Clone, Debug)]
 pub struct Stack {
-    /// Where they are.
+    /// The directory that holds them.
     pub directory: String,
-    /// Their names there, lowest first.
+    /// Their names in it, lowest first.
     pub names: Vec<String>,
 }
 
-/// Stacks the layers at `target`; without `upper`, read-only.
-pub fn stack(layers: &Stack, upper: Option<&Mounted>, target: &str) -> Result<()> {
+/// Mounts an overlay of the layers at `target`; without `upper`, read-only.
+pub fn mount(layers: &Stack, upper: Option<&MountedUpper>, target: &str) -> Result<()> {
     let options = upper.map_or(Vec::new(), |upper| {
-        writable(&upper.directory, upper.device.is_some())
+        let reusable = upper.device.is_some();
+        upper_options(&upper.directory, reusable)
     });
-    mount(layers, &options, target)
+    mount_with(layers, &options, target)
 }
 
-/// Stacks the layers at `target`. Changes go to `directory`/upper, for which there is a
-/// `directory`/work, and are good as a layer by themselves.
-pub fn collect(layers: &Stack, directory: &str, target: &str) -> Result<()> {
-    mount(layers, &writable(directory, true), target)
+/// Mounts an overlay of the layers at `target`, to unpack a further layer there: `directory`/upper becomes
+/// that layer. `directory`/work must exist, too.
+pub fn mount_for_new_layer(layers: &Stack, directory: &str, target: &str) -> Result<()> {
+    mount_with(layers, &upper_options(directory, true), target)
 }
 
-/// The options for changes that go to `directory`, and whether its upper is used again.
-fn writable(directory: &str, again: bool) -> Vec<(&'static str, String)> {
+/// The mount options for an upper directory in `directory`.
+fn upper_options(directory: &str, reusable: bool) -> Vec<(&'static str, String)> {
     let mut options = vec![
         ("upperdir", format!("{directory}/upper")),
         ("workdir", format!("{directory}/work")),
     ];
-    if again {
-        options.extend(KEPT.map(|(key, value)| (key, value.to_string())));
+    if reusable {
+        options.extend(REUSABLE_UPPER.map(|(key, value)| (key, value.to_string())));
     }
     options
 }
 
-/// Mounts an overlay; without options, read-only. With them it is an error if it cannot be written to.
-fn mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+/// Mounts an overlay; without options, read-only. With options, an overlay that is not writable is an error.
+fn mount_with(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
     if options.is_empty() {
-        return attempt(layers, options, target);
+        return try_mount(layers, options, target);
     }
     let log = Records::from_now();
-    attempt(layers, options, target)?;
-    // Where overlayfs finds no room for its work directory it mounts all the same.
+    try_mount(layers, options, target)?;
+    // overlayfs mounts read-only where it cannot create its work directory.
     let mounted = statvfs(target).during("stat filesystem of", target)?;
     if !mounted.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
     unmount(target, UnmountFlags::DETACH).during("unmount", target)?;
     let error = Error::with("write to", "the overlay", Cause::Os(Errno::ROFS));
-    Err(quote(error, log))
+    Err(quote_kernel_log(error, log))
 }
 
-fn attempt(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+fn try_mount(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
     let attributes = match options {
         [] => MountAttrFlags::MOUNT_ATTR_RDONLY,
         _ => MountAttrFlags::empty(),
     };
-    // A kernel that takes an option without a value under a name that wants one is not looking at
-    // options at all yet: overlayfs got the new mount API in Linux 6.5, and lowerdir+ in 6.8.
-    let context = Context::new("overlay")?;
+    // overlayfs parses parameters since Linux 6.5, and has lowerdir+ since 6.8. An older kernel accepts
+    // any parameter here, even one that lacks its value.
+    let context = FsContext::new("overlay")?;
     if context.flag("lowerdir+").is_ok() {
-        debug!("overlay: the kernel is older than lowerdir+");
-        return classic(layers, options, target);
+        debug!("overlay: the kernel does not support lowerdir+");
+        return mount_legacy(layers, options, target);
     }
     context.string("source", "overlay")?;
-    // The top layer comes first.
+    // overlayfs expects the topmost layer first.
     for name in layers.names.iter().rev() {
         match context.string("lowerdir+", &format!("{}/{name}", layers.directory)) {
             Err(error) if error.errno() == Some(Errno::INVAL) => {
                 debug!("overlay: {error}");
-                return classic(layers, options, target);
+                return mount_legacy(layers, options, target);
             }
             done => done?,
         }
@@ -104,9 +106,9 @@ fn attempt(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<(
     context.mount(attributes)?.attach(target)
 }
 
-/// The same through mount(2), with all layers in one string of at most a page: names relative to
-/// the directory of the layers, 500 of which take 1890 bytes.
-fn classic(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
+/// Mounts the overlay with mount(2), with all options in one string of at most a page: the layers are named
+/// relative to their directory, so that 500 of them take 1890 bytes.
+fn mount_legacy(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<()> {
     let names: Vec<_> = layers.names.iter().rev().map(String::as_str).collect();
     let mut data = format!("lowerdir={}", names.join(":"));
     let flags = match options {
@@ -125,5 +127,5 @@ fn classic(layers: &Stack, options: &[(&str, String)], target: &str) -> Result<(
     let object = format_args!("overlay ({})", data.to_string_lossy());
     mounted
         .during("mount", object)
-        .map_err(|error| quote(error, log))
+        .map_err(|error| quote_kernel_log(error, log))
 }

@@ -1,7 +1,7 @@
 //! Words of the command line that the plan takes, and the kernel may not.
 
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Place, Plan, Root, Store, Upper};
+use crate::plan::{Content, PersistentUpper, Place, Plan, Root, Upper};
 use crate::tool::image::boot::Boot;
 use crate::tool::image::unpack::{Report, Severity};
 
@@ -68,7 +68,7 @@ fn strange_options(upper: &Upper) -> Vec<&str> {
     };
     let options = match upper {
         Upper::Tmpfs(options) => options.as_slice(),
-        Upper::Device(Store { fallback, .. }) => fallback.as_deref().unwrap_or_default(),
+        Upper::Device(PersistentUpper { fallback, .. }) => fallback.as_deref().unwrap_or_default(),
         Upper::None => &[],
     };
     let options = options.iter().map(String::as_str);

@@ -28,7 +28,7 @@ use crate::error::{Context, Result};
 use crate::format::erofs::{Checksum, Superblock};
 use crate::initrd::{Cpio, Kind, Segment, Walk};
 use crate::plan::backend::Backend;
-use crate::plan::{Found, Layer, Place, Plan};
+use crate::plan::{Layer, Place, Plan, Source};
 use crate::text::shown;
 use memory::Memory;
 use newroot::program;
@@ -209,7 +209,7 @@ fn count(n: usize, what: &str) -> String {
 }
 
 /// Where a segment of a source is, for a message.
-fn place(source: &Found, offset: u64) -> String {
+fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
         _ => format!("{offset:#010x}"),
@@ -217,7 +217,7 @@ fn place(source: &Found, offset: u64) -> String {
 }
 
 /// What the segments of a source say by themselves, and to a kernel with pages of `page` bytes.
-fn segments(source: &Found, page: Option<u64>, report: Report) {
+fn segments(source: &Source, page: Option<u64>, report: Report) {
     let file = matches!(source.place, Place::File(_));
     for segment in &source.walk.segments {
         let at = || place(source, segment.offset);
@@ -276,7 +276,7 @@ fn not_unpacked(segment: &Segment, cpio: &Cpio, file: bool) -> Option<(Severity,
 
 /// Images that do not lie at a multiple of their block size: one warning for all of them, as they
 /// mostly have one cause.
-fn alignment(source: &Found, report: Report) {
+fn alignment(source: &Source, report: Report) {
     let mut unaligned = source
         .walk
         .segments

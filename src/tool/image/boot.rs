@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
-use crate::plan::{self, Found, Place, Plan};
+use crate::plan::{self, Place, Plan, Source};
 use crate::text::shown;
 use crate::tool::nameless;
 
@@ -24,7 +24,7 @@ pub struct Boot {
     pub rootfs: Rootfs,
     /// The sources of layers as `/init` would find them: files of /layers, then the image, which
     /// plays /sys/firmware/initrd.
-    pub sources: Vec<Found>,
+    pub sources: Vec<Source>,
     /// The command line.
     pub options: Options,
     /// Where the bytes of each source are; `None`: the image itself, or nothing.
@@ -74,7 +74,7 @@ impl Boot {
             options,
             bytes: Vec::new(),
         };
-        let found = Found {
+        let found = Source {
             place: Place::Initrd,
             walk,
         };
@@ -156,7 +156,7 @@ impl Boot {
                 Ok(file) => {
                     let walk = initrd::walk_layer_file(&*file);
                     self.bytes.push(node.body);
-                    self.sources.push(Found {
+                    self.sources.push(Source {
                         place: Place::File(String::from_utf8_lossy(name).into_owned()),
                         walk,
                     });
@@ -167,7 +167,7 @@ impl Boot {
     }
 }
 
-fn layer_offsets(found: &Found) -> Vec<u64> {
+fn layer_offsets(found: &Source) -> Vec<u64> {
     plan::layer_segments(found)
         .map(|segment| segment.offset)
         .collect()

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use layerinit::boot::mount::archive::layer;
+use layerinit::boot::mount::archive::unpack_layer;
 use layerinit::boot::mount::overlay::{self, Stack};
 use layerinit::boot::mount::unpack::{Unpacked, unpack};
 use layerinit::bytes::Reader;
@@ -111,11 +111,11 @@ fn layers(initrd: &Path) -> Result<()> {
         directory: directory(initrd, "layers")?,
         names: Vec::new(),
     };
-    let bench = directory(initrd, "bench")?;
+    let unpack_dir = directory(initrd, "unpack")?;
     for (number, (segment, codec)) in archives(image)?.into_iter().enumerate() {
         let target = format!("{}/{number}", stack.directory);
         fs::create_dir(&target)?;
-        let done = layer("layer", &stack, &bench, &target, |changes| {
+        let done = unpack_layer("layer", &stack, &unpack_dir, &target, |changes| {
             let archive = open_archive(&image, segment.offset, segment.length, codec)
                 .during("open", &segment)?;
             unpack(archive, changes)
@@ -124,7 +124,7 @@ fn layers(initrd: &Path) -> Result<()> {
         say(done);
     }
     let root = directory(initrd, "root")?;
-    overlay::stack(&stack, None, &root)?;
+    overlay::mount(&stack, None, &root)?;
     Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)
 }
 

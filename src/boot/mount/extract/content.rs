@@ -1,0 +1,246 @@
+//! The content of files: decompressed and written by all processors, while one thread creates the files.
+
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rustix::io::{Errno, pwrite};
+
+use super::attributes::{self, Attributes};
+use crate::bytes::ReadAt;
+use crate::error::{Context as _, Error, Result};
+use crate::format::erofs::{Cluster, Data, Extent};
+use crate::sys::signal::with_signal_stack;
+
+/// A batch is handed to a thread when it has this many bytes: a thread that waits for the next one costs
+/// more than the copy of a short batch.
+const BATCH_BYTES: u64 = 512 << 10;
+/// Or this many pieces: the files of all batches are open, and PID 1 may have 1024 open.
+const BATCH_PIECES: usize = 32;
+/// More threads would wait for the one that creates the files.
+const THREADS_MAX: usize = 8;
+
+/// The bytes of an image, which all threads read.
+pub type Bytes<'a> = &'a (dyn ReadAt + Sync);
+
+/// A file that is being written. It gets its attributes when its last byte is written: a write clears
+/// capabilities and set-user-ID bits, and sets the time.
+pub struct OutFile {
+    /// The file, open for writing.
+    pub file: OwnedFd,
+    /// What it gets at the end.
+    pub attributes: Attributes,
+    /// Its path, for messages.
+    pub path: String,
+    failure: Failure,
+}
+
+impl Drop for OutFile {
+    fn drop(&mut self) {
+        if let Err(errno) = attributes::set_on_file(&self.file, &self.attributes) {
+            let error: Result<()> = Err(errno).during("set the attributes of", &self.path);
+            error.unwrap_or_else(|error| self.failure.report(error));
+        }
+    }
+}
+
+/// The first failure of any thread.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<Error>>>);
+
+impl Failure {
+    fn lock(&self) -> MutexGuard<'_, Option<Error>> {
+        // It holds a whole value whenever it is released.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self, error: Error) {
+        self.lock().get_or_insert(error);
+    }
+
+    fn check(&self) -> Result<()> {
+        self.lock().take().map_or(Ok(()), Err)
+    }
+}
+
+/// A piece of a file.
+type Piece = (Arc<OutFile>, Extent);
+
+/// What writes the pieces of files.
+pub struct Writer<'a> {
+    /// The pieces that no thread has yet, and their bytes.
+    batch: Vec<Piece>,
+    bytes: u64,
+    /// To the threads; `None` where the caller's own thread does all.
+    threads: Option<SyncSender<Vec<Piece>>>,
+    own: Decoder<'a>,
+    failure: Failure,
+}
+
+impl Writer<'_> {
+    /// Begins a file.
+    pub fn file(&self, file: OwnedFd, attributes: Attributes, path: String) -> Arc<OutFile> {
+        Arc::new(OutFile {
+            file,
+            attributes,
+            path,
+            failure: self.failure.clone(),
+        })
+    }
+
+    /// Writes a piece of a file, now or later.
+    ///
+    /// # Errors
+    /// This piece or an earlier one could not be read, decompressed or written.
+    pub fn write(&mut self, file: &Arc<OutFile>, extent: Extent) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(extent.length);
+        self.batch.push((Arc::clone(file), extent));
+        match self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_PIECES {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.bytes = 0;
+        let batch = mem::take(&mut self.batch);
+        match &self.threads {
+            // The threads take batches as long as this end is open.
+            Some(threads) => drop(threads.send(batch)),
+            None => self.own.batch(batch, &self.failure),
+        }
+        self.failure.check()
+    }
+}
+
+/// Runs `work` with a writer for the files of the image that is all of `bytes`. When it returns, every file
+/// is written.
+pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+    let failure = Failure::default();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let result = thread::scope(|scope| {
+        // Two batches for each thread: one in work, one that waits.
+        let threads = processors.min(THREADS_MAX);
+        let (sender, receiver) = sync_channel(threads);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut started = 0;
+        for _ in 0..threads {
+            if processors == 1 {
+                break;
+            }
+            let (receiver, failure) = (Arc::clone(&receiver), failure.clone());
+            let run = with_signal_stack(move || Decoder::new(bytes).run(&receiver, &failure));
+            match thread::Builder::new().spawn_scoped(scope, run) {
+                Ok(_) => started += 1,
+                Err(error) => log::debug!("extract with {started} threads: {error}"),
+            }
+        }
+        let mut writer = Writer {
+            batch: Vec::new(),
+            bytes: 0,
+            threads: (started > 0).then_some(sender),
+            own: Decoder::new(bytes),
+            failure: failure.clone(),
+        };
+        let done = work(&mut writer)?;
+        writer.flush()?;
+        Ok(done)
+    });
+    // The threads have ended, and the last files got their attributes.
+    failure.check()?;
+    result
+}
+
+/// Reads and decompresses pieces, and writes them.
+struct Decoder<'a> {
+    image: Bytes<'a>,
+    /// The cluster that was decoded last: files share clusters.
+    cluster: Option<Cluster>,
+    plain: Vec<u8>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(image: Bytes<'a>) -> Self {
+        Self {
+            image,
+            cluster: None,
+            plain: Vec::new(),
+        }
+    }
+
+    /// Writes batches until there are no more.
+    fn run(&mut self, batches: &Mutex<Receiver<Vec<Piece>>>, failure: &Failure) {
+        loop {
+            let next = batches
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .recv();
+            match next {
+                Ok(batch) => self.batch(batch, failure),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn batch(&mut self, batch: Vec<Piece>, failure: &Failure) {
+        for (file, extent) in batch {
+            if let Err(error) = self.piece(&file, &extent) {
+                failure.report(error);
+                break;
+            }
+        }
+    }
+
+    fn piece(&mut self, file: &OutFile, extent: &Extent) -> Result<()> {
+        let path = &file.path;
+        let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
+        match &extent.data {
+            Data::Hole => Ok(()),
+            Data::Bytes(bytes) => write_at(&file.file, bytes, extent.offset).during("write", path),
+            Data::Raw(from) => self.copy(file, extent, *from),
+            Data::Cluster(cluster, skip) => {
+                if self.cluster.as_ref() != Some(cluster) {
+                    self.cluster = None;
+                    let decoded = cluster.decode(self.image, &mut self.plain);
+                    decoded.map_err(|fault| Error::new("read", path, fault.to_string()))?;
+                    self.cluster = Some(cluster.clone());
+                }
+                let skip = usize::try_from(*skip).unwrap_or(usize::MAX);
+                let bytes = skip
+                    .checked_add(length)
+                    .and_then(|end| self.plain.get(skip..end));
+                let short = || Error::new("read", path, "a cluster is shorter than its index says");
+                write_at(&file.file, bytes.ok_or_else(short)?, extent.offset).during("write", path)
+            }
+        }
+    }
+
+    /// Copies bytes that lie in the image as they are.
+    fn copy(&mut self, file: &OutFile, extent: &Extent, mut from: u64) -> Result<()> {
+        const CHUNK: u64 = 256 << 10;
+        self.cluster = None;
+        let (mut at, mut left) = (extent.offset, extent.length);
+        while left > 0 {
+            let n = left.min(CHUNK);
+            self.plain.resize(usize::try_from(n).unwrap_or(0), 0);
+            let read = self.image.read_exact_at(&mut self.plain, from);
+            read.during("read", &file.path)?;
+            write_at(&file.file, &self.plain, at).during("write", &file.path)?;
+            from = from.saturating_add(n);
+            at = at.saturating_add(n);
+            left = left.saturating_sub(n);
+        }
+        Ok(())
+    }
+}
+
+fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> std::result::Result<(), Errno> {
+    while !bytes.is_empty() {
+        let n = pwrite(file, bytes, at)?;
+        bytes = bytes.get(n..).unwrap_or_default();
+        at = at.saturating_add(n as u64);
+    }
+    Ok(())
+}

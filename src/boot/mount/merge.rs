@@ -1,0 +1,234 @@
+//! Merges the layers of many archives into one lower directory.
+//!
+//! Every archive is unpacked over all layers below it, and the cost of an overlay grows with the number of its
+//! layers: the 499th archive took twice as long as the 250th. So the layers of consecutive archives are merged
+//! into one directory, over which the next archives are unpacked. It has the directories, whiteouts and opaque
+//! directories of an overlay of these layers, and hard links to their files, for which all of them lie on one
+//! tmpfs. It is only used for unpacking: the new root is made of the layers themselves.
+
+use std::ffi::{CStr, OsStr};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use log::debug;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fstat, futimens,
+    getxattr, linkat, mkdirat, openat, setxattr, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+
+use super::archive::{mount_tmpfs, unpack_over};
+use super::attributes::copy_attributes;
+use super::context::Mount;
+use super::overlay::Stack;
+use crate::error::{Context, Result};
+use crate::sys::process::run_chrooted;
+
+/// The number of layers that are stacked before they are merged. Fewer consecutive archives are not worth it.
+pub const MERGE_EVERY: usize = 16;
+
+/// The attribute of an overlayfs directory that hides the lower ones (ovl_set_opaque in fs/overlayfs).
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Unpacks consecutive archives, and merges their layers while it does.
+pub struct MergedLayers {
+    /// The mount point of the tmpfs that holds the layers.
+    unpack_dir: String,
+    /// The layers below all of them.
+    below: Stack,
+    /// The names of the layers that were unpacked.
+    names: Vec<String>,
+    /// The number of these that are merged; the first ones.
+    merged: usize,
+    /// Whether to merge: false after a merge failed.
+    enabled: bool,
+}
+
+impl MergedLayers {
+    /// Starts over the layers `below`. Mounts a tmpfs at `unpack_dir`, an empty directory beside that of the
+    /// layers.
+    pub fn new(below: Stack, unpack_dir: &str) -> Result<Self> {
+        mount_tmpfs("layers", unpack_dir)?;
+        Ok(Self {
+            unpack_dir: unpack_dir.into(),
+            below,
+            names: Vec::new(),
+            merged: 0,
+            enabled: true,
+        })
+    }
+
+    /// The layers that the next archive is unpacked over.
+    pub fn lower(&self) -> Stack {
+        let mut lower = self.below.clone();
+        if self.merged > 0 {
+            let directory = Path::new(&self.unpack_dir).file_name().unwrap_or_default();
+            let merged = format!("../{}/merged", directory.to_string_lossy());
+            lower.names.push(merged);
+        }
+        let separate = self.names.iter().skip(self.merged);
+        lower.names.extend(separate.cloned());
+        lower
+    }
+
+    /// Unpacks the next archive as [`unpack_layer`](super::archive::unpack_layer) does. The layer is mounted at
+    /// `name` in the directory of the layers.
+    pub fn unpack_layer<T: Send>(
+        &mut self,
+        name: &str,
+        unpack: impl FnOnce(Option<OwnedFd>) -> T + Send,
+    ) -> Result<T> {
+        let target = format!("{}/{name}", self.below.directory);
+        let directory = self.layer_directory(self.names.len());
+        fs::create_dir(&directory).during("create", &directory)?;
+        let lower = self.lower();
+        let done = match lower.names.as_slice() {
+            [] => {
+                let upper = format!("{directory}/upper");
+                fs::create_dir(&upper).during("create", &upper)?;
+                let done = run_chrooted(&upper, || unpack(None)).during("enter", &upper)?;
+                Mount::bind(&upper)?.attach(&target)?;
+                done
+            }
+            _ => unpack_over(&lower, &directory, &target, unpack)?,
+        };
+        // Only the mount: the filesystem has to stay writable for the next archives.
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        mount_remount(&target, flags, "").during("remount read-only", &target)?;
+        self.names.push(name.into());
+        if self.enabled && self.names.len().saturating_sub(self.merged) >= MERGE_EVERY {
+            match self.merge() {
+                Ok(()) => self.merged = self.names.len(),
+                // For example, a tree deeper than the limit of open files. Unpacking is slow from here on,
+                // but correct.
+                Err(error) => {
+                    debug!("{error}; layers are no longer merged");
+                    (self.enabled, self.merged) = (false, 0);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Removes the merged directory, and unmounts the tmpfs from `unpack_dir`. The layers stay mounted.
+    pub fn finish(self) -> Result<()> {
+        let merged = self.merged_directory();
+        match fs::remove_dir_all(&merged) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).during("remove", &merged);
+            }
+            _ => {}
+        }
+        unmount(&self.unpack_dir, UnmountFlags::empty()).during("unmount", &self.unpack_dir)
+    }
+
+    /// The directory that an archive is unpacked in.
+    fn layer_directory(&self, index: usize) -> String {
+        format!("{}/{index}", self.unpack_dir)
+    }
+
+    fn merged_directory(&self) -> String {
+        format!("{}/merged", self.unpack_dir)
+    }
+
+    /// Merges the layers that are not merged yet.
+    fn merge(&self) -> Result<()> {
+        let merged = self.merged_directory();
+        if self.merged == 0 {
+            fs::create_dir(&merged).during("create", &merged)?;
+        }
+        let open = |path: &str| openat(CWD, path, DIRECTORY, Mode::empty()).during("open", path);
+        let to = open(&merged)?;
+        for index in self.merged..self.names.len() {
+            let from = format!("{}/upper", self.layer_directory(index));
+            merge(&open(&from)?, &to)?;
+        }
+        Ok(())
+    }
+}
+
+/// Merges the directory `from` into `to`. To an overlay, `to` is then what the two were with `from` above `to`.
+fn merge(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+    let (source, target) = (path(from), path(to));
+    copy_attributes(&source, &target)?;
+    let stat = fstat(from).during("stat", &source)?;
+    for entry in Dir::read_from(from).during("read directory", &source)? {
+        let entry = entry.during("read directory", &source)?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let shown = || format!("{source}/{}", name.to_string_lossy());
+        let below = match statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => None,
+            found => Some(FileType::from_raw_mode(
+                found.during("stat", shown())?.st_mode,
+            )),
+        };
+        let inside = match openat(from, name, DIRECTORY, Mode::empty()) {
+            // A file, a symbolic link, or a node, which includes whiteouts.
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+                remove(to, name, below).during("remove", shown())?;
+                linkat(from, name, to, name, AtFlags::empty()).during("link", shown())?;
+                continue;
+            }
+            inside => inside.during("open", shown())?,
+        };
+        let opaque = is_opaque(&inside).during("read attribute of", shown())?;
+        let keep = below == Some(FileType::Directory) && !opaque;
+        if !keep {
+            remove(to, name, below).during("remove", shown())?;
+            mkdirat(to, name, Mode::from_raw_mode(0o700)).during("create", shown())?;
+        }
+        let into = openat(to, name, DIRECTORY, Mode::empty()).during("open", shown())?;
+        // A file or whiteout that the directory replaces hid the directories of the layers below.
+        if opaque || !keep && below.is_some() {
+            setxattr(path(&into), OPAQUE, b"y", XattrFlags::empty())
+                .during("set attribute of", shown())?;
+        }
+        merge(&inside, &into)?;
+    }
+    // The unpacker preserves the times of directories, and each name above has changed this one's.
+    let time = Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    futimens(to, &times).during("set time of", &target)
+}
+
+/// A path to an open directory.
+fn path(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
+}
+
+fn is_opaque(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
+    match getxattr(path(directory), OPAQUE, &mut [0; 1]) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Removes an entry of a directory. `kind` is its type, or `None` where it does not exist.
+fn remove(parent: &OwnedFd, name: &CStr, kind: Option<FileType>) -> std::io::Result<()> {
+    match kind {
+        None => Ok(()),
+        Some(FileType::Directory) => {
+            let name = OsStr::from_bytes(name.to_bytes());
+            fs::remove_dir_all(Path::new(&path(parent)).join(name))
+        }
+        Some(_) => Ok(unlinkat(parent, name, AtFlags::empty())?),
+    }
+}

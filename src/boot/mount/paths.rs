@@ -1,0 +1,31 @@
+//! The directories of the boot. The new root finds those below /run, too.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use crate::error::{Context, Result};
+
+/// Where the layers are mounted, each at its number.
+pub const LAYERS: &str = "/run/initramfs/layers";
+
+/// Where the filesystem is mounted that overlayfs writes to.
+pub const UPPER: &str = "/run/initramfs/upper";
+
+/// Where archives are unpacked over the layers below them; removed before the new root starts.
+pub const UNPACK_DIR: &str = "/run/initramfs/unpack";
+
+/// Where the new root is mounted until it becomes `/`.
+pub const SYSROOT: &str = "/sysroot";
+
+/// The mount point of the layer with this number.
+pub fn layer_directory(number: usize) -> String {
+    format!("{LAYERS}/{number}")
+}
+
+/// Creates a directory unless it exists.
+pub fn create_directory(path: &str) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        done => done.during("create", path),
+    }
+}
