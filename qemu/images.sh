@@ -211,6 +211,8 @@ pad() {
 
 image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_base() { build --layer "$(tree base)"; }
+# An /init without the cargo features disk, systemd and watchdog.
+image_layers_only() { build --init "$(built_init gzip,lz4,xz,zstd)" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 # Modules without their signatures, for a kernel that wants them.
 image_stripped() { build --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build --layer "$(tree lean)"; }

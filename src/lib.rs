@@ -39,6 +39,7 @@ pub mod plan;
 
 pub mod module;
 
+#[cfg(feature = "disk")]
 pub mod device;
 
 pub mod boot;

@@ -13,7 +13,6 @@ use layerinit::boot::systemd::{self, Timestamp};
 use layerinit::boot::{
     console, fault, filesystem, kmsg, rescue, setup, source, switch_root, verify_init, watchdog,
 };
-use layerinit::device::Patience;
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
 use layerinit::plan;
@@ -97,7 +96,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
-    let finder = DeviceFinder::new(Patience::of(&options));
+    let finder = DeviceFinder::new(&options);
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
     times.end("layers");

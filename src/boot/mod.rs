@@ -1,4 +1,6 @@
 //! The steps of the boot, as src/bin/init.rs calls them.
+//!
+//! A step of a cargo feature that is off has a stand-in in `without/`, which does nothing or fails.
 
 pub mod clock;
 pub mod console;
@@ -8,7 +10,9 @@ pub mod priority;
 
 pub mod resolve;
 pub mod setup;
+#[cfg_attr(not(feature = "systemd"), path = "without/systemd.rs")]
 pub mod systemd;
+#[cfg_attr(not(feature = "watchdog"), path = "without/watchdog.rs")]
 pub mod watchdog;
 
 pub mod source;
@@ -19,6 +23,7 @@ pub mod verify_init;
 
 pub mod switch_root;
 
+#[cfg_attr(not(feature = "disk"), path = "without/drivers.rs")]
 pub mod drivers;
 pub mod report;
 

@@ -6,8 +6,10 @@ mod int_ioctl;
 pub mod note;
 pub mod signal;
 
+#[cfg(feature = "disk")]
 pub mod cdrom;
 pub mod entry;
 pub mod loopdev;
 pub mod process;
+#[cfg(feature = "watchdog")]
 pub mod watchdog;

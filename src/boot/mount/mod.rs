@@ -4,6 +4,7 @@ mod context;
 pub mod paths;
 
 mod attributes;
+#[cfg_attr(not(feature = "disk"), path = "../without/device.rs")]
 pub mod device;
 pub mod extract;
 mod file;
@@ -25,7 +26,6 @@ use log::{debug, info};
 
 use super::source::OpenSource;
 use super::systemd;
-use crate::device::Wanted;
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::{Checksum, Superblock};
@@ -312,12 +312,10 @@ impl<'a> Mounter<'a> {
         persistent: &PersistentUpper,
         root_of: Option<usize>,
     ) -> Result<MountedUpper> {
-        let device = &persistent.device;
-        let wanted = Wanted::of("rd.overlay", device);
         let root = self.mounted.device.as_ref();
-        let check = |found: &_| upper::check_device(wanted, found, root);
-        let loader = &mut self.loader;
-        let (device, mount) = self.finder.mount(wanted, device, loader, check)?;
+        let (device, mount) =
+            self.finder
+                .mount_upper(&persistent.device, root, &mut self.loader)?;
         let upper = upper::attach_device(persistent, device, mount, root_of)?;
         overlay::mount(lower, Some(&upper), SYSROOT).inspect_err(|_| upper::detach())?;
         info!("writes go to {} and are kept", upper.directory);

@@ -16,9 +16,7 @@ use super::context::{FsContext, Mount};
 use super::device::MountedDevice;
 use super::paths::{UPPER, create_directory, layer_directory};
 use crate::boot::kmsg::warn_on_console;
-use crate::device::{Found, Wanted};
 use crate::error::{self, Context, Error, Result};
-use crate::format::superblock::Volume;
 use crate::plan::PersistentUpper;
 
 /// The mounted filesystem that overlayfs writes to.
@@ -101,31 +99,6 @@ pub fn attach_device(
 pub fn detach() {
     if let Err(errno) = unmount(UPPER, UnmountFlags::DETACH) {
         debug!("unmount {UPPER}: {}", error::name(errno));
-    }
-}
-
-/// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
-/// device, where that is a layer.
-pub fn check_device(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevice>) -> Result<()> {
-    let refuse = |why: &str| {
-        let object = format_args!("{wanted} ({})", found.path.display());
-        Err(Error::new("write to", object, why))
-    };
-    let is_root = |root: &MountedDevice| {
-        let mut nodes = found.companions.iter().chain([&found.path]);
-        nodes.any(|node| node.as_os_str() == root.node.as_str())
-    };
-    if root.is_some_and(is_root) {
-        return refuse("it is the root device too: overlayfs cannot write to one of its layers");
-    }
-    found.mountable()?;
-    let unfit = |volume: &Volume| {
-        let why = volume.kind.upper_refusal()?;
-        Some(format!("it is {}: {why}", volume.kind))
-    };
-    match found.volume().and_then(unfit) {
-        Some(why) => refuse(&why),
-        None => Ok(()),
     }
 }
 

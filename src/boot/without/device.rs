@@ -1,0 +1,54 @@
+//! Without the feature `disk`: no device can be mounted.
+
+use super::context::Mount;
+use crate::error::{Error, Result};
+use crate::module::loader::Loader;
+use crate::plan::Device;
+use crate::plan::cmdline::Options;
+
+/// A mounted device, of which there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedDevice {
+    /// The path of its device node.
+    pub node: String,
+    /// The filesystem type.
+    pub fstype: String,
+}
+
+/// Finds no devices.
+#[derive(Debug)]
+pub struct DeviceFinder;
+
+impl DeviceFinder {
+    /// A finder that refuses every device.
+    pub fn new(_options: &Options) -> Self {
+        Self
+    }
+
+    /// Fails.
+    pub fn mount_root(
+        &mut self,
+        device: &Device,
+        _loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        Err(no_disks(device))
+    }
+
+    /// Fails.
+    pub fn mount_upper(
+        &mut self,
+        device: &Device,
+        _root: Option<&MountedDevice>,
+        _loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        Err(no_disks(device))
+    }
+}
+
+fn no_disks(device: &Device) -> Error {
+    Error::new(
+        "mount",
+        &device.spec,
+        "this /init is built without disks (feature disk)",
+    )
+}
