@@ -103,7 +103,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
 
     let new_root = mounter.mount_root()?;
     let (mounted, loader) = mounter.finish();
-    let released = source::release_image(&plan);
+    let released = source::release_image(&plan, &mounted.images());
     let mut freed = released.unwrap_or(0);
     times.end("root");
     rescue::break_at(Break::Mount, &options);

@@ -138,13 +138,19 @@ fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
         let (layer, mut object) = (mounted.layer, array.object());
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
-        object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number));
+        match report.mounted.single {
+            // Its files are in the root itself.
+            true => object.null("mount"),
+            false => object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number)),
+        };
         object.number("offset", layer.offset);
         object.number("length", layer.length);
         match mounted.method {
             MountMethod::Erofs(backend) => {
                 object.text("type", "erofs").text("backend", backend.name())
             }
+            #[cfg(feature = "extract")]
+            MountMethod::Extracted => object.text("type", "erofs").text("backend", "extract"),
             MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),
         };
     }
@@ -152,11 +158,13 @@ fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
 
 fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
     let (kind, upper) = match &report.plan.root {
+        _ if report.mounted.single => ("tmpfs", None),
         Root::Initramfs => ("initramfs", None),
         Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
         Root::Layer => ("layer", None),
         Root::Overlay(upper) => ("overlay", Some(upper)),
+        Root::Extracted { .. } => ("tmpfs", None),
     };
     object.text("root", kind);
     let (Some(upper), Some(mounted)) = (upper, &report.mounted.upper) else {

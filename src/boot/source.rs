@@ -12,7 +12,7 @@ use super::filesystem::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
 use crate::initrd::{self, Walk};
-use crate::plan::{Content, Place, Plan, Root, Source};
+use crate::plan::{Layer, Place, Plan, Root, Source};
 use crate::text::shown;
 
 /// The largest `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees 32 MiB in
@@ -120,10 +120,10 @@ fn layer_files() -> Result<Vec<PathBuf>> {
 }
 
 /// Frees the memory of `/initrd.image` that no layer needs: all of it where the initrd is in sysfs too, else
-/// everything outside the mounted images. Returns the number of bytes freed, or `None` if that takes longer than
+/// everything outside `images`, which are mounted. Returns the number of bytes freed, or `None` if that takes longer than
 /// the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a file; on a
 /// ramfs the file is freed with the old root.
-pub fn release_image(plan: &Plan) -> Option<u64> {
+pub fn release_image(plan: &Plan, images: &[&Layer]) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return Some(0);
     }
@@ -145,12 +145,9 @@ pub fn release_image(plan: &Plan) -> Option<u64> {
     };
     let before = allocated();
     let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let mut mounted = plan
-        .layers
+    let mut mounted = images
         .iter()
-        .filter(|layer| {
-            layer.place == Place::InitrdImage && matches!(layer.content, Content::Erofs { .. })
-        })
+        .filter(|layer| layer.place == Place::InitrdImage)
         .peekable();
     if mounted.peek().is_none() && size > FREE_AT_ONCE {
         debug!("{path}: {size} bytes to be freed while the real init starts");

@@ -15,6 +15,9 @@ pub enum Backend {
     File,
     /// The EROFS driver on a loop device.
     Loop,
+    /// No driver: `/init` reads the image and writes its files into a tmpfs.
+    #[cfg(feature = "extract")]
+    Extract,
 }
 
 /// What is known of a backend.
@@ -31,7 +34,13 @@ struct Facts {
 
 impl Backend {
     /// Every backend in the order in which they are tried, the cheapest first.
-    pub const ALL: [Self; 3] = [Self::Memback, Self::File, Self::Loop];
+    pub const ALL: &'static [Self] = &[
+        Self::Memback,
+        Self::File,
+        Self::Loop,
+        #[cfg(feature = "extract")]
+        Self::Extract,
+    ];
 
     fn facts(self) -> Facts {
         match self {
@@ -52,6 +61,13 @@ impl Backend {
                 help: "EROFS on a loop device; works on every kernel that has both",
                 options: &["BLK_DEV_LOOP"],
                 modules: &[Module::Erofs, Module::Loop],
+            },
+            #[cfg(feature = "extract")]
+            Self::Extract => Facts {
+                name: "extract",
+                help: "the files are written into a tmpfs; needs no EROFS, and no overlayfs where all layers are extracted",
+                options: &[],
+                modules: &[],
             },
         }
     }
@@ -84,13 +100,25 @@ impl Backend {
             // counts in whole blocks (fs/erofs/super.c).
             Self::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
             Self::Loop => true,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
+        }
+    }
+
+    /// Whether it needs no EROFS in the kernel.
+    pub fn is_extract(self) -> bool {
+        match self {
+            Self::Memback | Self::File | Self::Loop => false,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
         }
     }
 }
 
 /// The names of all backends, as a list in a sentence.
 pub fn names() -> String {
-    Backend::ALL.map(Backend::name).join(", ")
+    let names: Vec<_> = Backend::ALL.iter().map(|backend| backend.name()).collect();
+    names.join(", ")
 }
 
 impl fmt::Display for Backend {

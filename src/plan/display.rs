@@ -77,6 +77,13 @@ impl fmt::Display for Plan {
             Root::Device => writeln!(f, "root: the root device itself")?,
             Root::Assembled => writeln!(f, "root: as the kernel has assembled it")?,
             Root::Layer => writeln!(f, "root: the layer itself, read-only")?,
+            Root::Extracted { options, writable } => {
+                f.write_str("root: a tmpfs that all layers are written into")?;
+                if !options.is_empty() {
+                    write!(f, " with {}", options.join(","))?;
+                }
+                writeln!(f, "{}", if *writable { "" } else { ", read-only" })?;
+            }
             Root::Overlay(Upper::None) => writeln!(f, "root: overlay, read-only")?,
             Root::Overlay(Upper::Tmpfs(options)) => {
                 f.write_str("root: overlay, writes to a tmpfs")?;

@@ -125,6 +125,13 @@ pub enum Root {
     Layer,
     /// An overlay of all layers, the root device below them if there is one.
     Overlay(Upper),
+    /// One tmpfs that all layers are written into, in order (`rd.layers.backend=extract`).
+    Extracted {
+        /// Options of the tmpfs.
+        options: Vec<String>,
+        /// Whether it takes writes when it is complete.
+        writable: bool,
+    },
 }
 
 /// A kernel module, should the kernel turn out to need it.
@@ -286,6 +293,20 @@ pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
         ([_], Upper::None) if device.is_none() => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
+    let extracted = options.backends.iter().all(|backend| backend.is_extract());
+    let root = match root {
+        Root::Overlay(Upper::Tmpfs(options)) if extracted && device.is_none() => Root::Extracted {
+            options,
+            writable: true,
+        },
+        Root::Layer | Root::Overlay(Upper::None) if extracted && device.is_none() => {
+            Root::Extracted {
+                options: Vec::new(),
+                writable: false,
+            }
+        }
+        root => root,
+    };
     if options.volatile && root == Root::Device {
         cmdline_warnings.push(VOLATILE.into());
     }
@@ -339,6 +360,9 @@ pub fn assembled(options: &Options) -> Result<Plan> {
 
 fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
     let mut modules = Vec::new();
+    if matches!(root, Root::Extracted { .. }) {
+        return modules;
+    }
     let backends = |layer: &Layer| match &layer.content {
         Content::Erofs { backends, .. } => Some(backends.first().copied()),
         Content::Cpio { .. } => None,

@@ -112,7 +112,7 @@ words! {
     "Nothing takes writes: the layers alone, read-only.",
     Flag(|r, on| r.options.overlay_readonly = on);
 
-    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop",
+    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
     "The backends to try for each layer, in this order.",
     Value(Reader::backends);
 

@@ -82,6 +82,43 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
 }
 
 #[test]
+fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
+    let scratch = Scratch::new();
+    let script = "cat /etc/which /etc/top; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
+                  touch /written && echo writable; \
+                  grep -o '\"backend\":\"[a-z]*\"\\|\"root\":\"[a-z]*\"' /run/initramfs/layerinit.json";
+    let [base, app] = two_layers(&scratch, script);
+    let top = cpio(&[dir("etc"), file("etc/top", b"top\n")]);
+    let files: [(&str, &[u8]); 3] = [("layers/a", &base), ("layers/b", &app), ("layers/c", &top)];
+    let mut guest = Guest::new(&files);
+    guest.cmdline = "rd.layers.backend=extract";
+    let outcome = guest.boot();
+    assert_eq!(
+        outcome.reached(),
+        "app\ntop\ntmpfs\nwritable\n\"backend\":\"extract\"\n\"backend\":\"extract\"\n\
+         \"backend\":\"unpack\"\n\"root\":\"tmpfs\"\n"
+    );
+    outcome.says("layer 1 (b): extracted, ");
+
+    // An overlay of extracted layers, as where another backend may come first.
+    guest.cmdline = "rd.layers.backend=extract,loop";
+    let outcome = guest.boot();
+    let console = outcome.reached();
+    assert!(
+        console.starts_with("app\ntop\nUNKNOWN\ndirectory\nwritable\n\"backend\":\"extract\"\n"),
+        "{console}"
+    );
+
+    guest.cmdline = "rd.layers.backend=extract rd.overlay.readonly";
+    let outcome = guest.boot();
+    assert!(
+        !outcome.reached().contains("writable"),
+        "{}",
+        outcome.console
+    );
+}
+
+#[test]
 fn an_image_at_an_odd_offset_boots_through_a_loop_device() {
     let scratch = Scratch::new();
     let [base, app] = two_layers(&scratch, "cat /etc/which");

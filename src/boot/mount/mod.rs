@@ -6,6 +6,7 @@ pub mod paths;
 mod attributes;
 #[cfg_attr(not(feature = "disk"), path = "../without/device.rs")]
 pub mod device;
+#[cfg(feature = "extract")]
 pub mod extract;
 mod file;
 mod loopback;
@@ -20,9 +21,16 @@ pub mod archive;
 
 pub mod merge;
 
+#[cfg(feature = "extract")]
+mod single;
+
 use std::fs;
 
+#[cfg(feature = "extract")]
+use log::warn;
 use log::{debug, info};
+#[cfg(feature = "extract")]
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::source::OpenSource;
 use super::systemd;
@@ -49,6 +57,9 @@ pub enum MountMethod {
     Erofs(Backend),
     /// As a tmpfs that an archive was unpacked into.
     Unpacked,
+    /// As a tmpfs that the files of an EROFS image were written into.
+    #[cfg(feature = "extract")]
+    Extracted,
 }
 
 /// A layer of the plan, mounted in [`LAYERS`].
@@ -69,6 +80,17 @@ pub struct MountedRoot<'a> {
     pub layers: Vec<MountedLayer<'a>>,
     /// The filesystem that overlayfs writes to.
     pub upper: Option<MountedUpper>,
+    /// Whether all layers were written into one tmpfs, which is the root.
+    pub single: bool,
+}
+
+impl<'a> MountedRoot<'a> {
+    /// The layers whose bytes the kernel goes on to read where they are.
+    pub fn images(&self) -> Vec<&'a Layer> {
+        let layers = self.layers.iter();
+        let mounted = layers.filter(|mounted| matches!(mounted.method, MountMethod::Erofs(_)));
+        mounted.map(|mounted| mounted.layer).collect()
+    }
 }
 
 /// Mounts what a plan names.
@@ -78,6 +100,7 @@ pub struct Mounter<'a> {
     finder: DeviceFinder,
     loader: Loader,
     memback: Memback,
+    lacks_overlay: bool,
     mounted: MountedRoot<'a>,
 }
 
@@ -95,6 +118,7 @@ impl<'a> Mounter<'a> {
             finder,
             loader,
             memback: Memback::default(),
+            lacks_overlay: false,
             mounted: MountedRoot::default(),
         }
     }
@@ -107,6 +131,17 @@ impl<'a> Mounter<'a> {
     /// Mounts the root device, at [`SYSROOT`] if it is the root itself, and every layer.
     pub fn mount_layers(&mut self) -> Result<()> {
         fs::create_dir_all(LAYERS).during("create", LAYERS)?;
+        #[cfg(feature = "extract")]
+        if let Root::Extracted { options, writable } = &self.plan.root {
+            return self.extract_all(options, *writable);
+        }
+        match self.mount_each_layer() {
+            Err(error) if self.lacks_overlay => self.do_without_overlay(error),
+            done => done,
+        }
+    }
+
+    fn mount_each_layer(&mut self) -> Result<()> {
         let plan = self.plan;
         if let Some(device) = &plan.device {
             let target = match plan.root {
@@ -150,10 +185,7 @@ impl<'a> Mounter<'a> {
         if let Some(why) = layer.unreachable() {
             return Err(Error::new("mount", layer, why));
         }
-        let source = self
-            .sources
-            .get(layer.source)
-            .ok_or_else(|| Error::new("mount", layer, "its source is not open"))?;
+        let source = self.source(layer)?;
         create_directory(&layer_directory(layer.number))?;
         let method = match &layer.content {
             Content::Cpio { codec, memory, .. } => {
@@ -165,13 +197,9 @@ impl<'a> Mounter<'a> {
             Content::Erofs {
                 superblock,
                 backends,
-            } => {
-                self.loader.need(Module::Erofs)?;
-                let backend = self
-                    .try_backends(layer, backends, source)
-                    .map_err(|errors| not_mounted(layer, superblock, errors))?;
-                MountMethod::Erofs(backend)
-            }
+            } => self
+                .try_backends(layer, backends, source)
+                .map_err(|errors| not_mounted(layer, superblock, errors))?,
         };
         self.mounted.layers.push(MountedLayer { layer, method });
         Ok(())
@@ -183,21 +211,36 @@ impl<'a> Mounter<'a> {
         layer: &Layer,
         backends: &[Backend],
         source: &OpenSource,
-    ) -> std::result::Result<Backend, Vec<Error>> {
+    ) -> std::result::Result<MountMethod, Vec<Error>> {
         let target = layer_directory(layer.number);
         let mut errors = Vec::new();
+        let mut has_erofs = true;
         for backend in backends {
-            let mounted = match backend {
-                Backend::Memback => self.memback.mount(layer),
-                Backend::File => file::mount(layer, source),
-                Backend::Loop => loopback::mount(layer, source, &mut self.loader),
-            };
-            let attached = mounted.and_then(|mount| mount.attach(&target));
-            match attached.during("by", backend) {
-                Ok(()) => {
-                    info!("{layer}: mounted by {backend}");
-                    return Ok(*backend);
+            // One error is enough for a kernel without EROFS.
+            if !backend.is_extract() {
+                if has_erofs && let Err(error) = self.loader.need(Module::Erofs) {
+                    debug!("{layer}: {error}");
+                    errors.push(error);
+                    has_erofs = false;
                 }
+                if !has_erofs {
+                    continue;
+                }
+            }
+            let attach = |mount: Mount| {
+                mount.attach(&target)?;
+                info!("{layer}: mounted by {backend}");
+                Ok(MountMethod::Erofs(*backend))
+            };
+            let mounted = match backend {
+                Backend::Memback => self.memback.mount(layer).and_then(attach),
+                Backend::File => file::mount(layer, source).and_then(attach),
+                Backend::Loop => loopback::mount(layer, source, &mut self.loader).and_then(attach),
+                #[cfg(feature = "extract")]
+                Backend::Extract => self.extract_own(layer, &target),
+            };
+            match mounted.during("by", backend) {
+                Ok(method) => return Ok(method),
                 Err(error) => {
                     debug!("{layer}: not mounted {error}");
                     errors.push(error);
@@ -217,7 +260,7 @@ impl<'a> Mounter<'a> {
     ) -> Result<()> {
         let is_lowest = self.plan.device.is_none() && self.mounted.layers.is_empty();
         if !is_lowest {
-            self.loader.need(Module::Overlay)?;
+            self.need_overlay()?;
         }
         let unpack = |upper| {
             let archive = initrd::open_archive(&source.file, layer.offset, layer.length, codec)
@@ -240,6 +283,41 @@ impl<'a> Mounter<'a> {
             unpacked.members, unpacked.dropped
         );
         Ok(())
+    }
+
+    fn need_overlay(&mut self) -> Result<()> {
+        let done = self.loader.need(Module::Overlay);
+        self.lacks_overlay = done.is_err();
+        done
+    }
+
+    /// Writes all layers into one tmpfs where overlayfs is missing and the plan allows it. `error` says why it
+    /// is missing.
+    fn do_without_overlay(&mut self, error: Error) -> Result<()> {
+        #[cfg(feature = "extract")]
+        if let Root::Overlay(upper) = &self.plan.root
+            && self.may_extract_all()
+        {
+            let (options, writable) = match upper {
+                Upper::Tmpfs(options) => (options.as_slice(), true),
+                Upper::None => (&[][..], false),
+                Upper::Device(_) => return Err(error),
+            };
+            warn!("{error}; all layers are written into one tmpfs instead");
+            for mounted in &self.mounted.layers {
+                let directory = layer_directory(mounted.layer.number);
+                unmount(&directory, UnmountFlags::DETACH).during("unmount", &directory)?;
+            }
+            return self.extract_all(options, writable);
+        }
+        Err(error.hint(
+            "rd.layers.backend=extract needs no overlayfs, if nothing but the initrd has layers",
+        ))
+    }
+
+    fn source(&self, layer: &Layer) -> Result<&'a OpenSource> {
+        let missing = || Error::new("mount", layer, "its source is not open");
+        self.sources.get(layer.source).ok_or_else(missing)
     }
 
     /// The root device, if it is a layer, and the layers that are mounted already.
@@ -266,8 +344,9 @@ impl<'a> Mounter<'a> {
                 bind_kernel_layers();
                 return Ok("/");
             }
+            _ if self.mounted.single => return Ok(SYSROOT),
             // It is mounted there.
-            Root::Device => return Ok(SYSROOT),
+            Root::Device | Root::Extracted { .. } => return Ok(SYSROOT),
             Root::Layer | Root::Overlay(_) => create_directory(SYSROOT)?,
         }
         let lower = self.lower();
@@ -276,7 +355,10 @@ impl<'a> Mounter<'a> {
         };
         match &self.plan.root {
             Root::Overlay(upper) => {
-                self.loader.need(Module::Overlay)?;
+                if let Err(error) = self.need_overlay() {
+                    self.do_without_overlay(error)?;
+                    return Ok(SYSROOT);
+                }
                 self.mounted.upper = self.mount_overlay(&lower, upper)?;
                 if let Some(device) = &self.mounted.device {
                     systemd::link_volatile_root(&device.node);

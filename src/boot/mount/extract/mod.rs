@@ -34,6 +34,9 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
 
+/// The memory that a tmpfs takes for a file beside its pages: inode, directory entry and name.
+const FILE_MEMORY: u64 = 1024;
+
 /// Where an image is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Onto {
@@ -81,8 +84,17 @@ pub fn extract(
     })
 }
 
-/// The bytes that the files of an image take in a tmpfs, in whole pages, and the number of its files. Holes
-/// count where `holes` is set, which spares looking for them.
+/// The bytes of memory that the files of an image take in a tmpfs. Holes count where `holes` is set, which
+/// spares looking for them.
+///
+/// # Errors
+/// The image is damaged.
+pub fn needed_memory(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<u64> {
+    let (bytes, files) = needed(bytes, superblock, holes)?;
+    Ok(bytes.saturating_add(files.saturating_mul(FILE_MEMORY)))
+}
+
+/// The bytes that the files of an image take, in whole pages, and the number of its files.
 ///
 /// # Errors
 /// The image is damaged.

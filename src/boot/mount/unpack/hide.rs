@@ -27,8 +27,8 @@ pub fn remove(name: &[u8]) -> Result<(), Errno> {
 }
 
 /// Removes all that the layers below have in the directory `name`, and leaves what is of this layer:
-/// that is in `changes`, the directory that takes what is changed at `/`.
-pub fn all_below(name: &[u8], changes: &OwnedFd) -> Result<(), Errno> {
+/// that is in `changes`, the directory that takes what is changed at `/`. Without one, nothing is of this layer.
+pub fn all_below(name: &[u8], changes: Option<&OwnedFd>) -> Result<(), Errno> {
     // A directory that is not there hides nothing.
     let directory = match open(
         if name.is_empty() { b"." } else { name },
@@ -49,12 +49,8 @@ pub fn all_below(name: &[u8], changes: &OwnedFd) -> Result<(), Errno> {
     } else {
         inside
     };
-    clear(
-        &path,
-        openat(changes, inside, DIRECTORY, Mode::empty())
-            .ok()
-            .as_ref(),
-    )
+    let ours = changes.and_then(|changes| openat(changes, inside, DIRECTORY, Mode::empty()).ok());
+    clear(&path, ours.as_ref())
 }
 
 /// Removes what is in `directory` and not in `ours`, which is the part of it that is of this layer.

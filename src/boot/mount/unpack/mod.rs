@@ -71,6 +71,23 @@ pub fn unpack<I: Skip>(mut archive: Archive<I>, changes: Option<OwnedFd>) -> Res
     result.map(|()| unpacker.done)
 }
 
+/// Removes everything in the directories that an archive marks as opaque: what the layers below have there.
+pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
+    loop {
+        match archive.next_member()? {
+            Next::Member(member) if member.counts() => {
+                let (parent, last) = split(&member.name);
+                if last == OPAQUE && member.header.file_type() == libc::S_IFREG {
+                    hide::all_below(parent, None)
+                        .during("clear", format_args!("directory {}", shown(parent)))?;
+                }
+            }
+            Next::Member(_) | Next::Trailer => {}
+            Next::End => return Ok(()),
+        }
+    }
+}
+
 struct Unpacker {
     /// What of the tree is not of the layers below.
     changes: Option<OwnedFd>,
@@ -264,7 +281,7 @@ impl Unpacker {
         }
         match header.file_type() {
             libc::S_IFREG if last == OPAQUE => Some(match &self.changes {
-                Some(changes) => hide::all_below(parent, changes),
+                Some(changes) => hide::all_below(parent, Some(changes)),
                 None => Ok(()),
             }),
             libc::S_IFCHR if device(header) == 0 => Some(hide::remove(name)),

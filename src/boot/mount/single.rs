@@ -1,0 +1,129 @@
+//! All layers in one tmpfs: no overlayfs, no EROFS, no loop device and no kernel module is needed.
+
+use std::fs::File;
+
+use log::info;
+use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, mount_remount, unmount};
+
+use super::context::FsContext;
+use super::extract::{self, Onto};
+use super::paths::{SYSROOT, create_directory};
+use super::unpack;
+use super::{MountMethod, MountedLayer, Mounter, archive};
+use crate::bytes::Part;
+use crate::error::{Context, Error, Result};
+use crate::initrd;
+use crate::plan::{Content, Layer};
+use crate::sys::process::run_chrooted;
+
+impl<'a> Mounter<'a> {
+    /// Writes every layer into a tmpfs at [`SYSROOT`], the lowest first, each over what is there as overlayfs
+    /// would show it.
+    pub(super) fn extract_all(&mut self, options: &[String], writable: bool) -> Result<()> {
+        create_directory(SYSROOT)?;
+        let mount = || {
+            let context = FsContext::new("tmpfs")?;
+            context.string("source", "root")?;
+            // The default of half the memory does not depend on what the layers need.
+            context.string("size", "100%")?;
+            context.string("nr_inodes", "0")?;
+            context.string("mode", "0755")?;
+            options
+                .iter()
+                .try_for_each(|option| context.option(option))?;
+            context.mount(MountAttrFlags::empty())?.attach(SYSROOT)
+        };
+        mount().during("make", "the tmpfs for all layers (rd.overlay=)")?;
+        self.mounted.single = true;
+        self.mounted.layers.clear();
+        for layer in &self.plan.layers {
+            let method = match &layer.content {
+                Content::Cpio { .. } => self.unpack_into_root(layer)?,
+                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, Onto::Root)?,
+            };
+            self.mounted.layers.push(MountedLayer { layer, method });
+        }
+        if !writable {
+            mount_remount(SYSROOT, MountFlags::RDONLY, "").during("remount read-only", SYSROOT)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every layer may be extracted: `rd.layers.backend=` may leave this backend out, and a root device
+    /// is no image.
+    pub(super) fn may_extract_all(&self) -> bool {
+        let may = |layer: &Layer| match &layer.content {
+            Content::Erofs { backends, .. } => backends.iter().any(|backend| backend.is_extract()),
+            Content::Cpio { .. } => true,
+        };
+        self.plan.device.is_none() && self.plan.layers.iter().all(may)
+    }
+
+    /// Writes the files of an EROFS layer into a directory.
+    pub(super) fn extract_layer(
+        &self,
+        layer: &Layer,
+        target: &str,
+        onto: Onto,
+    ) -> Result<MountMethod> {
+        let Content::Erofs { superblock, .. } = &layer.content else {
+            return Err(Error::new("extract", layer, "it is no EROFS image"));
+        };
+        let source = self.source(layer)?;
+        let image = Part::new(&source.file, layer.offset, layer.length);
+        let needed = |holes| extract::needed_memory(&image, superblock, holes);
+        let work = || {
+            // Holes take no memory, and it takes time to find them.
+            if archive::check_memory(layer, needed(true)?).is_err() {
+                archive::check_memory(layer, needed(false)?)?;
+            }
+            let directory = File::open(target).during("open", target)?;
+            extract::extract(&image, superblock, directory.into(), onto)
+        };
+        let done = work().during("extract", layer)?;
+        info!(
+            "{layer}: extracted, {} files, {} bytes",
+            done.files, done.bytes
+        );
+        Ok(MountMethod::Extracted)
+    }
+
+    /// Writes the files of an EROFS layer into a tmpfs of its own, for the overlay.
+    pub(super) fn extract_own(&self, layer: &Layer, target: &str) -> Result<MountMethod> {
+        archive::mount_tmpfs(&layer.name, target)?;
+        let extracted = self.extract_layer(layer, target, Onto::Layer);
+        if extracted.is_err() {
+            // Half of a layer is not shown to anyone; the error is that of the extraction.
+            let _ = unmount(target, UnmountFlags::DETACH);
+        }
+        let method = extracted?;
+        mount_remount(target, MountFlags::RDONLY, "").during("remount read-only", target)?;
+        Ok(method)
+    }
+
+    /// Unpacks an archive over what is there.
+    fn unpack_into_root(&self, layer: &Layer) -> Result<MountMethod> {
+        let Content::Cpio { codec, memory, .. } = &layer.content else {
+            return Err(Error::new("unpack", layer, "it is no archive"));
+        };
+        archive::check_memory(layer, *memory)?;
+        let source = self.source(layer)?;
+        let open = || {
+            initrd::open_archive(&source.file, layer.offset, layer.length, *codec)
+                .during("open", layer)
+        };
+        let work = || {
+            // An opaque directory hides the layers below, and not what this archive has for it.
+            unpack::clear_opaque(open()?)?;
+            unpack::unpack(open()?, None)
+        };
+        let unpacked = run_chrooted(SYSROOT, work)
+            .during("enter", SYSROOT)?
+            .during("unpack", layer)?;
+        info!(
+            "{layer}: unpacked, {} members, {} not created",
+            unpacked.members, unpacked.dropped
+        );
+        Ok(MountMethod::Unpacked)
+    }
+}
