@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod device_spec;
+pub mod feature;
 
 pub mod cmdline;
 

@@ -12,9 +12,11 @@ use std::str::FromStr;
 
 use super::backend::{self, Backend};
 use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
+use super::feature::{DISK, Feature, SYSTEMD, WATCHDOG};
 use crate::text::{Words, items};
 
 /// How a word is read.
+#[derive(Clone, Copy)]
 enum Read {
     /// `word=VALUE`.
     Value(fn(&mut Reader, &str)),
@@ -24,9 +26,19 @@ enum Read {
     Flag(fn(&mut Reader, bool)),
     /// `word` or `word=VALUE`.
     Either(fn(&mut Reader, Option<&str>)),
+    /// With or without a value it has no effect but this warning.
+    Off(&'static str),
 }
 
-use Read::{Bare, Either, Flag, Value};
+use Read::{Bare, Either, Flag, Off, Value};
+
+/// `read` for a word that needs a cargo feature.
+const fn needs(feature: Feature, read: Read) -> Read {
+    match feature.is_on {
+        true => read,
+        false => Off(feature.missing),
+    }
+}
 
 /// What people are told of a word.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +81,7 @@ words! {
     "A device that becomes the lowest layer; without layers, the root itself: /dev/vda1, UUID=, LABEL=, \
      PARTUUID= (with /PARTNROFF=N), PARTLABEL=, /dev/disk/by-uuid/... and so on, 8:1 or 0801. Two devices \
      that match are an error.",
-    Value(|r, device| r.options.root = nonempty(device));
+    needs(DISK, Value(|r, device| r.options.root = nonempty(device)));
 
     "rootfstype", "=TYPE[,TYPE...]", "from the superblock",
     "Filesystem types to try for root=. auto reads the superblock.",
@@ -148,11 +160,11 @@ words! {
 
     "rd.watchdog", "[=DEVICE|=0|=1]", "0",
     "Start this watchdog (/dev/watchdog without a value), and ping it until the real init starts.",
-    Either(Reader::watchdog);
+    needs(WATCHDOG, Either(Reader::watchdog));
 
     "rd.timestamps", "[=0|1]", "1",
     "Tell systemd when the initramfs began.",
-    Flag(|r, on| r.options.timestamps = on);
+    needs(SYSTEMD, Flag(|r, on| r.options.timestamps = on));
 
     "rd.debug", "[=0|1]", "0",
     "Log everything that is tried and refused, at a level that the console shows.",
@@ -241,6 +253,7 @@ impl Reader {
             (Some(Value(read)), Some(value)) => read(self, value),
             (Some(Bare(read)), None) => read(self),
             (Some(Either(read)), value) => read(self, value),
+            (Some(Off(why)), value) => self.problem(value, why),
             (Some(Flag(read)), value) => match boolean(value) {
                 Some(on) => read(self, on),
                 None => self.problem(value, "neither yes nor no; ignored"),

@@ -1,10 +1,12 @@
-//! Without the feature `disk`: no device can be mounted.
+//! Without the feature `disk`: no device can be mounted. The plan names none, because [`crate::plan::words`]
+//! ignores `root=` and the plan refuses a device in `rd.overlay=`.
 
 use super::context::Mount;
 use crate::error::{Error, Result};
 use crate::module::loader::Loader;
 use crate::plan::Device;
 use crate::plan::cmdline::Options;
+use crate::plan::feature::DISK;
 
 /// A mounted device, of which there are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +48,5 @@ impl DeviceFinder {
 }
 
 fn no_disks(device: &Device) -> Error {
-    Error::new(
-        "mount",
-        &device.spec,
-        "this /init is built without disks (feature disk)",
-    )
+    Error::new("mount", &device.spec, DISK.missing)
 }

@@ -1,15 +1,12 @@
-//! Without the feature `watchdog`: there is none to ping. The command line asks for none, because
-//! [`crate::plan::words`] refuses `rd.watchdog`.
+//! Without the feature `watchdog`. [`crate::plan::words`] ignores `rd.watchdog` then, so that there is never a
+//! watchdog to ping.
 
 use crate::error::{Error, Result};
+use crate::plan::feature::WATCHDOG;
 
 /// Fails.
 pub fn start(path: &str) -> Result<()> {
-    Err(Error::new(
-        "open watchdog",
-        path,
-        "this /init is built without watchdogs (feature watchdog)",
-    ))
+    Err(Error::new("open watchdog", path, WATCHDOG.missing))
 }
 
 /// Pings nothing.
