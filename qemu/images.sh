@@ -369,7 +369,7 @@ image_hidden() { cat "$(loader)" "$(layer base)" "$(layer hidden)" >"$out"; }
 # and as much again in a layer that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
-# More of it than is given back before the real init is started.
+# More of it than is freed before the real init starts.
 image_ballast_more() { cat "$(archive ballast)" "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
 
 # The archive's bytes in 2000 files.

@@ -83,7 +83,8 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         false => plan::plan(&sources, &options)?,
     };
     plan.warnings().for_each(|warning| warn!("{warning}"));
-    plan.alarms().for_each(|alarm| kmsg::warn_on_console(alarm));
+    plan.urgent_warnings()
+        .for_each(|warning| kmsg::warn_on_console(warning));
     debug!("{plan}");
     rescue::break_at(Break::Plan, &options);
     times.end("plan");

@@ -35,16 +35,16 @@ impl Drivers {
         let work = move || {
             let mut loader = Loader::new(&kernel_release(), &options);
             loader.load_pre();
-            let mut follow = |modaliases: &[String]| loader.follow(modaliases);
+            let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
             let mut search = Search::new();
             // A driver may add devices: those behind a bridge, for example.
-            while search.coldplug(&mut follow) {}
+            while search.coldplug(&mut load) {}
             // The shell may have started without waiting any longer.
             let _ = loaded.send(());
             while watch.strong_count() > 0 {
                 let until = Instant::now().checked_add(CHECK_INTERVAL);
                 if search
-                    .hotplug(until.unwrap_or_else(Instant::now), &mut follow)
+                    .hotplug(until.unwrap_or_else(Instant::now), &mut load)
                     .is_err()
                 {
                     break;

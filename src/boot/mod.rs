@@ -1,6 +1,6 @@
 //! The steps of the boot, as src/bin/init.rs calls them.
 //!
-//! A step of a cargo feature that is off has a stand-in in `without/`, which does nothing or fails.
+//! A step of a cargo feature that is off has a stand-in, NAME_off.rs, which does nothing or fails.
 
 pub mod clock;
 pub mod console;
@@ -10,9 +10,9 @@ pub mod priority;
 
 pub mod resolve;
 pub mod setup;
-#[cfg_attr(not(feature = "systemd"), path = "without/systemd.rs")]
+#[cfg_attr(not(feature = "systemd"), path = "systemd_off.rs")]
 pub mod systemd;
-#[cfg_attr(not(feature = "watchdog"), path = "without/watchdog.rs")]
+#[cfg_attr(not(feature = "watchdog"), path = "watchdog_off.rs")]
 pub mod watchdog;
 
 pub mod source;
@@ -23,7 +23,7 @@ pub mod verify_init;
 
 pub mod switch_root;
 
-#[cfg_attr(not(feature = "disk"), path = "without/drivers.rs")]
+#[cfg_attr(not(feature = "disk"), path = "drivers_off.rs")]
 pub mod drivers;
 pub mod report;
 

@@ -1,4 +1,4 @@
-//! What is on each device, read once as long as it stays the same.
+//! Caches the superblocks and partition tables of devices.
 
 use std::fmt::Write as _;
 
@@ -9,18 +9,18 @@ use crate::error::{Context, Result};
 use crate::format::superblock::partition::{self, Partition, Scheme, Table};
 use crate::format::superblock::{self, Volume};
 
-/// Devices that a message lists at most.
+/// Most devices that a message lists.
 const LISTED_MAX: usize = 40;
 
-/// What the devices were found to hold.
+/// The superblocks and partition tables that were read.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct ContentCache {
     volumes: Vec<(Device, Vec<Volume>)>,
     tables: Vec<(Device, Option<Table>)>,
 }
 
-impl Contents {
-    /// The superblocks on `device`. What cannot be read now is tried again the next time.
+impl ContentCache {
+    /// The superblocks on `device`. The next call retries what cannot be read.
     pub fn volumes(&mut self, device: &Device) -> Result<Vec<Volume>> {
         if let Some((_, volumes)) = self.volumes.iter().find(|(known, _)| known == device) {
             return Ok(volumes.clone());
@@ -55,19 +55,20 @@ impl Contents {
             return Ok(None);
         };
         let table = self.table(&disk)?;
-        // The kernel's own partitions may come from another table than ours, or from a program.
+        // The kernel's partitions can come from another table than the one read here, or from a program
+        // (partx).
         let same = |entry: &&Partition| entry.number == slice.number && entry.start == slice.start;
         Ok(table.and_then(|table| table.partitions.iter().find(same).cloned()))
     }
 
-    /// Forgets what was on the device whose node is `node`, since it changed; or everything.
-    pub(super) fn forget(&mut self, node: Option<&str>) {
+    /// Drops what was read from the device with this node, or everything.
+    pub(super) fn invalidate(&mut self, node: Option<&str>) {
         let other = |device: &Device| node.is_some_and(|node| device.node != node);
         self.volumes.retain(|(device, _)| other(device));
         self.tables.retain(|(device, _)| other(device));
     }
 
-    /// The devices as a message lists them: names, sizes, what is on them.
+    /// Lists devices for a message: name, size and contents.
     pub fn list(&mut self, devices: &[Device]) -> String {
         let mut text = String::new();
         let mut shown = 0usize;
@@ -104,13 +105,13 @@ impl Contents {
                 let _ = write!(text, ", {error}");
             }
             Ok(volumes) if volumes.is_empty() => text.push_str(match self.table(device) {
-                _ if device.partition.is_some() => ", nothing known on it",
+                _ if device.partition.is_some() => ", no known filesystem",
                 Ok(Some(table)) => match table.scheme {
                     Scheme::Gpt => ", GPT",
                     Scheme::GptBackup => ", damaged GPT",
                     Scheme::Mbr => ", MBR",
                 },
-                _ => ", nothing known on it",
+                _ => ", no known filesystem",
             }),
             Ok(volumes) => {
                 for volume in volumes {
@@ -129,22 +130,22 @@ impl Contents {
     }
 }
 
-/// A device that nobody has set up: not worth a word.
+/// Whether a device is not set up, so that messages omit it.
 fn is_idle(device: &Device) -> bool {
     let named = |prefix: &&str| device.name.starts_with(*prefix);
-    let waiting = device.size == 0 && ["loop", "zram", "nbd", "dm-", "md"].iter().any(named);
-    waiting || named(&"ram")
+    let unused = device.size == 0 && ["loop", "zram", "nbd", "dm-", "md"].iter().any(named);
+    unused || named(&"ram")
 }
 
-/// Whether a search by content looks at it. Ramdisks are empty, and a floppy drive without a
-/// floppy takes seconds to say so.
+/// Whether a search reads the device. Ramdisks are empty, and a floppy drive without a floppy takes seconds
+/// to fail.
 pub(super) fn is_worth_reading(device: &Device) -> bool {
     /// Documentation/admin-guide/devices.txt.
     const FLOPPY_MAJOR: u32 = 2;
     device.size > 0 && device.major != FLOPPY_MAJOR && !device.name.starts_with("ram")
 }
 
-/// Bytes with a binary unit and one decimal, rounded down.
+/// Formats bytes with a binary unit and one decimal, rounded down.
 fn size(bytes: u64) -> String {
     let units = [
         (1u64 << 40, "TiB"),

@@ -1,53 +1,52 @@
-//! Which of the devices a word of the command line names.
+//! Matches devices against the specification on the command line.
 
 use std::path::PathBuf;
 
 use log::{debug, warn};
 
-use super::contents::{Contents, is_worth_reading};
-use super::{Device, Wanted};
+use super::contents::{ContentCache, is_worth_reading};
+use super::{Device, DeviceQuery};
 use crate::error::{Error, Result};
 use crate::format::superblock::Volume;
 use crate::plan::device_spec::Spec;
 
-/// A device that was found.
+/// A device that matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct MatchedDevice {
     /// The device.
     pub device: Device,
     /// Its node, which exists.
     pub path: PathBuf,
-    /// What is on it: the superblock that was asked for, else the one to believe first, and then
-    /// those that an earlier use has left behind. Empty where nothing is known, or it could not be
-    /// read.
+    /// The superblocks on it. First the one that matches the query, else the most credible one; then
+    /// leftovers of earlier filesystems. Empty if none is known or the device cannot be read.
     pub volumes: Vec<Volume>,
-    /// Why it could not be read, in words: a disk that fails is not one without a filesystem.
+    /// Why it cannot be read: a failing disk must not pass for one without a filesystem.
     pub unread: Option<String>,
-    /// The nodes of the filesystem's other devices (btrfs). A mount wants each as `device=`.
+    /// The nodes of the other devices of the filesystem (btrfs). The mount needs a `device=` option for each.
     pub companions: Vec<PathBuf>,
 }
 
-impl Found {
-    /// How many devices of its filesystem were found.
+impl MatchedDevice {
+    /// The number of devices of its filesystem that were found.
     pub(super) fn devices(&self) -> usize {
         self.companions.len().saturating_add(1)
     }
 
-    /// The superblock to believe.
+    /// The superblock to use.
     pub fn volume(&self) -> Option<&Volume> {
         self.volumes.first()
     }
 
-    /// Refuses what is recognised as no filesystem, with the reason.
-    pub fn mountable(&self) -> Result<()> {
+    /// Returns an error if the contents are known but cannot be mounted (swap, LUKS, LVM, RAID).
+    pub fn check_mountable(&self) -> Result<()> {
         match self.volume().and_then(|volume| volume.kind.refusal()) {
             Some(why) => Err(Error::new("mount", self.path.display(), why)),
             None => Ok(()),
         }
     }
 
-    /// The same filesystem, mounted by another of its devices.
-    fn starting_at(mut self, device: &Device) -> Result<Self> {
+    /// The same filesystem, with `device` as the device to mount.
+    fn with_first(mut self, device: &Device) -> Result<Self> {
         let path = device.node()?;
         if let Some(at) = self.companions.iter().position(|other| *other == path)
             && let Some(other) = self.companions.get_mut(at)
@@ -59,17 +58,21 @@ impl Found {
     }
 }
 
-/// What one look at the devices comes to.
-pub(super) enum Look {
-    There(Box<Found>),
-    NotYet,
-    /// Some of the devices of a filesystem, and how many it has.
-    Incomplete(Box<Found>, u64),
+/// The result of matching the current devices.
+pub(super) enum MatchResult {
+    Complete(Box<MatchedDevice>),
+    NotFound,
+    /// Some devices of the filesystem are missing: what was found, and how many there are in total.
+    Incomplete(Box<MatchedDevice>, u64),
 }
 
-impl Contents {
-    /// Looks for what is `wanted` among `devices`.
-    pub(super) fn look(&mut self, wanted: Wanted<'_>, devices: &[Device]) -> Result<Look> {
+impl ContentCache {
+    /// Searches `devices` for the one that `wanted` names.
+    pub(super) fn find(
+        &mut self,
+        wanted: DeviceQuery<'_>,
+        devices: &[Device],
+    ) -> Result<MatchResult> {
         let candidates = match wanted.spec {
             Spec::Name(name) => by_path(name, devices),
             Spec::Number { major, minor } => devices
@@ -89,20 +92,20 @@ impl Contents {
             Spec::PartLabel(label) => self.partitions(devices, |entry| entry.has_label(label)),
             Spec::Uuid(uuid) => return self.by_volume(wanted, devices, |v| v.has_uuid(uuid)),
             Spec::Label(label) => {
-                let fits = |volume: &Volume| volume.label.as_deref() == Some(label);
-                return self.by_volume(wanted, devices, fits);
+                let matches = |volume: &Volume| volume.label.as_deref() == Some(label);
+                return self.by_volume(wanted, devices, matches);
             }
         };
         match candidates.as_slice() {
-            [] => Ok(Look::NotYet),
-            [device] if device.size == 0 => Ok(Look::NotYet),
+            [] => Ok(MatchResult::NotFound),
+            [device] if device.size == 0 => Ok(MatchResult::NotFound),
             [device] => {
                 let (volumes, unread) = match self.volumes(device) {
                     Ok(volumes) => (volumes, None),
-                    // No medium yet, or one that a drive takes its time for.
+                    // No medium, or the drive is still reading it.
                     Err(error) if device.is_removable() => {
                         debug!("{error}");
-                        return Ok(Look::NotYet);
+                        return Ok(MatchResult::NotFound);
                     }
                     Err(error) => {
                         warn!("{error}");
@@ -117,28 +120,30 @@ impl Contents {
                     }),
                 ) = (share, volumes.first())
                 {
-                    // The other devices of the same filesystem have to be there too.
+                    // The mount needs the other devices of the filesystem, too.
                     let uuid = uuid.clone();
                     let found = self.by_volume(wanted, devices, |v| v.has_uuid(&uuid))?;
                     return Ok(match found {
-                        Look::There(found) => Look::There(Box::new(found.starting_at(device)?)),
-                        Look::Incomplete(found, of) => {
-                            Look::Incomplete(Box::new(found.starting_at(device)?), of)
+                        MatchResult::Complete(found) => {
+                            MatchResult::Complete(Box::new(found.with_first(device)?))
                         }
-                        Look::NotYet => Look::NotYet,
+                        MatchResult::Incomplete(found, of) => {
+                            MatchResult::Incomplete(Box::new(found.with_first(device)?), of)
+                        }
+                        MatchResult::NotFound => MatchResult::NotFound,
                     });
                 }
-                there(device, volumes, unread, Vec::new())
+                complete(device, volumes, unread, Vec::new())
             }
             several => Err(self.refuse_to_guess(wanted, several)),
         }
     }
 
-    /// The partitions whose entry in the table fits. A table that cannot be read holds none.
+    /// The partitions whose entry in the partition table matches. None if the table cannot be read.
     fn partitions<'a>(
         &mut self,
         devices: &'a [Device],
-        fits: impl Fn(&Entry) -> bool,
+        matches: impl Fn(&Entry) -> bool,
     ) -> Vec<&'a Device> {
         let mut found = Vec::new();
         for device in devices.iter().filter(|device| device.partition.is_some()) {
@@ -146,7 +151,7 @@ impl Contents {
                 uuid: device.part_uuid.clone(),
                 label: device.part_name.clone(),
             };
-            // Linux 6.12 tells the name of a GPT partition, and no identifier.
+            // sysfs of Linux 6.12 has the name of a GPT partition, but no UUID.
             if entry.uuid.is_none() && is_worth_reading(device) {
                 match self.entry(device) {
                     Ok(Some(read)) => {
@@ -157,25 +162,25 @@ impl Contents {
                     Err(error) => debug!("{error}"),
                 }
             }
-            if fits(&entry) {
+            if matches(&entry) {
                 found.push(device);
             }
         }
         found
     }
 
-    /// The devices with a superblock that fits.
+    /// The devices with a superblock that matches.
     fn by_volume(
         &mut self,
-        wanted: Wanted<'_>,
+        wanted: DeviceQuery<'_>,
         devices: &[Device],
-        fits: impl Fn(&Volume) -> bool,
-    ) -> Result<Look> {
+        matches: impl Fn(&Volume) -> bool,
+    ) -> Result<MatchResult> {
         let mut found: Vec<(&Device, Vec<Volume>)> = Vec::new();
         for device in devices.iter().filter(|device| is_worth_reading(device)) {
             match self.volumes(device) {
                 Ok(mut volumes) => {
-                    if let Some(at) = volumes.iter().position(&fits) {
+                    if let Some(at) = volumes.iter().position(&matches) {
                         volumes.swap(0, at);
                         found.push((device, volumes));
                     }
@@ -183,25 +188,25 @@ impl Contents {
                 Err(error) => debug!("{error}"),
             }
         }
-        reduce(&mut found);
+        drop_containers(&mut found);
         match found.as_slice() {
-            [] => Ok(Look::NotYet),
+            [] => Ok(MatchResult::NotFound),
             [(device, volumes)] if volumes.first().is_none_or(|v| v.share.is_none()) => {
-                there(device, volumes.clone(), None, Vec::new())
+                complete(device, volumes.clone(), None, Vec::new())
             }
-            several => match complete(several) {
+            several => match filesystem_devices(several) {
                 Some(of) => {
                     let Some(((device, volumes), others)) = several.split_first() else {
-                        return Ok(Look::NotYet);
+                        return Ok(MatchResult::NotFound);
                     };
                     let others = others.iter().map(|(device, _)| device.node());
                     let others = others.collect::<Result<_>>()?;
-                    let look = there(device, volumes.clone(), None, others)?;
-                    Ok(match look {
-                        Look::There(found) if several.len() as u64 != of => {
-                            Look::Incomplete(found, of)
+                    let result = complete(device, volumes.clone(), None, others)?;
+                    Ok(match result {
+                        MatchResult::Complete(found) if several.len() as u64 != of => {
+                            MatchResult::Incomplete(found, of)
                         }
-                        look => look,
+                        result => result,
                     })
                 }
                 None => {
@@ -212,15 +217,14 @@ impl Contents {
         }
     }
 
-    fn refuse_to_guess(&mut self, wanted: Wanted<'_>, candidates: &[&Device]) -> Error {
+    fn refuse_to_guess(&mut self, wanted: DeviceQuery<'_>, candidates: &[&Device]) -> Error {
         let candidates: Vec<_> = candidates.iter().map(|device| (*device).clone()).collect();
         let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
         Error::new(
             "find",
             wanted,
             format!(
-                "{} devices fit ({}), and this program does not guess; name one by PARTUUID= or by its \
-                 path: {}",
+                "{} devices match ({}), and /init does not guess; name one by PARTUUID= or by path: {}",
                 candidates.len(),
                 names.join(", "),
                 self.list(&candidates)
@@ -229,18 +233,18 @@ impl Contents {
     }
 }
 
-fn there(
+fn complete(
     device: &Device,
     volumes: Vec<Volume>,
     unread: Option<String>,
     companions: Vec<PathBuf>,
-) -> Result<Look> {
+) -> Result<MatchResult> {
     let path = match device.node() {
-        // Gone between the look at sysfs and now; it may come back.
-        Err(_) if Device::by_name(&device.name).is_none() => return Ok(Look::NotYet),
+        // The device disappeared after the enumeration; it may come back.
+        Err(_) if Device::by_name(&device.name).is_none() => return Ok(MatchResult::NotFound),
         done => done?,
     };
-    Ok(Look::There(Box::new(Found {
+    Ok(MatchResult::Complete(Box::new(MatchedDevice {
         device: device.clone(),
         path,
         volumes,
@@ -249,7 +253,7 @@ fn there(
     })))
 }
 
-/// The device whose node is `path` below /dev, or that the device mapper calls so.
+/// The device with the node `path` below /dev, or the one with that name in the device mapper.
 fn by_path<'a>(path: &str, devices: &'a [Device]) -> Vec<&'a Device> {
     let plain = devices
         .iter()
@@ -262,7 +266,7 @@ fn by_path<'a>(path: &str, devices: &'a [Device]) -> Vec<&'a Device> {
     plain.or_else(mapped).into_iter().collect()
 }
 
-/// The partition of the same disk whose number is `offset` more.
+/// The partition of the same disk with a number larger by `offset`.
 fn neighbour<'a>(device: &Device, offset: i32, devices: &'a [Device]) -> Option<&'a Device> {
     let slice = device.partition.as_ref()?;
     let number = slice.number.checked_add_signed(offset)?;
@@ -274,24 +278,24 @@ fn neighbour<'a>(device: &Device, offset: i32, devices: &'a [Device]) -> Option<
     })
 }
 
-/// Of several devices with the same content, leaves out those that hold it for another: a disk
-/// whose partition shows it too (as on images for both CD and USB), and what a mapping is made of.
-fn reduce(found: &mut Vec<(&Device, Vec<Volume>)>) {
+/// Among devices with the same superblock, drops those that contain another of them: disks whose partition
+/// has it, too (hybrid images for CD and USB), and devices below a mapping.
+fn drop_containers(found: &mut Vec<(&Device, Vec<Volume>)>) {
     let disks: Vec<_> = found
         .iter()
         .filter_map(|(device, _)| Some(device.partition.as_ref()?.disk.clone()))
         .collect();
     found.retain(|(device, _)| !disks.contains(&device.name));
     if found.len() > 1 {
-        let free = |(device, _): &(&Device, Vec<Volume>)| !device.is_held();
-        if found.iter().any(free) {
-            found.retain(free);
+        let unheld = |(device, _): &(&Device, Vec<Volume>)| !device.is_held();
+        if found.iter().any(unheld) {
+            found.retain(unheld);
         }
     }
 }
 
-/// Whether these are different devices of one filesystem: of how many.
-fn complete(found: &[(&Device, Vec<Volume>)]) -> Option<u64> {
+/// If these are different devices of one filesystem: how many it has in total.
+fn filesystem_devices(found: &[(&Device, Vec<Volume>)]) -> Option<u64> {
     let (_, volumes) = found.first()?;
     let first = volumes.first()?;
     let of = first.share?.of;
@@ -307,7 +311,7 @@ fn complete(found: &[(&Device, Vec<Volume>)]) -> Option<u64> {
     (members.len() as u64 <= of).then_some(of)
 }
 
-/// What a partition table says of a partition.
+/// UUID and name of a partition.
 struct Entry {
     uuid: Option<String>,
     label: Option<String>,
@@ -320,7 +324,7 @@ impl Entry {
             .is_some_and(|own| own.eq_ignore_ascii_case(uuid))
     }
 
-    /// The kernel keeps seven bits of each character (utf16_le_to_7bit of block/partitions/efi.c).
+    /// The kernel keeps 7 bits of each character (utf16_le_to_7bit in block/partitions/efi.c).
     fn has_label(&self, label: &str) -> bool {
         let narrow = |unit: u16| match (unit & 0x7f) as u8 {
             byte @ 0x20..=0x7e => char::from(byte),

@@ -1,4 +1,4 @@
-//! Drives whose medium can be changed: of discs, of cards.
+//! Drives with removable media: optical drives, card readers.
 
 use std::fs;
 
@@ -6,29 +6,29 @@ use log::debug;
 
 use super::Device;
 
-/// How often the kernel asks the drives for a new medium, in milliseconds, where a drive's driver or
-/// `events_poll_msecs` of its own do not say (Documentation/admin-guide/kernel-parameters.txt).
+/// How often the kernel polls drives for media changes by default, in milliseconds; 0 is off
+/// (Documentation/admin-guide/kernel-parameters.txt).
 const POLLING: &str = "/sys/module/block/parameters/events_dfl_poll_msecs";
 
-/// What udev has them asked for (its 60-block.rules).
-const EVERY: &str = "2000";
+/// The interval that udev sets (60-block.rules), in milliseconds.
+const INTERVAL: &str = "2000";
 
-/// Has the kernel look for new media, as long as this lives: by itself it does not, and the device of a
-/// drive is there without one.
+/// Makes the kernel poll drives for media changes until it is dropped. By default the kernel does not poll,
+/// and a drive has a device even without a medium.
 #[derive(Debug)]
-pub(super) struct Polling {
+pub(super) struct MediaPolling {
     changed: bool,
 }
 
-impl Polling {
+impl MediaPolling {
     pub(super) fn start() -> Self {
         let off = fs::read_to_string(POLLING).is_ok_and(|text| text.trim() == "0");
-        let changed = off && set(EVERY);
+        let changed = off && set(INTERVAL);
         Self { changed }
     }
 }
 
-impl Drop for Polling {
+impl Drop for MediaPolling {
     fn drop(&mut self) {
         if self.changed {
             set("0");
@@ -36,7 +36,7 @@ impl Drop for Polling {
     }
 }
 
-/// Where it cannot be set (sysfs is not writable in a container), a new medium is not noticed.
+/// Without the setting (in a container, sysfs is read-only), a new medium goes unnoticed.
 fn set(milliseconds: &str) -> bool {
     let done = fs::write(POLLING, milliseconds);
     done.inspect_err(|error| debug!("write {POLLING}: {error}"))
@@ -44,13 +44,12 @@ fn set(milliseconds: &str) -> bool {
 }
 
 impl Device {
-    /// Whether its medium can be changed: then what cannot be read is no medium, as a rule.
+    /// Whether the medium is removable: then a failed read usually means that there is none.
     pub(super) fn is_removable(&self) -> bool {
         fs::read_to_string(self.directory().join("removable")).is_ok_and(|text| text.trim() == "1")
     }
 
-    /// Lets the kernel find out what a changed drive holds now: its size and its partitions. It does so when
-    /// somebody opens the drive.
+    /// Makes the kernel read size and partitions of a new medium, which it does when the drive is opened.
     pub(super) fn revalidate(&self) {
         if let Err(error) = self.open() {
             debug!("{error}");

@@ -1,7 +1,7 @@
-//! The block devices of the running kernel, and the wait for one that the command line names.
+//! The block devices of the running kernel, and the search for the one that the command line names.
 //!
-//! Devices come from sysfs (Documentation/ABI/stable/sysfs-block), their nodes from devtmpfs, or
-//! from here where it makes none. What is on them comes from [`crate::format::superblock`].
+//! Devices are enumerated in sysfs (Documentation/ABI/stable/sysfs-block). Their nodes come from devtmpfs;
+//! without it, this program creates them. [`crate::format::superblock`] reads what is on them.
 
 use std::cell::LazyCell;
 use std::os::fd::OwnedFd;
@@ -25,13 +25,13 @@ mod matching;
 
 mod search;
 
-pub use contents::Contents;
-pub use matching::Found;
-pub use search::{DEFAULT_WAIT, Patience, Search, Wanted};
+pub use contents::ContentCache;
+pub use matching::MatchedDevice;
+pub use search::{DEFAULT_WAIT, DeviceQuery, Search, WaitPolicy};
 
 const CLASS: &str = "/sys/class/block";
 
-/// sysfs counts in these, whatever the device's own blocks are.
+/// Bytes of sysfs' unit for sizes, independent of the block size of the device.
 const SECTOR: u64 = 512;
 
 /// Documentation/admin-guide/devices.txt.
@@ -40,34 +40,34 @@ const SCSI_CDROM_MAJOR: u32 = 11;
 /// A block device. Displayed as the path of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its name in sysfs, such as `sda1` or `cciss!c0d0`.
+    /// Name in sysfs, such as `sda1` or `cciss!c0d0`.
     pub name: String,
-    /// Where its node belongs, below /dev: the name with slashes, or what the driver chose.
+    /// Path of the node below /dev: the name with slashes, or the driver's choice.
     pub node: String,
     /// Major number.
     pub major: u32,
     /// Minor number.
     pub minor: u32,
-    /// Length in bytes; 0 for a drive without a medium and a loop device without a file.
+    /// Size in bytes; 0 for a drive without a medium or a loop device without a file.
     pub size: u64,
-    /// Where it lies on its disk, for a partition.
-    pub partition: Option<Slice>,
-    /// PARTUUID, where the kernel tells it (7.2 does, 6.12 does not); else it stands in the table.
+    /// For a partition: where it is on its disk.
+    pub partition: Option<PartitionExtent>,
+    /// PARTUUID if sysfs has it (Linux 7.2 does, 6.12 does not); else only the partition table has it.
     pub part_uuid: Option<String>,
-    /// PARTLABEL in the kernel's spelling: other characters than those of ASCII are mangled.
+    /// PARTLABEL as the kernel spells it, with mangled non-ASCII characters.
     pub part_name: Option<String>,
-    /// Counts each medium of each disk, from Linux 5.14; else 0.
+    /// The kernel's sequence number of disk and medium (Linux 5.14 and newer; else 0).
     pub disk_sequence: u64,
 }
 
-/// A partition's place.
+/// Where a partition is on its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// The partition's number.
+pub struct PartitionExtent {
+    /// Partition number.
     pub number: u32,
-    /// The disk's name in sysfs.
+    /// Name of the disk in sysfs.
     pub disk: String,
-    /// Where the partition starts, in bytes.
+    /// Start on the disk, in bytes.
     pub start: u64,
 }
 
@@ -77,17 +77,17 @@ impl fmt::Display for Device {
     }
 }
 
-/// Every block device that has a number, by number. One that goes away meanwhile is left out.
+/// Every block device that has a device number, sorted by number. Skips devices that disappear meanwhile.
 pub fn enumerate() -> Result<Vec<Device>> {
     let entries = match fs::read_dir(CLASS) {
-        // A kernel whose block drivers are all modules; they are coming.
+        // No block driver is loaded yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.during("read", CLASS)?,
     };
     let mut devices: Vec<_> = entries
         .filter_map(|entry| Device::by_name(entry.ok()?.file_name().to_str()?))
         .collect();
-    // What this program has made of the initrd is no candidate.
+    // This program's own loop devices for layers are no candidates.
     let sources = LazyCell::new(layer_sources);
     devices.retain(|device| {
         let file = device.backing_file();
@@ -97,7 +97,7 @@ pub fn enumerate() -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// The files that layers come from. In /layers there may be links.
+/// The files that hold layers. /layers may contain symbolic links.
 fn layer_sources() -> Vec<PathBuf> {
     let files = fs::read_dir(Place::LAYERS).into_iter().flatten().flatten();
     let initrd = [Place::Initrd, Place::InitrdImage].map(|place| place.path().into());
@@ -108,17 +108,17 @@ fn layer_sources() -> Vec<PathBuf> {
 }
 
 impl Device {
-    /// The device that sysfs has under `name`.
+    /// The device with this name in sysfs; `None` if there is none.
     pub fn by_name(name: &str) -> Option<Self> {
         let directory = Path::new(CLASS).join(name);
         let number = |file: &str| {
             let text = fs::read_to_string(directory.join(file)).ok()?;
             text.trim().parse::<u64>().ok()
         };
-        // A name in an old partition table can be of any bytes.
+        // Names in old partition tables can contain any bytes.
         let uevent = fs::read(directory.join("uevent")).ok()?;
         let uevent = String::from_utf8_lossy(&uevent);
-        // The first of two counts: such a name can hold lines, too, and comes last.
+        // The first match wins: such a name can contain lines of its own, and comes last.
         let text = |key: &str| {
             let mut values = uevent
                 .lines()
@@ -131,7 +131,7 @@ impl Device {
                 Some(node) => node.into(),
                 None => name.replace('!', "/"),
             },
-            // A path of multipath NVMe is hidden, and has no number.
+            // The hidden paths of multipath NVMe have no number.
             major: text("MAJOR")?.parse().ok()?,
             minor: text("MINOR")?.parse().ok()?,
             size: number("size")?.saturating_mul(SECTOR),
@@ -141,9 +141,9 @@ impl Device {
             disk_sequence: text("DISKSEQ").and_then(|n| n.parse().ok()).unwrap_or(0),
         };
         if let Some(number_in_table) = text("PARTN").and_then(|n| n.parse().ok()) {
-            // The link leads to .../sda/sda1.
+            // The link's target ends in sda/sda1.
             let link = fs::read_link(&directory).ok()?;
-            device.partition = Some(Slice {
+            device.partition = Some(PartitionExtent {
                 number: number_in_table,
                 disk: link.parent()?.file_name()?.to_str()?.into(),
                 start: number("start")?.saturating_mul(SECTOR),
@@ -152,18 +152,18 @@ impl Device {
         Some(device)
     }
 
-    /// The device with this number.
+    /// The device with this device number.
     pub fn by_number(major: u32, minor: u32) -> Option<Self> {
         let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         Self::by_name(link.file_name()?.to_str()?)
     }
 
-    /// Whether it has gone away since, or has another medium.
+    /// Whether the device has disappeared or its medium has changed.
     pub fn is_gone(&self) -> bool {
         Self::by_name(&self.name).is_none_or(|now| now.disk_sequence != self.disk_sequence)
     }
 
-    /// What a loop device shows, without links on the way.
+    /// The backing file of a loop device, with symbolic links resolved.
     fn backing_file(&self) -> Option<PathBuf> {
         if !self.name.starts_with("loop") {
             return None;
@@ -172,19 +172,19 @@ impl Device {
         fs::canonicalize(path.trim_end()).ok()
     }
 
-    /// The name that the device mapper gives it below /dev/mapper.
+    /// The name below /dev/mapper.
     pub(crate) fn mapped_name(&self) -> Option<String> {
         let file = self.directory().join("dm/name");
         Some(fs::read_to_string(file).ok()?.trim_end().into())
     }
 
-    /// Whether another device is made of this one: a RAID, a mapping.
+    /// Whether another device uses this one (RAID, device mapper).
     pub(crate) fn is_held(&self) -> bool {
         fs::read_dir(self.directory().join("holders"))
             .is_ok_and(|mut holders| holders.next().is_some())
     }
 
-    /// Bytes of a logical block.
+    /// Size of a logical block in bytes.
     pub(crate) fn sector_size(&self) -> u64 {
         fs::read_to_string(self.directory().join("queue/logical_block_size"))
             .ok()
@@ -196,7 +196,11 @@ impl Device {
         Path::new(CLASS).join(&self.name)
     }
 
-    /// The path of its node, which is made if it is not there.
+    /// The path of the node, which is created if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Another file is in its place, the device is gone, or the node cannot be created.
     pub fn node(&self) -> Result<PathBuf> {
         let path = Path::new("/dev").join(&self.node);
         let device = makedev(self.major, self.minor);
@@ -208,14 +212,14 @@ impl Device {
                 return Err(Error::new(
                     "use",
                     path.display(),
-                    "something else stands where the device's node belongs",
+                    "another file is in the place of the device node",
                 ));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).during("stat", path.display()),
         }
-        // devtmpfs takes the node away with the device. One made after that would stay, and be in the
-        // way of the next device of that name.
+        // devtmpfs removes the node together with the device. A node created after that would remain and block
+        // the next device of that name.
         if Self::by_number(self.major, self.minor).is_none_or(|now| now.name != self.name) {
             return Err(Error::new("use", path.display(), "the device is gone"));
         }
@@ -233,11 +237,15 @@ impl Device {
         Ok(path)
     }
 
-    /// Opens it for reading. ENOMEDIUM for a drive without a disc: such a drive says that it has 1 GiB, and
-    /// each attempt to read that is worth ten lines to the kernel.
+    /// Opens the device for reading.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEDIUM for a CD drive without a disc. Such a drive reports 1 GiB, and the kernel logs ten lines for
+    /// each attempt to read it.
     pub fn open(&self) -> Result<Opened> {
         let path = self.node()?;
-        // Without NONBLOCK a CD drive would pull its tray in and wait for the disc.
+        // Without NONBLOCK, a CD drive closes its tray and waits for the disc.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file: OwnedFd = open(&path, flags, Mode::empty()).during("open", path.display())?;
         if self.major == SCSI_CDROM_MAJOR && cdrom::is_empty(&file) {

@@ -1,14 +1,14 @@
-//! The wait for a device that the command line names.
+//! Waits for the device that the command line names.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use super::contents::Contents;
-use super::matching::{Found, Look};
-use super::media::Polling;
-use super::uevent::{Event, Listener, News, pause};
+use super::contents::ContentCache;
+use super::matching::{MatchResult, MatchedDevice};
+use super::media::MediaPolling;
+use super::uevent::{Event, EventBatch, Listener, poll_until};
 use super::{Device, enumerate};
 use crate::error::{Error, Result};
 use crate::module::sysfs;
@@ -16,28 +16,27 @@ use crate::plan;
 use crate::plan::cmdline::{Options, Wait};
 use crate::plan::device_spec::Spec;
 
-/// How long a device may take where the command line does not say. USB disks and slow controllers
-/// come within a few seconds; after that somebody should see a message.
+/// How long to wait for a device by default. USB disks and slow controllers appear within a few seconds.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
-/// How often a wait says what it waits for.
-const REPORT: Duration = Duration::from_secs(5);
+/// Interval of the messages while waiting.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often the devices are looked at on a kernel that announces none (without CONFIG_NET).
-const BLIND: Duration = Duration::from_millis(250);
+/// Interval of enumerations on a kernel without uevents (without CONFIG_NET).
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long to wait for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// `rootdelay=`: no look before that.
+pub struct WaitPolicy {
+    /// Delay before the first enumeration (`rootdelay=`).
     pub delay: Duration,
-    /// After the delay; `None` is for ever.
+    /// Limit after the delay; `None`: no limit.
     pub limit: Option<Duration>,
 }
 
-impl Patience {
-    /// What the command line asks for: `rootwait=N`, else `rd.timeout=N`, else `rootwait` for ever,
-    /// else [`DEFAULT_WAIT`]. `rd.timeout=0` is for ever, too, as in dracut, whose word it is.
+impl WaitPolicy {
+    /// Reads the policy from the command line. The limit is that of `rootwait=N`, else of `rd.timeout=N` (0:
+    /// none, as in dracut), else none with `rootwait`, else [`DEFAULT_WAIT`].
     pub fn of(options: &Options) -> Self {
         let limit = match (options.rootwait, options.timeout) {
             (Wait::Seconds(seconds), _) => Some(Duration::from_secs(seconds)),
@@ -52,21 +51,20 @@ impl Patience {
     }
 }
 
-/// A device to find. Displayed as on the command line, such as `root=UUID=1-2`.
+/// A device to search for. Displayed as on the command line, such as `root=UUID=1-2`.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// The word that asks for it.
+pub struct DeviceQuery<'a> {
+    /// The word of the command line.
     pub word: &'static str,
-    /// Which device.
+    /// The device.
     pub spec: &'a Spec,
-    /// Whether a filesystem of several devices will do with those that are there in time: the mount
-    /// option `degraded` of btrfs.
+    /// Whether a filesystem may miss some of its devices (mount option `degraded` of btrfs).
     pub degraded: bool,
 }
 
-impl<'a> Wanted<'a> {
-    /// The device of a plan that `word` asks for.
-    pub fn of(word: &'static str, device: &'a plan::Device) -> Self {
+impl<'a> DeviceQuery<'a> {
+    /// The query for the device of `word`.
+    pub fn of(word: &'static str, device: &'a plan::MountSpec) -> Self {
         Self {
             word,
             spec: &device.spec,
@@ -75,36 +73,36 @@ impl<'a> Wanted<'a> {
     }
 }
 
-impl fmt::Display for Wanted<'_> {
+impl fmt::Display for DeviceQuery<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.word, self.spec)
     }
 }
 
-/// A search for devices. Events count from its start, so that it starts before drivers are loaded.
+/// A search for devices. Create it before drivers are loaded: it receives the events from then on.
 #[derive(Debug)]
 pub struct Search {
     listener: Option<Listener>,
-    contents: Contents,
-    /// What has been handed over to be loaded.
+    contents: ContentCache,
+    /// The MODALIAS that were passed to be loaded.
     modaliases: Vec<String>,
 }
 
 impl Search {
-    /// Starts to listen for devices. Without uevents it looks now and then.
+    /// Starts listening for uevents. Without them the search polls.
     pub fn new() -> Self {
         let listener = Listener::open().inspect_err(|error| {
-            warn!("{error}; looking for devices every quarter of a second instead");
+            warn!("{error}; polling for devices every 250 ms");
         });
         Self {
             listener: listener.ok(),
-            contents: Contents::default(),
+            contents: ContentCache::default(),
             modaliases: Vec::new(),
         }
     }
 
-    /// Hands over what devices that are there want loaded, as far as it has not been: at the start of a
-    /// search, and when it may have missed some that came. Whether there was any.
+    /// Passes the MODALIAS of existing devices without a driver to `modaliases`, each only once. Call it at
+    /// the start of a search. Returns whether there were any.
     pub fn coldplug(&mut self, modaliases: &mut dyn FnMut(&[String])) -> bool {
         let mut wanted = sysfs::modaliases();
         wanted.retain(|modalias| !self.modaliases.contains(modalias));
@@ -116,110 +114,118 @@ impl Search {
         true
     }
 
-    /// Hands over what devices want loaded that have come by the time `until`, as [`find`](Self::find)
-    /// does.
+    /// Passes the MODALIAS of devices that appear until `until` to `modaliases`. Returns after the first
+    /// batch of events.
     pub fn hotplug(&mut self, until: Instant, modaliases: &mut dyn FnMut(&[String])) -> Result<()> {
-        let news = self.wait(until)?;
-        self.follow(&news, modaliases);
+        let batch = self.wait(until)?;
+        self.handle_events(&batch, modaliases);
         Ok(())
     }
 
-    /// Waits for the device that is `wanted`. `modaliases` gets what came and wants a driver, as
-    /// it comes, from the start of the search on.
+    /// Waits for the device that `wanted` names. Passes the MODALIAS of devices that appear meanwhile to
+    /// `modaliases`.
     ///
-    /// It is an error when two devices fit, at once, and when none does in time; both name the
-    /// devices that are there.
+    /// # Errors
+    ///
+    /// Two devices match (immediately), or none does within the limit. Both errors list the devices that exist.
     pub fn find(
         &mut self,
-        wanted: Wanted<'_>,
-        patience: Patience,
+        wanted: DeviceQuery<'_>,
+        policy: WaitPolicy,
         modaliases: &mut dyn FnMut(&[String]),
-    ) -> Result<Found> {
+    ) -> Result<MatchedDevice> {
         let started = Instant::now();
-        // A delay that does not fit into an Instant is none, and such a limit is for ever.
-        let first = later(started, patience.delay);
-        let limit = patience.limit.and_then(|limit| first.checked_add(limit));
-        let mut report = later(started, REPORT);
-        let mut look = patience.delay.is_zero();
+        // A delay that overflows an Instant means none, and such a limit no limit.
+        let first = later(started, policy.delay);
+        let limit = policy.limit.and_then(|limit| first.checked_add(limit));
+        let mut next_report = later(started, REPORT_INTERVAL);
+        let mut changed = policy.delay.is_zero();
         let mut polling = None;
-        if !look {
-            info!(
-                "rootdelay: looking for {wanted} in {} s",
-                patience.delay.as_secs()
-            );
+        if !changed {
+            let seconds = policy.delay.as_secs();
+            info!("rootdelay: searching for {wanted} in {seconds} s");
         }
         loop {
             let now = Instant::now();
             let timed_out = limit.is_some_and(|limit| now >= limit);
-            let due = now >= report;
-            // Without a limit, somebody who is content with half a mirror does not wait for ever.
-            let enough = limit.is_none() && now >= later(first, DEFAULT_WAIT);
-            if now >= first && (look || due || timed_out) {
+            let due = now >= next_report;
+            // Without a limit, a degraded mount must not wait forever.
+            let degrade = timed_out || limit.is_none() && now >= later(first, DEFAULT_WAIT);
+            if now >= first && (changed || due || timed_out) {
                 let devices = enumerate()?;
-                let missing = match self.contents.look(wanted, &devices)? {
-                    Look::There(found) => {
-                        debug!(
-                            "{wanted} is {}, after {} ms",
-                            found.device,
-                            started.elapsed().as_millis()
-                        );
-                        return Ok(*found);
+                let missing = match self.find_among(&devices, wanted, degrade)? {
+                    Ok(found) => {
+                        let waited = started.elapsed().as_millis();
+                        debug!("{wanted} is {}, after {waited} ms", found.device);
+                        return Ok(found);
                     }
-                    Look::NotYet => None,
-                    Look::Incomplete(found, of) if wanted.degraded && (timed_out || enough) => {
-                        warn!(
-                            "{wanted}: going on with {} of the {of} devices of its filesystem (degraded)",
-                            found.devices()
-                        );
-                        return Ok(*found);
-                    }
-                    Look::Incomplete(found, of) => Some((found.devices(), of)),
-                };
-                let state = State {
-                    missing,
-                    waited: started.elapsed(),
+                    Err(missing) => missing,
                 };
                 if timed_out || due {
+                    let state = State {
+                        missing,
+                        waited: started.elapsed(),
+                    };
                     let list = self.contents.list(&devices);
-                    let so_far = format!("{state}; there are: {list}{}", hint(wanted.spec));
+                    let state = format!("{state}; devices: {list}{}", hint(wanted.spec));
                     if timed_out {
-                        return Err(Error::new("find", wanted, so_far));
+                        return Err(Error::new("find", wanted, state));
                     }
-                    info!("waiting for {wanted}: {so_far}");
+                    info!("waiting for {wanted}: {state}");
                 }
             }
             if due {
-                report = later(now, REPORT);
+                next_report = later(now, REPORT_INTERVAL);
             }
-            let mut until = report;
-            if let Some(limit) = limit {
-                until = until.min(limit);
-            }
-            if now < first {
-                until = first;
-            }
-            polling.get_or_insert_with(Polling::start);
-            let news = self.wait(until)?;
-            look = self.follow(&news, modaliases) || now < first;
+            let until = match limit {
+                _ if now < first => first,
+                Some(limit) => next_report.min(limit),
+                None => next_report,
+            };
+            polling.get_or_insert_with(MediaPolling::start);
+            let batch = self.wait(until)?;
+            changed = self.handle_events(&batch, modaliases) || now < first;
         }
     }
 
-    /// What has come by `until`.
-    fn wait(&self, until: Instant) -> Result<News> {
-        if let Some(listener) = &self.listener {
-            return listener.wait(until);
-        }
-        // Nothing to wait on but time; an error could only come from the descriptors.
-        let _ = pause(&mut [], until.min(later(Instant::now(), BLIND)));
-        Ok(News {
-            lost: true,
-            ..News::default()
+    /// Searches `devices`. The inner error is [`State::missing`]; `degrade` accepts a filesystem without all
+    /// of its devices if the query does.
+    fn find_among(
+        &mut self,
+        devices: &[Device],
+        wanted: DeviceQuery<'_>,
+        degrade: bool,
+    ) -> Result<std::result::Result<MatchedDevice, Option<(usize, u64)>>> {
+        Ok(match self.contents.find(wanted, devices)? {
+            MatchResult::Complete(found) => Ok(*found),
+            MatchResult::NotFound => Err(None),
+            MatchResult::Incomplete(found, of) if wanted.degraded && degrade => {
+                let there = found.devices();
+                warn!(
+                    "{wanted}: mounting {there} of the {of} devices of its filesystem (degraded)"
+                );
+                Ok(*found)
+            }
+            MatchResult::Incomplete(found, of) => Err(Some((found.devices(), of))),
         })
     }
 
-    /// Takes note of what has come. Whether a look at the devices may find more than before.
-    fn follow(&mut self, news: &News, modaliases: &mut dyn FnMut(&[String])) -> bool {
-        let wanted: Vec<_> = news
+    /// Waits for events until `until`.
+    fn wait(&self, until: Instant) -> Result<EventBatch> {
+        if let Some(listener) = &self.listener {
+            return listener.wait(until);
+        }
+        // poll(2) without descriptors only sleeps, and cannot fail.
+        let _ = poll_until(&mut [], until.min(later(Instant::now(), POLL_INTERVAL)));
+        Ok(EventBatch {
+            lost: true,
+            ..EventBatch::default()
+        })
+    }
+
+    /// Handles events. Returns whether the block devices may have changed.
+    fn handle_events(&mut self, batch: &EventBatch, modaliases: &mut dyn FnMut(&[String])) -> bool {
+        let wanted: Vec<_> = batch
             .events
             .iter()
             .filter(|event| event.action == "add")
@@ -228,18 +234,18 @@ impl Search {
         if !wanted.is_empty() {
             modaliases(&wanted);
         }
-        if news.lost {
+        if batch.lost {
             self.coldplug(modaliases);
             if self.listener.is_some() {
-                self.contents.forget(None);
+                self.contents.invalidate(None);
             }
         }
         let is_block = |event: &&Event| event.subsystem == "block";
-        let mut any = news.lost;
-        for event in news.events.iter().filter(is_block) {
+        let mut any = batch.lost;
+        for event in batch.events.iter().filter(is_block) {
             any = true;
             if let Some(node) = &event.devname {
-                self.contents.forget(Some(node));
+                self.contents.invalidate(Some(node));
             }
             let (_, name) = event.devpath.rsplit_once('/').unwrap_or_default();
             if event.action == "change"
@@ -258,8 +264,9 @@ impl Default for Search {
     }
 }
 
-/// How far a wait has come, as a clause.
+/// The state of the search, displayed as a clause.
 struct State {
+    /// Of a filesystem with several devices: how many were found, and how many it has.
     missing: Option<(usize, u64)>,
     waited: Duration,
 }
@@ -277,14 +284,14 @@ impl fmt::Display for State {
     }
 }
 
-/// What to add where the name is one of those that LVM, LUKS or RAID give (`mapper/root`, `vg/root`, `md0`,
-/// `md/root`): waiting does not help.
+/// A hint for names that LVM, LUKS or RAID create (`mapper/root`, `vg/root`, `md0`, `md/root`): waiting does
+/// not help.
 fn hint(spec: &Spec) -> &'static str {
     match spec {
         Spec::Name(name)
             if name.contains('/') || name.starts_with("md") || name.starts_with("dm-") =>
         {
-            "; nothing here assembles LVM, LUKS or RAID"
+            "; /init does not set up LVM, LUKS or RAID"
         }
         _ => "",
     }
@@ -299,16 +306,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_unnoticed_is_handed_over_once() {
+    fn after_lost_events_each_modalias_is_passed_once() {
         let mut search = Search::new();
-        let mut heard = Vec::new();
-        let lost = News {
+        let mut passed = Vec::new();
+        let lost = EventBatch {
             lost: true,
-            ..News::default()
+            ..EventBatch::default()
         };
         for _ in 0..2 {
-            search.follow(&lost, &mut |wanted| heard.extend(wanted.to_vec()));
-            assert_eq!(heard, sysfs::modaliases());
+            search.handle_events(&lost, &mut |wanted| passed.extend(wanted.to_vec()));
+            assert_eq!(passed, sysfs::modaliases());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's announcements of devices, on a netlink socket.
+//! Receives the kernel's uevents on a netlink socket.
 //!
 //! Source: lib/kobject_uevent.c, and Documentation/ABI/testing/sysfs-uevent for the names.
 
@@ -13,17 +13,17 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 
 use crate::error::{Context, Result};
 
-/// The multicast group of the kernel's own messages; udev repeats them in group 2.
+/// The multicast group of the kernel's messages. udev sends to group 2.
 const KERNEL: u32 = 1;
 
-/// Bytes of messages that wait to be read. Coldplug of a large machine is some thousand messages
-/// at a time, and a message that does not fit is lost.
+/// Size of the receive buffer in bytes. A large machine sends some thousand messages at once, and the kernel
+/// drops those that do not fit.
 const BUFFER: usize = 1 << 20;
 
 /// UEVENT_BUFFER_SIZE of include/linux/kobject.h, with room for the header.
 const MESSAGE_MAX: usize = 4096;
 
-/// A device came, went or changed.
+/// A uevent: a device was added, removed or changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// `add`, `change`, `remove`, `bind` and others.
@@ -34,13 +34,13 @@ pub struct Event {
     pub subsystem: String,
     /// Path below /dev, of a device that has a node.
     pub devname: Option<String>,
-    /// What a driver's aliases match, of a device that wants a driver.
+    /// The string that module aliases match, if the device needs a driver.
     pub modalias: Option<String>,
 }
 
 impl Event {
-    /// Reads a message: `action@devpath`, and `NAME=value` strings, each ended by a NUL. `None` for
-    /// anything else, such as what udev sends.
+    /// Parses a message: `action@devpath`, then `NAME=value` strings, each terminated by a NUL. `None` for
+    /// anything else, such as udev's messages.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let mut strings = message.split(|byte| *byte == 0);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -67,12 +67,12 @@ impl Event {
     }
 }
 
-/// What a wait brought.
+/// The events that one wait received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct EventBatch {
     /// The events, in order.
     pub events: Vec<Event>,
-    /// More came than fitted: look at everything again.
+    /// The kernel dropped events: enumerate all devices again.
     pub lost: bool,
 }
 
@@ -83,7 +83,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Starts to listen. Fails on a kernel without CONFIG_NET.
+    /// Opens the socket.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no CONFIG_NET, or no memory.
     pub fn open() -> Result<Self> {
         const OBJECT: &str = "socket for uevents";
         let socket = socket_with(
@@ -93,40 +97,40 @@ impl Listener {
             Some(KOBJECT_UEVENT),
         )
         .during("open", OBJECT)?;
-        // Without it (no CAP_NET_ADMIN) the default holds, and `News::lost` tells of the rest.
+        // Without CAP_NET_ADMIN the default size remains, and `EventBatch::lost` reports dropped events.
         let _ = set_socket_recv_buffer_size_force(&socket, BUFFER);
         bind(&socket, &SocketAddrNetlink::new(0, KERNEL)).during("bind", OBJECT)?;
         Ok(Self { socket })
     }
 
-    /// Waits until something comes, or until the time `until`, and returns all that has come.
-    pub fn wait(&self, until: Instant) -> Result<News> {
+    /// Waits for events until `until`. Returns all that have arrived; none after a timeout.
+    pub fn wait(&self, until: Instant) -> Result<EventBatch> {
         let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
-        pause(&mut descriptors, until).during("wait for", "uevents")?;
-        let mut news = News::default();
+        poll_until(&mut descriptors, until).during("wait for", "uevents")?;
+        let mut batch = EventBatch::default();
         let mut message = [0; MESSAGE_MAX];
         loop {
             match recv(&self.socket, &mut message[..], RecvFlags::empty()) {
                 Ok((_, length)) => {
                     let message = message.get(..length).unwrap_or_default();
-                    news.events.extend(Event::parse(message));
+                    batch.events.extend(Event::parse(message));
                 }
-                Err(Errno::AGAIN) => return Ok(news),
+                Err(Errno::AGAIN) => return Ok(batch),
                 Err(Errno::INTR) => {}
-                Err(Errno::NOBUFS) => news.lost = true,
+                Err(Errno::NOBUFS) => batch.lost = true,
                 Err(errno) => return Err(errno).during("receive", "uevents"),
             }
         }
     }
 }
 
-/// Waits for the descriptors or until the time `until`.
-pub(crate) fn pause(descriptors: &mut [PollFd<'_>], until: Instant) -> rustix::io::Result<()> {
+/// Waits until a descriptor is ready or until `until`. Retries after a signal.
+pub(super) fn poll_until(descriptors: &mut [PollFd<'_>], until: Instant) -> rustix::io::Result<()> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).ok();
+        let remaining = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(remaining).ok();
         match poll(descriptors, timeout.as_ref()) {
-            // A child has ended, say: PID 1 gets such signals.
+            // PID 1 gets SIGCHLD, for example.
             Err(Errno::INTR) => {}
             done => return done.map(|_| ()),
         }

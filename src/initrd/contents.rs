@@ -1,11 +1,12 @@
 //! What the members of an archive add up to.
 
-use std::io::{self, Read};
+use std::io;
 
 use super::Cpio;
+use super::member::wrong_sum;
 use crate::bytes::Skip;
 use crate::format::compress::Codec;
-use crate::format::cpio::{self, Archive, Member};
+use crate::format::cpio::{Archive, Member};
 
 /// Adds up an archive's members.
 pub(super) struct Contents {
@@ -68,22 +69,13 @@ impl Contents {
     /// Whether the kernel would find the body of this member, which is next in the archive, to have
     /// another sum than its header says.
     pub fn is_wrong<I: Skip>(&self, member: &Member, archive: &mut Archive<I>) -> io::Result<bool> {
-        let header = &member.header;
-        // Of what is no regular file it asks for no sum.
-        let asked = header.crc && member.counts() && header.file_type() == libc::S_IFREG;
-        if !asked || !self.cpio.by_kernel || self.cpio.stopped_at().is_some() {
+        if !self.cpio.by_kernel || !member.counts() || self.cpio.stopped_at().is_some() {
             return Ok(false);
         }
-        let mut buffer = [0; 4096];
-        let mut sum = 0;
-        loop {
-            match archive.read(&mut buffer) {
-                Ok(0) => return Ok(sum != header.chksum),
-                Ok(n) => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
-                // Whoever looks for the next member says so.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                Err(error) => return Err(error),
-            }
+        match wrong_sum(member, archive) {
+            // The caller finds that when it reads the next member.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            sum => Ok(sum?.is_some()),
         }
     }
 

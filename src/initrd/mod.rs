@@ -6,6 +6,8 @@
 //! neither cpio nor zero. Pure: bytes come through [`ReadAt`], nothing is changed.
 
 mod bootconfig;
+pub mod member;
+
 mod contents;
 mod display;
 

@@ -1,19 +1,19 @@
-//! Which modules a device, a filesystem or another module asks for. Pure.
+//! Resolves names, aliases and soft dependencies to modules. Pure.
 //!
-//! Sources: modules.alias and modules.softdep as depmod writes them, modprobe.d(5), and libkmod for
-//! what comes first: an alias in modprobe.d, then a module of that name, then modules.alias.
+//! Sources: modules.alias and modules.softdep as depmod writes them, modprobe.d(5), and libkmod for the order
+//! of lookup: an alias in modprobe.d, a module of that name, modules.alias.
 
 use super::fnmatch;
 use std::borrow::Cow;
 
-use super::dep::{Index, name, plain};
+use super::dep::{Index, name, underscored};
 
-pub use super::modprobe_d::{Config, SoftDep};
+pub use super::modprobe_d::{ModprobeConfig, SoftDep};
 
-/// How deep modules may ask for others softly: a chain of four exists.
+/// Limit for chains of soft dependencies. Chains of four exist.
 const DEPTH_MAX: usize = 16;
 
-/// What there is to load, and what asks for it.
+/// The modules of a kernel, their aliases and soft dependencies.
 #[derive(Clone, Debug, Default)]
 pub struct Database {
     /// Names of all modules, `-` as `_`, sorted.
@@ -23,16 +23,16 @@ pub struct Database {
     /// modules.alias.
     aliases: String,
     /// modules.softdep and modprobe.d.
-    pub config: Config,
+    pub config: ModprobeConfig,
 }
 
 impl Database {
-    /// A database of the texts of `modules.dep`, `modules.alias` and `modules.softdep` (each empty
-    /// where there is none), and of what modprobe.d says.
-    pub fn new(dep: &str, aliases: String, softdep: &str, mut config: Config) -> Self {
+    /// Creates a database from the texts of `modules.dep`, `modules.alias` and `modules.softdep` (each empty if
+    /// there is no such file), and from modprobe.d.
+    pub fn new(dep: &str, aliases: String, softdep: &str, mut config: ModprobeConfig) -> Self {
         let mut modules: Vec<_> = dep
             .lines()
-            .filter_map(|line| Some(plain(name(line.split_once(':')?.0))))
+            .filter_map(|line| Some(underscored(name(line.split_once(':')?.0))))
             .collect();
         modules.sort_unstable();
         config.read(softdep, "modules.softdep");
@@ -44,28 +44,29 @@ impl Database {
         }
     }
 
-    /// Forgets soft wishes for algorithms that the kernel has, by the text of /proc/crypto: who wants
-    /// `crc32c` can work with any that is there, and a second one takes time to load.
-    pub fn grant_algorithms(&mut self, crypto: &str) {
-        let has = |wish: &str| {
-            let name = wish.strip_prefix("crypto-").unwrap_or(wish);
+    /// Drops soft dependencies on algorithms that the kernel has. `crypto` is the text of /proc/crypto.
+    ///
+    /// A module that asks for `crc32c` works with any implementation, and another one takes time to load.
+    pub fn drop_satisfied_softdeps(&mut self, crypto: &str) {
+        let has = |softdep: &str| {
+            let name = softdep.strip_prefix("crypto-").unwrap_or(softdep);
             let mut fields = crypto.lines().filter_map(|line| line.split_once(':'));
             fields.any(|(field, value)| field.trim() == "name" && value.trim() == name)
         };
-        self.config.grant(has);
+        self.config.drop_softdeps(has);
     }
 
     /// Whether there is a file for `module`.
     pub fn has(&self, module: &str) -> bool {
-        self.modules.binary_search(&plain(module)).is_ok()
+        self.modules.binary_search(&underscored(module)).is_ok()
     }
 
-    /// The modules to load for `names`, in order, each once: names of modules, aliases such as
-    /// `fs-ext4`, or the MODALIAS of devices. Before each come the modules that it, or a module that
-    /// it depends on, wants softly before it, and after it those after it. Names have `_` for `-`.
+    /// Resolves `names` (module names, aliases such as `fs-ext4`, MODALIAS of devices) to the modules to
+    /// load, in order, each once, with `_` for `-`.
     ///
-    /// Left out: what there is no file for, and what modprobe.d or the command line forbid.
-    pub fn wanted<S: AsRef<str>>(&self, names: &[S]) -> Vec<String> {
+    /// Includes the soft dependencies of each module and of the modules that it depends on, `pre` before and
+    /// `post` after it. Leaves out modules without a file, and those that modprobe.d or the command line forbid.
+    pub fn resolve<S: AsRef<str>>(&self, names: &[S]) -> Vec<String> {
         let mut order = Order::default();
         for modules in self.lookup(names) {
             for module in modules {
@@ -83,7 +84,7 @@ impl Database {
         {
             return;
         }
-        // Marked first: softly, modules may well ask for each other.
+        // Marked first: soft dependencies can be circular.
         order.seen.push(module.into());
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for member in self.with_dependencies(module) {
@@ -101,22 +102,25 @@ impl Database {
         }
     }
 
-    /// A module and those that it depends on, where any module wants another softly.
+    /// A module and its dependencies; empty if there are no soft dependencies at all.
     fn with_dependencies(&self, module: &str) -> Vec<String> {
         if !self.config.has_softdeps() {
             return Vec::new();
         }
         let files = Index::new(&self.dep, "").files(module).unwrap_or_default();
-        files.into_iter().map(|file| plain(name(file))).collect()
+        files
+            .into_iter()
+            .map(|file| underscored(name(file)))
+            .collect()
     }
 
-    /// What each of `names` stands for.
+    /// The modules of each of `names`.
     fn lookup<S: AsRef<str>>(&self, names: &[S]) -> Vec<Vec<String>> {
         let mut found = vec![Vec::new(); names.len()];
         let mut rest = Vec::new();
         for (index, (name, found)) in names.iter().zip(&mut found).enumerate() {
-            let name = plain(name.as_ref());
-            let configured: Vec<_> = self.config.aliased(&name).map(plain).collect();
+            let name = underscored(name.as_ref());
+            let configured: Vec<_> = self.config.aliased(&name).map(underscored).collect();
             if !configured.is_empty() {
                 *found = configured;
             } else if self.has(&name) {
@@ -127,11 +131,11 @@ impl Database {
         }
         rest.sort_unstable();
         for (index, module) in matches(&self.aliases, &rest) {
-            // The blacklist is for what is found by an alias; a name given is a wish.
+            // The blacklist applies to aliases only, not to names of modules (modprobe.d(5)).
             if !self.config.is_blacklisted(module)
                 && let Some(found) = found.get_mut(index)
             {
-                let module = plain(module);
+                let module = underscored(module);
                 if !found.contains(&module) {
                     found.push(module);
                 }
@@ -147,10 +151,11 @@ struct Order {
     modules: Vec<String>,
 }
 
-/// The lines of modules.alias that match one of `names`, sorted: the name's index, and the module.
+/// Matches modules.alias against `names`, which are sorted. For each match: the index of the name, and the
+/// module.
 ///
-/// A distribution has 30,000 lines and a machine 100 devices. The names are sorted, so that the
-/// letters before a pattern's first wildcard leave a few of them to match, most often none.
+/// A distribution has 30,000 lines and a machine 100 devices. Since the names are sorted, the prefix of a
+/// pattern before its first wildcard leaves few of them to match, usually none.
 fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a str)> {
     let mut found = Vec::new();
     if names.is_empty() {
@@ -181,10 +186,10 @@ fn matches<'a>(aliases: &'a str, names: &[(String, usize)]) -> Vec<(usize, &'a s
     found
 }
 
-/// `text` with `-` as `_` where it has any.
+/// Replaces `-` by `_`.
 fn underscores(text: &str) -> Cow<'_, str> {
     match text.contains('-') {
-        true => Cow::Owned(plain(text)),
+        true => Cow::Owned(underscored(text)),
         false => Cow::Borrowed(text),
     }
 }

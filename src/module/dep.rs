@@ -1,19 +1,18 @@
-//! modules.dep to what must be loaded, in order. Pure.
+//! Resolves a module and its dependencies to files in load order. Pure.
 //!
-//! Source: modules.dep(5), and modules.builtin of Documentation/kbuild/kbuild.rst. depmod writes
-//! every dependency of a module on its line, direct or not, such that loading from the end of the
-//! line to its front satisfies each.
+//! Source: modules.dep(5), and modules.builtin of Documentation/kbuild/kbuild.rst. A line of modules.dep
+//! lists all dependencies of a module, direct and indirect; loading from the end of the line to its front
+//! satisfies them.
 
 use std::io;
 
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 
-/// No module is larger than this when decompressed, in bytes; a bound for what a damaged one can ask
-/// for.
+/// Limit for a decompressed module, in bytes: a damaged file could claim more memory than there is.
 pub const MODULE_MAX: u64 = 256 << 20;
 
-/// What depmod knows of one kernel's modules.
+/// The index that depmod and kbuild write for one kernel.
 #[derive(Clone, Debug, Default)]
 pub struct Index<'a> {
     dep: &'a str,
@@ -21,18 +20,22 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// An index of the texts of `modules.dep` and `modules.builtin` (empty where there is none).
+    /// Creates an index from the texts of `modules.dep` and `modules.builtin` (empty if there is no such file).
     pub fn new(dep: &'a str, builtin: &'a str) -> Self {
         Self { dep, builtin }
     }
 
-    /// Whether `module` is part of the kernel itself.
+    /// Whether `module` is built into the kernel.
     pub fn is_builtin(&self, module: &str) -> bool {
         self.builtin.lines().any(|path| same(name(path), module))
     }
 
-    /// The files to load for `module`, dependencies first and itself last, relative to the
-    /// directory of modules.dep (or absolute, in indexes that say so).
+    /// The files to load for `module`: its dependencies, then itself. Paths are relative to the directory of
+    /// modules.dep, or absolute if the index has absolute paths.
+    ///
+    /// # Errors
+    ///
+    /// modules.dep does not list the module.
     pub fn files(&self, module: &str) -> Result<Vec<&'a str>> {
         for line in self.dep.lines() {
             let Some((path, dependencies)) = line.split_once(':') else {
@@ -52,13 +55,13 @@ impl<'a> Index<'a> {
     }
 }
 
-/// A module's name: its file name up to the first dot.
+/// The name of the module in a file: the file name up to the first dot.
 pub fn name(path: &str) -> &str {
     let file = path.trim().rsplit('/').next().unwrap_or_default();
     file.split('.').next().unwrap_or_default()
 }
 
-/// The bytes of a module without their compression.
+/// Decompresses a module if it is compressed.
 pub fn decompressed(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     match Codec::detect(&bytes) {
         Some(codec) => codec.decompress(&*bytes, MODULE_MAX),
@@ -66,8 +69,10 @@ pub fn decompressed(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A module without the signature at its end, if it has one: the module, data of the signer, the
-/// signature, `struct module_signature` (include/linux/module_signature.h), and this line.
+/// Cuts off the signature of a module if it has one.
+///
+/// A signed file is the module, the signer's data, the signature, `struct module_signature`
+/// (include/linux/module_signature.h), and a marker line.
 pub fn without_signature(image: &[u8]) -> &[u8] {
     const MARKER: &[u8] = b"~Module signature appended~\n";
     // algo, hash, id_type, signer_len, key_id_len, three bytes of padding, sig_len (big endian).
@@ -85,22 +90,22 @@ pub fn without_signature(image: &[u8]) -> &[u8] {
     let length = length.iter().try_fold(0usize, |sum, part| {
         sum.checked_add(usize::try_from(*part).ok()?)
     });
-    // What says more than there is, is not a signature.
+    // Lengths beyond the file: not a signature.
     length
         .and_then(|length| rest.len().checked_sub(length))
         .and_then(|end| rest.get(..end))
         .unwrap_or(image)
 }
 
-/// A name as all comparisons have it: `-` and `_` are equal in those of modules and of aliases.
-pub fn plain(name: &str) -> String {
+/// Replaces `-` by `_`, which are equal in names of modules and aliases.
+pub fn underscored(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// Whether two names are equal so.
+/// Whether two names are equal, without allocation.
 fn same(a: &str, b: &str) -> bool {
-    let plain = |byte: u8| if byte == b'-' { b'_' } else { byte };
-    a.bytes().map(plain).eq(b.bytes().map(plain))
+    let underscored = |byte: u8| if byte == b'-' { b'_' } else { byte };
+    a.bytes().map(underscored).eq(b.bytes().map(underscored))
 }
 
 #[cfg(test)]
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_come_first_the_last_named_before_the_others() {
+    fn dependencies_come_first_from_the_end_of_the_line() {
         let index = Index::new(DEP, "");
         assert_eq!(
             index.files("loop").unwrap(),
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_not_there_is_named() {
+    fn an_unknown_module_is_an_error() {
         let error = Index::new(DEP, "").files("ext4").unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -1,7 +1,8 @@
-//! The shell patterns of aliases: `*`, `?`, `[...]` and `\`, as fnmatch(3) without flags, except that
-//! a `-` outside of brackets stands for a `_`: names are compared in that form.
+//! Matches the shell patterns of aliases: `*`, `?`, `[...]` and `\`, as fnmatch(3) without flags.
+//!
+//! Unlike in fnmatch(3), a `-` outside of brackets matches `_`, since names are compared in that form.
 
-/// The part before the first character that is not just itself.
+/// The part of a pattern before its first special character.
 pub(super) fn literal(pattern: &str) -> &str {
     pattern
         .split(['*', '?', '[', '\\'])
@@ -9,15 +10,15 @@ pub(super) fn literal(pattern: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// Whether all of `text`, which has `_` for `-`, matches. Takes at most as many steps as the product of
-/// the lengths.
+/// Whether `pattern` matches all of `text`, which has `_` for `-`. Takes at most as many steps as the product
+/// of the lengths.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.as_bytes(), text.as_bytes());
-    // After the last star: the pattern behind it, and the text from which it is tried next.
+    // The last star: the pattern after it, and the text at which to retry.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         if let Some((b'*', rest)) = pattern.split_first() {
-            // Whatever an earlier star could try, this one can too.
+            // This star can match everything that an earlier one could: no need to retry those.
             pattern = rest;
             if rest.is_empty() {
                 return true;
@@ -31,62 +32,64 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
         }
         let step = match text.split_first() {
             None if pattern.is_empty() => return true,
-            // What is left of the pattern is no star, and there is nothing for it.
+            // The rest of the pattern needs more text.
             None => return false,
             Some((byte, text)) => one(pattern, *byte).map(|pattern| (pattern, text)),
         };
         match (step, retry) {
             (Some(next), _) => (pattern, text) = next,
             (None, None) => return false,
-            (None, Some((behind, tried))) => {
+            (None, Some((after, tried))) => {
                 let next = tried.split_first().map(|(_, next)| next);
-                let Some(next) = next.and_then(|next| candidate(behind, next)) else {
+                let Some(next) = next.and_then(|next| candidate(after, next)) else {
                     return false;
                 };
-                retry = Some((behind, next));
-                (pattern, text) = (behind, next);
+                retry = Some((after, next));
+                (pattern, text) = (after, next);
             }
         }
     }
 }
 
-/// Where `pattern` could start to match at the earliest: at its first letter, if it starts with one.
-/// Thousands of patterns (`of:N*T*Cvendor,chip`) are ruled out by this alone.
+/// The first place in `text` where `pattern` could match: at its first letter, if it starts with one.
+///
+/// This alone rules out thousands of patterns (`of:N*T*Cvendor,chip`).
 fn candidate<'a>(pattern: &[u8], text: &'a [u8]) -> Option<&'a [u8]> {
     match pattern.first() {
         None | Some(b'*' | b'?' | b'[' | b'\\') => Some(text),
         Some(letter) => {
-            let letter = plain(*letter);
+            let letter = underscored(*letter);
             let at = text.iter().position(|byte| *byte == letter)?;
             text.get(at..)
         }
     }
 }
 
-fn plain(letter: u8) -> u8 {
+fn underscored(letter: u8) -> u8 {
     if letter == b'-' { b'_' } else { letter }
 }
 
-/// Matches one byte against the front of a pattern that does not start with a star: what is left of
-/// the pattern.
+/// Matches one byte against the start of a pattern that does not start with a star. Returns the rest of the
+/// pattern.
 fn one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
     let (first, rest) = pattern.split_first()?;
     match first {
         b'?' => Some(rest),
         b'[' => match brackets(rest, byte) {
             Some((inside, rest)) => inside.then_some(rest),
-            // Never closed: an ordinary character.
+            // Without a closing bracket, an ordinary character.
             None => (byte == b'[').then_some(rest),
         },
         b'\\' => match rest.split_first() {
             Some((escaped, rest)) => (*escaped == byte).then_some(rest),
             None => (byte == b'\\').then_some(rest),
         },
-        literal => (plain(*literal) == byte).then_some(rest),
+        literal => (underscored(*literal) == byte).then_some(rest),
     }
 }
 
-/// Whether `byte` is in the set that starts here, and what follows the set. `None`: it has no end.
+/// Whether `byte` is in the set at the start of `pattern`, and the pattern after the set. `None`: no closing
+/// bracket.
 fn brackets(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
     let (negated, mut rest) = match pattern.split_first()? {
         (b'!' | b'^', rest) => (true, rest),
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_match_as_fnmatch_says() {
+    fn patterns_match_as_in_fnmatch() {
         for (pattern, text, expected) in [
             ("", "", true),
             ("", "a", false),
@@ -160,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_do_not_take_for_ever() {
+    fn many_stars_take_no_exponential_time() {
         let pattern = "*a".repeat(30) + "b";
         assert!(!matches(&pattern, &"a".repeat(4000)));
     }
 
     #[test]
-    fn dashes_are_underscores_outside_of_brackets() {
+    fn a_dash_outside_of_brackets_matches_an_underscore() {
         assert!(matches("a-b[0-9]*-c", "a_b1x_c"));
         assert!(!matches("a-b[0-9]*-c", "a_b-x_c"));
         assert!(matches("*-a", "b_a"));

@@ -1,4 +1,4 @@
-//! Loads kernel modules that the kernel turns out not to have built in.
+//! Loads kernel modules out of the initramfs.
 
 use std::cell::LazyCell;
 use std::ffi::CString;
@@ -12,7 +12,7 @@ use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::system::{finit_module, init_module};
 
-use super::alias::{Config, Database};
+use super::alias::{Database, ModprobeConfig};
 use super::dep::{self, Index, MODULE_MAX};
 use super::sysfs;
 use crate::bytes::{Opened, Reader};
@@ -26,46 +26,46 @@ use crate::sys::signal::with_signal_stack;
 /// include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 
-/// There as soon as the loop driver is. /proc/devices would say so too, but takes the kernel as long
-/// to write as four loop devices take to set up.
+/// Exists once the loop driver is loaded. So does an entry in /proc/devices, but the kernel takes as long to
+/// generate that file as to set up four loop devices.
 const LOOP_CONTROL: &str = "/sys/class/misc/loop-control";
 
-/// Loads modules of the running kernel out of the initramfs, each on a thread of its own: most of the
-/// time goes into waits of the kernel's that do not need each other.
+/// Loads modules of the running kernel out of the initramfs. Uses a thread per module of the plan, since
+/// loading mostly waits inside the kernel.
 #[derive(Debug)]
 pub struct Loader {
-    modules: Arc<Modules>,
-    /// What is on its way.
+    shared: Arc<Shared>,
+    /// The threads that load a module.
     loading: Vec<(Module, JoinHandle<Result<()>>)>,
-    /// What the kernel is known to have.
-    there: Vec<Module>,
+    /// The modules that are loaded or built in.
+    present: Vec<Module>,
 }
 
-/// The modules that there are, and what was done with them.
+/// What the threads share: the configuration, the indexes and a log of what was loaded.
 #[derive(Debug)]
-struct Modules {
+struct Shared {
     release: String,
-    /// The kernel command line: `rd.driver.blacklist=`, and what it says about modules' parameters.
+    /// The kernel command line, for the words that modprobe(8) reads.
     cmdline: String,
     /// `rd.driver.blacklist=`.
     blacklist: Vec<String>,
     /// `rd.driver.pre=`.
     pre: Vec<String>,
-    /// Where the modules are, and the texts of modules.dep and modules.builtin: read when the first
-    /// module is loaded.
+    /// The directory of the modules, and the texts of modules.dep and modules.builtin. Read for the first
+    /// module.
     index: OnceLock<(PathBuf, String, String)>,
-    /// Parameters, and more that must not be loaded: read when the first module is.
-    config: OnceLock<Config>,
-    /// Which modules devices ask for: read when the first device does.
+    /// The configuration of modprobe.d and the command line. Read for the first module.
+    config: OnceLock<ModprobeConfig>,
+    /// Aliases and soft dependencies. Read for the first alias; `None` if that failed.
     database: OnceLock<Option<Database>>,
-    /// Files that were loaded, in order.
+    /// The files that were loaded, in order.
     loaded: Mutex<Vec<String>>,
 }
 
 impl Loader {
-    /// A loader for the kernel `release` (as in /lib/modules) that follows the command line.
+    /// Creates a loader for the kernel `release` (a directory in /lib/modules).
     pub fn new(release: &str, options: &Options) -> Self {
-        let modules = Modules {
+        let shared = Shared {
             release: release.into(),
             cmdline: options.text.clone(),
             pre: options.driver_pre.clone(),
@@ -76,27 +76,25 @@ impl Loader {
             loaded: Mutex::new(Vec::new()),
         };
         Self {
-            modules: Arc::new(modules),
+            shared: Arc::new(shared),
             loading: Vec::new(),
-            there: Vec::new(),
+            present: Vec::new(),
         }
     }
 
-    /// Loads the modules of `rd.driver.pre=`, before everything else. A module that is missing does not
-    /// stop the boot.
+    /// Loads the modules of `rd.driver.pre=`. Call it before everything else. Only warns of modules that fail.
     pub fn load_pre(&self) {
-        for module in &self.modules.pre {
-            if let Err(error) = self.modules.load_with_wishes(module) {
+        for module in &self.shared.pre {
+            if let Err(error) = self.shared.load_with_softdeps(module) {
                 warn!("rd.driver.pre={module}: {error}");
             }
         }
     }
 
-    /// Begins to load those of `wanted` that the kernel lacks. What goes wrong is told to who
-    /// [needs](Self::need) it.
+    /// Starts loading those of `wanted` that the kernel lacks. [`need`](Self::need) returns their errors.
     pub fn begin(&mut self, wanted: &[Module]) {
         let known = |module: &Module| {
-            self.there.contains(module) || self.loading.iter().any(|(other, _)| other == module)
+            self.present.contains(module) || self.loading.iter().any(|(other, _)| other == module)
         };
         let wanted: Vec<_> = wanted
             .iter()
@@ -109,112 +107,114 @@ impl Loader {
         let filesystems = LazyCell::new(filesystems);
         for module in wanted {
             let present = match module {
-                Module::Erofs | Module::Overlay => lists(&filesystems, module.name()),
+                Module::Erofs | Module::Overlay => has_filesystem(&filesystems, module.name()),
                 Module::Loop => Path::new(LOOP_CONTROL).exists(),
             };
             if present {
-                debug!("{}: the kernel has it", module.name());
-                self.there.push(module);
+                debug!("{}: loaded or built in", module.name());
+                self.present.push(module);
                 continue;
             }
-            let modules = Arc::clone(&self.modules);
-            let load = move || modules.load_with_wishes(module.name());
+            let shared = Arc::clone(&self.shared);
+            let load = move || shared.load_with_softdeps(module.name());
             match std::thread::Builder::new().spawn(with_signal_stack(load)) {
                 Ok(thread) => self.loading.push((module, thread)),
-                Err(error) => warn!("load {} later: {error}", module.name()),
+                // need() loads it.
+                Err(error) => warn!("load {} without a thread: {error}", module.name()),
             }
         }
     }
 
-    /// Sees to it that the kernel can do what `module` is for, and waits until it can.
+    /// Loads `module` unless the kernel has it, and waits until it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// The module is missing, forbidden, or refused by the kernel.
     pub fn need(&mut self, module: Module) -> Result<()> {
         self.begin(&[module]);
-        if self.there.contains(&module) {
+        if self.present.contains(&module) {
             return Ok(());
         }
         let loaded = match self.loading.iter().position(|(other, _)| *other == module) {
-            // A panic has ended the boot in its hook already.
+            // A panic ends the boot in the panic hook.
             Some(index) => self.loading.swap_remove(index).1.join().unwrap_or(Ok(())),
-            None => self.modules.load_with_wishes(module.name()),
+            None => self.shared.load_with_softdeps(module.name()),
         };
-        loaded.map_err(|error| {
-            let object = format_args!(
-                "module {}, without which {}",
-                module.name(),
-                module.purpose()
-            );
-            Error::with("load", object, Cause::Each(vec![error]))
-        })?;
-        self.there.push(module);
+        let (name, purpose) = (module.name(), module.purpose());
+        loaded.during(
+            "load",
+            format_args!("module {name}, without which {purpose}"),
+        )?;
+        self.present.push(module);
         Ok(())
     }
 
-    /// Loads what a filesystem that the kernel lacks needs.
+    /// Loads the modules for a filesystem type. Only warns of modules that fail.
     pub fn need_filesystem(&mut self, fstype: &str) {
-        if !lists(&filesystems(), fstype) {
-            self.follow(&[format!("fs-{fstype}"), fstype.to_string()]);
+        if !has_filesystem(&filesystems(), fstype) {
+            self.load_requested(&[format!("fs-{fstype}"), fstype.to_string()]);
         }
         let helpers: Vec<_> = superblock::helper_modules(fstype)
             .iter()
             .map(|name| name.to_string())
             .collect();
-        self.follow(&helpers);
+        self.load_requested(&helpers);
     }
 
-    /// Loads the modules that devices (by their MODALIAS) or others ask for. What does not load is
-    /// told, and no reason to stop: a machine has devices that its root does not need.
-    pub fn follow(&mut self, names: &[String]) {
-        for module in self.modules.wanted(names) {
-            if let Err(error) = self.modules.load(&module) {
+    /// Loads the modules that `names` (MODALIAS of devices, aliases, module names) resolve to. Only warns of
+    /// modules that fail: a machine has devices that its root does not need.
+    pub fn load_requested(&mut self, names: &[String]) {
+        for module in self.shared.resolve(names) {
+            if let Err(error) = self.shared.load(&module) {
                 warn!("{error}");
             }
         }
     }
 
-    /// Waits for whatever still is on its way; the files that were loaded, in order.
+    /// Waits for all threads. Returns the files that were loaded, in order.
     pub fn finish(self) -> Vec<String> {
         for (module, thread) in self.loading {
             if let Ok(Err(error)) = thread.join() {
-                debug!("{}, which nothing needed: {error}", module.name());
+                debug!("{}, which no mount needed: {error}", module.name());
             }
         }
-        let loaded = self.modules.loaded.lock();
+        let loaded = self.shared.loaded.lock();
         loaded.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What the kernel can mount, a line each: "nodev\toverlay\n", "\terofs\n".
+/// The filesystem types of the kernel, one per line: "nodev\toverlay\n", "\terofs\n".
 fn filesystems() -> String {
     fs::read_to_string("/proc/filesystems").unwrap_or_default()
 }
 
-/// Whether such a list has `name`.
-fn lists(text: &str, name: &str) -> bool {
+/// Whether the text of /proc/filesystems has `name`.
+fn has_filesystem(text: &str, name: &str) -> bool {
     text.contains(&format!("\t{name}\n"))
 }
 
-impl Modules {
-    /// Loads a module, those that it depends on, and what any of these asks for softly: libcrc32c of
-    /// Linux 6.12 works only with one of the modules that make its sum.
-    fn load_with_wishes(&self, name: &str) -> Result<()> {
-        let module = dep::plain(name);
-        let wanted = self.wanted(std::slice::from_ref(&module));
-        if !wanted.contains(&module) {
+impl Shared {
+    /// Loads a module, its dependencies, and the soft dependencies of all of them: libcrc32c of Linux 6.12
+    /// works only with a module that implements crc32c.
+    fn load_with_softdeps(&self, name: &str) -> Result<()> {
+        let module = dep::underscored(name);
+        let modules = self.resolve(std::slice::from_ref(&module));
+        if !modules.contains(&module) {
             return self.load(name);
         }
-        let mut done = Ok(());
-        for wish in wanted {
-            match (self.load(&wish), wish == module) {
-                (loaded, true) => done = loaded,
-                // As modprobe does: the fast one of two does not go with every processor, say.
-                (Err(error), false) => debug!("{error}, which {name} would have liked"),
+        let mut loaded = Ok(());
+        for other in modules {
+            match (self.load(&other), other == module) {
+                (result, true) => loaded = result,
+                // Like modprobe: for example, the faster of two modules does not work on every processor.
+                (Err(error), false) => debug!("soft dependency of {name}: {error}"),
                 (Ok(()), false) => {}
             }
         }
-        done
+        loaded
     }
 
-    /// Loads a module and those that it depends on.
+    /// Loads a module and its dependencies.
     fn load(&self, name: &str) -> Result<()> {
         let (directory, dep, builtin) = self.index()?;
         let index = Index::new(dep, builtin);
@@ -222,16 +222,20 @@ impl Modules {
             return Ok(());
         }
         for file in index.files(name)? {
-            let module = dep::plain(dep::name(file));
-            if self.blacklist.iter().any(|name| dep::plain(name) == module) {
+            let module = dep::underscored(dep::name(file));
+            if self
+                .blacklist
+                .iter()
+                .any(|name| dep::underscored(name) == module)
+            {
                 return Err(Error::new(
                     "load module",
                     module,
                     "rd.driver.blacklist= forbids it",
                 ));
             }
-            // One that another thread is loading is there, too: the kernel waits for it where it
-            // resolves symbols (resolve_symbol_wait in kernel/module/main.c).
+            // True also while another thread loads it: the kernel waits for that when it resolves symbols
+            // (resolve_symbol_wait in kernel/module/main.c).
             if Path::new("/sys/module").join(&module).exists() {
                 continue;
             }
@@ -250,7 +254,7 @@ impl Modules {
         Ok(())
     }
 
-    /// See the field. Two threads may read it at the same time; one of the two is kept.
+    /// The field `index`. Two threads may read it at the same time; one result is kept.
     fn index(&self) -> Result<&(PathBuf, String, String)> {
         if let Some(index) = self.index.get() {
             return Ok(index);
@@ -258,19 +262,21 @@ impl Modules {
         let directory = self.directory()?;
         let read = |file: &str| fs::read_to_string(directory.join(file));
         let dep = read("modules.dep").during("read", directory.join("modules.dep").display())?;
-        // Where there is none, whatever is built in has been found to be missing already.
+        // Without this file, no module that is built in gets here: begin() asks the kernel first.
         let builtin = read("modules.builtin").unwrap_or_default();
         Ok(self.index.get_or_init(|| (directory, dep, builtin)))
     }
 
-    /// The modules that `names` ask for, in order. None where the initramfs holds none.
-    fn wanted(&self, names: &[String]) -> Vec<String> {
+    /// The modules that `names` resolve to, in load order. Empty if the initramfs holds no modules.
+    fn resolve(&self, names: &[String]) -> Vec<String> {
         let read = || {
             let (directory, dep, _) = self.index().ok()?;
             let database = sysfs::database(directory, dep, self.config().clone());
             let mut database = database.inspect_err(|error| warn!("{error}")).ok()?;
             if database.config.has_softdeps() {
-                database.grant_algorithms(&fs::read_to_string("/proc/crypto").unwrap_or_default());
+                database.drop_satisfied_softdeps(
+                    &fs::read_to_string("/proc/crypto").unwrap_or_default(),
+                );
             }
             Some(database)
         };
@@ -280,15 +286,15 @@ impl Modules {
                 .database
                 .get_or_init(read)
                 .as_ref()
-                .map_or(Vec::new(), |database| database.wanted(names)),
+                .map_or(Vec::new(), |database| database.resolve(names)),
         }
     }
 
-    fn config(&self) -> &Config {
+    fn config(&self) -> &ModprobeConfig {
         self.config.get_or_init(|| {
             let config = sysfs::config(&self.cmdline).unwrap_or_else(|error| {
                 warn!("{error}");
-                Config::default()
+                ModprobeConfig::default()
             });
             config
                 .problems
@@ -324,31 +330,31 @@ impl Modules {
     }
 }
 
-/// Why the kernel refuses a module, where the errno says something else than it does of files
-/// (init_module(2), module_sig_check in kernel/module/signing.c).
+/// Why the kernel refuses a module, for errnos that mean something else here than for files (init_module(2),
+/// module_sig_check in kernel/module/signing.c).
 fn refusal(errno: Errno) -> Cause {
     let why = match errno {
-        Errno::NOENT => "it wants a symbol that this kernel has not; the kernel's log names it",
-        Errno::NOEXEC => "no module for this kernel; the kernel's log says why",
+        Errno::NOENT => "it needs a symbol that this kernel lacks; the kernel's log names it",
+        Errno::NOEXEC => "not a module for this kernel; the kernel's log says why",
         Errno::KEYREJECTED | Errno::BADMSG | Errno::NOKEY | Errno::NOPKG => {
-            "the kernel takes only modules with a signature that it knows (module.sig_enforce, or built so), \
-             and this one has none or another; build the image without --strip-module-signatures, with the \
-             modules of this very kernel"
+            "the kernel enforces module signatures (module.sig_enforce or CONFIG_MODULE_SIG_FORCE), and this \
+             module has none that it trusts; build the image without --strip-module-signatures, with the modules \
+             of exactly this kernel"
         }
         Errno::PERM => {
-            "the kernel takes no module, or under lockdown (Secure Boot, lockdown=) none without a signature \
-             that it knows; build the image without --strip-module-signatures, with the modules of this very \
-             kernel; the kernel's log says more"
+            "the kernel loads no modules (modules_disabled), or under lockdown (Secure Boot, lockdown=) only \
+             modules with a signature that it trusts; build the image without --strip-module-signatures, with the \
+             modules of exactly this kernel; the kernel's log says more"
         }
         errno => return Cause::Os(errno),
     };
-    // What stands before the colon is the name, which people search for.
+    // Only the errno's name, for people to search for.
     let name = crate::error::name(errno).to_string();
     let name = name.split(':').next().unwrap_or_default();
     Cause::Reason(format!("{name}: {why}"))
 }
 
-/// Gives a module file with its parameters to the kernel, which decompresses it if it can.
+/// Passes a module file and its parameters to the kernel, which decompresses it if it can.
 fn insert(path: &Path, parameters: &str) -> Result<()> {
     let parameters = CString::new(parameters).unwrap_or_default();
     let during = |errno: Errno| Error::with("load", path.display(), refusal(errno));
@@ -358,9 +364,9 @@ fn insert(path: &Path, parameters: &str) -> Result<()> {
     let codec = Codec::detect(first.get(..n).unwrap_or_default());
     let flags = codec.map_or(0, |_| MODULE_INIT_COMPRESSED_FILE);
     match (finit_module(&file, &parameters, flags), codec) {
-        // Somebody else was faster.
+        // EEXIST: loaded meanwhile.
         (Ok(()) | Err(Errno::EXIST), _) => Ok(()),
-        // Not this kernel (before 5.17, or without MODULE_DECOMPRESS), or not this format.
+        // A kernel before 5.17 or without MODULE_DECOMPRESS, or one that lacks this format.
         (Err(Errno::INVAL | Errno::OPNOTSUPP), Some(codec)) => {
             let image = decompress(path, codec)?;
             match init_module(&image, &parameters) {
@@ -374,7 +380,7 @@ fn insert(path: &Path, parameters: &str) -> Result<()> {
 
 fn decompress(path: &Path, codec: Codec) -> Result<Vec<u8>> {
     let file = Opened::open(path)?;
-    // The kind of reader that archives are read with: a second one would be as much code again.
+    // The reader type of archives: another one would instantiate the decoders a second time.
     codec
         .decompress(Reader::new(&file, 0), MODULE_MAX)
         .during("decompress", path.display())
@@ -385,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_for_a_signature_is_told_with_its_name_and_what_to_do() {
+    fn refusals_have_the_name_of_the_errno_and_a_hint() {
         for (errno, name) in [
             (Errno::KEYREJECTED, "EKEYREJECTED: "),
             (Errno::PERM, "EPERM: "),
@@ -396,7 +402,7 @@ mod tests {
         }
         assert_eq!(
             refusal(Errno::NOEXEC).to_string(),
-            "ENOEXEC: no module for this kernel; the kernel's log says why"
+            "ENOEXEC: not a module for this kernel; the kernel's log says why"
         );
         assert_eq!(
             refusal(Errno::NOMEM).to_string(),

@@ -1,4 +1,4 @@
-//! Kernel modules: which ones are wanted, what these depend on, and loading them.
+//! Kernel modules: which to load, their dependencies, and loading them.
 
 pub mod dep;
 mod fnmatch;

@@ -1,23 +1,23 @@
-//! modprobe.d files, and what the kernel command line says about modules.
+//! Configuration of modules: modprobe.d files, and the words of the kernel command line that modprobe(8) reads.
 
-use super::dep::plain;
+use super::dep::underscored;
 use super::fnmatch;
 use crate::text::Words;
 
-/// What a module wants loaded before it and after it, if it is there.
+/// The soft dependencies of a module: modules to load before and after it if they exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SoftDep {
-    /// The module; `_` for `-`.
+    /// The module, with `_` for `-`.
     module: String,
-    /// Before it: names or aliases.
+    /// Names or aliases to load before it.
     pub pre: Vec<String>,
-    /// After it.
+    /// Names or aliases to load after it.
     pub post: Vec<String>,
 }
 
-/// What the administrator says about modules. What is read later adds to what was read before.
+/// The administrator's configuration of modules. Each text read adds to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
+pub struct ModprobeConfig {
     /// Pattern and module.
     aliases: Vec<(String, String)>,
     /// Module and parameters.
@@ -25,15 +25,14 @@ pub struct Config {
     blacklist: Vec<String>,
     disabled: Vec<String>,
     softdeps: Vec<SoftDep>,
-    /// Lines that are not understood, or that ask for what cannot be done here: one sentence each.
+    /// Warnings about lines that are unknown or not supported, one sentence each.
     pub problems: Vec<String>,
 }
 
-impl Config {
-    /// Reads the text of a file of modprobe.d, or modules.softdep. `source` is its name, for
-    /// messages.
+impl ModprobeConfig {
+    /// Reads the text of a file of modprobe.d, or of modules.softdep. `source` is its name in messages.
     pub fn read(&mut self, text: &str, source: &str) {
-        // A backslash at its end joins a line with the next.
+        // A backslash at the end of a line joins it with the next.
         let joined = text.replace("\\\n", " ");
         for line in joined.lines() {
             let mut words = line.split_ascii_whitespace();
@@ -46,25 +45,24 @@ impl Config {
             let rest: Vec<_> = words.collect();
             match (command, rest.as_slice()) {
                 ("alias", [pattern, module]) => {
-                    self.aliases.push(((*pattern).into(), plain(module)));
+                    self.aliases.push(((*pattern).into(), underscored(module)));
                 }
                 ("options", [module, parameters @ ..]) => {
-                    self.options.push((plain(module), parameters.join(" ")));
+                    self.options.push((underscored(module), parameters.join(" ")));
                 }
                 ("blacklist", [module]) => self.blacklist(module),
-                ("softdep", [module, wishes @ ..]) => self.softdep(module, wishes),
-                // How people write "never load this".
+                ("softdep", [module, list @ ..]) => self.softdep(module, list),
+                // The usual way to forbid a module.
                 (
                     "install",
                     [module, "/bin/true" | "/bin/false" | "/usr/bin/true" | "/usr/bin/false" | ":", ..],
                 ) => self.disable(module),
                 ("install", [module, ..]) => self.problems.push(format!(
-                    "{source}: install {module}: no command can be run here; the module is loaded as \
-                     any other"
+                    "{source}: install {module}: /init runs no commands; it loads the module like any other"
                 )),
-                // About unloading, and about what depmod puts into an image.
+                // For unloading, and for tools that build images.
                 ("remove" | "weakdep", _) => {}
-                _ => self.problems.push(format!("{source}: not understood: {line}")),
+                _ => self.problems.push(format!("{source}: unknown line: {line}")),
             }
         }
     }
@@ -83,7 +81,7 @@ impl Config {
                 (Some((module, parameter)), value)
                     if !module.is_empty() && !parameter.is_empty() =>
                 {
-                    // The kernel's own quoting: a value with spaces stands in quotes.
+                    // The kernel needs quotes around a value with spaces.
                     let text = match value {
                         Some(value) if value.contains(char::is_whitespace) => {
                             format!("{parameter}=\"{value}\"")
@@ -91,68 +89,67 @@ impl Config {
                         Some(value) => format!("{parameter}={value}"),
                         None => parameter.into(),
                     };
-                    self.options.push((plain(module), text));
+                    self.options.push((underscored(module), text));
                 }
                 _ => {}
             }
         }
     }
 
-    /// Forbids to load `module` because an alias asks for it.
+    /// Forbids loading `module` by an alias.
     pub fn blacklist(&mut self, module: &str) {
-        self.blacklist.push(plain(module));
+        self.blacklist.push(underscored(module));
     }
 
-    /// Forbids to load `module` at all.
+    /// Forbids loading `module`.
     pub fn disable(&mut self, module: &str) {
-        self.disabled.push(plain(module));
+        self.disabled.push(underscored(module));
     }
 
-    /// Whether no alias may load `module`.
+    /// Whether loading `module` by an alias is forbidden.
     pub fn is_blacklisted(&self, module: &str) -> bool {
-        let module = plain(module);
+        let module = underscored(module);
         self.blacklist.contains(&module)
     }
 
-    /// Whether nothing may load `module`.
+    /// Whether loading `module` is forbidden.
     pub fn is_disabled(&self, module: &str) -> bool {
-        let module = plain(module);
+        let module = underscored(module);
         self.disabled.contains(&module)
     }
 
-    /// The parameters of `module`, as the kernel takes them: separated by spaces, those given last at
-    /// the end, where they win.
+    /// The parameters of `module` for the kernel: separated by spaces, in the order given. The last one wins.
     pub fn parameters(&self, module: &str) -> String {
-        let module = plain(module);
+        let module = underscored(module);
         let own = self.options.iter().filter(|(name, _)| *name == module);
         let texts: Vec<_> = own.map(|(_, parameters)| parameters.as_str()).collect();
         texts.join(" ")
     }
 
-    /// What `module` asks for softly.
+    /// The soft dependencies of `module`.
     pub fn softdeps(&self, module: &str) -> impl Iterator<Item = &SoftDep> {
-        let module = plain(module);
+        let module = underscored(module);
         self.softdeps
             .iter()
             .filter(move |softdep| softdep.module == module)
     }
 
-    /// Forgets the soft wishes that `there` says are fulfilled already.
-    pub(super) fn grant(&mut self, there: impl Fn(&str) -> bool) {
+    /// Drops the `pre` dependencies that are `satisfied`.
+    pub(super) fn drop_softdeps(&mut self, satisfied: impl Fn(&str) -> bool) {
         for softdep in &mut self.softdeps {
-            softdep.pre.retain(|wish| !there(wish));
+            softdep.pre.retain(|name| !satisfied(name));
         }
         self.softdeps
             .retain(|softdep| !softdep.pre.is_empty() || !softdep.post.is_empty());
     }
 
-    /// Whether any module asks for others softly.
+    /// Whether any module has soft dependencies.
     pub fn has_softdeps(&self) -> bool {
         !self.softdeps.is_empty()
     }
 
-    /// The modules that `name`, with `_` for `-`, is an alias of. `off` is how people write that it
-    /// is of none; there is no such module.
+    /// The modules that the alias `name` (with `_` for `-`) stands for. `alias NAME off` disables an alias:
+    /// there is no module `off`.
     pub(super) fn aliased<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.aliases
             .iter()
@@ -161,19 +158,19 @@ impl Config {
     }
 
     /// `softdep MODULE pre: a b post: c`.
-    fn softdep(&mut self, module: &str, wishes: &[&str]) {
+    fn softdep(&mut self, module: &str, words: &[&str]) {
         let mut softdep = SoftDep {
-            module: plain(module),
+            module: underscored(module),
             ..SoftDep::default()
         };
         let mut list = None;
-        for wish in wishes {
-            match (*wish, &mut list) {
+        for word in words {
+            match (*word, &mut list) {
                 ("pre:", _) => list = Some(true),
                 ("post:", _) => list = Some(false),
-                (wish, Some(true)) => softdep.pre.push(wish.into()),
-                (wish, Some(false)) => softdep.post.push(wish.into()),
-                // Words before a colon say nothing.
+                (name, Some(true)) => softdep.pre.push(name.into()),
+                (name, Some(false)) => softdep.post.push(name.into()),
+                // Words before the first pre: or post: have no meaning.
                 (_, None) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! The devices that were there before this program, and the modules that they want.
+//! Coldplug: the MODALIAS of devices without a driver. Also reads modprobe.d and the files of depmod.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,13 +7,13 @@ use std::{fs, io};
 
 use log::debug;
 
-use super::alias::{Config, Database};
+use super::alias::{Database, ModprobeConfig};
 use crate::error::{Context, Result};
 
-/// Devices that are looked at on one bus: a bound for the time, far beyond any machine.
+/// Limit for the devices of one bus; no machine has as many.
 const DEVICES_MAX: usize = 10_000;
 
-/// Where modprobe.d(5) says that files may be; of two of the same name the first counts.
+/// The directories of modprobe.d(5). Of two files with the same name, the first wins.
 const MODPROBE_D: [&str; 5] = [
     "/etc/modprobe.d",
     "/run/modprobe.d",
@@ -22,12 +22,11 @@ const MODPROBE_D: [&str; 5] = [
     "/lib/modprobe.d",
 ];
 
-/// The MODALIAS of every device that has no driver, those nearer to the processor first: what stands
-/// on a bus behind a bridge comes after the bridge.
+/// The MODALIAS of every device without a driver. A bridge comes before the devices on the bus behind it.
 ///
-/// Looks at /sys/bus/*/devices, which is flat, and has a link for each device of /sys/devices that
-/// a driver can be bound to. Not at /sys/devices/system/cpu: those modules (faster ciphers, KVM) are
-/// nothing that a root needs, and the system loads them.
+/// Reads /sys/bus/*/devices, which is flat and has a link for each device of /sys/devices that can have a
+/// driver. Skips /sys/devices/system/cpu: no root needs those modules (faster ciphers, KVM); the system loads
+/// them.
 pub fn modaliases() -> Vec<String> {
     let mut found = BTreeMap::new();
     for bus in names(Path::new("/sys/bus")) {
@@ -41,14 +40,14 @@ pub fn modaliases() -> Vec<String> {
             if modalias.is_empty() || fs::symlink_metadata(device.join("driver")).is_ok() {
                 continue;
             }
-            // The link's path has as many parts as there are devices above.
+            // The number of components of the link's target is the depth of the device.
             let place = fs::read_link(&device).unwrap_or(device);
             found.insert((place.iter().count(), place), modalias.to_string());
         }
     }
     let mut modaliases = Vec::new();
     for modalias in found.into_values() {
-        // As many as there are devices of the kind; tens, not thousands.
+        // A linear search: there are tens of them, not thousands.
         if !modaliases.contains(&modalias) {
             modaliases.push(modalias);
         }
@@ -56,10 +55,9 @@ pub fn modaliases() -> Vec<String> {
     modaliases
 }
 
-/// Reads what the administrator says about modules in modprobe.d, and what the kernel command line
-/// says.
-pub fn config(cmdline: &str) -> Result<Config> {
-    let mut config = Config::default();
+/// Reads the configuration of modules from modprobe.d and the kernel command line.
+pub fn config(cmdline: &str) -> Result<ModprobeConfig> {
+    let mut config = ModprobeConfig::default();
     for file in modprobe_d() {
         let text = optional(&file)?;
         config.read(&text, &file.display().to_string());
@@ -68,9 +66,9 @@ pub fn config(cmdline: &str) -> Result<Config> {
     Ok(config)
 }
 
-/// Reads what depmod says about the modules in `directory` (/lib/modules/RELEASE), of whose modules.dep
-/// `dep` is the text. `config` has the last word.
-pub fn database(directory: &Path, dep: &str, config: Config) -> Result<Database> {
+/// Reads modules.alias and modules.softdep in `directory` (/lib/modules/RELEASE). `dep` is the text of its
+/// modules.dep; `config` takes precedence.
+pub fn database(directory: &Path, dep: &str, config: ModprobeConfig) -> Result<Database> {
     let read = |file: &str| optional(&directory.join(file));
     let database = Database::new(
         dep,
@@ -82,7 +80,7 @@ pub fn database(directory: &Path, dep: &str, config: Config) -> Result<Database>
     Ok(database)
 }
 
-/// The files of modprobe.d, by name.
+/// The files of modprobe.d, sorted by name.
 fn modprobe_d() -> Vec<PathBuf> {
     let mut files = BTreeMap::new();
     for directory in MODPROBE_D.map(Path::new) {
@@ -99,7 +97,7 @@ fn modprobe_d() -> Vec<PathBuf> {
     files.into_values().collect()
 }
 
-/// The names in a directory; none where there is no such directory.
+/// The names in a directory; empty if it cannot be read.
 fn names(directory: &Path) -> Vec<OsString> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -109,7 +107,7 @@ fn names(directory: &Path) -> Vec<OsString> {
         .collect()
 }
 
-/// The text of a file; none where there is no such file.
+/// The text of a file; empty if it does not exist.
 fn optional(path: &Path) -> Result<String> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),

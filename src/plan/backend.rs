@@ -1,13 +1,13 @@
-//! The backends: the ways in which an EROFS layer becomes visible. Everything about one but the mount itself
-//! is here; how each mounts is in `boot::mount`, in a file of its own.
+//! The backends: ways to mount an EROFS layer. Everything about a backend except the mount itself is in this
+//! file; `boot::mount` has one file per backend for the mount.
 
 use std::fmt;
 
 use super::{Module, Place};
 use crate::format::erofs::Superblock;
 
-/// A way to mount an EROFS layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A way to mount an EROFS layer. Ordered from the cheapest to the one that most kernels support.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Backend {
     /// The EROFS driver on the initrd's memory.
     Memback,
@@ -20,20 +20,17 @@ pub enum Backend {
     Extract,
 }
 
-/// What is known of a backend.
-struct Facts {
-    /// Its name on the command line and in messages.
+/// What [`Backend`]'s methods return.
+struct Properties {
     name: &'static str,
-    /// A line about it.
     help: &'static str,
-    /// The kernel options that it needs beside EROFS_FS, without `CONFIG_`.
+    mainline: bool,
     options: &'static [&'static str],
-    /// The kernel modules that it needs, where they are not built in.
     modules: &'static [Module],
 }
 
 impl Backend {
-    /// Every backend in the order in which they are tried, the cheapest first.
+    /// Every backend, in the order in which `/init` tries them by default.
     pub const ALL: &'static [Self] = &[
         Self::Memback,
         Self::File,
@@ -42,29 +39,33 @@ impl Backend {
         Self::Extract,
     ];
 
-    fn facts(self) -> Facts {
+    fn properties(self) -> Properties {
         match self {
-            Self::Memback => Facts {
+            Self::Memback => Properties {
                 name: "memback",
                 help: "EROFS on the memory of the initrd; needs a kernel with the patches in qemu/kernel",
+                mainline: false,
                 options: &[],
                 modules: &[Module::Erofs],
             },
-            Self::File => Facts {
+            Self::File => Properties {
                 name: "file",
                 help: "EROFS on a file of a ramfs or a disk, from Linux 6.12 on",
-                options: &["EROFS_FS_BACKED_BY_FILE"],
+                mainline: true,
+                options: &["CONFIG_EROFS_FS_BACKED_BY_FILE"],
                 modules: &[Module::Erofs],
             },
-            Self::Loop => Facts {
+            Self::Loop => Properties {
                 name: "loop",
                 help: "EROFS on a loop device; works on every kernel that has both",
-                options: &["BLK_DEV_LOOP"],
+                mainline: true,
+                options: &[],
                 modules: &[Module::Erofs, Module::Loop],
             },
             #[cfg(feature = "extract")]
-            Self::Extract => Facts {
+            Self::Extract => Properties {
                 name: "extract",
+                mainline: true,
                 help: "the files are written into a tmpfs; needs no EROFS, and no overlayfs where all layers are extracted",
                 options: &[],
                 modules: &[],
@@ -72,32 +73,39 @@ impl Backend {
         }
     }
 
-    /// Its name on the command line and in messages.
+    /// The name on the command line and in messages.
     pub fn name(self) -> &'static str {
-        self.facts().name
+        self.properties().name
     }
 
-    /// A line about it.
+    /// A one-line description.
     pub fn help(self) -> &'static str {
-        self.facts().help
+        self.properties().help
     }
 
-    /// The kernel options that it needs beside EROFS_FS, without `CONFIG_`.
+    /// Whether a kernel's configuration tells if the kernel supports this backend: it does not for patches
+    /// that add no option.
+    pub fn is_mainline(self) -> bool {
+        self.properties().mainline
+    }
+
+    /// The kernel options that must be built in, with `CONFIG_`, in addition to those of the
+    /// [`modules`](Self::modules).
     pub fn options(self) -> &'static [&'static str] {
-        self.facts().options
+        self.properties().options
     }
 
-    /// The kernel modules that it needs, where they are not built in.
+    /// The kernel modules that must be loaded, unless they are built in.
     pub fn modules(self) -> &'static [Module] {
-        self.facts().modules
+        self.properties().modules
     }
 
-    /// Whether it can mount an image that starts `offset` bytes into that source.
-    pub fn reaches(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
+    /// Whether it can mount an image that starts `offset` bytes into the source at `place`.
+    pub fn can_mount(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
         match self {
             Self::Memback => *place == Place::Initrd,
-            // A sysfs file returns a page at a time, which EROFS takes for an I/O error; and fsoffset=
-            // counts in whole blocks (fs/erofs/super.c).
+            // A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
+            // fsoffset= must be a multiple of the block size (fs/erofs/super.c).
             Self::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
             Self::Loop => true,
             #[cfg(feature = "extract")]
@@ -113,9 +121,41 @@ impl Backend {
             Self::Extract => true,
         }
     }
+
+    /// Whether it probably works for a layer in `place` that it [can mount](Self::can_mount).
+    ///
+    /// `/init` loads the modules of the next backend early where this returns `false`.
+    pub fn is_likely(self, place: &Place, hints: Hints) -> bool {
+        match self {
+            // A kernel with the memback patches keeps the initrd without retain_initrd.
+            Self::Memback => !hints.retain_initrd,
+            // The kernel does not mount files of a tmpfs (ENOTBLK).
+            Self::File => !matches!(place, Place::File(_)) || !hints.rootfs_is_tmpfs,
+            Self::Loop => true,
+            #[cfg(feature = "extract")]
+            Self::Extract => true,
+        }
+    }
+
+    /// The one of `backends` that most kernels support, if a configuration tells whether they do. Extraction
+    /// needs nothing of a kernel, and counts only if it is alone.
+    pub fn most_portable(backends: &[Self]) -> Option<Self> {
+        let mainline = || backends.iter().filter(|backend| backend.is_mainline());
+        let in_place = mainline().filter(|backend| !backend.is_extract()).max();
+        in_place.or_else(|| mainline().max()).copied()
+    }
 }
 
-/// The names of all backends, as a list in a sentence.
+/// What the command line tells about the kernel, for [`Backend::is_likely`].
+#[derive(Clone, Copy, Debug)]
+pub struct Hints {
+    /// `retain_initrd` is set.
+    pub retain_initrd: bool,
+    /// The rootfs is a tmpfs rather than a ramfs.
+    pub rootfs_is_tmpfs: bool,
+}
+
+/// The names of all backends, separated by commas.
 pub fn names() -> String {
     let names: Vec<_> = Backend::ALL.iter().map(|backend| backend.name()).collect();
     names.join(", ")

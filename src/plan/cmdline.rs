@@ -1,64 +1,64 @@
-//! What the kernel command line asks for. Each word is in [`super::words`].
+//! The options of the kernel command line. [`super::words`] reads them.
 
-use super::backend::Backend;
+use super::backend::{Backend, Hints};
 
-/// A point at which `rd.break=` stops for a shell.
+/// A point at which `rd.break=` starts a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
-    /// The plan is made, nothing is mounted.
+    /// The plan is made, no layer is mounted.
     Plan,
     /// Layers and overlay are mounted.
     Mount,
-    /// Everything is checked; the next step is the point of no return.
+    /// The new root is verified; the next step cannot be undone.
     Switch,
 }
 
-/// What a failure without a shell does (`rd.emergency=`).
+/// What a failed boot does without a shell (`rd.emergency=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emergency {
-    /// Restart the machine.
+    /// Restart.
     Reboot,
-    /// Switch it off.
+    /// Power off.
     Poweroff,
-    /// Stop the processor.
+    /// Halt.
     Halt,
 }
 
 /// How long to wait for the root device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Until a time that the program chooses.
+    /// A limit that the program chooses.
     Default,
-    /// `rootwait`: for ever.
+    /// `rootwait`: no limit.
     Forever,
     /// `rootwait=`: seconds.
     Seconds(u64),
 }
 
-/// How much is logged.
+/// How much `/init` logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
     /// Steps and results.
     Normal,
-    /// `debug` or `loglevel=8`: what was tried and refused, too, at the kernel's debug level.
+    /// `debug` or `loglevel=8`: also each refused attempt, at the kernel's debug level.
     Debug,
-    /// `rd.debug`: the same, at a level that a console shows by default.
+    /// `rd.debug`: the same, at a level that the console shows by default.
     Shown,
 }
 
-/// What the kernel tries when no `init=` is given (kernel_init in init/main.c).
+/// What the kernel tries without `init=` (kernel_init in init/main.c).
 const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
-/// The command line as this program understands it.
+/// The words of the command line that this program reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The whole line, for those who read more of it: parameters of modules.
+    /// The whole line; the module loader reads module parameters from it.
     pub text: String,
     /// `init=`: the real init.
     pub init: Option<String>,
-    /// `rdinit=`: the file that the kernel started, this program.
+    /// `rdinit=`: the file that the kernel started as this program.
     pub rdinit: String,
-    /// `retain_initrd`: the kernel was told to keep the initrd for /sys/firmware/initrd.
+    /// `retain_initrd`: the kernel keeps the initrd for /sys/firmware/initrd.
     pub retain_initrd: bool,
     /// `root=` as given.
     pub root: Option<String>,
@@ -72,25 +72,24 @@ pub struct Options {
     pub rootwait: Wait,
     /// `rootdelay=`, seconds.
     pub rootdelay: u64,
-    /// `rd.overlay=` as given, where it names more than an overlay: what takes the writes.
+    /// The value of `rd.overlay=` that names the upper layer; `None` if it is absent, yes or no.
     pub overlay: Option<String>,
-    /// `rd.overlay.fallback=tmpfs[:option,...]`: options of the tmpfs that takes the writes where the
-    /// device of `rd.overlay=` cannot; `None`: the boot fails then.
+    /// `rd.overlay.fallback=tmpfs[:option,...]`: options of the tmpfs to use if the device of `rd.overlay=` cannot
+    /// be used; `None`: the boot fails.
     pub overlay_fallback: Option<Vec<String>>,
-    /// `rd.overlay.readonly`: nothing takes the writes.
+    /// `rd.overlay.readonly`: the overlay has no upper layer.
     pub overlay_readonly: bool,
-    /// An overlay over `root=` even where there are no layers (`rd.overlay`,
-    /// `systemd.volatile=overlay`).
+    /// `rd.overlay` or `systemd.volatile=overlay`: an overlay over `root=` even without layers.
     pub overlay_root: bool,
-    /// `systemd.volatile=yes`: systemd's own initrd would lay nothing but /usr over a tmpfs.
+    /// `systemd.volatile=yes`: systemd's own initrd would mount only /usr over a tmpfs.
     pub volatile: bool,
     /// `rd.layers.backend=`: the backends to try, in order.
     pub backends: Vec<Backend>,
-    /// `rd.layers.only=`: names or numbers of the only layers to use.
+    /// `rd.layers.only=`: names or numbers of the layers to use; empty: all.
     pub only: Vec<String>,
     /// `rd.layers.skip=`: names or numbers of layers to leave out.
     pub skip: Vec<String>,
-    /// `rd.layers.strict`: what is not understood in the initrd is an error.
+    /// `rd.layers.strict`: data in the initrd that is neither cpio nor EROFS is an error.
     pub strict: bool,
     /// `rd.break=`.
     pub breaks: Vec<Break>,
@@ -98,14 +97,13 @@ pub struct Options {
     pub shell: bool,
     /// `rd.emergency=`.
     pub emergency: Option<Emergency>,
-    /// `rd.timeout=`: seconds to wait for a device before giving up; 0 is for ever
-    /// (dracut.cmdline(7)).
+    /// `rd.timeout=`: seconds to wait for a device; 0: no limit (dracut.cmdline(7)).
     pub timeout: Option<u64>,
-    /// `panic=`: seconds before a failed boot restarts; negative: at once; 0 or absent: never.
+    /// `panic=`: seconds until a failed boot restarts; negative: at once; 0 or absent: never.
     pub panic: i64,
-    /// `rd.watchdog=`: the watchdog to ping until the real init starts.
+    /// `rd.watchdog=`: the watchdog device to ping until the real init starts.
     pub watchdog: Option<String>,
-    /// `rd.timestamps=`: whether systemd is told when the initramfs began.
+    /// `rd.timestamps=`: whether systemd is told when the initramfs started.
     pub timestamps: bool,
     /// `debug`, `loglevel=`, `rd.debug`.
     pub verbosity: Verbosity,
@@ -113,7 +111,7 @@ pub struct Options {
     pub driver_pre: Vec<String>,
     /// `rd.driver.blacklist=`: modules not to load.
     pub driver_blacklist: Vec<String>,
-    /// Words of ours that make no sense, one sentence each.
+    /// Warnings about words with values that cannot be used, one sentence each.
     pub problems: Vec<String>,
 }
 
@@ -155,8 +153,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether the rootfs is a tmpfs rather than a ramfs (init_rootfs in init/do_mounts.c), where the
-    /// kernel has tmpfs.
+    /// Whether the rootfs is a tmpfs rather than a ramfs (init_rootfs in init/do_mounts.c), on a kernel with
+    /// tmpfs.
     pub fn rootfs_is_tmpfs(&self) -> bool {
         match &self.rootfstype {
             Some(types) => types.contains("tmpfs"),
@@ -164,7 +162,15 @@ impl Options {
         }
     }
 
-    /// The programs to try as real init, in order: with `init=`, that one only.
+    /// What a backend is judged by before it is tried.
+    pub fn hints(&self) -> Hints {
+        Hints {
+            retain_initrd: self.retain_initrd,
+            rootfs_is_tmpfs: self.rootfs_is_tmpfs(),
+        }
+    }
+
+    /// The programs to try as the real init, in order. With `init=`, that one only.
     pub fn inits(&self) -> Vec<String> {
         match &self.init {
             Some(init) => vec![init.clone()],

@@ -1,51 +1,51 @@
-//! What `root=` names.
+//! `root=` and its companions.
 
 use super::cmdline::Options;
 use super::device_spec::Spec;
 use crate::error::Result;
 use crate::text::items;
 
-/// A device to mount: for `root=` what that and its companions say, for `rd.overlay=` the device.
+/// A device and how to mount it, for `root=` or `rd.overlay=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Which device.
+pub struct MountSpec {
+    /// The device.
     pub spec: Spec,
-    /// `rootfstype=`: types to try, in order; empty, as with `auto` among them: whatever is on it.
+    /// Filesystem types to try, in order (`rootfstype=`); empty: the type that the superblock tells.
     pub types: Vec<String>,
-    /// `rootflags=`: mount options.
+    /// Mount options (`rootflags=`).
     pub flags: Vec<String>,
-    /// Whether it is mounted for writing: the root device with `rw` where it is the root itself rather
-    /// than a layer; the one that takes the writes.
+    /// Whether it is mounted writable: the device of `rd.overlay=` always, the root device with `rw` if it is
+    /// the root itself rather than a layer.
     pub writable: bool,
 }
 
-impl Device {
-    /// Whether it may be mounted without some of its devices (`degraded` of btrfs).
+impl MountSpec {
+    /// Whether the filesystem may be mounted while some of its devices are missing (btrfs: `degraded`).
     pub fn degraded(&self) -> bool {
         self.flags.iter().any(|flag| flag == "degraded")
     }
 }
 
-/// What `root=` asks for.
-pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<Device>> {
+/// Reads `root=`, `rootfstype=` and `rootflags=`.
+pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<MountSpec>> {
     let Some(text) = &options.root else {
         return Ok(None);
     };
     let list = |list: &Option<String>| items(list.as_deref().unwrap_or_default());
     let spec = Spec::parse(text)?;
     if spec.is_ramdisk() {
-        // The way in which boot loaders have named the initrd since before there was an initramfs.
+        // Boot loaders have named the initrd so since before initramfs existed.
         warnings.push(format!(
             "root={text}: the initrd is not copied into a ramdisk; its layers are used"
         ));
         return Ok(None);
     }
-    // "Look", in mount(8), dracut and initramfs-tools; no filesystem has the name.
+    // In mount(8), dracut and initramfs-tools, auto means detection; no filesystem has that name.
     let mut types = list(&options.rootfstype);
     if types.iter().any(|fstype| fstype == "auto") {
         types.clear();
     }
-    Ok(Some(Device {
+    Ok(Some(MountSpec {
         spec,
         types,
         flags: list(&options.rootflags),

@@ -1,7 +1,7 @@
-//! The text of `root=` to what it names. Pure.
+//! Parses the value of `root=` into a device specification. Pure.
 //!
-//! The kernel's own forms are read as early_lookup_bdev reads them (block/early-lookup.c, Linux 7.2);
-//! `UUID=`, `LABEL=` and the names below /dev/disk are udev's and mount(8)'s.
+//! Parses the kernel's own forms as early_lookup_bdev does (block/early-lookup.c, Linux 7.2);
+//! `UUID=`, `LABEL=` and names below /dev/disk are those of mount(8) and udev.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 const MAJORS: u32 = 1 << 12;
 const MINORS: u32 = 1 << 20;
 
-/// What `root=` names. Displayed in the form in which the command line takes it.
+/// A block device as `root=` names it. Displayed in the form of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
     /// `/dev/NAME`: the name below /dev, such as `sda1` or `cciss/c0d0p1`.
@@ -23,31 +23,34 @@ pub enum Spec {
         /// Minor number, below 1048576.
         minor: u32,
     },
-    /// `UUID=`: of the filesystem. Compares without regard to case.
+    /// `UUID=`: the filesystem's UUID. Compared ignoring case.
     Uuid(String),
-    /// `LABEL=`: of the filesystem. Compares exactly.
+    /// `LABEL=`: the filesystem's label. Compared exactly.
     Label(String),
-    /// `PARTUUID=`, with or without `/PARTNROFF=`. Compares without regard to case.
+    /// `PARTUUID=`, with or without `/PARTNROFF=`. Compared ignoring case.
     PartUuid {
-        /// The partition's identifier.
+        /// The UUID in the partition table.
         uuid: String,
-        /// Added to the partition's number: another partition of the same disk.
+        /// Added to the partition number, to select another partition of the disk.
         offset: i32,
     },
-    /// `PARTLABEL=`: the name in the partition table. Compares exactly.
+    /// `PARTLABEL=`: the name in the partition table. Compared exactly.
     PartLabel(String),
 }
 
 impl Spec {
-    /// Reads the value of `root=`. What is not understood is an error that says what is expected.
+    /// Parses the value of `root=`.
     ///
-    /// Double or single quotes around the text, or around what follows the equals sign, go. In
-    /// labels and in names below /dev/disk, `\x20` is a space: udev escapes so, and command lines
-    /// are copied from there.
+    /// Removes double or single quotes around the text or around the part after the equals sign. In labels and
+    /// names below /dev/disk, `\x20` is a space: udev escapes it so, and people copy names from there.
+    ///
+    /// # Errors
+    ///
+    /// The form is unknown, or known but not supported; the error says what to write instead.
     pub fn parse(text: &str) -> Result<Self> {
         let text = unquote(text.trim_ascii());
         if text.is_empty() {
-            return Err(refuse(text, "names nothing"));
+            return Err(refuse(text, "the value is empty"));
         }
         if let Some(name) = text.strip_prefix("/dev/") {
             return device(text, name);
@@ -59,18 +62,18 @@ impl Spec {
             // systemd-gpt-auto-generator(8), systemd-fstab-generator(8).
             "gpt-auto" | "gpt-auto-force" | "dissect" | "dissect-force" => Err(refuse(
                 text,
-                "no partition is chosen by its type here; name it, as by PARTUUID=",
+                "partitions are not discovered by type; name the partition, for example with PARTUUID=",
             )),
             "tmpfs" => Err(refuse(
                 text,
-                "no root starts empty here; without root= the layers lie under a tmpfs",
+                "an empty root is not supported; without root= a tmpfs takes the writes above the layers",
             )),
             _ => number(text),
         }
     }
 
-    /// Whether this is the ramdisk into which old kernels copied the initrd (`/dev/ram0`, major 1).
-    /// Boot loaders still say `root=/dev/ram0` for "the initrd is the root".
+    /// Whether this is a ramdisk (`/dev/ram0`, major 1). Old kernels copied the initrd there, and boot loaders
+    /// still pass `root=/dev/ram0` to use the initrd as root.
     pub fn is_ramdisk(&self) -> bool {
         match self {
             Self::Name(name) => name
@@ -100,7 +103,7 @@ fn refuse(text: &str, why: &str) -> Error {
     Error::new("read", format_args!("root={text}"), why)
 }
 
-/// One pair of quotes around all of it, taken off.
+/// Removes one pair of quotes around the text.
 fn unquote(text: &str) -> &str {
     ['"', '\'']
         .iter()
@@ -112,7 +115,7 @@ fn unquote(text: &str) -> &str {
 fn device(text: &str, name: &str) -> Result<Spec> {
     if let Some(below) = name.strip_prefix("disk/") {
         let Some((by, value)) = below.split_once('/').filter(|(_, value)| !value.is_empty()) else {
-            return Err(refuse(text, "names no device below /dev/disk"));
+            return Err(refuse(text, "no device name follows /dev/disk/"));
         };
         let value = decode(value);
         return match by {
@@ -125,19 +128,19 @@ fn device(text: &str, name: &str) -> Result<Spec> {
             "by-partlabel" => Ok(Spec::PartLabel(value)),
             _ => Err(refuse(
                 text,
-                "only udev knows this name, and there is no udev here; of /dev/disk, by-uuid, \
-                 by-label, by-partuuid and by-partlabel are understood",
+                "only udev creates this name, and /init runs no udev; below /dev/disk, by-uuid, by-label, \
+                 by-partuuid and by-partlabel are supported",
             )),
         };
     }
     match name {
-        "nfs" | "cifs" => return Err(refuse(text, "a root on the network is not supported")),
-        "root" => return Err(refuse(text, "/dev/root is no device's name")),
+        "nfs" | "cifs" => return Err(refuse(text, "a network root is not supported")),
+        "root" => return Err(refuse(text, "/dev/root is not the name of a device")),
         _ => {}
     }
-    // The path goes to mknod: it must stay below /dev.
+    // mknod gets this path, so it must stay below /dev.
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(refuse(text, "not a path of a device below /dev"));
+        return Err(refuse(text, "not a path below /dev"));
     }
     Ok(Spec::Name(name.into()))
 }
@@ -145,7 +148,7 @@ fn device(text: &str, name: &str) -> Result<Spec> {
 /// `TAG=VALUE`.
 fn tagged(text: &str, tag: &str, value: &str) -> Result<Spec> {
     if value.is_empty() {
-        return Err(refuse(text, "nothing follows the equals sign"));
+        return Err(refuse(text, "the value after the equals sign is empty"));
     }
     match tag {
         "UUID" => Ok(Spec::Uuid(value.into())),
@@ -165,20 +168,20 @@ fn tagged(text: &str, tag: &str, value: &str) -> Result<Spec> {
     }
 }
 
-const EXPECTED: &str = "not understood; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL=, \
+const EXPECTED: &str = "unknown form; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, PARTLABEL=, \
                         MAJOR:MINOR or a hexadecimal device number";
 
 const ZFS: &str = "a root on ZFS is not supported";
 
-/// `PARTUUID=UUID/PARTNROFF=N`. The kernel compares only as many characters as were given; here all
-/// of them count, since a part of an identifier can name two disks.
+/// `PARTUUID=UUID/PARTNROFF=N`. Unlike the kernel, which compares only as many characters as are given, this
+/// program compares the whole UUID: a prefix can match two disks.
 fn part_uuid(text: &str, value: &str) -> Result<Spec> {
     let (uuid, offset) = match value.split_once('/') {
         None => (value, Some(0)),
         Some((uuid, rest)) => (
             unquote(uuid),
             rest.strip_prefix("PARTNROFF=")
-                // sscanf's %d has no plus sign.
+                // The kernel's sscanf %d takes no plus sign.
                 .filter(|number| !number.starts_with('+'))
                 .and_then(|number| number.parse().ok()),
         ),
@@ -198,26 +201,24 @@ fn part_uuid(text: &str, value: &str) -> Result<Spec> {
 /// `MAJOR:MINOR`, or hexadecimal.
 fn number(text: &str) -> Result<Spec> {
     if let Some((major, rest)) = text.split_once(':') {
-        // A third number was an offset once; the kernel reads it and forgets it.
+        // A third number was once an offset; the kernel parses and ignores it.
         let (minor, offset) = rest.split_once(':').unwrap_or((rest, "0"));
         let offset = offset.strip_suffix(':').unwrap_or(offset);
         let (Some(major), Some(minor), Some(_)) = (decimal(major), decimal(minor), decimal(offset))
         else {
             return Err(match major {
                 "nfs" | "nfs4" | "cifs" | "smb" | "http" | "https" | "iscsi" | "nbd" => {
-                    refuse(text, "a root on the network is not supported")
+                    refuse(text, "a network root is not supported")
                 }
                 "zfs" => refuse(text, ZFS),
-                "mtd" | "ubi" | "ubi0" => {
-                    refuse(text, "a root on raw flash (mtd, ubi) is not supported")
-                }
+                "mtd" | "ubi" | "ubi0" => refuse(text, "raw flash (mtd, ubi) is not supported"),
                 _ => refuse(text, EXPECTED),
             });
         };
         if major >= MAJORS || minor >= MINORS {
             return Err(refuse(
                 text,
-                "major numbers end at 4095, minor numbers at 1048575",
+                "the largest major number is 4095, the largest minor number 1048575",
             ));
         }
         return Ok(Spec::Number { major, minor });
@@ -228,7 +229,7 @@ fn number(text: &str) -> Result<Spec> {
         .unwrap_or(text);
     let all_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match u32::from_str_radix(digits, 16) {
-        // new_decode_dev of include/linux/kdev_t.h: minor's upper bits stand above the major.
+        // new_decode_dev of include/linux/kdev_t.h: the minor's upper bits are above the major.
         Ok(devt) if all_hex => Ok(Spec::Number {
             major: (devt & 0xfff00) >> 8,
             minor: (devt & 0xff) | ((devt >> 12) & 0xfff00),
@@ -237,7 +238,7 @@ fn number(text: &str) -> Result<Spec> {
             text,
             "a hexadecimal device number has at most 8 digits",
         )),
-        _ if text.starts_with('/') => Err(refuse(text, "only devices below /dev are understood")),
+        _ if text.starts_with('/') => Err(refuse(text, "only paths below /dev are supported")),
         _ if text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') =>
@@ -251,14 +252,14 @@ fn number(text: &str) -> Result<Spec> {
     }
 }
 
-/// Digits and nothing else: `str::parse` would take a plus sign.
+/// A decimal number. `str::parse` alone would accept a plus sign.
 fn decimal(text: &str) -> Option<u32> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
         .then(|| text.parse().ok())?
 }
 
-/// Undoes udev's escapes (`\x20`, one for each byte); what is no escape stays.
+/// Decodes udev's escapes (`\x20`, one per byte). Keeps everything else.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -269,7 +270,7 @@ fn decode(text: &str) -> String {
             .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match byte {
-            // A NUL ends a label; nothing can follow it.
+            // Labels end at a NUL, so an escaped one cannot match.
             Some(byte) if byte != 0 => {
                 bytes.push(byte);
                 rest = after.get(2..).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Content, Device, Layer, Place, Plan, Root, Upper};
+use super::{Content, Layer, MountSpec, Place, Plan, Root, Upper};
 use crate::text::shown;
 
 impl fmt::Display for Place {
@@ -22,16 +22,16 @@ impl fmt::Display for Layer {
     }
 }
 
-impl fmt::Display for Device {
+impl fmt::Display for MountSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let access = if self.writable { "rw" } else { "ro" };
         write!(f, "{}: {access}", self.spec)?;
         for flag in &self.flags {
             write!(f, ",{flag}")?;
         }
-        f.write_str(", as ")?;
+        f.write_str(", type ")?;
         match self.types.as_slice() {
-            [] => f.write_str("whatever is on it"),
+            [] => f.write_str("auto"),
             types => list(f, types),
         }
     }
@@ -39,7 +39,7 @@ impl fmt::Display for Device {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for warning in self.warnings().chain(self.alarms()) {
+        for warning in self.warnings().chain(self.urgent_warnings()) {
             writeln!(f, "warning: {warning}")?;
         }
         if let Some(device) = &self.device {

@@ -1,16 +1,16 @@
-//! Segments to layers: which of them are any, by what they can be mounted, and which are left out.
+//! Segments to layers: which segments are layers, which backends can mount them, and which layers are left out.
 
 use super::cmdline::Options;
 use super::{Content, Layer, Place, Source};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
-/// The segments of a source that hold layers: what is no loader, no padding, and not meant for
-/// the kernel itself.
+/// The segments of a source that are layers: all except the loader, padding, the bootconfig, and archives for
+/// the kernel itself (microcode, ACPI tables).
 pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
     let segments = &source.walk.segments;
-    // The loader ends with the archive that holds the running /init: where several do, the
-    // kernel's unpacker let the last one win.
+    // The loader ends with the archive that holds the running /init. If several archives hold one, the
+    // kernel's unpacker keeps the last.
     let loader = match source.place {
         Place::File(_) => 0,
         _ => segments
@@ -25,7 +25,7 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
             Kind::Padding | Kind::Bootconfig { .. } => false,
             Kind::Erofs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
-            // Files of /layers that the kernel has unpacked are sources of their own.
+            // Files that the kernel unpacked to /layers are sources of their own.
             Kind::Cpio(cpio) => match source.place {
                 Place::File(_) => true,
                 _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
@@ -33,8 +33,20 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
         })
 }
 
-/// The layer that a segment is; padding and trailers are none.
-pub(super) fn layer(
+/// The layers of all sources, numbered from `first`.
+pub(super) fn collect(sources: &[&Source], options: &Options, first: usize) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        for segment in segments(source) {
+            let number = layers.len().saturating_add(first);
+            layers.extend(layer(number, index, &source.place, segment, options));
+        }
+    }
+    layers
+}
+
+/// The layer in a segment; `None` for padding and a bootconfig.
+fn layer(
     number: usize,
     source: usize,
     place: &Place,
@@ -48,7 +60,7 @@ pub(super) fn layer(
                 .backends
                 .iter()
                 .copied()
-                .filter(|backend| backend.reaches(place, segment.offset, superblock))
+                .filter(|backend| backend.can_mount(place, segment.offset, superblock))
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -74,9 +86,9 @@ pub(super) fn layer(
     })
 }
 
-/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` where the boot loader adds layers: at the
-/// next boot there may be more of these, or fewer, and the numbers mean other layers.
-pub(super) fn numbers(
+/// Warns of numbers in `rd.layers.only=` and `rd.layers.skip=` if systemd-stub has added layers: their count
+/// can change from boot to boot, and the numbers of layers with it.
+pub(super) fn warn_of_numbers(
     layers: &[Layer],
     sources: &[&Source],
     options: &Options,
@@ -101,7 +113,7 @@ pub(super) fn numbers(
     }
 }
 
-/// Leaves out what `rd.layers.only=` and `rd.layers.skip=` say.
+/// Applies `rd.layers.only=` and `rd.layers.skip=`.
 pub(super) fn select(
     layers: &mut Vec<Layer>,
     options: &Options,
@@ -130,8 +142,9 @@ pub(super) fn select(
     Ok(())
 }
 
-/// Says what is odd about a layer that may still work.
-pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
+/// Warnings about a layer that may still work.
+pub(super) fn warnings(layer: &Layer) -> Vec<String> {
+    let mut warnings = Vec::new();
     if let Content::Erofs { superblock, .. } = &layer.content {
         let unknown = superblock.unknown_incompat();
         if unknown != 0 {
@@ -142,10 +155,11 @@ pub(super) fn doubts(layer: &Layer, warnings: &mut Vec<String>) {
         let pieces = superblock.in_pieces();
         warnings.extend(pieces.map(|what| format!("{layer}: {what}")));
     }
+    warnings
 }
 
 impl Layer {
-    /// Why it cannot be mounted, where no backend of `rd.layers.backend=` reaches it.
+    /// Why no backend of `rd.layers.backend=` can mount it; `None` if one can.
     pub fn unreachable(&self) -> Option<String> {
         match &self.content {
             Content::Erofs { backends, .. } if backends.is_empty() => {
@@ -158,8 +172,8 @@ impl Layer {
         }
     }
 
-    /// Whether a word of `rd.layers.only=` or `rd.layers.skip=` means this layer: its number, its
-    /// name with or without the ending, or its volume label.
+    /// Whether an item of `rd.layers.only=` or `rd.layers.skip=` names this layer: by number, by file name with
+    /// or without extension, or by volume label.
     pub fn is(&self, word: &str) -> bool {
         let label = match &self.content {
             Content::Erofs { superblock, .. } => superblock.label(),
@@ -170,12 +184,22 @@ impl Layer {
     }
 }
 
-/// What the kernel has not taken as it was meant.
-pub(super) fn stopped(place: &Place, segment: &Segment) -> Option<String> {
-    // A file of /layers is not its business; /init refuses what is wrong there.
-    if matches!((place, &segment.kind), (Place::File(_), Kind::Cpio(_))) {
-        return None;
+/// Warnings about archives that the kernel's own unpacker stopped at.
+pub(super) fn unpacker_warnings(sources: &[&Source]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for source in sources {
+        for segment in &source.walk.segments {
+            // The kernel does not read the files of /layers; /init refuses to unpack damaged ones.
+            if matches!(
+                (&source.place, &segment.kind),
+                (Place::File(_), Kind::Cpio(_))
+            ) {
+                continue;
+            }
+            let what = segment.stopped();
+            warnings
+                .extend(what.map(|what| format!("{}+{:#x}: {what}", source.place, segment.offset)));
+        }
     }
-    let what = segment.stopped()?;
-    Some(format!("{place}+{:#x}: {what}", segment.offset))
+    warnings
 }

@@ -1,7 +1,9 @@
-//! Segments and options to the plan: what is going to be mounted, by what, and what is started.
+//! The plan: which layers are mounted, which backends may mount them, what becomes `/`, and which init starts.
 //!
-//! Pure. `/init` makes the plan before it changes anything, `layerinit plan` makes the same one on
-//! a host, and both print it with the same `Display`.
+//! Pure: segments and options in, a [`Plan`] out. `/init` makes the plan before it mounts a layer or loads a
+//! module for one, `layerinit plan` makes the same plan on a host, and both print it with the same `Display`.
+
+mod module;
 
 pub mod backend;
 pub mod device_spec;
@@ -23,11 +25,12 @@ use crate::format::erofs::Superblock;
 use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
-pub use device::Device;
+pub use device::MountSpec;
 pub use layers::segments as layer_segments;
+pub use module::Module;
 pub use upper::{PersistentUpper, Upper};
 
-/// overlayfs' own limit (OVL_MAX_STACK in fs/overlayfs/params.h).
+/// The number of layers that overlayfs can stack (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
 
 /// Where a source of layers is.
@@ -37,15 +40,15 @@ pub enum Place {
     File(String),
     /// `/initrd.image`: the kernel's copy of the whole initrd in the rootfs.
     InitrdImage,
-    /// `/sys/firmware/initrd`: the initrd in the memory where the boot loader put it.
+    /// `/sys/firmware/initrd`: the initrd in memory, where the boot loader put it.
     Initrd,
 }
 
 impl Place {
-    /// The directory of the files that are one layer, or several, each.
+    /// The directory of [`Place::File`]; each file holds one layer or more.
     pub const LAYERS: &str = "/layers";
 
-    /// Its path in the initramfs.
+    /// The path in the initramfs.
     pub fn path(&self) -> String {
         match self {
             Self::File(name) => format!("{}/{name}", Self::LAYERS),
@@ -73,42 +76,42 @@ impl AsRef<Self> for Source {
 /// One layer of the new root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// Its place among all layers that there are, 0 the lowest; stays the same when others are
-    /// left out, and names its mount point in `/run/initramfs/layers`.
+    /// Position among all layers of the initrd, 0 for the lowest. `rd.layers.only=` and `rd.layers.skip=` do
+    /// not change it. Also the name of the mount point in `/run/initramfs/layers`.
     pub number: usize,
-    /// Its name in messages: where it comes from.
+    /// Name in messages: the file name, or source and offset.
     pub name: String,
-    /// Where its source is.
+    /// Where the source is.
     pub place: Place,
-    /// Index of its source in the list given to [`plan`].
+    /// Index of the source in the slice passed to [`plan`].
     pub source: usize,
-    /// Where it starts in the source, in bytes.
+    /// Offset in the source, in bytes.
     pub offset: u64,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// What is mounted.
+    /// What the layer is.
     pub content: Content,
 }
 
-/// What a layer holds.
+/// What a layer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// An EROFS image, and who can mount it from its source, the first to be tried first.
+    /// An EROFS image.
     Erofs {
-        /// Its superblock.
+        /// The superblock of the image.
         superblock: Superblock,
-        /// The backends that can reach it.
+        /// The backends that can mount it from its source, in the order to try them.
         backends: Vec<Backend>,
     },
-    /// A cpio archive, to be unpacked into a tmpfs.
+    /// A cpio archive, which is unpacked into a tmpfs.
     Cpio {
-        /// How it is compressed.
+        /// The compression; `None` for a plain archive.
         codec: Option<Codec>,
-        /// Bytes that its files will take, in whole pages.
+        /// Bytes of its files, each rounded up to whole pages.
         unpacked: u64,
-        /// Bytes of memory that it will take, with what the kernel needs for a file.
+        /// Bytes of memory for the unpacked archive, including what the kernel needs per file.
         memory: u64,
-        /// Whether it says what its root directory is like.
+        /// Whether it has an entry for its root directory (`.`).
         has_root: bool,
     },
 }
@@ -116,15 +119,15 @@ pub enum Content {
 /// What becomes `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// The initramfs itself: there is nothing to mount over it.
+    /// The initramfs itself: there are neither layers nor a root device.
     Initramfs,
     /// The root device itself.
     Device,
-    /// What the kernel has assembled before it started this program.
+    /// The stack that the kernel mounted before it started this program.
     Assembled,
-    /// The one layer that there is, read-only.
+    /// The only layer, read-only.
     Layer,
-    /// An overlay of all layers, the root device below them if there is one.
+    /// An overlay of all layers, with the root device as the lowest if there is one.
     Overlay(Upper),
     /// One tmpfs that all layers are written into, in order (`rd.layers.backend=extract`).
     Extracted {
@@ -135,70 +138,38 @@ pub enum Root {
     },
 }
 
-/// A kernel module, should the kernel turn out to need it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Module {
-    /// The EROFS filesystem.
-    Erofs,
-    /// overlayfs.
-    Overlay,
-    /// The loop device.
-    Loop,
-}
-
-impl Module {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Erofs => "erofs",
-            Self::Overlay => "overlay",
-            Self::Loop => "loop",
-        }
-    }
-
-    /// What cannot be done without it.
-    pub fn purpose(self) -> &'static str {
-        match self {
-            Self::Erofs => "no EROFS layer can be mounted",
-            Self::Overlay => "the layers cannot be stacked",
-            Self::Loop => "the loop backend cannot be used",
-        }
-    }
-}
-
-/// Everything that is going to be done.
+/// What `/init` is going to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The root device. Where it is not the root itself, it is the lowest layer, number 0.
-    pub device: Option<Device>,
+    /// The root device. Unless it is the root itself, it is the lowest layer, number 0.
+    pub device: Option<MountSpec>,
     /// The layers of the initrd, lowest first.
     pub layers: Vec<Layer>,
-    /// What they become.
+    /// What becomes `/`.
     pub root: Root,
-    /// What the kernel must be able to do; loaded where it is not.
+    /// The kernel modules to load early unless they are built in. Others are loaded when a mount needs them.
     pub modules: Vec<Module>,
-    /// The real init: the first of these that exists is started. With `init=`, that one only.
+    /// Candidates for the real init: the first that exists is started. With `init=`, that one only.
     pub inits: Vec<String>,
-    /// What is odd about the command line but no reason to stop, one sentence each.
+    /// Warnings about the command line, one sentence each.
     pub cmdline_warnings: Vec<String>,
-    /// The same of the sources and layers.
+    /// Warnings about sources and layers, one sentence each.
     pub content_warnings: Vec<String>,
-    /// Where a source ends in what is not understood, and layers may be missing: to be told whatever
-    /// else is not.
+    /// One sentence per source that was not read to its end, so that layers may be missing. Logged even with
+    /// `quiet`.
     pub unread: Vec<String>,
-    /// Why what is written will be lost, where `rd.overlay=` names a device to keep it: to be told
-    /// whatever else is not.
+    /// Why writes are lost although `rd.overlay=` names a device to keep them. Logged even with `quiet`.
     pub lost: Option<String>,
 }
 
 impl Plan {
-    /// All that is odd but no reason to stop.
+    /// The warnings that `quiet` silences.
     pub fn warnings(&self) -> impl Iterator<Item = &String> {
         self.cmdline_warnings.iter().chain(&self.content_warnings)
     }
 
-    /// The devices that are to be mounted.
-    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+    /// The devices to mount.
+    pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
         let store = match &self.root {
             Root::Overlay(Upper::Device(store)) => Some(&store.device),
             _ => None,
@@ -206,43 +177,72 @@ impl Plan {
         self.device.iter().chain(store)
     }
 
-    /// All that is to be told whatever else is not.
-    pub fn alarms(&self) -> impl Iterator<Item = &String> {
+    /// The warnings that are logged even with `quiet`.
+    pub fn urgent_warnings(&self) -> impl Iterator<Item = &String> {
         self.unread.iter().chain(&self.lost)
     }
 }
 
-/// Somebody who asks for a stateless system must not find the disk written to without a word.
+/// Without this warning, someone who expects a stateless system would find the disk changed.
 const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
                         and what is written to / is written to it";
 
-/// Decides. Sources are in the order of layers: the files of `/layers` in order of their names,
-/// then one initrd.
+/// Makes the plan. `sources` are in the order of layers: the files of `/layers` by name, then the initrd.
+///
+/// # Errors
+///
+/// `root=` or `rd.overlay=` cannot be understood and nothing can replace them, a source is damaged where
+/// `rd.layers.strict` or the lack of other layers forbids to go on, `rd.layers.only=` and `rd.layers.skip=`
+/// leave no layer, or there are more than [`MAX_LAYERS`].
 pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
+    let sources: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
     let mut cmdline_warnings = options.problems.clone();
-    let mut content_warnings = Vec::new();
-    let mut unread = Vec::new();
-    let mut layers = Vec::new();
     let device = device::root(options, &mut cmdline_warnings);
     // The root device is number 0.
     let first = usize::from(matches!(device, Ok(Some(_))));
-    let sources: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
-    for (index, &source) in sources.iter().enumerate() {
-        for segment in layers::segments(source) {
-            let number = layers.len().saturating_add(first);
-            layers.extend(layers::layer(
-                number,
-                index,
-                &source.place,
-                segment,
-                options,
-            ));
-        }
+    let mut layers = layers::collect(&sources, options, first);
+    let unread = unread(&sources, options, layers.is_empty())?;
+    layers::warn_of_numbers(&layers, &sources, options, &mut cmdline_warnings);
+    layers::select(&mut layers, options, &mut cmdline_warnings)?;
+    if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
+        let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
+        return Err(Error::new("plan", &layer.place, what));
     }
-    for source in &sources {
-        for segment in &source.walk.segments {
-            content_warnings.extend(layers::stopped(&source.place, segment));
+    let mut content_warnings = layers::unpacker_warnings(&sources);
+    content_warnings.extend(layers.iter().flat_map(layers::warnings));
+    let mut device = match device {
+        Err(error) if !layers.is_empty() => {
+            cmdline_warnings.push(format!("{error}; not used"));
+            None
         }
+        device => device?,
+    };
+    let (root, lost) = root(&layers, device.is_some(), options)?;
+    if options.volatile && root == Root::Device {
+        cmdline_warnings.push(VOLATILE.into());
+    }
+    if let Some(device) = &mut device {
+        device.writable &= root == Root::Device && !options.overlay_readonly;
+    }
+    let modules = modules(&layers, &root, options);
+    cmdline_warnings.extend(blacklisted(&modules, options));
+    Ok(Plan {
+        modules,
+        device,
+        layers,
+        root,
+        inits: options.inits(),
+        cmdline_warnings,
+        content_warnings,
+        unread,
+        lost,
+    })
+}
+
+/// A warning for each source that was not read to its end.
+fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for source in sources {
         let Some(trouble) = &source.walk.trouble else {
             continue;
         };
@@ -257,95 +257,68 @@ pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
             let what = format!("{trouble} (rd.layers.strict)");
             return Err(Error::new("plan", &source.place, what));
         }
-        // Somebody meant there to be layers: starting the initramfs instead would hide it.
-        if layers.is_empty() && options.root.is_none() {
+        // The damaged part was meant to hold layers: starting the initramfs instead would hide that.
+        if no_layers && options.root.is_none() {
             return Err(Error::new("plan", &source.place, trouble));
         }
-        unread.push(format!(
+        warnings.push(format!(
             "{}: {trouble}: what follows is not used",
             source.place
         ));
     }
-    layers::numbers(&layers, &sources, options, &mut cmdline_warnings);
-    layers::select(&mut layers, options, &mut cmdline_warnings)?;
-    if let Some(layer) = layers.get(MAX_LAYERS.saturating_sub(first)) {
-        let what = format!("more than the {MAX_LAYERS} layers that overlayfs can stack");
-        return Err(Error::new("plan", &layer.place, what));
-    }
-    for layer in &layers {
-        layers::doubts(layer, &mut content_warnings);
-    }
-    let mut device = match device {
-        Err(error) if !layers.is_empty() => {
-            cmdline_warnings.push(format!("{error}; not used"));
-            None
-        }
-        device => device?,
-    };
-    let (upper, mut lost) = upper::upper(options)?;
+    Ok(warnings)
+}
+
+/// What becomes `/`, and [`Plan::lost`].
+fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, Option<String>)> {
+    let (upper, lost) = upper::upper(options)?;
     let over_device = options.overlay_root && upper != Upper::None;
-    let root = match (layers.as_slice(), upper) {
-        ([], upper) if device.is_none() => {
-            let why = "there are neither layers nor root= to lay it over";
-            lost = lost.or(upper.unused(why)?);
-            Root::Initramfs
+    let root = match (layers, upper) {
+        ([], upper) if !has_device => {
+            let why = "there are neither layers nor root=";
+            return Ok((Root::Initramfs, lost.or(upper.unused(why)?)));
         }
         ([], _) if !over_device => Root::Device,
-        ([_], Upper::None) if device.is_none() => Root::Layer,
+        ([_], Upper::None) if !has_device => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
-    let extracted = options.backends.iter().all(|backend| backend.is_extract());
+    let extracted = !has_device && options.backends.iter().all(|backend| backend.is_extract());
     let root = match root {
-        Root::Overlay(Upper::Tmpfs(options)) if extracted && device.is_none() => Root::Extracted {
+        Root::Overlay(Upper::Tmpfs(options)) if extracted => Root::Extracted {
             options,
             writable: true,
         },
-        Root::Layer | Root::Overlay(Upper::None) if extracted && device.is_none() => {
-            Root::Extracted {
-                options: Vec::new(),
-                writable: false,
-            }
-        }
+        Root::Layer | Root::Overlay(Upper::None) if extracted => Root::Extracted {
+            options: Vec::new(),
+            writable: false,
+        },
         root => root,
     };
-    if options.volatile && root == Root::Device {
-        cmdline_warnings.push(VOLATILE.into());
-    }
-    if let Some(device) = &mut device {
-        device.writable &= root == Root::Device && !options.overlay_readonly;
-    }
-    let modules = modules(&layers, &root, options);
-    for module in &modules {
-        if options
-            .driver_blacklist
-            .iter()
-            .any(|name| name == module.name())
-        {
-            cmdline_warnings.push(format!(
-                "rd.driver.blacklist={}: {}, unless the kernel has it built in",
-                module.name(),
-                module.purpose()
-            ));
-        }
-    }
-    Ok(Plan {
-        modules,
-        device,
-        layers,
-        root,
-        inits: options.inits(),
-        cmdline_warnings,
-        content_warnings,
-        unread,
-        lost,
+    Ok((root, lost))
+}
+
+/// Warnings for modules of the plan that `rd.driver.blacklist=` forbids.
+fn blacklisted<'a>(
+    modules: &'a [Module],
+    options: &'a Options,
+) -> impl Iterator<Item = String> + 'a {
+    let blacklist = &options.driver_blacklist;
+    let forbidden = |module: &&Module| blacklist.iter().any(|name| name == module.name());
+    modules.iter().filter(forbidden).map(|module| {
+        let (name, purpose) = (module.name(), module.purpose());
+        format!("rd.driver.blacklist={name}: {purpose}, unless the kernel has it built in")
     })
 }
 
-/// The plan where the kernel has stacked the layers itself (the in-kernel integration of the EROFS
-/// memback series): what is left is to start the real init.
+/// The plan for a kernel that has stacked the layers itself (the in-kernel integration of the EROFS
+/// memback series): it only starts the real init.
+///
+/// # Errors
+///
+/// `rd.overlay=` names a device for the writes, and no fallback.
 pub fn assembled(options: &Options) -> Result<Plan> {
     let (upper, lost) = upper::upper(options)?;
-    let why = "the kernel has stacked the layers already, under a tmpfs";
+    let why = "the kernel has already stacked the layers, under a tmpfs";
     Ok(Plan {
         device: None,
         layers: Vec::new(),
@@ -359,34 +332,29 @@ pub fn assembled(options: &Options) -> Result<Plan> {
     })
 }
 
+/// The modules to load early: of each layer, those of the backends up to the first that probably works. A
+/// backend after that one loads its modules when it is tried.
 fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
+    let hints = options.hints();
     let mut modules = Vec::new();
     if matches!(root, Root::Extracted { .. }) {
         return modules;
     }
-    let backends = |layer: &Layer| match &layer.content {
-        Content::Erofs { backends, .. } => Some(backends.first().copied()),
-        Content::Cpio { .. } => None,
-    };
-    if layers.iter().any(|layer| backends(layer).is_some()) {
-        modules.push(Module::Erofs);
+    for layer in layers {
+        let Content::Erofs { backends, .. } = &layer.content else {
+            continue;
+        };
+        for backend in backends {
+            modules.extend(backend.modules());
+            if backend.is_likely(&layer.place, hints) {
+                break;
+            }
+        }
     }
     if matches!(root, Root::Overlay(_)) {
         modules.push(Module::Overlay);
     }
-    // Where another backend may do, the loop driver is loaded if and when that one fails; but it takes
-    // the kernel a while, and where no other will do it is better begun at once.
-    let by_loop = |layer: &Layer| match (backends(layer).flatten(), &layer.place) {
-        (None, _) => false,
-        (Some(Backend::Loop), _) => true,
-        // A kernel with memback keeps the initrd without being told to.
-        (Some(Backend::Memback), Place::Initrd) => options.retain_initrd,
-        // A mount of a regular file is refused on a tmpfs.
-        (Some(Backend::File), Place::File(_)) => options.rootfs_is_tmpfs(),
-        _ => false,
-    };
-    if layers.iter().any(by_loop) && options.backends.contains(&Backend::Loop) {
-        modules.push(Module::Loop);
-    }
+    modules.sort_unstable();
+    modules.dedup();
     modules
 }

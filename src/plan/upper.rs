@@ -1,40 +1,40 @@
-//! What takes the writes: `rd.overlay=` and its companions to a decision.
+//! The upper layer: `rd.overlay=` and its companions.
 
 use std::fmt;
 
-use super::Device;
+use super::MountSpec;
 use super::cmdline::Options;
 use super::device_spec::Spec;
 use super::feature::DISK;
 use crate::error::{Context, Error, Result};
 use crate::text::items;
 
-/// The directory on the device where `rd.overlay=` names none.
+/// The default directory on the device of `rd.overlay=`.
 const DIRECTORY: &str = "layerinit";
 
-/// Bytes of a directory's path: a mount option has 255, some of which are ours.
+/// Longest path of the directory, in bytes: fsconfig(2) takes values of 255, and the mount adds a prefix.
 const PATH_MAX: usize = 200;
 
-/// What takes the writes.
+/// The upper layer of the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upper {
     /// A tmpfs with these mount options, each `key=value` or `key`.
     Tmpfs(Vec<String>),
-    /// A directory on a device: what is written stays.
+    /// A directory on a device, which keeps the writes.
     Device(PersistentUpper),
-    /// Nothing: the root is read-only.
+    /// None: the root is read-only.
     None,
 }
 
-/// A directory on a device. Displayed as `rd.overlay=` takes it.
+/// A directory on a device. Displayed in the form of `rd.overlay=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersistentUpper {
-    /// The device, to be mounted for writing.
-    pub device: Device,
-    /// Where on it, without slashes at the ends; empty: not below any directory.
+    /// The device, mounted writable.
+    pub device: MountSpec,
+    /// Path of the directory, without slashes at the ends; empty: the top of the filesystem.
     pub directory: String,
-    /// `rd.overlay.fallback=`: options of the tmpfs to use where the device cannot be; `None`: the
-    /// boot fails then.
+    /// Options of the tmpfs to use if the device cannot be used (`rd.overlay.fallback=`); `None`: the boot
+    /// fails.
     pub fallback: Option<Vec<String>>,
 }
 
@@ -44,11 +44,16 @@ impl fmt::Display for PersistentUpper {
     }
 }
 
-/// What is to be done where the device that `rd.overlay=` names cannot take the writes.
+/// Falls back to a tmpfs if the device of `rd.overlay=` cannot be used: the options of the tmpfs, and a
+/// warning.
 ///
-/// The machine was told to keep what is written. That it starts without is for its owner to choose:
-/// a service that finds its data gone may well set itself up anew.
-fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec<String>, String)> {
+/// Without `rd.overlay.fallback=` this is an error: the owner asked for writes that stay, and a service that
+/// finds its data gone may initialize itself again.
+fn fall_back(
+    wanted: &str,
+    fallback: Option<&[String]>,
+    why: Error,
+) -> Result<(Vec<String>, String)> {
     match fallback {
         Some(options) => Ok((
             options.to_vec(),
@@ -68,7 +73,8 @@ fn instead(wanted: &str, fallback: Option<&[String]>, why: Error) -> Result<(Vec
     }
 }
 
-/// Decides what takes the writes, and why they will not stay, where they were to.
+/// Reads `rd.overlay=`, `rd.overlay.fallback=` and `rd.overlay.readonly`: the upper layer, and
+/// [`super::Plan::lost`].
 pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     let text = options.overlay.as_deref().unwrap_or("tmpfs");
     if options.overlay_readonly {
@@ -84,7 +90,7 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     };
     match parsed {
         Ok((spec, directory)) => {
-            let device = Device {
+            let device = MountSpec {
                 spec,
                 types: Vec::new(),
                 flags: Vec::new(),
@@ -98,26 +104,29 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
             Ok((Upper::Device(store), None))
         }
         Err(error) => {
-            let (options, warning) = instead(text, fallback.as_deref(), error)?;
+            let (options, warning) = fall_back(text, fallback.as_deref(), error)?;
             Ok((Upper::Tmpfs(options), Some(warning)))
         }
     }
 }
 
 impl PersistentUpper {
-    /// What to do where it cannot be used: the options of a tmpfs, and the warning to give; or the
-    /// error that ends the boot.
-    pub fn instead(&self, why: Error) -> Result<(Vec<String>, String)> {
-        instead(&self.to_string(), self.fallback.as_deref(), why)
+    /// Falls back to a tmpfs because the device cannot be used: the options of the tmpfs, and a warning.
+    ///
+    /// # Errors
+    ///
+    /// Without a fallback: `why`, with a hint how to boot without the device.
+    pub fn fall_back(&self, why: Error) -> Result<(Vec<String>, String)> {
+        fall_back(&self.to_string(), self.fallback.as_deref(), why)
     }
 }
 
 impl Upper {
-    /// That nothing can be written to the device is an error, or with a fallback a warning.
+    /// The warning for a device that is not used, because there is no overlay. An error without a fallback.
     pub(super) fn unused(&self, why: &str) -> Result<Option<String>> {
         match self {
             Self::Device(store) => {
-                let (_, warning) = store.instead(Error::new("make", "an overlay", why))?;
+                let (_, warning) = store.fall_back(Error::new("make", "an overlay", why))?;
                 Ok(Some(warning))
             }
             Self::Tmpfs(_) | Self::None => Ok(None),
@@ -125,7 +134,7 @@ impl Upper {
     }
 }
 
-/// `DEVICE[:PATH]`, in two. A label's own colon is written `\x3a`, as udev does.
+/// Splits `DEVICE[:PATH]`. A colon in a label is written `\x3a`, as udev does.
 fn split(text: &str) -> (&str, &str) {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let numbers = text.split(':').take_while(|part| is_number(part)).count();
@@ -142,7 +151,7 @@ fn split(text: &str) -> (&str, &str) {
 fn parse(text: &str) -> Result<(Spec, String)> {
     let object = format!("rd.overlay={text}");
     let (device, path) = split(text);
-    // Of all of it, where its beginning makes no sense: "nfs:server:/path".
+    // An error of the whole text says more for "nfs:server:/path".
     let spec = Spec::parse(device)
         .or_else(|_| Spec::parse(text))
         .map_err(|error| error.of(&object))?;
@@ -156,7 +165,7 @@ fn parse(text: &str) -> Result<(Spec, String)> {
     }
     let odd = |part: &str| matches!(part, "" | "." | "..");
     if !directory.is_empty() && directory.split('/').any(odd) {
-        return refuse("not a plain path of a directory on the device");
+        return refuse("not a path of a directory on the device (no . or .. in it)");
     }
     Ok((spec, directory.into()))
 }
@@ -191,9 +200,9 @@ mod tests {
         let long = format!("LABEL=a:{}", "b".repeat(201));
         for (text, why) in [
             ("label=a", "did you mean LABEL=?"),
-            ("tmpf:size=1g", "not understood; expected /dev/NAME"),
-            ("nfs:server:/a", "a root on the network is not supported"),
-            ("LABEL=a:b/../c", "not a plain path"),
+            ("tmpf:size=1g", "unknown form; expected /dev/NAME"),
+            ("nfs:server:/a", "a network root is not supported"),
+            ("LABEL=a:b/../c", "not a path of a directory"),
             ("LABEL=a:b,c", "overlayfs takes no comma"),
             (&long, "too long"),
         ] {

@@ -1,12 +1,11 @@
-//! The words of the kernel command line that `/init` reads: one entry each in [`WORDS`].
+//! The words of the kernel command line that `/init` reads: one entry each in `words!`.
 //!
-//! Words are split as the kernel splits them ([`Words`]): double quotes keep spaces, `-` and `_` are the
-//! same in names, the last of several wins, and words behind `--` are for the real init. `rd.break=` and the
-//! lists of drivers add up, as dracut's do. Other words are left alone. A value that cannot be used is
-//! reported in [`Options::problems`], and the default holds.
+//! [`Words`] splits the line as the kernel does: double quotes keep spaces, and words after `--` are for the
+//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.break=` and the lists of
+//! drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
+//! [`Options::problems`], and the default applies.
 //!
-//! The man page and the table in docs/cmdline.md show [`DOCS`], the other half of the entries. It is not
-//! linked into `/init`.
+//! [`DOCS`] is not linked into `/init`.
 
 use std::str::FromStr;
 
@@ -15,17 +14,17 @@ use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
 use super::feature::{DISK, Feature, SYSTEMD, WATCHDOG};
 use crate::text::{Words, items};
 
-/// How a word is read.
+/// How a word is read. Each function gets the value.
 #[derive(Clone, Copy)]
 enum Read {
     /// `word=VALUE`.
-    Value(fn(&mut Reader, &str)),
+    Value(fn(&mut Parser, &str)),
     /// `word` alone.
-    Bare(fn(&mut Reader)),
-    /// `word`, `word=1` or `word=0`, and the same as yes, no, on, off.
-    Flag(fn(&mut Reader, bool)),
+    Bare(fn(&mut Parser)),
+    /// `word`, or `word=` with one of 1, yes, on, 0, no, off.
+    Flag(fn(&mut Parser, bool)),
     /// `word` or `word=VALUE`.
-    Either(fn(&mut Reader, Option<&str>)),
+    Either(fn(&mut Parser, Option<&str>)),
     /// With or without a value it has no effect but this warning.
     Off(&'static str),
 }
@@ -40,179 +39,203 @@ const fn needs(feature: Feature, read: Read) -> Read {
     }
 }
 
-/// What people are told of a word.
+/// The documentation of a word, in plain text.
 #[derive(Clone, Copy, Debug)]
 pub struct Doc {
+    /// The heading under which the documentation lists the word.
+    pub section: &'static str,
     /// The name, with underscores.
     pub name: &'static str,
-    /// What follows the name: `=PATH`; `[=...]` where it may be missing; empty for a word that stands alone.
+    /// What follows the name: `=PATH`; `[=...]` if the value is optional; empty for a word without a value.
     pub value: &'static str,
-    /// What holds without the word.
+    /// What applies without the word.
     pub default: &'static str,
-    /// What the word does, in a sentence or two.
+    /// The effect, in a few sentences.
     pub help: &'static str,
 }
 
 macro_rules! words {
-    ($($name:literal, $value:literal, $default:literal, $help:literal, $read:expr;)*) => {
-        /// Every word, in the order of the man page.
-        const WORDS: &[(&str, Read)] = &[$(($name, $read)),*];
+    ($($section:literal { $($name:literal, $value:literal, $default:literal, $help:literal, $read:expr;)* })*) => {
+        /// Every word and how it is read.
+        const WORDS: &[(&str, Read)] = &[$($(($name, $read)),*),*];
 
-        /// What people are told of each.
-        pub const DOCS: &[Doc] = &[$(Doc { name: $name, value: $value, default: $default, help: $help }),*];
+        /// The documentation of every word, by section.
+        pub const DOCS: &[Doc] = &[$($(Doc {
+            section: $section,
+            name: $name,
+            value: $value,
+            default: $default,
+            help: $help,
+        }),*),*];
     };
 }
 
+// One entry per word: name, value, default, help, how to read it. After a change, update the tables of
+// docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
 words! {
-    "init", "=PATH", "the first of /sbin/init, /etc/init, /bin/init, /bin/sh that exists",
-    "The real init.",
-    Value(|r, path| r.options.init = nonempty(path));
-
-    "rdinit", "=PATH", "/init",
-    "The kernel's own word: the name of layerinit's /init in the initramfs.",
-    Value(|r, path| r.options.rdinit = path.into());
-
+"Words of the kernel" {
     "retain_initrd", "", "the kernel frees the initrd",
-    "The kernel's own word: keep the initrd readable at /sys/firmware/initrd (Linux 6.8 and newer). Layers \
-     that are appended to the initrd need it, except with CONFIG_BLK_DEV_RAM=y or the memback patches.",
-    Bare(|r| r.options.retain_initrd = true);
-
-    "root", "=DEVICE", "no device",
-    "A device that becomes the lowest layer; without layers, the root itself: /dev/vda1, UUID=, LABEL=, \
-     PARTUUID= (with /PARTNROFF=N), PARTLABEL=, /dev/disk/by-uuid/... and so on, 8:1 or 0801. Two devices \
-     that match are an error.",
-    needs(DISK, Value(|r, device| r.options.root = nonempty(device)));
-
-    "rootfstype", "=TYPE[,TYPE...]", "from the superblock",
-    "Filesystem types to try for root=. auto reads the superblock.",
-    Value(|r, types| r.options.rootfstype = nonempty(types));
-
-    "rootflags", "=OPTION[,OPTION...]", "none",
-    "Mount options for root=, as mount(8) takes them.",
-    Value(|r, flags| r.options.rootflags = nonempty(flags));
-
-    "ro", "", "set",
-    "Mount root= read-only.",
-    Bare(|r| r.options.root_writable = false);
-
-    "rw", "", "not set",
-    "Mount root= writable, where it is the root itself. A layer is always read-only.",
-    Bare(|r| r.options.root_writable = true);
-
-    "rootwait", "[=SECONDS]", "10 seconds",
-    "Wait for root= for ever, or for so many seconds; also for a disc or a card in its drive.",
-    Either(Reader::rootwait);
-
-    "rootdelay", "=SECONDS", "0",
-    "Wait so long before looking for root=.",
-    Value(|r, s| r.number(s, |o, n| o.rootdelay = n));
-
-    "rd.timeout", "=SECONDS", "10",
-    "Wait at most so long for a device; 0 waits for ever.",
-    Value(|r, s| r.number(s, |o, n| o.timeout = Some(n)));
-
-    "rd.overlay", "[=tmpfs[:OPTION,...]|=DEVICE[:DIRECTORY]|=0]", "tmpfs",
-    "What takes the writes: a tmpfs with these options (size=50%, nr_inodes=...: tmpfs(5)), or a directory \
-     of a device, which keeps them. Without a value: an overlay over root= even where there are no layers.",
-    Either(Reader::overlay);
-
-    "rd.overlay.fallback", "=tmpfs[:OPTION,...]", "the boot fails",
-    "A tmpfs takes the writes where the device of rd.overlay= cannot.",
-    Value(Reader::overlay_fallback);
-
-    "rd.overlay.readonly", "[=0|1]", "0",
-    "Nothing takes writes: the layers alone, read-only.",
-    Flag(|r, on| r.options.overlay_readonly = on);
-
-    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
-    "The backends to try for each layer, in this order.",
-    Value(Reader::backends);
-
-    "rd.layers.only", "=LAYER[,LAYER...]", "all",
-    "The only layers to use: number, file name (with or without ending) or volume label.",
-    Value(|r, list| r.options.only = items(list));
-
-    "rd.layers.skip", "=LAYER[,LAYER...]", "none",
-    "Layers to leave out: number, file name (with or without ending) or volume label.",
-    Value(|r, list| r.options.skip = items(list));
-
-    "rd.layers.strict", "[=0|1]", "0",
-    "Anything in the initrd that is neither cpio nor EROFS stops the boot. Without this word it is a \
-     warning, and the layers before it are used.",
-    Flag(|r, on| r.options.strict = on);
-
-    "rd.break", "[=plan|mount|switch]", "no stop",
-    "Start a shell at that point (switch if the value is not one of these); the boot goes on when it ends.",
-    Either(Reader::breaks);
-
-    "rd.shell", "[=0|1]", "1",
-    "Whether a failed boot starts a shell.",
-    Flag(|r, on| r.options.shell = on);
-
-    "rd.emergency", "=reboot|poweroff|halt", "panic=",
-    "What a failed boot does where no shell can be started, or when the shell has ended.",
-    Value(Reader::emergency);
-
-    "panic", "=SECONDS", "0",
-    "The kernel's own word: a failed boot restarts after so many seconds; a negative value restarts at once, \
-     0 waits for ever.",
-    Value(|r, s| r.number(s, |o, n| o.panic = n));
-
-    "rd.watchdog", "[=DEVICE|=0|=1]", "0",
-    "Start this watchdog (/dev/watchdog without a value), and ping it until the real init starts.",
-    needs(WATCHDOG, Either(Reader::watchdog));
-
-    "rd.timestamps", "[=0|1]", "1",
-    "Tell systemd when the initramfs began.",
-    needs(SYSTEMD, Flag(|r, on| r.options.timestamps = on));
-
-    "rd.debug", "[=0|1]", "0",
-    "Log everything that is tried and refused, at a level that the console shows.",
-    Flag(|r, on| r.shown = on);
-
-    "debug", "", "not set",
-    "The kernel's own word: log everything that is tried and refused, at the kernel's debug level.",
-    Bare(|r| r.options.verbosity = Verbosity::Debug);
-
-    "loglevel", "=LEVEL", "the kernel's",
-    "The kernel's own word: which messages the console shows. 8 means the same as debug.",
-    Value(|r, s| r.number(s, |o, n: u8| if n >= 8 { o.verbosity = Verbosity::Debug }));
-
-    "quiet", "", "not set",
-    "The kernel's own word: the console shows warnings and errors only.",
-    Bare(|_| {});
-
-    "rd.driver.pre", "=MODULE[,MODULE...]", "none",
-    "Modules to load before all others.",
-    Value(|r, list| r.options.driver_pre.extend(items(list)));
-
-    "rd.driver.blacklist", "=MODULE[,MODULE...]", "none",
-    "Modules never to load.",
-    Value(|r, list| r.options.driver_blacklist.extend(items(list)));
-
-    "systemd.volatile", "=overlay", "not set",
-    "The same as rd.overlay. systemd.volatile=yes is not done, and a warning says so.",
-    Either(|r, value| match value {
-        Some("overlay") => r.options.overlay_root = true,
-        // `state` is for the system's own systemd (systemd-fstab-generator(8)).
-        value => r.options.volatile = boolean(value) == Some(true),
-    });
+    "The kernel keeps the initrd readable at /sys/firmware/initrd (Linux 6.8 and newer). Layers that are appended \
+     to the initrd need this word, except with CONFIG_BLK_DEV_RAM=y or the memback patches.",
+    Bare(|p| p.options.retain_initrd = true);
 
     "resume", "=DEVICE", "none",
-    "A warning says that nothing is resumed: the kernel does that by itself before /init, where it has the \
-     disk's driver built in.",
-    Value(|r, device| r.resume = nonempty(device));
+    "Has no effect but a warning: /init resumes no hibernated system. The kernel does that by itself before it \
+     starts /init, if the disk's driver is built in.",
+    Value(|p, device| p.resume = nonempty(device));
 
     "noresume", "", "not set",
     "Silences the warning of resume=.",
-    Bare(|r| r.noresume = true);
+    Bare(|p| p.noresume = true);
+
+    "rdinit", "=PATH", "/init",
+    "The path of layerinit's /init in the loader.",
+    Value(|p, path| p.options.rdinit = path.into());
+
+    "init", "=PATH", "the first executable of /sbin/init, /etc/init, /bin/init, /bin/sh",
+    "The real init.",
+    Value(|p, path| p.options.init = nonempty(path));
+
+    "debug", "", "not set",
+    "Also logs each refused attempt, at the kernel's debug level.",
+    Bare(|p| p.options.verbosity = Verbosity::Debug);
+
+    "loglevel", "=LEVEL", "the kernel's",
+    "The messages that the console shows, those of /init included: 0 to 15. From 8 on the same as debug.",
+    Value(|p, s| p.number(s, |o, n: u8| if n >= 8 { o.verbosity = Verbosity::Debug }));
+
+    "quiet", "", "not set",
+    "The console shows only warnings and errors.",
+    Bare(|_| {});
+
+    "panic", "=SECONDS", "0",
+    "A failed boot restarts after this time; with a negative value at once, with 0 never, and a message says so. \
+     After a rescue shell it restarts at once.",
+    Value(|p, s| p.number(s, |o, n| o.panic = n));
 }
 
-/// A command line being read.
+"The root device" {
+    "root", "=DEVICE", "none",
+    "The device that is the lowest layer; without other layers, the root itself: /dev/vda1, UUID=, LABEL=, \
+     PARTUUID= (also with /PARTNROFF=N), PARTLABEL=, /dev/disk/by-uuid/... (by-label, by-partuuid, by-partlabel), \
+     8:1 or 0801. Two matching devices are an error: /init does not guess.",
+    needs(DISK, Value(|p, device| p.options.root = nonempty(device)));
+
+    "rootfstype", "=TYPE[,TYPE...]", "auto",
+    "The filesystem types to try for root=, in order; auto detects the type from the superblock.",
+    Value(|p, types| p.options.rootfstype = nonempty(types));
+
+    "rootflags", "=OPTION[,OPTION...]", "none",
+    "The mount options for root=, as for mount(8).",
+    Value(|p, flags| p.options.rootflags = nonempty(flags));
+
+    "ro", "", "set",
+    "Mounts root= read-only.",
+    Bare(|p| p.options.root_writable = false);
+
+    "rw", "", "not set",
+    "Mounts root= writable if it is the root itself. As a layer, or on a read-only device, it stays read-only.",
+    Bare(|p| p.options.root_writable = true);
+
+    "rootwait", "[=SECONDS]", "10",
+    "Waits this long for root=, without a value forever; also for a medium that is missing in its drive.",
+    Either(Parser::rootwait);
+
+    "rootdelay", "=SECONDS", "0",
+    "Waits this long before it looks for root=.",
+    Value(|p, s| p.number(s, |o, n| o.rootdelay = n));
+
+    "rd.timeout", "=SECONDS", "10",
+    "Waits this long for a device; 0 means forever. A number in rootwait= overrides it.",
+    Value(|p, s| p.number(s, |o, n| o.timeout = Some(n)));
+}
+
+"The upper layer" {
+    "rd.overlay", "[=tmpfs[:OPTION,...]|=DEVICE[:DIRECTORY]|=0|=1]", "tmpfs over layers, nothing over root= alone",
+    "What takes the writes: a tmpfs with these options (size=50%, nr_inodes= and so on: tmpfs(5)), or a directory on \
+     a device in any form of root=, which keeps them (DIRECTORY: layerinit by default). Without a value or with 1: \
+     a tmpfs, over root= even without other layers, so that nothing is written to the device.",
+    Either(Parser::overlay);
+
+    "rd.overlay.fallback", "=tmpfs[:OPTION,...]", "the boot fails",
+    "A tmpfs takes the writes if the device of rd.overlay= cannot.",
+    Value(Parser::overlay_fallback);
+
+    "rd.overlay.readonly", "[=0|1]", "0",
+    "Nothing takes writes: the root is read-only.",
+    Flag(|p, on| p.options.overlay_readonly = on);
+
+    "systemd.volatile", "=overlay", "not set",
+    "The same as rd.overlay. Any other value of systemd.volatile= has no effect; for yes, a warning says so.",
+    Either(|p, value| match value {
+        Some("overlay") => p.options.overlay_root = true,
+        // `state` is for the system's own systemd (systemd-fstab-generator(8)).
+        value => p.options.volatile = boolean(value) == Some(true),
+    });
+}
+
+"Layers" {
+    "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
+    "The backends to try for each layer, in this order.",
+    Value(Parser::backends);
+
+    "rd.layers.only", "=LAYER[,LAYER...]", "all",
+    "The layers to use, each by volume label, file name (with or without extension) or number.",
+    Value(|p, list| p.options.only = items(list));
+
+    "rd.layers.skip", "=LAYER[,LAYER...]", "none",
+    "The layers to leave out, each by volume label, file name (with or without extension) or number.",
+    Value(|p, list| p.options.skip = items(list));
+
+    "rd.layers.strict", "[=0|1]", "0",
+    "Data in the initrd that is neither cpio nor EROFS stops the boot. Without this word it causes a warning, and \
+     the boot goes on with the layers before it.",
+    Flag(|p, on| p.options.strict = on);
+}
+
+"Drivers" {
+    "rd.driver.pre", "=MODULE[,MODULE...]", "none",
+    "The modules to load before all others.",
+    Value(|p, list| p.options.driver_pre.extend(items(list)));
+
+    "rd.driver.blacklist", "=MODULE[,MODULE...]", "none",
+    "The modules never to load.",
+    Value(|p, list| p.options.driver_blacklist.extend(items(list)));
+}
+
+"Failures and debugging" {
+    "rd.break", "[=plan|mount|switch]", "no stop",
+    "Starts a shell at that point, without a value or with an unknown one at switch. The boot goes on when the \
+     shell ends.",
+    Either(Parser::breaks);
+
+    "rd.shell", "[=0|1]", "1",
+    "Whether a failed boot may start a shell. Set rd.shell=0 on machines whose console is open to others.",
+    Flag(|p, on| p.options.shell = on);
+
+    "rd.emergency", "=reboot|poweroff|halt", "panic= decides",
+    "What a failed boot does if it may start no shell, and when the shell ends.",
+    Value(Parser::emergency);
+
+    "rd.watchdog", "[=DEVICE|=0|=1]", "0",
+    "Starts this watchdog (/dev/watchdog without a value), and pings it until the real init starts.",
+    needs(WATCHDOG, Either(Parser::watchdog));
+
+    "rd.debug", "[=0|1]", "0",
+    "Also logs each refused attempt, at a level that the console shows.",
+    Flag(|p, on| p.shown = on);
+
+    "rd.timestamps", "[=0|1]", "1",
+    "Tells systemd when the initramfs started.",
+    needs(SYSTEMD, Flag(|p, on| p.options.timestamps = on));
+}
+}
+
+/// The state while a command line is read.
 #[derive(Default)]
-struct Reader {
+struct Parser {
     options: Options,
-    /// The word that is being read, as it is written.
+    /// The current word as written.
     name: String,
     resume: Option<String>,
     noresume: bool,
@@ -221,32 +244,32 @@ struct Reader {
 }
 
 impl Options {
-    /// Reads a command line.
+    /// Parses a command line.
     pub fn parse(text: &str) -> Self {
-        let mut reader = Reader::default();
+        let mut parser = Parser::default();
         for (name, value) in Words::new(text) {
-            reader.name = name.to_string();
-            reader.word(value);
+            parser.name = name.to_string();
+            parser.word(value);
         }
-        if reader.shown {
-            reader.options.verbosity = Verbosity::Shown;
+        if parser.shown {
+            parser.options.verbosity = Verbosity::Shown;
         }
-        if let Some(device) = reader.resume.take().filter(|_| !reader.noresume) {
-            // software_resume in kernel/power/hibernate.c, a late initcall: had it found a hibernated
-            // system, this program would not run.
-            let why = "nothing is resumed from here; the kernel does it by itself before /init, where it has the \
-                       disk's driver built in";
-            reader.name = "resume".into();
-            reader.problem(Some(&device), why);
+        if let Some(device) = parser.resume.take().filter(|_| !parser.noresume) {
+            // The kernel tried to resume in a late initcall (software_resume in kernel/power/hibernate.c),
+            // before it started this program, and found nothing.
+            let why = "/init does not resume; the kernel does by itself before it starts /init, if the disk's driver is \
+                       built in";
+            parser.name = "resume".into();
+            parser.problem(Some(&device), why);
         }
-        reader.options.text = text.into();
-        reader.options
+        parser.options.text = text.into();
+        parser.options
     }
 }
 
-impl Reader {
+impl Parser {
     fn word(&mut self, value: Option<&str>) {
-        // The kernel's own words have no dots, and `-` for `_` in them is rare but allowed.
+        // As in the kernel's parameqn (kernel/params.c).
         let name = self.name.replace('-', "_");
         let known = WORDS.iter().find(|(word, _)| *word == name);
         match (known.map(|(_, read)| read), value) {
@@ -259,7 +282,7 @@ impl Reader {
                 None => self.problem(value, "neither yes nor no; ignored"),
             },
             _ if name.starts_with("rd.layers.") || name.starts_with("rd.overlay.") => {
-                self.problem(value, "there is no such option, or it wants a value");
+                self.problem(value, "unknown, or the value is missing; ignored");
             }
             _ => {}
         }
@@ -276,24 +299,24 @@ impl Reader {
     fn number<T: FromStr>(&mut self, value: &str, set: impl FnOnce(&mut Options, T)) {
         match value.parse() {
             Ok(number) => set(&mut self.options, number),
-            Err(_) => self.problem(Some(value), "not a number of this range; ignored"),
+            Err(_) => self.problem(Some(value), "not a number, or out of range; ignored"),
         }
     }
 
-    /// What is no number is for ever (rootwait_timeout_setup in init/do_mounts.c).
+    /// Anything but a number means forever (rootwait_timeout_setup in init/do_mounts.c).
     fn rootwait(&mut self, seconds: Option<&str>) {
         self.options.rootwait = match seconds.map(str::parse) {
             None => Wait::Forever,
             Some(Ok(seconds)) => Wait::Seconds(seconds),
             Some(Err(_)) => {
-                let why = "not a number of seconds; waiting for ever, as the kernel does then";
+                let why = "not a number of seconds; /init waits forever, as the kernel does";
                 self.problem(seconds, why);
                 Wait::Forever
             }
         };
     }
 
-    /// What is no plain yes or no is for the plan to read, as `root=` is.
+    /// The plan parses a value other than yes and no, as it does for `root=`.
     fn overlay(&mut self, value: Option<&str>) {
         let value = value.filter(|text| !text.is_empty());
         let yes = boolean(value);
@@ -339,8 +362,8 @@ impl Reader {
         }
     }
 
-    /// A point of another initramfs (dracut's `pre-pivot`, ...) stops at the last one: someone who asks
-    /// for a shell is to get one.
+    /// The break points of other initramfs programs (dracut: `pre-pivot`) stop at the last of ours, so that the
+    /// user gets a shell.
     fn breaks(&mut self, value: Option<&str>) {
         let list = match boolean(value) {
             Some(false) => return,
@@ -353,7 +376,7 @@ impl Reader {
                 "mount" => Break::Mount,
                 "switch" => Break::Switch,
                 _ => {
-                    let why = "not one of plan, mount, switch; stopping at switch";
+                    let why = "not one of plan, mount, switch; /init stops at switch";
                     self.problem(Some(&item), why);
                     Break::Switch
                 }
@@ -372,7 +395,7 @@ impl Reader {
     }
 }
 
-/// What a word says that is on or off; one without a value says yes.
+/// Parses yes or no in the forms that systemd and dracut accept. No value means yes.
 fn boolean(value: Option<&str>) -> Option<bool> {
     match value.map(str::to_ascii_lowercase).as_deref() {
         None | Some("1" | "y" | "yes" | "on" | "true") => Some(true),
@@ -488,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_make_no_sense_are_named_and_the_default_holds() {
+    fn bad_values_are_reported_and_the_default_applies() {
         let options = parse(
             "rd.shell=perhaps rd.layers.backend=disk rd.timeout=soon rd.layers.oly=1 rd.break=now rd.emergency=sing \
              rd.overlay.fallback=LABEL=x rd.watchdog=dog panic=99999999999999999999",
@@ -497,19 +520,19 @@ mod tests {
             options.problems,
             [
                 "rd.shell=perhaps: neither yes nor no; ignored",
-                "rd.layers.backend=disk: not one of memback, file, loop; ignored",
-                "rd.timeout=soon: not a number of this range; ignored",
-                "rd.layers.oly=1: there is no such option, or it wants a value",
-                "rd.break=now: not one of plan, mount, switch; stopping at switch",
+                "rd.layers.backend=disk: not one of memback, file, loop, extract; ignored",
+                "rd.timeout=soon: not a number, or out of range; ignored",
+                "rd.layers.oly=1: unknown, or the value is missing; ignored",
+                "rd.break=now: not one of plan, mount, switch; /init stops at switch",
                 "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
                 "rd.overlay.fallback=LABEL=x: not tmpfs[:option,...]; ignored",
                 "rd.watchdog=dog: neither yes nor no; ignored",
-                "panic=99999999999999999999: not a number of this range; ignored",
+                "panic=99999999999999999999: not a number, or out of range; ignored",
             ]
         );
         let expected = Options {
             problems: options.problems.clone(),
-            // Who asks for a shell gets one.
+            // The user wants a shell.
             breaks: vec![Break::Switch],
             ..Options::default()
         };
@@ -517,13 +540,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hibernated_system_is_not_resumed_and_that_is_told() {
+    fn resume_causes_a_warning() {
         let problems = |text: &str| parse(text).problems;
         assert_eq!(
             problems("root=/dev/sda1 resume=/dev/sda2 resume_offset=1"),
             [
-                "resume=/dev/sda2: nothing is resumed from here; the kernel does it by itself before /init, where it \
-              has the disk's driver built in"
+                "resume=/dev/sda2: /init does not resume; the kernel does by itself before it starts /init, if the disk's \
+                 driver is built in"
             ]
         );
         for text in [
@@ -536,12 +559,12 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_makes_no_sense_is_for_ever_as_in_the_kernel() {
+    fn a_bad_rootwait_means_forever_as_in_the_kernel() {
         let options = parse("rootwait=5s");
         assert_eq!(options.rootwait, Wait::Forever);
         assert_eq!(
             options.problems,
-            ["rootwait=5s: not a number of seconds; waiting for ever, as the kernel does then"]
+            ["rootwait=5s: not a number of seconds; /init waits forever, as the kernel does"]
         );
     }
 

@@ -16,7 +16,7 @@ use super::check::firmware::Firmware;
 use super::check::options::{CheckOptions, Loader};
 use super::image::input::Initrd;
 use super::list::{self, Detail};
-use super::{check, plan};
+use super::{cat, check, extract, plan};
 use crate::error::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -43,6 +43,8 @@ enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
+    Cat(CatArgs),
+    Extract(ExtractArgs),
 }
 
 /// Build an image: the loader, then layers in order
@@ -309,6 +311,51 @@ struct PlanArgs {
     cmdline: Option<String>,
 }
 
+/// Write the bytes of a file in the layers to standard output
+#[derive(Args)]
+#[command(after_help = "\
+The file is that of the root which all layers make together, as overlayfs does it: what a higher layer
+holds wins, whiteouts hide, symbolic links are followed within that root. The image is read without
+mounting and without privileges, however it is compressed.
+
+Examples:
+  layerinit cat initrd.img /etc/os-release
+  layerinit cat initrd.img /etc/fstab --layer 1")]
+struct CatArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The file
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Look at this layer alone, by its number in `layerinit plan`; 0 is the lowest
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+/// Write the files of an EROFS layer into a directory
+#[derive(Args)]
+#[command(after_help = "\
+Modes, times, links, holes and extended attributes are those of the image; owners too, as root. Nothing
+is written outside of the directory, and no file in it is replaced. Special files and attributes that
+this user may not make are named, and the exit status is 1 then.
+
+Examples:
+  layerinit extract initrd.img -C tree
+  layerinit extract initrd.img --layer 1 -C tree --path etc --path usr/lib/systemd")]
+struct ExtractArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The directory; made if it is missing
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Extract this file or directory alone; several are possible
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<String>,
+    /// The layer, by its number in `layerinit plan` [default: the only EROFS layer]
+    #[arg(long, value_name = "N", verbatim_doc_comment)]
+    layer: Option<usize>,
+}
+
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
     match text.parse() {
         Ok(number) if number % 4 == 0 => Ok(number),
@@ -488,6 +535,22 @@ impl Request {
             }
             Command::Plan(PlanArgs { image, cmdline }) => {
                 plan::print(&image.open()?, cmdline.as_deref(), out)
+            }
+            Command::Cat(CatArgs { image, path, layer }) => {
+                cat::cat(&image.open()?, &path, layer, out).map(|()| true)
+            }
+            Command::Extract(ExtractArgs {
+                image,
+                directory,
+                paths,
+                layer,
+            }) => {
+                let wanted = extract::Wanted {
+                    directory,
+                    paths,
+                    layer,
+                };
+                extract::extract(&image.open()?, &wanted, out)
             }
         }
     }

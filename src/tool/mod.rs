@@ -13,6 +13,8 @@ pub mod build;
 pub mod check;
 pub mod list;
 
+pub mod cat;
+pub mod extract;
 pub mod plan;
 
 pub mod cli;

@@ -8,7 +8,7 @@ use super::image::input::Initrd;
 use super::image::whose_init;
 use crate::error::{Context, Result};
 
-/// Prints the plan for an image, by its own command line where there is no other, and the errors that [`check`](super::check) finds with this command line.
+/// Prints the plan for an image, by its own command line where there is no other, and the errors that [`check`] finds with this command line.
 /// Whether there are none.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use layerinit::module::alias::{Config, Database};
+use layerinit::module::alias::{Database, ModprobeConfig};
 use layerinit::module::sysfs;
 
 const DEP: &str = "kernel/drivers/block/virtio_blk.ko.xz:\n\
@@ -40,7 +40,7 @@ const SOFTDEP: &str = "# Soft dependencies extracted from modules themselves.\n\
     softdep b post: a\n";
 
 fn database() -> Database {
-    Database::new(DEP, ALIAS.into(), SOFTDEP, Config::default())
+    Database::new(DEP, ALIAS.into(), SOFTDEP, ModprobeConfig::default())
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn names_aliases_and_devices_lead_to_modules_in_order() {
         (&["nothing-there", "no such thing", ""], &[]),
         (&["b"], &["b", "a"]),
     ] {
-        assert_eq!(database.wanted(names), expected, "{names:?}");
+        assert_eq!(database.resolve(names), expected, "{names:?}");
     }
     assert!(database.has("crc32c_intel") && database.has("uhci-hcd") && !database.has("uhci"));
 }
@@ -104,9 +104,9 @@ fn modprobe_d_has_its_say() {
     assert_eq!(
         config.problems,
         [
-            "test.conf: install nvme: no command can be run here; the module is loaded as any other",
-            "test.conf: not understood: options",
-            "test.conf: not understood: include x",
+            "test.conf: install nvme: /init runs no commands; it loads the module like any other",
+            "test.conf: unknown line: options",
+            "test.conf: unknown line: include x",
         ]
     );
     for (name, expected) in [
@@ -122,7 +122,7 @@ fn modprobe_d_has_its_say() {
         ("b", &[]),
         ("a", &["a"]),
     ] {
-        assert_eq!(database.wanted(&[name]), expected, "{name}");
+        assert_eq!(database.resolve(&[name]), expected, "{name}");
     }
 }
 
@@ -133,20 +133,20 @@ fn what_a_dependency_asks_for_softly_comes_too() {
                kernel/crypto/crc32c_generic.ko.xz:\nkernel/arch/x86/crypto/crc32c-intel.ko.xz:\n";
     let alias = "alias crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias crc32c crc32c_generic\n";
     let softdep = "softdep libcrc32c pre: crc32c\n";
-    let mut database = Database::new(dep, alias.into(), softdep, Config::default());
+    let mut database = Database::new(dep, alias.into(), softdep, ModprobeConfig::default());
     let expected = ["crc32c_intel", "crc32c_generic", "erofs"];
-    database.grant_algorithms("name         : crc32\ndriver       : crc32c\n");
-    assert_eq!(database.wanted(&["erofs"]), expected);
+    database.drop_satisfied_softdeps("name         : crc32\ndriver       : crc32c\n");
+    assert_eq!(database.resolve(&["erofs"]), expected);
     // Built in, as in Debian's kernel for clouds.
-    database.grant_algorithms(
+    database.drop_satisfied_softdeps(
         "name         : sha1\n\nname         : crc32c\ndriver       : crc32c-generic\n",
     );
-    assert_eq!(database.wanted(&["erofs"]), ["erofs"]);
+    assert_eq!(database.resolve(&["erofs"]), ["erofs"]);
 }
 
 #[test]
 fn the_kernel_command_line_has_its_say() {
-    let mut config = Config::default();
+    let mut config = ModprobeConfig::default();
     config.read_cmdline(
         "root=/dev/sda1 modprobe.blacklist=nouveau,snd-pcsp module_blacklist=floppy usb-storage.quirks=1:2:u \
          x.y=\"a b\" \"w.v=c d\" z.flag rd.driver.pre=q -- late.option=1",
@@ -176,8 +176,8 @@ fn hostile_databases_come_to_an_end() {
             n
         );
     }
-    let database = Database::new(&dep, String::new(), &softdep, Config::default());
-    let order = database.wanted(&["m0"]);
+    let database = Database::new(&dep, String::new(), &softdep, ModprobeConfig::default());
+    let order = database.resolve(&["m0"]);
     assert!(!order.is_empty() && order.len() <= 100);
     for text in [
         "alias",
@@ -188,7 +188,8 @@ fn hostile_databases_come_to_an_end() {
         "alias \\ b",
         "alias * ",
     ] {
-        let _ = Database::new(text, text.into(), text, Config::default()).wanted(&["x", "", "["]);
+        let _ = Database::new(text, text.into(), text, ModprobeConfig::default())
+            .resolve(&["x", "", "["]);
     }
 }
 
@@ -229,9 +230,9 @@ fn a_large_machine_finds_its_drivers_in_a_distribution() {
             ),
         })
         .collect();
-    let database = Database::new(&dep, aliases, "", Config::default());
+    let database = Database::new(&dep, aliases, "", ModprobeConfig::default());
     let started = Instant::now();
-    let wanted = database.wanted(&devices);
+    let wanted = database.resolve(&devices);
     let took = started.elapsed();
     assert_eq!(wanted.len(), 100);
     println!("100 devices against 30,000 aliases, without optimization: {took:?}");
@@ -257,5 +258,5 @@ fn a_directory_without_files_is_an_empty_database() {
     )
     .unwrap();
     assert!(!database.has("loop") && database.config.is_blacklisted("x"));
-    assert_eq!(database.wanted(&["loop"]), [""; 0]);
+    assert_eq!(database.resolve(&["loop"]), [""; 0]);
 }

@@ -740,9 +740,9 @@ fn directories_that_everybody_may_write_to_are_told_up_to_a_number() {
     let outcome = Guest::new(&[("layers/0", &base), ("layers/1.cpio", &archive)]).boot();
     assert_eq!(outcome.reached(), "777\n");
     outcome
-        .says("directory /etc: mode 0777: everybody may write to it; give it mode 0755 in the archive")
-        .says("directory /etc/3: mode 0722: everybody")
-        .says("... and more directories that everybody may write to");
+        .says("directory /etc: mode 0777: world-writable; give it mode 0755 in the archive")
+        .says("directory /etc/3: mode 0722: world-writable")
+        .says("more directories are world-writable");
     for absent in ["/etc/4:", "/tmp:", "/srv:"] {
         assert!(!outcome.log.contains(absent), "{}", outcome.log);
     }

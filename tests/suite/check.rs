@@ -496,8 +496,8 @@ fn modules_that_init_could_not_load_are_told() {
         (
             3,
             &*format!(
-                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): EROFS layers can be mounted by \
-                 the memback patches only, or out of /layers by the file backend"
+                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
+                 backend, this kernel cannot mount the EROFS layers, unless it supports memback"
             )
         )
     );
@@ -710,8 +710,8 @@ fn a_kernels_configuration_is_held_against_what_the_image_needs() {
                 "error: CONFIG_OVERLAY_FS=m: the loader has no overlay.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
                  (build --modules): the layers cannot be stacked".to_string(),
                 "error: CONFIG_BLK_DEV_LOOP=m: the loader has no loop.ko in lib/modules/6.12.1+deb13-amd64/modules.dep \
-                 (build --modules): EROFS layers can be mounted by \
-                 the memback patches only, or out of /layers by the file backend".to_string(),
+                 (build --modules): without the loop backend, this kernel cannot mount the EROFS layers, unless it \
+                 supports memback".to_string(),
             ][..],
             1
         )
@@ -1218,7 +1218,7 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
     let directory = scratch("check-stored");
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("sbin")).unwrap();
-    let loader = cpio(&[entry("init", 0o100_755, &elf(X86_64))]);
+    let loader = x86_loader();
     let newest = mkfs_erofs("newest_mkfs_erofs");
     let name = |path: &str, machine| {
         let mut program = elf(machine);
@@ -1271,6 +1271,14 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
             let (out, err, status) = said(&listed.unwrap());
             assert_eq!((err.as_str(), status), ("", 0));
             assert_eq!(out.contains(" sbin/init\n"), machine.is_some(), "{out}");
+
+            let path = "/sbin/program-number-77";
+            let output = tool(&directory).args(["cat", "image", path]).output();
+            let output = output.unwrap();
+            assert!(
+                output.stdout == fs::read(tree.join(&path[1..])).unwrap(),
+                "{output:?}"
+            );
         }
     }
 }
@@ -1446,6 +1454,53 @@ fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() 
     };
     assert!(!told(CONFIG.into()));
     assert!(told(format!("{CONFIG}# CONFIG_FUTEX is not set\n")));
+}
+
+#[test]
+fn files_of_all_layers_or_of_one_are_written_out() {
+    let directory = scratch("check-cat");
+    let tree = directory.join("tree");
+    let layer = |name: &str, text: &str| {
+        let _ = fs::remove_dir_all(&tree);
+        fs::create_dir_all(tree.join("etc")).unwrap();
+        fs::write(tree.join("etc").join(name), text).unwrap();
+        std::os::unix::fs::symlink(format!("/etc/{name}"), tree.join("link")).unwrap();
+        erofs_of(&directory, &tree, &["-zlz4hc"])
+    };
+    let images = [
+        layer("name", &"base\n".repeat(20_000)),
+        layer("name", "app\n"),
+        layer("other", ""),
+    ];
+    let images = images.each_ref().map(Vec::as_slice);
+    fs::write(directory.join("image"), with_images(&images)).unwrap();
+    let base = "base\n".repeat(20_000);
+    for (words, expected) in [
+        (&["/etc/name"][..], Ok("app\n")),
+        (&["etc/name", "--layer=0"], Ok(&*base)),
+        (&["/link", "--layer", "1"], Ok("app\n")),
+        (&["/link"], Ok("")),
+        (
+            &["/etc/name", "--layer=2"],
+            Err("find /etc/name: not there"),
+        ),
+        (&["/etc"], Err("read /etc: a directory, not a file")),
+        (
+            &["/etc/name", "--layer=3"],
+            Err("find layer 3: there is none; the image has 3, and the first is layer 0"),
+        ),
+    ] {
+        let mut command = tool(&directory);
+        let output = command.args(["cat", "image"]).args(words).output();
+        let (out, err, status) = said(&output.unwrap());
+        match expected {
+            Ok(text) => assert_eq!((&*out, &*err, status), (text, "", 0), "{words:?}"),
+            Err(text) => {
+                let text = format!("layerinit: {text}\n");
+                assert_eq!((&*out, &*err, status), ("", &*text, 1), "{words:?}");
+            }
+        }
+    }
 }
 
 #[test]

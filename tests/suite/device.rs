@@ -11,34 +11,36 @@ use std::{fs, thread};
 use crate::common::disk::*;
 use layerinit::boot::mount::{self, DeviceFinder};
 use layerinit::device::uevent::Event;
-use layerinit::device::{self, DEFAULT_WAIT, Device, Found, Patience, Search, Wanted};
+use layerinit::device::{
+    self, DEFAULT_WAIT, Device, DeviceQuery, MatchedDevice, Search, WaitPolicy,
+};
 use layerinit::error::{Error, Result};
 use layerinit::format::superblock::Kind;
 use layerinit::module::loader::Loader;
-use layerinit::plan::Device as Plan;
+use layerinit::plan::MountSpec as Plan;
 use layerinit::plan::cmdline::Options;
 use layerinit::plan::device_spec::Spec;
 
-fn within(seconds: u64) -> Patience {
-    Patience {
+fn within(seconds: u64) -> WaitPolicy {
+    WaitPolicy {
         delay: Duration::ZERO,
         limit: Some(Duration::from_secs(seconds)),
     }
 }
 
-fn wanted(spec: &Spec) -> Wanted<'_> {
-    Wanted {
+fn wanted(spec: &Spec) -> DeviceQuery<'_> {
+    DeviceQuery {
         word: "root",
         spec,
         degraded: false,
     }
 }
 
-fn find(text: &str, patience: Patience) -> Result<Found> {
-    Search::new().find(wanted(&Spec::parse(text).unwrap()), patience, &mut |_| {})
+fn find(text: &str, policy: WaitPolicy) -> Result<MatchedDevice> {
+    Search::new().find(wanted(&Spec::parse(text).unwrap()), policy, &mut |_| {})
 }
 
-fn found(text: &str) -> Found {
+fn found(text: &str) -> MatchedDevice {
     find(text, within(0)).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -73,7 +75,7 @@ fn a_filesystem_is_found_by_every_name_it_has() {
         assert_eq!(volume.kind, Kind::Ext4);
         assert_eq!(volume.uuid.as_deref(), Some(&*uuid));
         assert_eq!(volume.label.as_deref(), Some(label));
-        found.mountable().unwrap();
+        found.check_mountable().unwrap();
         assert_eq!(Device::by_name(device.name()).unwrap(), found.device);
     }
 }
@@ -223,7 +225,7 @@ fn a_wait_ends_with_a_list_of_what_is_there() {
         "{took:?}"
     );
     assert!(
-        error.starts_with("find root=UUID=not-there: no such device after 1 s; there are: "),
+        error.starts_with("find root=UUID=not-there: no such device after 1 s; devices: "),
         "{error}"
     );
     let entry = format!("{} 4.0 MiB, ext4 LABEL=\"here\" UUID={uuid}", device.name());
@@ -232,7 +234,7 @@ fn a_wait_ends_with_a_list_of_what_is_there() {
 
 #[test]
 fn a_device_that_would_have_to_be_assembled_is_not_merely_missing() {
-    let end = "; nothing here assembles LVM, LUKS or RAID";
+    let end = "; /init does not set up LVM, LUKS or RAID";
     for (root, told) in [
         ("/dev/mapper/none", true),
         ("/dev/none/root", true),
@@ -278,10 +280,7 @@ fn a_long_wait_says_what_it_waits_for() {
     let [line] = lines.as_slice() else {
         panic!("{log:?}");
     };
-    assert!(
-        line[start.len()..].starts_with("5 s; there are: "),
-        "{line}"
-    );
+    assert!(line[start.len()..].starts_with("5 s; devices: "), "{line}");
 }
 
 #[test]
@@ -316,12 +315,12 @@ fn rootdelay_comes_before_the_first_look() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let _device = Loop::attach(&image);
-    let patience = Patience {
+    let policy = WaitPolicy {
         delay: Duration::from_secs(1),
         limit: Some(Duration::ZERO),
     };
     let started = Instant::now();
-    find(&format!("UUID={uuid}"), patience).unwrap();
+    find(&format!("UUID={uuid}"), policy).unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1));
 }
 
@@ -336,7 +335,7 @@ fn two_devices_with_one_uuid_are_refused_and_both_named() {
     for root in [format!("UUID={uuid}"), format!("LABEL={label}")] {
         let error = find(&root, within(30)).unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("find root={root}: 2 devices fit (")),
+            error.starts_with(&format!("find root={root}: 2 devices match (")),
             "{error}"
         );
         assert!(error.contains(&one.0) && error.contains(&two.0), "{error}");
@@ -390,7 +389,9 @@ fn what_is_no_filesystem_is_refused_with_its_name() {
     let image = Image::new(4 << 20);
     run("util-linux", "mkswap", &["-q", "-U", &uuid, image.path()]);
     let device = Loop::attach(&image);
-    let error = found(&format!("UUID={uuid}")).mountable().unwrap_err();
+    let error = found(&format!("UUID={uuid}"))
+        .check_mountable()
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("mount {}: it is swap space", device.0)
@@ -472,7 +473,7 @@ fn a_missing_node_is_made_and_a_wrong_one_is_not_used() {
     );
     sysfs.minor += 1;
     let error = sysfs.node().unwrap_err().to_string();
-    assert!(error.contains("something else stands where"), "{error}");
+    assert!(error.contains("another file is in the place of"), "{error}");
     fs::remove_dir_all(Path::new("/dev").join(directory)).unwrap();
 }
 
@@ -522,12 +523,12 @@ fn patience_follows_the_command_line() {
         ("rootwait rd.timeout=7", 0, seconds(7)),
         ("rootwait=3 rd.timeout=7 rootdelay=2", 2, seconds(3)),
     ] {
-        let expected = Patience {
+        let expected = WaitPolicy {
             delay: Duration::from_secs(delay),
             limit,
         };
         assert_eq!(
-            Patience::of(&Options::parse(cmdline)),
+            WaitPolicy::of(&Options::parse(cmdline)),
             expected,
             "{cmdline}"
         );

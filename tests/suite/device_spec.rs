@@ -112,13 +112,13 @@ fn what_is_no_escape_stays() {
 
 #[test]
 fn what_is_not_understood_is_refused_with_a_reason() {
-    const EXPECTED: &str = "not understood; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
+    const EXPECTED: &str = "unknown form; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
                             PARTLABEL=, MAJOR:MINOR or a hexadecimal device number";
     for (text, why) in [
-        ("", "names nothing"),
-        ("\"\"", "names nothing"),
-        ("UUID=", "nothing follows the equals sign"),
-        ("LABEL=\"\"", "nothing follows the equals sign"),
+        ("", "the value is empty"),
+        ("\"\"", "the value is empty"),
+        ("UUID=", "the value after the equals sign is empty"),
+        ("LABEL=\"\"", "the value after the equals sign is empty"),
         ("uuid=1", "did you mean UUID=?"),
         ("PartLabel=1", "did you mean PARTLABEL=?"),
         ("ZFS=tank/root", "a root on ZFS is not supported"),
@@ -126,11 +126,11 @@ fn what_is_not_understood_is_refused_with_a_reason() {
         ("zfs:tank/root", "a root on ZFS is not supported"),
         (
             "gpt-auto",
-            "no partition is chosen by its type here; name it, as by PARTUUID=",
+            "partitions are not discovered by type; name the partition, for example with PARTUUID=",
         ),
         (
             "tmpfs",
-            "no root starts empty here; without root= the layers lie under a tmpfs",
+            "an empty root is not supported; without root= a tmpfs takes the writes above the layers",
         ),
         ("live:CDLABEL", EXPECTED),
         ("sda1", &format!("{EXPECTED}. Did you mean /dev/sda1?")),
@@ -141,34 +141,31 @@ fn what_is_not_understood_is_refused_with_a_reason() {
         ("8:1 2", EXPECTED),
         (
             "4096:1",
-            "major numbers end at 4095, minor numbers at 1048575",
+            "the largest major number is 4095, the largest minor number 1048575",
         ),
         (
             "8:1048576",
-            "major numbers end at 4095, minor numbers at 1048575",
+            "the largest major number is 4095, the largest minor number 1048575",
         ),
         (
             "123456789",
             "a hexadecimal device number has at most 8 digits",
         ),
-        ("/dev/", "not a path of a device below /dev"),
-        ("/dev/../etc/passwd", "not a path of a device below /dev"),
-        ("/dev/a//b", "not a path of a device below /dev"),
-        ("/dev/root", "/dev/root is no device's name"),
-        ("/dev/nfs", "a root on the network is not supported"),
-        ("nfs:server:/path", "a root on the network is not supported"),
-        (
-            "ubi0:rootfs",
-            "a root on raw flash (mtd, ubi) is not supported",
-        ),
-        ("/sda1", "only devices below /dev are understood"),
+        ("/dev/", "not a path below /dev"),
+        ("/dev/../etc/passwd", "not a path below /dev"),
+        ("/dev/a//b", "not a path below /dev"),
+        ("/dev/root", "/dev/root is not the name of a device"),
+        ("/dev/nfs", "a network root is not supported"),
+        ("nfs:server:/path", "a network root is not supported"),
+        ("ubi0:rootfs", "raw flash (mtd, ubi) is not supported"),
+        ("/sda1", "only paths below /dev are supported"),
         (
             "/dev/disk/by-path/pci-0",
-            "only udev knows this name, and there is no udev here; of /dev/disk, by-uuid, by-label, \
-             by-partuuid and by-partlabel are understood",
+            "only udev creates this name, and /init runs no udev; below /dev/disk, by-uuid, by-label, \
+             by-partuuid and by-partlabel are supported",
         ),
-        ("/dev/disk/by-uuid/", "names no device below /dev/disk"),
-        ("/dev/disk/", "names no device below /dev/disk"),
+        ("/dev/disk/by-uuid/", "no device name follows /dev/disk/"),
+        ("/dev/disk/", "no device name follows /dev/disk/"),
         (
             "PARTUUID=/PARTNROFF=1",
             "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",

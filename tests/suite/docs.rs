@@ -325,19 +325,68 @@ fn commands_run() {
     );
 }
 
-/// The first column of the tables in docs/cmdline.md, against the words that `/init` reads.
+/// A sentence of a word's help in Markdown: what is typed as `code`.
+fn markdown(help: &str) -> String {
+    let typed = |word: &str| {
+        word.contains(['=', '_', '/'])
+            || DOCS
+                .iter()
+                .any(|doc| doc.name == word && word.contains('.'))
+    };
+    let words = help.split(' ').map(|word| {
+        let text = word.trim_matches(|c| matches!(c, '(' | ')' | ',' | ';' | ':'));
+        // The end of a sentence, not an ellipsis.
+        let text = match text.strip_suffix('.') {
+            Some(text) if !text.ends_with('.') => text,
+            _ => text,
+        };
+        match typed(text) {
+            true => word.replacen(text, &format!("`{text}`"), 1),
+            false => word.into(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ").replace('|', "\\|")
+}
+
+/// The table of a section of docs/cmdline.md.
+fn word_table(section: &str) -> String {
+    let mut table = String::from("| word | default | meaning |\n|---|---|---|\n");
+    for doc in DOCS.iter().filter(|doc| doc.section == section) {
+        let word = format!("{}{}", doc.name, doc.value).replace('|', "\\|");
+        let (default, help) = (markdown(doc.default), markdown(doc.help));
+        table += &format!("| `{word}` | {default} | {help} |\n");
+    }
+    table
+}
+
+/// The tables in docs/cmdline.md are those of `DOCS`. With UPDATE_DOCS=1, writes them.
 #[test]
 fn the_page_on_the_command_line_has_every_word() {
-    let page = fs::read_to_string(repository().join("docs/cmdline.md")).unwrap();
-    let rows = page.lines().filter(|line| line.starts_with("| `"));
-    let shown: BTreeSet<_> = rows
-        .flat_map(|row| spans(row.split(" | ").next().unwrap()))
-        .map(|word| word.trim_end_matches('=').to_string())
-        // modprobe(8)'s words, which the loader of modules reads.
-        .filter(|word| !["modprobe.blacklist", "MODULE.PARAMETER"].contains(&word.as_str()))
-        .collect();
-    let known: BTreeSet<_> = DOCS.iter().map(|word| word.name.to_string()).collect();
-    assert_eq!(shown, known);
+    let path = repository().join("docs/cmdline.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let sections: BTreeSet<_> = DOCS.iter().map(|doc| doc.section).collect();
+    let (mut expected, mut section, mut shown) = (String::new(), "", BTreeSet::new());
+    for line in page.lines() {
+        section = line.strip_prefix("## ").unwrap_or(section);
+        if !line.starts_with('|') || !sections.contains(section) {
+            expected += &format!("{line}\n");
+        } else if shown.insert(section) {
+            expected += &word_table(section);
+        }
+    }
+    assert_eq!(
+        shown, sections,
+        "a section without a table in docs/cmdline.md"
+    );
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &expected).unwrap();
+        return;
+    }
+    assert!(
+        page == expected,
+        "docs/cmdline.md differs from src/plan/words.rs: UPDATE_DOCS=1 cargo test --test suite \
+         docs::the_page_on_the_command_line updates it"
+    );
 }
 
 /// The words that bash makes of a command.

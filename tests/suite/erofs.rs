@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use crate::common::guest::{Scratch, run};
 use crate::common::mkfs_erofs;
 use layerinit::bytes::{Opened, ReadAt};
-use layerinit::format::erofs::{Data, Image, Inode};
+use layerinit::format::erofs::{Data, Fault, Image, Inode};
 use layerinit::tool::image::erofs_tree::walk;
 use rustix::fs::{FileType, Mode, XattrFlags, lgetxattr, llistxattr, lsetxattr, makedev, mknodat};
 
@@ -597,4 +597,193 @@ fn images_of_blocks_larger_than_a_page() {
             "-b65536 -zlz4 -E48bit",
         ],
     );
+}
+
+#[test]
+fn data_on_another_device_is_refused_with_a_sentence() {
+    let scratch = Scratch::new();
+    let [tree, image, blob] = ["tree", "image", "blob"].map(|name| scratch.join(name));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "x".repeat(10_000)).unwrap();
+    let mut command = Command::new("mkfs.erofs");
+    command.args(["--quiet", "--chunksize=4096"]);
+    command.arg(format!("--blobdev={}", blob.display()));
+    run(command.args([&image, &tree]));
+    let bytes = Opened::open(&image).unwrap();
+    let image = Image::open(&bytes).unwrap();
+    let mut seen = 0;
+    walk(&image, |_, inode| {
+        if inode.size == 10_000 {
+            seen += 1;
+            let error = image.extents(inode).next().unwrap().unwrap_err();
+            assert_eq!(error, Fault::OtherDevice(1));
+            let error = error.of_inode(7).to_string();
+            let expected = "read EROFS inode 7: its data is on device 1, which is not read";
+            assert_eq!(error, expected);
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn a_layer_is_extracted_as_the_kernel_mounts_it() {
+    let scratch = Scratch::new();
+    let [tree, mnt, image, out] = ["tree", "mnt", "image", "out"].map(|name| scratch.join(name));
+    fs::create_dir(&mnt).unwrap();
+    fs::create_dir(&tree).unwrap();
+    source(&tree);
+    let tool = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_layerinit"));
+        let output = command
+            .current_dir(&scratch.0)
+            .args(words)
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8(text).unwrap(), output.status.code())
+    };
+    for options in [
+        "-Eforce-inode-extended --chunksize=4096",
+        "-zzstd -C65536 -Efragments,dedupe",
+    ] {
+        let mut command = Command::new(&*NEWER);
+        command.arg("--quiet").args(options.split_whitespace());
+        run(command.args([&image, &tree]));
+        let _ = fs::remove_dir_all(&out);
+        assert_eq!(
+            tool(&["extract", "image", "-C", "out"]),
+            (String::new(), Some(0))
+        );
+        let _mounted = Mounted::new(&image, &mnt);
+        same(options, &of_kernel(&out), &of_kernel(&mnt), true);
+        // Holes of the image stay holes.
+        let sparse = fs::metadata(out.join("big/sparse")).unwrap();
+        assert!(sparse.blocks() * 512 < sparse.len() / 2 || options.contains("zstd"));
+    }
+    // Nothing is replaced.
+    let (text, status) = tool(&["extract", "image", "-C", "out"]);
+    assert_eq!(status, Some(1));
+    assert!(text.contains("EEXIST"), "{text}");
+
+    let words = [
+        "--path=/special/link",
+        "--path=deep/er/",
+        "--path=gone",
+        "-C",
+        "some",
+    ];
+    assert_eq!(
+        tool(&[&["extract", "image"], &words[..]].concat()),
+        (String::new(), Some(0))
+    );
+    let found: Vec<_> = of_kernel(&scratch.join("some")).into_keys().collect();
+    let expected = [
+        "",
+        "deep",
+        "deep/er",
+        "deep/er/est",
+        "deep/er/est/third",
+        "special",
+        "special/link",
+    ];
+    assert_eq!(found, expected.map(|path| path.as_bytes().to_vec()));
+    let words = ["extract", "image", "-C", "other", "--path=gone"];
+    let text = "layerinit: find gone: not there\n".to_string();
+    assert_eq!(tool(&words), (text, Some(1)));
+    let words = ["extract", "image", "--layer=1"];
+    let text =
+        "layerinit: find layer 1: there is none; the image has 1, and the first is layer 0\n";
+    assert_eq!(tool(&words), (text.to_string(), Some(1)));
+
+    // A link in the way is not followed.
+    fs::create_dir(scratch.join("trap")).unwrap();
+    symlink("/tmp", scratch.join("trap/deep")).unwrap();
+    let (text, status) = tool(&["extract", "image", "-C", "trap", "--path=deep"]);
+    assert!(
+        status == Some(1) && text.starts_with("layerinit: create deep"),
+        "{text}"
+    );
+}
+
+#[test]
+fn names_that_are_much_alike_may_take_less_than_a_byte_each() {
+    const NAMES: usize = 40_000;
+    let scratch = Scratch::new();
+    let [tree, image] = ["tree", "image"].map(|name| scratch.join(name));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    for n in 0..NAMES {
+        fs::hard_link(
+            tree.join("file"),
+            tree.join(format!("a-regular-name-{n:08}")),
+        )
+        .unwrap();
+    }
+    let mut command = Command::new(&*NEWEST);
+    command.args(["--quiet", "-zlzma,9", "-C1048576", "--zD"]);
+    run(command.args([&image, &tree]));
+    let bytes = Opened::open(&image).unwrap();
+    assert!(bytes.size() < NAMES as u64, "{} bytes", bytes.size());
+    let mut names = 0;
+    walk(&Image::open(&bytes).unwrap(), |_, _| {
+        names += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(names, NAMES + 2);
+}
+
+/// Clusters are decoded by several threads.
+#[test]
+fn clusters_go_to_other_threads() {
+    fn goes<T: Send + Sync>() {}
+    goes::<layerinit::format::erofs::Cluster>();
+    goes::<layerinit::format::erofs::Extent>();
+}
+
+#[test]
+fn no_byte_of_an_image_makes_the_reader_panic_or_go_on_for_ever() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/erofs");
+    let random = &mut Random(0x2545_F491_4F6C_DD1D);
+    let mut images = 0;
+    for seed in fs::read_dir(seeds).unwrap() {
+        let sound = fs::read(seed.unwrap().path()).unwrap();
+        assert_eq!(through(&sound).map_err(|error| error.to_string()), Ok(()));
+        images += 1;
+        for _ in 0..150 {
+            let mut hostile = sound.clone();
+            for _ in 0..=random.next() % 3 {
+                let at = 1024 + random.next() as usize % (hostile.len() - 1024);
+                hostile[at] = match random.next() % 4 {
+                    0 => 0xff,
+                    1 => hostile[at] ^ 1 << (random.next() % 8),
+                    _ => random.next() as u8,
+                };
+            }
+            let _ = through(&hostile);
+        }
+    }
+    assert!(images > 10, "{images}");
+}
+
+/// All of an image, but no more than 4 MiB of each file.
+fn through(bytes: &[u8]) -> layerinit::error::Result<()> {
+    let image = Image::open(&bytes)?;
+    walk(&image, |_, inode| {
+        image.xattrs(inode)?;
+        let mut plain = Vec::new();
+        for extent in image.extents(inode) {
+            let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+            if extent.offset > 4 << 20 {
+                break;
+            }
+            if let Data::Cluster(cluster, _) = extent.data {
+                let done = cluster.decode(bytes, &mut plain);
+                done.map_err(|fault| fault.of_inode(inode.nid))?;
+            }
+        }
+        Ok(())
+    })
 }

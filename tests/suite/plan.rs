@@ -42,8 +42,8 @@ fn appended_layers_are_stacked_in_their_order() {
     assert_eq!(
         planned(&initrd(image), "quiet"),
         format!(
-            "layer 0 (initrd+0xf4): 8192 bytes, erofs \"base\" by memback, loop\n\
-             layer 1 (initrd+0x20f4): 4096 bytes, erofs by memback, loop\n\
+            "layer 0 (initrd+0xf4): 8192 bytes, erofs \"base\" by memback, loop, extract\n\
+             layer 1 (initrd+0x20f4): 4096 bytes, erofs by memback, loop, extract\n\
              layer 2 (initrd+0x30f4): 356 bytes, cpio into a tmpfs of 4096 bytes\n\
              root: overlay, writes to a tmpfs\n\
              modules: erofs, overlay\n{INIT}"
@@ -158,9 +158,9 @@ fn layer_files_lie_below_appended_layers() {
             &sources,
             "rd.overlay=tmpfs:size=10%,nr_inodes=1k init=/bin/app"
         ),
-        "layer 0 (10-base.erofs): 4096 bytes, erofs by file, loop\n\
+        "layer 0 (10-base.erofs): 4096 bytes, erofs by file, loop, extract\n\
          layer 1 (20-etc.cpio): 244 bytes, cpio into a tmpfs of 4096 bytes\n\
-         layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+         layer 2 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n\
          root: overlay, writes to a tmpfs with size=10%,nr_inodes=1k\n\
          modules: erofs, overlay, loop\n\
          init: /bin/app\n"
@@ -219,8 +219,8 @@ fn the_kernels_copy_of_the_initrd_is_mounted_as_a_file_where_blocks_allow() {
     assert_eq!(
         plan,
         format!(
-            "layer 0 (initrd.image+0xf4): 4096 bytes, erofs by loop\n\
-             layer 1 (initrd.image+0x2000): 4096 bytes, erofs by file, loop\n\
+            "layer 0 (initrd.image+0xf4): 4096 bytes, erofs by loop, extract\n\
+             layer 1 (initrd.image+0x2000): 4096 bytes, erofs by file, loop, extract\n\
              root: overlay, writes to a tmpfs\n\
              modules: erofs, overlay, loop\n{INIT}"
         )
@@ -321,9 +321,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
     let modules = format!("modules: none\n{INIT}");
     assert_eq!(
         planned(&initrd(loader()), "root=/dev/vda1"),
-        format!(
-            "root device /dev/vda1: ro, as whatever is on it\nroot: the root device itself\n{modules}"
-        )
+        format!("root device /dev/vda1: ro, type auto\nroot: the root device itself\n{modules}")
     );
     assert_eq!(
         planned(
@@ -331,13 +329,13 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
             "root=UUID=1-2 rw rootfstype=ext4,btrfs rootflags=noatime,subvol=x"
         ),
         format!(
-            "root device UUID=1-2: rw,noatime,subvol=x, as ext4, btrfs\nroot: the root device itself\n{modules}"
+            "root device UUID=1-2: rw,noatime,subvol=x, type ext4, btrfs\nroot: the root device itself\n{modules}"
         )
     );
     for types in ["auto", "auto,ext4", "ext4,auto"] {
         let plan = planned(&[], &format!("root=/dev/vda1 rootfstype={types}"));
         assert!(
-            plan.starts_with("root device /dev/vda1: ro, as whatever is on it\n"),
+            plan.starts_with("root device /dev/vda1: ro, type auto\n"),
             "{plan}"
         );
     }
@@ -360,8 +358,8 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
     assert_eq!(
         planned(&initrd(image), "root=LABEL=data"),
         format!(
-            "root device LABEL=data: ro, as whatever is on it\n\
-             layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n\
+            "root device LABEL=data: ro, type auto\n\
+             layer 1 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n\
              root: overlay, writes to a tmpfs\nmodules: erofs, overlay\n{INIT}"
         )
     );
@@ -414,12 +412,12 @@ fn a_root_that_names_no_device_is_left_where_there_are_layers() {
 #[test]
 fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
     let image = || join(&[&loader(), &erofs(1, "")]);
-    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop\n";
+    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n";
     let end = format!("modules: erofs, overlay\n{INIT}");
     assert_eq!(
         planned(&initrd(image()), "rd.overlay=LABEL=data"),
         format!(
-            "{layer}root: overlay, writes to /layerinit of device LABEL=data: rw, as whatever is on it\n\
+            "{layer}root: overlay, writes to /layerinit of device LABEL=data: rw, type auto\n\
              without that device: no boot\n{end}"
         )
     );
@@ -429,7 +427,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
             "rd.overlay=8:1:/var/over/ rd.overlay.fallback=tmpfs:size=1g"
         ),
         format!(
-            "{layer}root: overlay, writes to /var/over of device 8:1: rw, as whatever is on it\n\
+            "{layer}root: overlay, writes to /var/over of device 8:1: rw, type auto\n\
              without that device: writes to a tmpfs with size=1g\n{end}"
         )
     );
@@ -444,7 +442,9 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
     // Over the root device, which stays as it is.
     let plan = planned(&[], "root=/dev/vda1 rw rd.overlay=LABEL=data");
     assert!(
-        plan.starts_with("root device /dev/vda1: ro, as whatever is on it\nroot: overlay, writes to /layerinit of "),
+        plan.starts_with(
+            "root device /dev/vda1: ro, type auto\nroot: overlay, writes to /layerinit of "
+        ),
         "{plan}"
     );
 }
@@ -478,8 +478,7 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
     assert_eq!(
         planned(&initrd(loader()), "rd.overlay=LABEL=data"),
         format!(
-            "use rd.overlay=LABEL=data:/layerinit: make an overlay: there are neither layers nor root= to lay \
-             it over; {hint}"
+            "use rd.overlay=LABEL=data:/layerinit: make an overlay: there are neither layers nor root=; {hint}"
         )
     );
 }

@@ -859,7 +859,7 @@ fn every_truncation_and_flipped_byte_is_survived() {
 #[test]
 fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
     let directory = scratch("tool-rdinit");
-    let first = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop\n";
+    let first = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop, extract\n";
     let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
     let link = entry("before", 0o120_777, b"init");
     for before in [script, link] {
@@ -961,8 +961,8 @@ fn plan_is_that_of_init() {
     assert_eq!(
         good(&directory, &["plan", "image"]),
         "\
-layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop
-layer 1 (initrd+0x2000): 4096 bytes, erofs \"app\" by memback, loop
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop, extract
+layer 1 (initrd+0x2000): 4096 bytes, erofs \"app\" by memback, loop, extract
 layer 2 (initrd+0x3000): 352 bytes, cpio into a tmpfs of 4096 bytes
 root: overlay, writes to a tmpfs
 modules: erofs, overlay, loop
@@ -985,7 +985,7 @@ init: /sbin/init
         run(&directory, &["plan", "image", "--cmdline", cmdline]),
         (
             "\
-layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop, extract
 root: the layer itself, read-only
 modules: erofs, loop
 init: /sbin/demo

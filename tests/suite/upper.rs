@@ -312,7 +312,7 @@ fn a_disk_that_cannot_be_written_to_or_is_not_there_is_refused() {
     guest.cmdline = "rd.overlay=LABEL=not-there rootwait=0 panic=-1";
     failure_of(&guest).says(
         "boot failed: use rd.overlay=LABEL=not-there:/layerinit: find rd.overlay=LABEL=not-there: no such device \
-         after 0 s; there are: ",
+         after 0 s; devices: ",
     );
 }
 

@@ -7,11 +7,11 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
-use crate::device::{Found, Patience, Search, Wanted};
+use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
 use crate::error::{Cause, Error, Result};
 use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
-use crate::plan::Device;
+use crate::plan::MountSpec;
 use crate::plan::cmdline::Options;
 
 /// The flags that select how atime is updated; fsmount(2) takes only one of them.
@@ -102,7 +102,7 @@ pub struct MountedDevice {
 #[derive(Debug)]
 pub struct DeviceFinder {
     search: Option<Search>,
-    patience: Patience,
+    policy: WaitPolicy,
 }
 
 impl DeviceFinder {
@@ -110,7 +110,7 @@ impl DeviceFinder {
     pub fn new(options: &Options) -> Self {
         Self {
             search: None,
-            patience: Patience::of(options),
+            policy: WaitPolicy::of(options),
         }
     }
 
@@ -118,10 +118,10 @@ impl DeviceFinder {
     /// disk does on a reset, the finder waits for it again.
     pub fn mount(
         &mut self,
-        wanted: Wanted<'_>,
-        device: &Device,
+        wanted: DeviceQuery<'_>,
+        device: &MountSpec,
         loader: &mut Loader,
-        mut check: impl FnMut(&Found) -> Result<()>,
+        mut check: impl FnMut(&MatchedDevice) -> Result<()>,
     ) -> Result<(MountedDevice, Mount)> {
         loop {
             let found = self.find(wanted, loader)?;
@@ -141,14 +141,14 @@ impl DeviceFinder {
     /// init/do_mounts.c), and after EROFS.
     pub fn mount_root(
         &mut self,
-        device: &Device,
+        device: &MountSpec,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
-        let wanted = Wanted::of("root", device);
+        let wanted = DeviceQuery::of("root", device);
         match self.mount(wanted, device, loader, |_| Ok(())) {
             Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
                 warn!("{error}: the device is not writable; mounting it read-only");
-                let read_only = Device {
+                let read_only = MountSpec {
                     writable: false,
                     ..device.clone()
                 };
@@ -161,18 +161,18 @@ impl DeviceFinder {
     /// Mounts the device that overlayfs is to write to. `root` is the root device, where that is a layer.
     pub fn mount_upper(
         &mut self,
-        device: &Device,
+        device: &MountSpec,
         root: Option<&MountedDevice>,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
-        let wanted = Wanted::of("rd.overlay", device);
+        let wanted = DeviceQuery::of("rd.overlay", device);
         self.mount(wanted, device, loader, |found| {
             check_upper(wanted, found, root)
         })
     }
 
-    fn find(&mut self, wanted: Wanted<'_>, loader: &mut Loader) -> Result<Found> {
-        let mut load = |modaliases: &[String]| loader.follow(modaliases);
+    fn find(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
+        let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
             Some(search) => search,
             None => {
@@ -183,15 +183,19 @@ impl DeviceFinder {
                 search
             }
         };
-        let found = search.find(wanted, self.patience, &mut load);
-        self.patience.delay = Duration::ZERO;
+        let found = search.find(wanted, self.policy, &mut load);
+        self.policy.delay = Duration::ZERO;
         found
     }
 }
 
 /// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
 /// device, where that is a layer.
-fn check_upper(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevice>) -> Result<()> {
+fn check_upper(
+    wanted: DeviceQuery<'_>,
+    found: &MatchedDevice,
+    root: Option<&MountedDevice>,
+) -> Result<()> {
     let refuse = |why: &str| {
         let object = format_args!("{wanted} ({})", found.path.display());
         Err(Error::new("write to", object, why))
@@ -203,7 +207,7 @@ fn check_upper(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevice>) 
     if root.is_some_and(is_root) {
         return refuse("it is the root device too: overlayfs cannot write to one of its layers");
     }
-    found.mountable()?;
+    found.check_mountable()?;
     let unfit = |volume: &Volume| {
         let why = volume.kind.upper_refusal()?;
         Some(format!("it is {}: {why}", volume.kind))
@@ -216,9 +220,9 @@ fn check_upper(wanted: Wanted<'_>, found: &Found, root: Option<&MountedDevice>) 
 
 /// Mounts a device that was found with the first of its filesystem types that works.
 pub fn mount(
-    wanted: Wanted<'_>,
-    device: &Device,
-    found: &Found,
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    found: &MatchedDevice,
     loader: &mut Loader,
 ) -> Result<(MountedDevice, Mount)> {
     let node = found.path.to_string_lossy().into_owned();
@@ -234,7 +238,7 @@ pub fn mount(
         // there is none.
         let errno = mounted.as_ref().err().and_then(Error::errno);
         if errno == Some(Errno::SRCH) {
-            loader.follow(&["quota_v2".to_string()]);
+            loader.load_requested(&["quota_v2".to_string()]);
             mounted = mount_as(device, found, &node, &fstype);
         }
         match mounted {
@@ -250,8 +254,8 @@ pub fn mount(
 }
 
 /// The type of the filesystem on a device, by the kernel's name.
-fn identify(found: &Found) -> Result<String> {
-    found.mountable()?;
+fn identify(found: &MatchedDevice) -> Result<String> {
+    found.check_mountable()?;
     match (found.volume(), &found.unread) {
         (Some(volume), _) => Ok(volume.kind.name().into()),
         (None, Some(why)) => Err(Error::new("identify", found.path.display(), why)),
@@ -263,7 +267,7 @@ fn identify(found: &Found) -> Result<String> {
     }
 }
 
-fn mount_as(device: &Device, found: &Found, node: &str, fstype: &str) -> Result<Mount> {
+fn mount_as(device: &MountSpec, found: &MatchedDevice, node: &str, fstype: &str) -> Result<Mount> {
     let context = FsContext::new(fstype)?;
     context.string("source", node)?;
     for companion in &found.companions {

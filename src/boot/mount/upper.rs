@@ -37,7 +37,7 @@ pub fn mount_fallback(
     root_of: Option<usize>,
     why: Error,
 ) -> Result<MountedUpper> {
-    let (options, warning) = persistent.instead(why)?;
+    let (options, warning) = persistent.fall_back(why)?;
     warn_on_console(&warning);
     let mounted = mount_tmpfs(&options, root_of)?;
     Ok(MountedUpper {

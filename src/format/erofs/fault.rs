@@ -12,6 +12,8 @@ pub enum Fault {
     Corrupt(&'static str, u64),
     /// A format that no kernel knows, or that is not read here: the field and its value.
     Unsupported(&'static str, u64),
+    /// The mode of an inode, which is of no file type.
+    Mode(u32),
     /// Something lies beyond the end of the image, or of the file that holds it.
     BeyondEnd(u64),
     /// Data lies on the device with this number in the image's device table.
@@ -27,6 +29,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Corrupt(what, at) => write!(f, "{what} (at {at:#x})"),
             Self::Unsupported(what, value) => write!(f, "unknown {what} {value:#x}"),
+            Self::Mode(mode) => write!(f, "mode {mode:o} is no type of file"),
             Self::BeyondEnd(at) => write!(f, "{at:#x} is beyond the end of the image"),
             Self::OtherDevice(0) => f.write_str("its data is on another device, which is not read"),
             Self::OtherDevice(n) => write!(f, "its data is on device {n}, which is not read"),

@@ -112,6 +112,8 @@ pub(super) struct Index {
     pub(super) full: bool,
     /// The size of a logical cluster, as a power of two of bytes.
     pub(super) lclusterbits: u32,
+    /// The size of the file in bytes.
+    pub(super) size: u64,
     /// The size of the file in blocks: the number of entries that a compact index is laid out for.
     pub(super) totalidx: u64,
     /// Z_EROFS_ADVISE_COMPACTED_2B

@@ -181,7 +181,7 @@ impl Raw {
                 Some((self.i_u >> 8 & 0xfff, minor))
             }
             libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK => None,
-            _ => return Err(Fault::Corrupt("its mode is of no file type", iloc)),
+            _ => return Err(Fault::Mode(mode)),
         };
         let one_link = mode & libc::S_IFMT != libc::S_IFDIR && self.i_format & BIT4 != 0;
         // In the compact form, 16 bits are the number of links or a block number's upper ones.

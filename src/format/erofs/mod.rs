@@ -20,6 +20,9 @@ mod xattr;
 mod image;
 mod index;
 
+mod chain;
+mod records;
+
 mod zmap;
 
 mod map;

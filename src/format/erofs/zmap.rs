@@ -3,12 +3,11 @@
 //! Source: fs/erofs/zmap.c of Linux 7.2 (z_erofs_map_blocks_fo, z_erofs_map_blocks_ext).
 
 use super::image::in_image;
-use super::index::{Head, Index, Lcluster, Window};
+use super::index::{Head, Index, Window};
 use super::inode::Layout;
-use super::{
-    Algorithm, Cluster, Data, Extent, Fault, INCOMPAT_0PADDING, INCOMPAT_COMPR_CFGS, Image, Inode,
-    Packed,
-};
+use super::records::{EXTENT_PLEN_MASK, Record, Records};
+use super::{Algorithm, Cluster, Data, Extent, Fault, INCOMPAT_0PADDING, INCOMPAT_COMPR_CFGS};
+use super::{Image, Inode, Packed};
 
 /// Z_EROFS_PCLUSTER_MAX_SIZE: the most bytes that a physical cluster has.
 pub const PCLUSTER_MAX_SIZE: u32 = 1 << 20;
@@ -25,8 +24,7 @@ const ADVISE_INLINE_PCLUSTER: u16 = 1 << 3;
 const ADVISE_INTERLACED_PCLUSTER: u16 = 1 << 4;
 const ADVISE_FRAGMENT_PCLUSTER: u16 = 1 << 5;
 
-/// Z_EROFS_EXTENT_PLEN_MASK: the length of an extent; above it are a flag and the algorithm.
-const EXTENT_PLEN_MASK: u32 = (PCLUSTER_MAX_SIZE << 1) - 1;
+// Above the length of an extent are a flag and the algorithm.
 const EXTENT_PLEN_PARTIAL: u32 = 1 << 27;
 const EXTENT_PLEN_FMT_BIT: u32 = 28;
 
@@ -132,6 +130,7 @@ impl<'i> ZMap<'i> {
         let index = Index {
             start: if full { end.saturating_add(8) } else { end },
             full,
+            size: inode.size,
             lclusterbits,
             totalidx: inode.size.div_ceil(image.superblock.block_size()),
             compacted_2b: !full && advise & ADVISE_COMPACTED_2B != 0,
@@ -155,7 +154,7 @@ impl<'i> ZMap<'i> {
         if !matches!(tail, Tail::None) && self.inode.size > 0 {
             let last = self.inode.size - 1;
             let (_, next) = index.load(&mut self.window, last >> self.lclusterbits)?;
-            let (lcn, head) = self.head(&index, last)?;
+            let (lcn, head) = index.head(&mut self.window, last)?;
             tail_lcn = lcn;
             match &mut tail {
                 Tail::Inline(at, _) => *at = next,
@@ -210,7 +209,7 @@ impl<'i> ZMap<'i> {
         tail_lcn: u64,
         at: u64,
     ) -> Result<Mapped, Fault> {
-        let (lcn, head) = self.head(index, at)?;
+        let (lcn, head) = index.head(&mut self.window, at)?;
         let offset = lcn << self.lclusterbits | u64::from(head.clusterofs);
         let (start, length, inline) = match tail {
             Tail::Fragment(at) if lcn == tail_lcn => {
@@ -223,7 +222,7 @@ impl<'i> ZMap<'i> {
             Tail::Inline(at, length) if lcn == tail_lcn => (at, length.into(), true),
             _ => {
                 let blkszbits = self.image.superblock.blkszbits;
-                let blocks = self.physical_blocks(index, lcn, head.kind)?;
+                let blocks = index.physical_blocks(&mut self.window, lcn, head.kind)?;
                 (
                     u64::from(head.pblk) << blkszbits,
                     u64::from(blocks) << blkszbits,
@@ -233,7 +232,7 @@ impl<'i> ZMap<'i> {
         };
         let end = match inline {
             true => self.inode.size,
-            false => self.logical_end(index, lcn)?,
+            false => index.logical_end(&mut self.window, lcn)?,
         };
         let number = match head.kind {
             Head::Plain => None,
@@ -256,92 +255,6 @@ impl<'i> ZMap<'i> {
                 inline,
             },
         )
-    }
-
-    /// The logical cluster in which the extent starts that `at` is in, and its entry.
-    fn head(&mut self, index: &Index, at: u64) -> Result<(u64, HeadEntry), Fault> {
-        let first = at >> self.lclusterbits;
-        let within = at - (first << self.lclusterbits);
-        let mut lcn = first;
-        loop {
-            let (lcluster, _) = index.load(&mut self.window, lcn)?;
-            let back = match lcluster {
-                Lcluster::Head {
-                    kind,
-                    clusterofs,
-                    pblk,
-                    partial,
-                } if lcn != first || within >= clusterofs.into() => {
-                    let head = HeadEntry {
-                        kind,
-                        clusterofs,
-                        pblk,
-                        partial,
-                    };
-                    return Ok((lcn, head));
-                }
-                Lcluster::Head { .. } => 1,
-                Lcluster::NonHead { back, .. } => back,
-            };
-            let far = (first - lcn) << self.lclusterbits > PCLUSTER_MAX_DSIZE.into();
-            lcn = lcn
-                .checked_sub(back.into())
-                .filter(|_| back != 0 && !far)
-                .ok_or(Fault::Corrupt(
-                    "the index leads back to no head",
-                    index.start,
-                ))?;
-        }
-    }
-
-    /// The number of blocks of the physical cluster that starts in `lcn`
-    /// (z_erofs_get_extent_compressedlen).
-    fn physical_blocks(&mut self, index: &Index, lcn: u64, kind: Head) -> Result<u32, Fault> {
-        let [big_1, big_2] = index.big_pcluster;
-        let big = match kind {
-            Head::Head1 => big_1,
-            Head::Plain | Head::Head2 => big_2,
-        };
-        let next = lcn.saturating_add(1);
-        if !big || self.start_of(next) >= self.inode.size {
-            return Ok(1);
-        }
-        match index.load(&mut self.window, next)?.0 {
-            Lcluster::Head { .. } => Ok(1),
-            Lcluster::NonHead {
-                back: 1,
-                blocks: Some(blocks),
-                ..
-            } if blocks != 0 => Ok(blocks),
-            Lcluster::NonHead { .. } => {
-                let what = "the index does not count the blocks of a cluster";
-                Err(Fault::Corrupt(what, index.start))
-            }
-        }
-    }
-
-    /// Where the extent ends that starts in `lcn` (z_erofs_get_extent_decompressedlen).
-    fn logical_end(&mut self, index: &Index, lcn: u64) -> Result<u64, Fault> {
-        let mut next = lcn.saturating_add(1);
-        loop {
-            let start = self.start_of(next);
-            if start >= self.inode.size {
-                return Ok(self.inode.size);
-            }
-            if (next - lcn) << self.lclusterbits > u64::from(PCLUSTER_MAX_DSIZE) << 1 {
-                return Ok(start);
-            }
-            match index.load(&mut self.window, next)?.0 {
-                Lcluster::Head { clusterofs, .. } => return Ok(start | u64::from(clusterofs)),
-                // Files of before mkfs.erofs 1.0 may have 0.
-                Lcluster::NonHead { ahead, .. } => next = next.saturating_add(ahead.max(1).into()),
-            }
-        }
-    }
-
-    /// Where a logical cluster starts; beyond any file if it would not fit.
-    fn start_of(&self, lcn: u64) -> u64 {
-        lcn.saturating_mul(1 << self.lclusterbits)
     }
 
     fn algorithm(&self, number: u8) -> Result<Algorithm, Fault> {
@@ -474,140 +387,5 @@ impl<'i> ZMap<'i> {
                 inline: false,
             },
         )
-    }
-}
-
-/// The entry of a logical cluster in which a physical one starts.
-struct HeadEntry {
-    kind: Head,
-    clusterofs: u32,
-    pblk: u32,
-    partial: bool,
-}
-
-/// The records of extents that stand in the place of an index (struct z_erofs_extent).
-struct Records {
-    start: u64,
-    /// The size of each; the shorter ones leave out their last fields.
-    recsz: u64,
-    count: u64,
-    /// Records that were passed, and the physical start of the one behind them.
-    passed: (u64, u64),
-}
-
-/// What a record says.
-struct Record {
-    lstart: u64,
-    lend: u64,
-    last: bool,
-    /// Whether the record has an address of its own.
-    wide: bool,
-    /// The physical start, and plen as stored. `None`: no record is of this part.
-    physical: Option<(u64, u32)>,
-}
-
-impl Records {
-    fn find(
-        &mut self,
-        window: &mut Window,
-        size: u64,
-        bits: u32,
-        at: u64,
-    ) -> Result<Record, Fault> {
-        match self.recsz {
-            4 | 8 => self.find_regular(window, size, bits, at),
-            _ => self.find_sorted(window, size, at),
-        }
-    }
-
-    fn position(&self, n: u64) -> Result<u64, Fault> {
-        n.checked_mul(self.recsz)
-            .and_then(|offset| self.start.checked_add(offset))
-            .ok_or(Fault::BeyondEnd(u64::MAX))
-    }
-
-    /// Of one logical cluster each. Those of 4 bytes lie one behind the other from an address on.
-    fn find_regular(
-        &mut self,
-        window: &mut Window,
-        size: u64,
-        bits: u32,
-        at: u64,
-    ) -> Result<Record, Fault> {
-        let n = at >> bits;
-        let (pstart, plen);
-        if self.recsz == 8 {
-            let [p0, p1, p2, p3, s @ ..]: [u8; 8] = window.array(self.position(n)?)?;
-            plen = u32::from_le_bytes([p0, p1, p2, p3]);
-            pstart = u32::from_le_bytes(s).into();
-        } else {
-            let base = u64::from_le_bytes(window.array(self.start)?);
-            let (mut passed, mut sum) = self.passed;
-            if passed > n || passed == 0 {
-                (passed, sum) = (0, base);
-            }
-            while passed < n {
-                let plen = self.short(window, passed)?;
-                sum = sum.saturating_add((plen & EXTENT_PLEN_MASK).into());
-                passed = passed.saturating_add(1);
-            }
-            self.passed = (passed, sum);
-            (pstart, plen) = (sum, self.short(window, n)?);
-        }
-        let next = n.saturating_add(1).saturating_mul(1 << bits);
-        Ok(Record {
-            lstart: n << bits,
-            lend: next.min(size),
-            last: next >= size,
-            wide: self.recsz > 4,
-            physical: Some((pstart, plen)),
-        })
-    }
-
-    /// A record of 4 bytes, behind the address that they start with.
-    fn short(&self, window: &mut Window, n: u64) -> Result<u32, Fault> {
-        let position = self.position(n)?.saturating_add(8);
-        window.array(position).map(u32::from_le_bytes)
-    }
-
-    /// In the order of their logical starts.
-    fn find_sorted(&self, window: &mut Window, size: u64, at: u64) -> Result<Record, Fault> {
-        let (mut low, mut high) = (0, self.count);
-        let mut record = Record {
-            lstart: at,
-            lend: size,
-            last: true,
-            wide: true,
-            physical: None,
-        };
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let position = self.position(middle)?;
-            let bytes: [u8; 16] = window.array(position)?;
-            let (words, _) = bytes.as_chunks::<4>();
-            let words: [u32; 4] =
-                std::array::from_fn(|n| words.get(n).copied().map(u32::from_le_bytes).unwrap_or(0));
-            let [plen, pstart_lo, pstart_hi, lstart_lo] = words;
-            let mut lstart = u64::from(lstart_lo);
-            if self.recsz > 16 {
-                let hi = window.array(position.saturating_add(16))?;
-                lstart |= u64::from(u32::from_le_bytes(hi)) << 32;
-            }
-            if lstart > at {
-                high = middle;
-                if lstart > record.lend {
-                    let what = "its records are in no order";
-                    return Err(Fault::Corrupt(what, position));
-                }
-                record.lend = lstart;
-            } else {
-                low = middle + 1;
-                record.lstart = lstart;
-                let pstart = u64::from(pstart_lo) | u64::from(pstart_hi) << 32;
-                record.physical = Some((pstart, plen));
-            }
-        }
-        record.last = low >= self.count;
-        Ok(record)
     }
 }

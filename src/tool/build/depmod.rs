@@ -11,8 +11,8 @@ use super::module::{self, Prepared, Treatment};
 use super::spec::{Body, Content, Entry};
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
-use crate::module::alias::{Config, Database};
-use crate::module::dep::{self, Index, plain};
+use crate::module::alias::{Database, ModprobeConfig};
+use crate::module::dep::{self, Index, underscored};
 use crate::plan::Module;
 
 /// Which kernel modules go into the loader.
@@ -41,8 +41,7 @@ pub fn entries(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<St
         Some(root) => host::modules(root, &index, &database)?,
         None => Vec::new(),
     };
-    let ours = [Module::Erofs, Module::Overlay, Module::Loop];
-    let names = ours
+    let names = Module::ALL
         .iter()
         .map(|module| module.name())
         .chain(wanted.names.iter().map(String::as_str))
@@ -101,7 +100,7 @@ impl Depmod {
             &self.dep,
             self.alias.clone(),
             &self.softdep,
-            Config::default(),
+            ModprobeConfig::default(),
         )
     }
 
@@ -117,12 +116,12 @@ impl Depmod {
             match index.files(name) {
                 Ok(needed) => {
                     files.extend(needed);
-                    for wish in database.wanted(&[name]) {
+                    for wish in database.resolve(&[name]) {
                         files.extend(index.files(&wish)?);
                     }
                 }
                 Err(_) if index.is_builtin(name) => {
-                    builtins.insert(plain(name));
+                    builtins.insert(underscored(name));
                 }
                 Err(_) => {
                     let what = format!(
@@ -141,15 +140,18 @@ impl Depmod {
     fn put(&self, chosen: Chosen<'_>, treatment: Treatment, tree: &mut Tree) -> Result<()> {
         let Chosen { files, builtins } = chosen;
         let prepared = self.prepare(files, treatment)?;
-        let names: BTreeSet<_> = prepared.keys().map(|file| plain(dep::name(file))).collect();
+        let names: BTreeSet<_> = prepared
+            .keys()
+            .map(|file| underscored(dep::name(file)))
+            .collect();
         // "alias PATTERN MODULE", "softdep MODULE pre: ...".
         let of_these = |text: &str, column: usize| {
             lines(text, |line| {
                 let module = line.split_ascii_whitespace().nth(column);
-                module.is_some_and(|module| names.contains(&plain(module)))
+                module.is_some_and(|module| names.contains(&underscored(module)))
             })
         };
-        let builtin = |line: &str| builtins.contains(&plain(dep::name(line)));
+        let builtin = |line: &str| builtins.contains(&underscored(dep::name(line)));
         for (name, text) in [
             ("modules.dep", renamed(&self.dep, &prepared)),
             ("modules.builtin", lines(&self.builtin, builtin)),

@@ -38,7 +38,7 @@ pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Ve
         );
         names.push(fstype);
     }
-    Ok(database.wanted(&names))
+    Ok(database.resolve(&names))
 }
 
 /// The devices above each disk, each once, in the order of their depth.

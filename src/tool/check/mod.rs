@@ -443,7 +443,10 @@ fn unreached(boot: &Boot) -> String {
 }
 
 /// The bytes of each layer.
-fn parts<'a>(plan: &Plan, sources: &'a [Box<dyn ReadAt + 'a>]) -> Vec<Part<&'a dyn ReadAt>> {
+pub(super) fn parts<'a>(
+    plan: &Plan,
+    sources: &'a [Box<dyn ReadAt + 'a>],
+) -> Vec<Part<&'a dyn ReadAt>> {
     static NOTHING: &[u8] = &[];
     let part = |layer: &Layer| match sources.get(layer.source) {
         Some(source) => Part::new(&**source, layer.offset, layer.length),

@@ -8,7 +8,7 @@ use crate::format::erofs::{INCOMPAT_0PADDING, Superblock};
 use crate::format::superblock;
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Device, Module, Place, Plan, Root, Upper};
+use crate::plan::{Content, Module, MountSpec, Place, Plan, Root, Upper};
 use crate::text::Words;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::loader_modules::Modules;
@@ -50,10 +50,11 @@ pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
             backends,
         } = &layer.content
         {
-            needs.insert("CONFIG_EROFS_FS");
+            needs.insert(Module::Erofs.option());
             needs.extend(decompressors(superblock));
-            if backends.last() == Some(&Backend::Loop) {
-                needs.insert("CONFIG_BLK_DEV_LOOP");
+            if let Some(backend) = Backend::most_portable(backends) {
+                needs.extend(backend.options());
+                needs.extend(backend.modules().iter().map(|module| module.option()));
             }
         }
     }
@@ -144,7 +145,7 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 
 /// Why a kernel mounts none of the types that are named for a device; `None`: it mounts one, or that is
 /// not known.
-fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<String> {
+fn no_filesystem(config: &Config, modules: &Modules, device: &MountSpec) -> Option<String> {
     let mut refusals = Vec::new();
     for fstype in &device.types {
         let (option, module) = superblock::Kind::filesystem(fstype)?.driver()?;
@@ -159,6 +160,31 @@ fn no_filesystem(config: &Config, modules: &Modules, device: &Device) -> Option<
     }
     let what = format!("{} cannot be mounted: {}", device.spec, refusals.join("; "));
     Some(what).filter(|_| !refusals.is_empty())
+}
+
+/// For layers that no backend can mount with this configuration: the backend that most kernels support.
+fn unsupported(config: &Config, boot: &Boot, plan: &Plan, modules: &Modules) -> BTreeSet<Backend> {
+    let has = |module: &Module| match config.value(module.option().trim_start_matches("CONFIG_")) {
+        "y" => true,
+        "m" => modules.lacks(config.version, module.name()).is_none(),
+        _ => false,
+    };
+    let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
+    let works = |backend: &Backend, place: &Place| {
+        backend.is_mainline()
+            && backend.is_likely(place, boot.options.hints())
+            && backend.options().iter().all(built_in)
+            && backend.modules().iter().all(has)
+    };
+    let mut found = BTreeSet::new();
+    for layer in &plan.layers {
+        if let Content::Erofs { backends, .. } = &layer.content
+            && !backends.iter().any(|backend| works(backend, &layer.place))
+        {
+            found.extend(Backend::most_portable(backends));
+        }
+    }
+    found
 }
 
 /// Reports layers whose features are newer than the kernel.
@@ -286,15 +312,24 @@ pub fn compare(
     if matches!(plan.root, Root::Overlay(_)) {
         module("OVERLAY_FS", "overlay", Module::Overlay.purpose());
     }
-    let needs_loop = plan.layers.iter().any(|layer| {
-        matches!(&layer.content, Content::Erofs { backends, .. } if backends.last() == Some(&Backend::Loop))
-    });
-    if needs_loop {
-        module(
-            "BLK_DEV_LOOP",
-            "loop",
-            "EROFS layers can be mounted by the memback patches only, or out of /layers by the file backend",
+    for backend in unsupported(config, boot, plan, modules) {
+        let patched = Backend::ALL
+            .iter()
+            .filter(|other| !other.is_mainline());
+        let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
+        let what = format!(
+            "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",
+            patched.join(" or ")
         );
+        // EROFS_FS is reported above. The options are no modules: "y" or "n".
+        let needed = backend
+            .modules()
+            .iter()
+            .filter(|module| **module != Module::Erofs);
+        let needed = needed.map(|module| (module.option(), module.name()));
+        for (option, name) in needed.chain(backend.options().iter().map(|option| (*option, ""))) {
+            module(option.trim_start_matches("CONFIG_"), name, &what);
+        }
     }
 
     for device in plan.devices() {

@@ -247,7 +247,7 @@ pub fn has_module_name(file: &[u8]) -> bool {
 /// Whether this is the file of a module.
 fn is(file: &[u8], module: &str) -> bool {
     let file = String::from_utf8_lossy(file);
-    file.contains(".ko") && dep::plain(dep::name(&file)) == dep::plain(module)
+    file.contains(".ko") && dep::underscored(dep::name(&file)) == dep::underscored(module)
 }
 
 /// A file of the rootfs; `None` where it is not there, or cannot be read.

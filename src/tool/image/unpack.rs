@@ -4,13 +4,14 @@
 //! without a word is reported here. `/init` unpacks cpio layers by the same rules.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 
 use super::files::kind;
 use super::rootfs::{Bytes, Node, Rootfs, join, parts};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
-use crate::format::cpio::{self, Archive, Header, Member, Next, OPAQUE, PATH_MAX, normalized};
+use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
+use crate::initrd::member::{LinkKey, Whiteout, link_key, link_target, whiteout, wrong_sum};
 use crate::initrd::{self, Cpio, Segment};
 use crate::text::shown;
 
@@ -28,9 +29,6 @@ pub enum Severity {
 
 /// Takes what was found: how bad it is, where, and what.
 pub type Report<'a> = &'a mut dyn FnMut(Severity, String, String);
-
-/// Which members are the same file: device, inode and type.
-type Key = (u32, u32, u32, u32);
 
 impl Rootfs {
     /// Unpacks the archive in a segment, as far as it goes. What the kernel would not unpack, or not
@@ -83,9 +81,11 @@ impl Rootfs {
             {
                 report(Severity::Error, what.clone());
             }
-            let sum = sum(&member, &mut archive).during("read", context())?;
-            // Nobody asks for the sum of a file that was not opened.
-            if member.header.crc && made.is_ok() && sum != member.header.chksum {
+            let wrong = wrong_sum(&member, &mut archive).during("read", context())?;
+            // The sum of a file that was not created is not checked.
+            if let Some(sum) = wrong
+                && made.is_ok()
+            {
                 let stored = member.header.chksum;
                 let who = match self.layer {
                     Some(_) => "/init refuses the layer",
@@ -110,7 +110,7 @@ impl Rootfs {
         member: &Member,
         segment: u64,
         archive: &mut Archive<I>,
-        links: &mut HashMap<Key, Vec<u8>>,
+        links: &mut HashMap<LinkKey, Vec<u8>>,
         report: &mut dyn FnMut(Severity, String),
     ) -> std::result::Result<(), String> {
         let header = &member.header;
@@ -171,9 +171,7 @@ impl Rootfs {
             }
             libc::S_IFLNK => {
                 let error = |error: io::Error| error.to_string();
-                archive.read_to_end(&mut node.target).map_err(error)?;
-                let end = node.target.iter().position(|byte| *byte == 0);
-                node.target.truncate(end.unwrap_or(node.target.len()));
+                node.target = link_target(archive).map_err(error)?;
             }
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
@@ -219,14 +217,14 @@ impl Rootfs {
         member: &Member,
         report: &mut dyn FnMut(Severity, String),
     ) -> bool {
-        let header = &member.header;
         if self.layer.is_none() {
             return false;
         }
         let (parent, last) = parts(path);
-        match header.file_type() {
-            libc::S_IFREG if last == OPAQUE => self.hide(parent),
-            libc::S_IFREG if last.starts_with(b".wh.") => {
+        match whiteout(member) {
+            Some(Whiteout::Directory(_)) => self.hide(parent),
+            Some(Whiteout::Name) => self.whiteout(path),
+            None if member.header.file_type() == libc::S_IFREG && last.starts_with(b".wh.") => {
                 report(
                     Severity::Warning,
                     "a whiteout of OCI images is a file like any other here: use a character device 0:0"
@@ -234,8 +232,7 @@ impl Rootfs {
                 );
                 return false;
             }
-            libc::S_IFCHR if header.rmaj == 0 && header.rmin == 0 => self.whiteout(path),
-            _ => return false,
+            None => return false,
         }
         true
     }
@@ -246,17 +243,16 @@ impl Rootfs {
         member: &Member,
         path: Vec<u8>,
         node: Node,
-        links: &mut HashMap<Key, Vec<u8>>,
+        links: &mut HashMap<LinkKey, Vec<u8>>,
     ) -> std::result::Result<(), String> {
         let header = &member.header;
         let empty = node.body.is_none_or(|body| body.length == 0);
-        if header.nlink > 1 {
-            let key = (header.maj, header.min, header.ino, header.file_type());
+        if let Some(key) = link_key(header) {
             if !links.contains_key(&key) {
                 self.size = self
                     .size
                     .saturating_add(path.len())
-                    .saturating_add(size_of::<Key>());
+                    .saturating_add(size_of::<LinkKey>());
             }
             let first = links.entry(key).or_insert_with(|| path.clone());
             if *first != path {
@@ -354,22 +350,6 @@ fn climbs(name: &[u8], report: &mut dyn FnMut(Severity, String)) {
         .any(|component| component == b"..")
     {
         report(Severity::Warning, "its name has `..` in it".into());
-    }
-}
-
-/// The sum of what is left of a body, if anybody is going to ask for it.
-fn sum<I: Skip>(member: &Member, archive: &mut Archive<I>) -> io::Result<u32> {
-    // The kernel only looks at the sums of regular files.
-    if !member.header.crc || member.header.file_type() != libc::S_IFREG {
-        return Ok(member.header.chksum);
-    }
-    let mut sum = 0u32;
-    let mut buffer = vec![0; 1 << 14];
-    loop {
-        match archive.read(&mut buffer)? {
-            0 => return Ok(sum),
-            n => sum = cpio::sum(sum, buffer.get(..n).unwrap_or_default()),
-        }
     }
 }
 

@@ -1,56 +1,59 @@
-//! A cpio archive into a tmpfs, with the result that the kernel's own unpacker would have had:
-//! init/initramfs.c, function by function, mtimes included (INITRAMFS_PRESERVE_MTIME).
+//! Unpacks a cpio archive into a tmpfs with the result of the kernel's unpacker, init/initramfs.c, whose functions
+//! are named here. Modification times are preserved (INITRAMFS_PRESERVE_MTIME).
 //!
-//! The caller gives it a root directory of its own (see [`crate::sys::process::run_chrooted`]), so that
-//! paths mean what they mean to the kernel, and nothing leads out.
+//! The caller sets the root directory (see [`crate::sys::process::run_chrooted`]), so that paths mean what they mean
+//! to the kernel, and none leads out of the layer.
 //!
-//! Two names mean more here than to the kernel, because the archive is a layer: a character device
-//! 0:0 hides what the layers below have of its name, and a file [`OPAQUE`] hides all that they have of
-//! the directory it is in. Neither is there afterwards.
+//! Two kinds of members are for layers only, and the kernel would create them: a character device 0:0 hides its
+//! name in the layers below, and a file [`OPAQUE`](crate::format::cpio::OPAQUE) hides their contents of its
+//! directory. Neither is created.
 
-mod hide;
+mod attributes;
 
-use std::collections::{BTreeMap, BTreeSet};
+mod times;
+mod whiteout;
+
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use log::{debug, warn};
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chmod, chown,
-    chownat, fchmod, fchown, ftruncate, futimens, link, lstat, makedev, mkdir, mknodat, open,
-    rmdir, stat, symlink, unlink, utimensat,
+    AtFlags, CWD, FileType, OFlags, chownat, fchmod, fchown, ftruncate, futimens, link, lstat,
+    mkdir, mknodat, open, rmdir, stat, symlink, unlink,
 };
 use rustix::io::{Errno, write};
 
 use crate::bytes::Skip;
 use crate::error::{self, Cause, Context, Error, Result};
-use crate::format::cpio::{self, Archive, Header, Member, Next, OPAQUE};
+use crate::format::cpio::{self, Archive, Member, Next};
+use crate::initrd::member::{LinkKey, Whiteout, link_key, link_target, whiteout};
 use crate::text::shown;
+use attributes::{device, mode, mtime, owner, set_attributes, set_times, times};
+use times::DirectoryTimes;
 
-/// What was done.
+/// The result of a system call whose failure is not an error of the archive.
+type Done = std::result::Result<(), Errno>;
+
+/// What an archive contained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Members, the trailers not counted.
+    /// Members, without the trailers.
     pub members: u64,
-    /// Members that could not be created, as when their parent directory is missing. The kernel
-    /// drops them without a word.
+    /// Members that could not be created, for example because their parent directory is missing. The kernel
+    /// drops them silently.
     pub dropped: u64,
-    /// Directories in which everybody may create and delete files.
+    /// World-writable directories without the sticky bit.
     pub open: u64,
 }
 
-/// Which earlier member a hard link is to: device, inode and type (struct hash).
-type Key = (u32, u32, u32, u32);
-
-/// Unpacks every member of `archive` into the root directory. Where that is an overlay, `changes` is
-/// the directory that takes the changes, open.
-pub fn unpack<I: Skip>(mut archive: Archive<I>, changes: Option<OwnedFd>) -> Result<Unpacked> {
+/// Unpacks every member of `archive` into the root directory. Where that is an overlay, `upper` is its upper
+/// directory.
+pub fn unpack<I: Skip>(mut archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
-        changes,
+        upper,
         links: BTreeMap::new(),
-        directories: Vec::new(),
-        kept: Vec::new(),
-        seen: BTreeSet::new(),
+        times: DirectoryTimes::default(),
         buffer: vec![0; 128 << 10],
         done: Unpacked::default(),
     };
@@ -61,13 +64,13 @@ pub fn unpack<I: Skip>(mut archive: Archive<I>, changes: Option<OwnedFd>) -> Res
                     break Err(error);
                 }
             }
-            // Links do not reach across archives.
+            // Hard links do not reach across archives.
             Ok(Next::Trailer) => unpacker.links.clear(),
             Ok(Next::End) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
-    unpacker.directory_times();
+    unpacker.times.set();
     result.map(|()| unpacker.done)
 }
 
@@ -76,10 +79,9 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
     loop {
         match archive.next_member()? {
             Next::Member(member) if member.counts() => {
-                let (parent, last) = split(&member.name);
-                if last == OPAQUE && member.header.file_type() == libc::S_IFREG {
-                    hide::all_below(parent, None)
-                        .during("clear", format_args!("directory {}", shown(parent)))?;
+                if let Some(Whiteout::Directory(directory)) = whiteout(&member) {
+                    whiteout::remove_lower(directory, None)
+                        .during("clear", format_args!("directory {}", shown(directory)))?;
                 }
             }
             Next::Member(_) | Next::Trailer => {}
@@ -89,93 +91,58 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
 }
 
 struct Unpacker {
-    /// What of the tree is not of the layers below.
-    changes: Option<OwnedFd>,
-    links: BTreeMap<Key, Vec<u8>>,
-    /// Directories whose times are set when nothing is created in them any more (dir_utime).
-    directories: Vec<(Vec<u8>, Timespec)>,
-    /// Directories of the layers below with a time that no archive gave them: any member's counts more.
-    kept: Vec<(Vec<u8>, Timespec)>,
-    /// Names that have been looked at for directories of the layers below.
-    seen: BTreeSet<Vec<u8>>,
+    /// The upper directory, where there are layers below.
+    upper: Option<OwnedFd>,
+    /// The first name of each file that may have further ones.
+    links: BTreeMap<LinkKey, Vec<u8>>,
+    times: DirectoryTimes,
     buffer: Vec<u8>,
     done: Unpacked,
 }
 
 impl Unpacker {
-    /// do_name and do_symlink.
+    /// do_name and do_symlink. Like the kernel, they set owner, mode and time of what has the name afterwards,
+    /// even if it was not created for this member: a directory that is not empty is kept.
     fn member<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
         self.done.members = self.done.members.saturating_add(1);
         if !member.counts() {
-            self.drop(member, "the kernel passes it over, too");
+            self.drop(member, "the kernel skips it, too");
             return Ok(());
         }
-        let (name, header) = (&member.name, &member.header);
-        if self.changes.is_some() {
-            self.remember(name);
+        let name = &member.name;
+        if self.upper.is_some() {
+            self.times.preserve(name);
         }
-        if let Some(hidden) = self.hides(name, header) {
-            return hidden.or_else(|error| self.refused(member, error));
-        }
-        // As the kernel does, owner, mode and time are set on whatever stands there now, made for
-        // this member or not: a directory that is not empty stays.
-        let done = match header.file_type() {
-            libc::S_IFREG => return self.file(member, archive),
-            libc::S_IFLNK => {
-                let mut target = Vec::new();
-                let read = archive.read_to_end(&mut target);
-                read.during("read", format_args!("link {}", shown(name)))?;
-                let end = target.iter().position(|byte| *byte == 0);
-                target.truncate(end.unwrap_or(target.len()));
-                clean(name, None);
-                let created = symlink(&*target, &**name);
-                let (uid, gid) = owner(header);
-                let owned = chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
-                created
-                    .and(owned)
-                    .and(set_times(name, seconds(header.mtime)))
+        let done = match (whiteout(member), member.header.file_type()) {
+            (Some(whiteout), _) => self.hide(whiteout, name),
+            (None, libc::S_IFREG) => return self.file(member, archive),
+            (None, libc::S_IFLNK) => {
+                let target = link_target(archive);
+                let target = target.during("read", format_args!("link {}", shown(name)))?;
+                create_link(member, &target)
             }
-            libc::S_IFDIR => {
-                clean(name, Some(libc::S_IFDIR));
-                let created = mkdir(&**name, mode(header));
-                let attributes = attributes(name, header);
-                self.directories.push((name.clone(), seconds(header.mtime)));
-                if attributes.is_ok() && is_open_to_all(header.mode) {
-                    self.open_to_all(name, header.mode);
-                }
-                unless_there(created, name, libc::S_IFDIR).and(attributes)
+            (None, libc::S_IFDIR) => self.directory(member),
+            (None, libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
+                self.node(member)
             }
-            kind @ (libc::S_IFBLK | libc::S_IFCHR | libc::S_IFIFO | libc::S_IFSOCK) => {
-                clean(name, Some(kind));
-                match self.linked(member) {
-                    Some(linked) => linked,
-                    None => {
-                        let node = FileType::from_raw_mode(kind);
-                        let created = mknodat(CWD, &**name, node, mode(header), device(header));
-                        let attributes = attributes(name, header);
-                        let timed = set_times(name, seconds(header.mtime));
-                        unless_there(created, name, kind).and(attributes).and(timed)
-                    }
-                }
-            }
-            // Not a type; still, what had this name before is gone.
-            other => {
-                clean(name, Some(other));
+            // Not a file type, but do_name calls clean_path first.
+            (None, other) => {
+                clean_path(name, Some(other));
                 Err(Errno::INVAL)
             }
         };
         done.or_else(|errno| self.refused(member, errno))
     }
 
-    /// The regular file's part of do_name, and do_copy.
+    /// The part of do_name for regular files, and do_copy.
     fn file<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
         let (name, header) = (&member.name, &member.header);
-        clean(name, Some(libc::S_IFREG));
+        clean_path(name, Some(libc::S_IFREG));
         let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        match self.linked(member) {
-            // The data may have come with an earlier link, or comes with this one.
+        match self.link(member) {
+            // The data comes with this name, or came with an earlier one.
             Some(Ok(())) if opens(name) => {}
-            // The kernel would write to the device, or wait for somebody to read from the pipe.
+            // The kernel would write to the device, or wait for a reader of the pipe.
             Some(Ok(())) => return self.refused(member, Errno::NXIO),
             Some(Err(errno)) => return self.refused(member, errno),
             None => flags |= OFlags::TRUNC,
@@ -206,8 +173,8 @@ impl Unpacker {
                 data = data.get(n..).unwrap_or_default();
             }
         }
-        // The time is for people; a file without it is still the file.
-        let _ = futimens(&file, &times(seconds(header.mtime)));
+        // A file with another time is still usable.
+        let _ = futimens(&file, &times(mtime(header)));
         if header.crc && sum != header.chksum {
             let what = format!(
                 "the sum of its bytes is {sum:#x}, its header says {:#x}",
@@ -218,18 +185,39 @@ impl Unpacker {
         Ok(())
     }
 
-    /// maybe_link: links the member to an earlier one of the same inode, if there is one, and
-    /// remembers it otherwise.
-    fn linked(&mut self, member: &Member) -> Option<std::result::Result<(), Errno>> {
-        let header = &member.header;
-        if header.nlink < 2 {
-            return None;
+    fn directory(&mut self, member: &Member) -> Done {
+        let (name, header) = (&member.name, &member.header);
+        clean_path(name, Some(libc::S_IFDIR));
+        let created = mkdir(&**name, mode(header));
+        let attributes = set_attributes(name, header);
+        self.times.add(name, mtime(header));
+        if attributes.is_ok() && is_open_to_all(header.mode) {
+            self.warn_of_mode(name, header.mode);
         }
-        let key = (header.maj, header.min, header.ino, header.file_type());
+        unless_there(created, name, libc::S_IFDIR).and(attributes)
+    }
+
+    fn node(&mut self, member: &Member) -> Done {
+        let (name, header) = (&member.name, &member.header);
+        let kind = header.file_type();
+        clean_path(name, Some(kind));
+        if let Some(linked) = self.link(member) {
+            return linked;
+        }
+        let node = FileType::from_raw_mode(kind);
+        let created = mknodat(CWD, &**name, node, mode(header), device(header));
+        let attributes = set_attributes(name, header);
+        let timed = set_times(name, mtime(header));
+        unless_there(created, name, kind).and(attributes).and(timed)
+    }
+
+    /// maybe_link: links the member to an earlier one of the same inode. `None` if it is the first.
+    fn link(&mut self, member: &Member) -> Option<Done> {
+        let key = link_key(&member.header)?;
         match self.links.get(&key) {
-            Some(old) => {
-                clean(&member.name, None);
-                Some(link(&**old, &*member.name))
+            Some(first) => {
+                clean_path(&member.name, None);
+                Some(link(&**first, &*member.name))
             }
             None => {
                 self.links.insert(key, member.name.clone());
@@ -238,7 +226,18 @@ impl Unpacker {
         }
     }
 
-    /// What the kernel takes for nothing is counted; running out of memory is an error.
+    /// Hides what the layers below have.
+    fn hide(&self, whiteout: Whiteout<'_>, name: &[u8]) -> Done {
+        match (whiteout, &self.upper) {
+            (Whiteout::Name, _) => whiteout::remove(name),
+            (Whiteout::Directory(directory), Some(upper)) => {
+                whiteout::remove_lower(directory, Some(upper))
+            }
+            (Whiteout::Directory(_), None) => Ok(()),
+        }
+    }
+
+    /// Counts a member that could not be created, which the kernel ignores. To run out of memory is an error.
     fn refused(&mut self, member: &Member, errno: Errno) -> Result<()> {
         if matches!(errno, Errno::NOSPC | Errno::NOMEM) {
             return Err(errno).during("create", shown(&member.name));
@@ -248,111 +247,55 @@ impl Unpacker {
     }
 
     fn drop(&mut self, member: &Member, why: &str) {
-        /// On a serial console a line takes ten milliseconds.
-        const TOLD_MAX: u64 = 20;
+        let name = shown(&member.name);
         match self.done.dropped {
-            ..TOLD_MAX => warn!("{}: not created: {why}", shown(&member.name)),
-            TOLD_MAX => warn!("... and more: see `layerinit check`"),
-            _ => debug!("{}: not created: {why}", shown(&member.name)),
+            ..DROPPED_MAX => warn!("{name}: not created: {why}"),
+            DROPPED_MAX => warn!("more members are not created: see `layerinit check`"),
+            _ => debug!("{name}: not created: {why}"),
         }
         self.done.dropped = self.done.dropped.saturating_add(1);
     }
 
-    /// Warns of a directory where everybody may replace what is in it: GRUB makes all of an archive's so.
-    fn open_to_all(&mut self, name: &[u8], mode: u32) {
-        let name = name.strip_prefix(b"/").unwrap_or(name);
-        let (name, mode) = (shown(name), mode & 0o7777);
+    /// Warns of a world-writable directory. With `newc:`, GRUB makes all directories of an archive so.
+    fn warn_of_mode(&mut self, name: &[u8], mode: u32) {
+        let name = shown(name.strip_prefix(b"/").unwrap_or(name));
+        let mode = mode & 0o7777;
         match self.done.open {
-            ..OPEN_TOLD_MAX => warn!(
-                "directory /{name}: mode {mode:04o}: everybody may write to it; give it mode 0755 in the archive"
+            ..OPEN_MAX => warn!(
+                "directory /{name}: mode {mode:04o}: world-writable; give it mode 0755 in the archive"
             ),
-            OPEN_TOLD_MAX => warn!("... and more directories that everybody may write to"),
+            OPEN_MAX => warn!("more directories are world-writable"),
             _ => debug!("directory /{name}: mode {mode:04o}"),
         }
         self.done.open = self.done.open.saturating_add(1);
     }
-
-    /// Hides what the layers below have, if that is what this member is for.
-    fn hides(&self, name: &[u8], header: &Header) -> Option<std::result::Result<(), Errno>> {
-        let (parent, last) = split(name);
-        // No name of a file, and the kernel creates nothing there.
-        if matches!(last, b"" | b"." | b"..") {
-            return None;
-        }
-        match header.file_type() {
-            libc::S_IFREG if last == OPAQUE => Some(match &self.changes {
-                Some(changes) => hide::all_below(parent, Some(changes)),
-                None => Ok(()),
-            }),
-            libc::S_IFCHR if device(header) == 0 => Some(hide::remove(name)),
-            _ => None,
-        }
-    }
-
-    /// Sees to it that a directory of the layers below keeps its time when things are made in it, or
-    /// it is made again: the kernel sets all directories' times when all archives are unpacked.
-    fn remember(&mut self, name: &[u8]) {
-        // With a dot at its end: a link on the way stays one, and a link at the end is followed.
-        let parent = [split(name).0, b"/."].concat();
-        let parent = parent.strip_prefix(b"/").unwrap_or(&parent);
-        for directory in [parent, name] {
-            if self.seen.contains(directory) {
-                continue;
-            }
-            self.seen.insert(directory.to_vec());
-            if let Ok(stat) = lstat(directory)
-                && stat.st_mode & libc::S_IFMT == libc::S_IFDIR
-            {
-                let time = Timespec {
-                    tv_sec: stat.st_mtime,
-                    tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
-                };
-                // Archives know whole seconds.
-                if time.tv_nsec == 0 {
-                    self.directories.push((directory.to_vec(), time));
-                } else if directory == parent {
-                    self.kept.push((directory.to_vec(), time));
-                }
-            }
-        }
-    }
-
-    fn directory_times(&mut self) {
-        let kept = self.kept.drain(..).rev();
-        for (name, time) in kept.chain(self.directories.drain(..).rev()) {
-            if let Err(errno) = set_times(&name, time) {
-                debug!("{}: no time: {}", shown(&name), error::name(errno));
-            }
-        }
-    }
 }
 
-/// As many of one archive are named: on a serial console a line takes ten milliseconds.
-const OPEN_TOLD_MAX: u64 = 5;
+/// The number of warnings about members that are not created, per archive: on a serial console, a line takes ten
+/// milliseconds.
+const DROPPED_MAX: u64 = 20;
 
-/// Whether a directory of this mode is everybody's to write to, without the bit that keeps what is in
-/// it to its owner (/tmp has that).
+/// The number of warnings about world-writable directories.
+const OPEN_MAX: u64 = 5;
+
+/// Whether a mode lets every user replace the files of a directory: world-writable without the sticky bit, which
+/// /tmp has.
 fn is_open_to_all(mode: u32) -> bool {
     mode & libc::S_IWOTH != 0 && mode & libc::S_ISVTX == 0
 }
 
-/// The directory that a name is in, and the rest of the name, without slashes at its end.
-fn split(name: &[u8]) -> (&[u8], &[u8]) {
-    let end = name.iter().rposition(|byte| *byte != b'/');
-    let name = name
-        .get(..end.map_or(0, |end| end.saturating_add(1)))
-        .unwrap_or_default();
-    match name.iter().rposition(|byte| *byte == b'/') {
-        None => (b"", name),
-        Some(slash) => (
-            name.get(..slash.max(1)).unwrap_or_default(),
-            name.get(slash.saturating_add(1)..).unwrap_or_default(),
-        ),
-    }
+/// do_symlink.
+fn create_link(member: &Member, target: &[u8]) -> Done {
+    let (name, header) = (&member.name, &member.header);
+    clean_path(name, None);
+    let created = symlink(target, &**name);
+    let (uid, gid) = owner(header);
+    let owned = chownat(CWD, &**name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+    created.and(owned).and(set_times(name, mtime(header)))
 }
 
-/// clean_path: removes what is there unless it is of type `keep`.
-fn clean(name: &[u8], keep: Option<u32>) {
+/// Removes what has the name, unless it is of type `keep`.
+fn clean_path(name: &[u8], keep: Option<u32>) {
     let Ok(stat) = lstat(name) else {
         return;
     };
@@ -360,15 +303,15 @@ fn clean(name: &[u8], keep: Option<u32>) {
     if keep == Some(kind) {
         return;
     }
-    // Where this fails (a directory that is not empty), creating the member fails next, and says so.
+    // If this fails, as for a directory that is not empty, creating the member fails, too, and is reported.
     let _ = match kind {
         libc::S_IFDIR => rmdir(name),
         _ => unlink(name),
     };
 }
 
-/// Whether opening `name` for writing opens a file, or makes one. What an earlier member of the
-/// same inode was called may have become something else since, and this is a link to that.
+/// Whether opening `name` for writing opens or creates a regular file. A hard link is to whatever has the earlier
+/// name now, which a later member may have replaced.
 fn opens(name: &[u8]) -> bool {
     match stat(name) {
         Ok(stat) => stat.st_mode & libc::S_IFMT == libc::S_IFREG,
@@ -376,58 +319,10 @@ fn opens(name: &[u8]) -> bool {
     }
 }
 
-/// That something of the same type was there already is no failure.
-fn unless_there(
-    created: std::result::Result<(), Errno>,
-    name: &[u8],
-    kind: u32,
-) -> std::result::Result<(), Errno> {
+/// Accepts EEXIST where there is a file of the same type.
+fn unless_there(created: Done, name: &[u8], kind: u32) -> Done {
     match (created, lstat(name)) {
         (Err(Errno::EXIST), Ok(stat)) if stat.st_mode & libc::S_IFMT == kind => Ok(()),
         (created, _) => created,
     }
-}
-
-/// Owner, then mode: chown takes set-user-ID bits away.
-fn attributes(name: &[u8], header: &Header) -> std::result::Result<(), Errno> {
-    let (uid, gid) = owner(header);
-    let owned = chown(name, uid, gid);
-    owned.and(chmod(name, mode(header)))
-}
-
-/// MKDEV of the kernel: 12 bits of major above 20 of minor, what is too large for them included.
-fn device(header: &Header) -> Dev {
-    let device = header.rmaj << 20 | header.rmin;
-    makedev(device >> 20, device & 0xf_ffff)
-}
-
-fn mode(header: &Header) -> Mode {
-    Mode::from_raw_mode(header.mode & 0o7777)
-}
-
-/// An owner of -1, which chown(2) takes for "leave it", is no owner that an archive can ask for.
-fn owner(header: &Header) -> (Option<Uid>, Option<Gid>) {
-    let id = |id: u32| Some(id).filter(|id| *id != u32::MAX);
-    (
-        id(header.uid).map(Uid::from_raw),
-        id(header.gid).map(Gid::from_raw),
-    )
-}
-
-fn seconds(mtime: u32) -> Timespec {
-    Timespec {
-        tv_sec: mtime.into(),
-        tv_nsec: 0,
-    }
-}
-
-fn times(time: Timespec) -> Timestamps {
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-fn set_times(name: &[u8], time: Timespec) -> std::result::Result<(), Errno> {
-    utimensat(CWD, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)
 }

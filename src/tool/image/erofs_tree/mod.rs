@@ -72,12 +72,14 @@ pub fn walk(image: &Image, mut take: impl FnMut(File, &Inode) -> Result<()>) -> 
 fn names_max(image: &Image) -> u64 {
     /// The bytes that a name takes in a directory at least: a dirent and a letter.
     const NAME_MIN: u64 = 13;
-    /// How much directories may be compressed.
+    /// How much large directories may be compressed; small ones, of names that are much alike, to next to
+    /// nothing.
     const RATIO_MAX: u64 = 16;
+    const SMALL: u64 = 1 << 18;
     let names = image.bytes().size() / NAME_MIN;
     match image.superblock().algorithms().is_empty() {
         true => names,
-        false => names.saturating_mul(RATIO_MAX),
+        false => names.saturating_mul(RATIO_MAX).max(SMALL),
     }
 }
 

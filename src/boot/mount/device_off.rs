@@ -4,7 +4,7 @@
 use super::context::Mount;
 use crate::error::{Error, Result};
 use crate::module::loader::Loader;
-use crate::plan::Device;
+use crate::plan::MountSpec;
 use crate::plan::cmdline::Options;
 use crate::plan::feature::DISK;
 
@@ -30,7 +30,7 @@ impl DeviceFinder {
     /// Fails.
     pub fn mount_root(
         &mut self,
-        device: &Device,
+        device: &MountSpec,
         _loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
         Err(no_disks(device))
@@ -39,7 +39,7 @@ impl DeviceFinder {
     /// Fails.
     pub fn mount_upper(
         &mut self,
-        device: &Device,
+        device: &MountSpec,
         _root: Option<&MountedDevice>,
         _loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
@@ -47,6 +47,6 @@ impl DeviceFinder {
     }
 }
 
-fn no_disks(device: &Device) -> Error {
+fn no_disks(device: &MountSpec) -> Error {
     Error::new("mount", &device.spec, DISK.missing)
 }

@@ -1,4 +1,4 @@
-//! Taking away what the layers below have: through the overlay, which makes whiteouts of it.
+//! Hides files of the layers below: removes them from the overlay, which creates whiteouts.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::process::{chdir, fchdir, getcwd};
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Removes a file, or a directory with all that is in it. That it is not there is no failure.
+/// Removes a file, or a directory with its contents, if it exists.
 pub fn remove(name: &[u8]) -> Result<(), Errno> {
     let path = Path::new(OsStr::from_bytes(name));
     let removed = match fs::symlink_metadata(path) {
@@ -26,10 +26,10 @@ pub fn remove(name: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Removes all that the layers below have in the directory `name`, and leaves what is of this layer:
-/// that is in `changes`, the directory that takes what is changed at `/`. Without one, nothing is of this layer.
-pub fn all_below(name: &[u8], changes: Option<&OwnedFd>) -> Result<(), Errno> {
-    // A directory that is not there hides nothing.
+/// Removes what the layers below have in the directory `name`, but not what this layer has there: that is in
+/// `upper`, the upper directory of the overlay at `/`. Without one, everything is of the layers below.
+pub fn remove_lower(name: &[u8], upper: Option<&OwnedFd>) -> Result<(), Errno> {
+    // Without the directory there is nothing to hide.
     let directory = match open(
         if name.is_empty() { b"." } else { name },
         DIRECTORY,
@@ -38,7 +38,7 @@ pub fn all_below(name: &[u8], changes: Option<&OwnedFd>) -> Result<(), Errno> {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened?,
     };
-    // Where links on the way lead, from `/`.
+    // The path from `/` with all links resolved.
     fchdir(&directory)?;
     let path = getcwd(Vec::new());
     chdir("/")?;
@@ -49,29 +49,29 @@ pub fn all_below(name: &[u8], changes: Option<&OwnedFd>) -> Result<(), Errno> {
     } else {
         inside
     };
-    let ours = changes.and_then(|changes| openat(changes, inside, DIRECTORY, Mode::empty()).ok());
+    let ours = upper.and_then(|upper| openat(upper, inside, DIRECTORY, Mode::empty()).ok());
     clear(&path, ours.as_ref())
 }
 
-/// Removes what is in `directory` and not in `ours`, which is the part of it that is of this layer.
-fn clear(directory: &Path, ours: Option<&OwnedFd>) -> Result<(), Errno> {
+/// Removes what is in `directory`, but not in `upper`, the same directory in this layer.
+fn clear(directory: &Path, upper: Option<&OwnedFd>) -> Result<(), Errno> {
     let names: io::Result<Vec<_>> = fs::read_dir(directory)
         .map_err(errno)?
         .map(|entry| entry.map(|entry| entry.file_name()))
         .collect();
     for name in names.map_err(errno)? {
         let path = directory.join(&name);
-        let own = ours.and_then(|ours| {
-            statat(ours, &name, AtFlags::SYMLINK_NOFOLLOW)
+        let own = upper.and_then(|upper| {
+            statat(upper, &name, AtFlags::SYMLINK_NOFOLLOW)
                 .ok()
-                .map(|stat| (ours.as_fd(), stat))
+                .map(|stat| (upper.as_fd(), stat))
         });
         match own {
             None => remove(path.as_os_str().as_bytes())?,
-            Some((ours, stat)) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {
+            Some((upper, stat)) if stat.st_mode & libc::S_IFMT == libc::S_IFDIR => {
                 let flags = DIRECTORY.union(OFlags::NOFOLLOW);
-                let ours = openat(ours, &name, flags, Mode::empty())?;
-                clear(&path, Some(&ours))?;
+                let upper = openat(upper, &name, flags, Mode::empty())?;
+                clear(&path, Some(&upper))?;
             }
             Some(_) => {}
         }
