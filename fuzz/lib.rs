@@ -1,13 +1,13 @@
-//! What the targets share.
+//! Code that several targets share.
 
 use std::io::{self, BufReader, Read};
 
 use layerinit::format::compress::{Codec, Decoder};
 
-/// The most that a target reads of what a stream expands to.
+/// The most plain bytes of a stream that a target reads.
 pub const OUTPUT_MAX: u64 = 32 << 20;
 
-/// How one stream decodes: length and sum of its plain bytes, and where it ended or failed.
+/// The result of decoding one stream: length and hash of its plain bytes, and where it ended or failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decoded {
     pub length: u64,
@@ -17,7 +17,7 @@ pub struct Decoded {
     pub ended: Option<bool>,
 }
 
-/// Decodes the stream at the front of `data`, which is handed over `window` bytes at a time.
+/// Decodes the stream at the start of `data`, which the decoder gets in pieces of `window` bytes.
 pub fn decode(codec: Codec, data: &[u8], window: usize) -> Decoded {
     let input = BufReader::with_capacity(window, data);
     let mut decoder = Decoder::new(codec, input).expect("every codec is in this build");
@@ -55,8 +55,8 @@ pub fn decode(codec: Codec, data: &[u8], window: usize) -> Decoded {
     decoded
 }
 
-/// A codec's extent finder: no panic, no hang, no unbounded memory; and where it finds an end,
-/// that end depends neither on how the bytes arrive nor on what stands behind it.
+/// Checks a decoder: no panic, no hang, no unbounded memory. The end that it finds depends neither on the
+/// size of the pieces nor on the bytes after it.
 pub fn extent(codec: Codec, data: &[u8]) {
     let whole = decode(codec, data, 8192);
     if whole.length > 1 << 20 {

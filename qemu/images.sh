@@ -1,9 +1,11 @@
 # The layers and initrds that the rows boot. Sourced by run-rows and bench.
 # shellcheck shell=bash
 #
-# Everything is made below $work, once per run. An image is made by the function
-# image_NAME, which writes $out; $kernel_dir and $version tell which kernel it is for
-# ($kernel_dir is empty if that kernel has no modules).
+# The sourcing script sets $work (the directory of this run, with layers, trees and images in it),
+# $busybox, $layerinit and $init. Everything is made below $work, once.
+#
+# image_NAME FILE writes an initrd for the kernel of $kernel_dir and $version (empty if it has no
+# modules); disk_NAME FILE writes a disk.
 
 # ---- layers -------------------------------------------------------------------------
 
@@ -35,13 +37,13 @@ tree() {
 	echo "$dir"
 }
 
-# digests NAME FILE...: what the guest checks the files against.
+# digests NAME FILE...: writes the checksums with which the guest compares the files.
 digests() {
 	mkdir -p manifest
 	sha256sum "${@:2}" | sed 's,  ,  /,' >"manifest/$1"
 }
 
-# our_check NAME WHAT COMMAND: a check that the layer brings for itself.
+# our_check NAME MESSAGE COMMAND: adds a check of the layer itself to those of the guest.
 our_check() {
 	mkdir -p checks
 	printf 'check "%s" %s\n' "$2" "$3" >>"checks/$1"
@@ -64,7 +66,7 @@ tree_base() {
 	digests base bin/busybox sbin/init usr/share/base/*
 }
 
-# Comes above base: adds, replaces and removes.
+# Lies over base: adds, replaces and removes files.
 tree_app() {
 	mkdir -p opt/app etc
 	seq 300000 >opt/app/text
@@ -74,7 +76,7 @@ tree_app() {
 	our_check app 'the whiteout does not work' 'test ! -e /etc/removed'
 }
 
-# Comes on top, as a cpio archive.
+# The uppermost layer, a cpio archive.
 tree_etc() {
 	mkdir -p etc
 	echo etc >etc/winner
@@ -82,7 +84,7 @@ tree_etc() {
 	digests etc etc/hostname
 }
 
-# Only mount points are missing: /init has to make them.
+# base without mount points: /init creates them.
 tree_lean() {
 	tree_base
 	rmdir dev proc sys run tmp
@@ -96,7 +98,7 @@ tree_many() {
 	digests "many-$1" "many/$1"
 }
 
-# pages-N: small files, whose bytes lie beside their inodes up to the end of the image.
+# pages-N: small files, whose data lie behind their inodes up to the end of the image.
 tree_pages() {
 	local file
 	mkdir -p "pages-$1" etc
@@ -109,7 +111,7 @@ tree_pages() {
 
 tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
 
-# Files and no directories: those are in lower layers, one behind a link.
+# For an archive of files alone: their directories are in lower layers, one of them behind a symlink.
 tree_parents() { mkdir -p opt/deep etc; echo parents >etc/winner; ln -s ../../usr/share opt/deep/link; chmod g+s opt/deep; }
 tree_orphans() {
 	mkdir -p etc opt/deep/link/base
@@ -127,7 +129,7 @@ tree_orphans() {
 # An archive of the tree without its directories, but for the one of the checks.
 orphans() { (cd "$1" && { echo checks; find . -type f | sort; } | cpio --quiet --reproducible -R 0:0 -o -H newc); }
 
-# A directory, and a layer above that hides what is in it.
+# A directory, and a layer above with an opaque one.
 tree_pile() { mkdir -p pile/sub etc; echo old >pile/old; echo old >pile/sub/old; echo pile >etc/winner; }
 tree_opaque() {
 	mkdir -p pile etc
@@ -137,14 +139,14 @@ tree_opaque() {
 	our_check opaque 'the opaque directory shows more than its own' same '"$(ls /pile)" new'
 }
 
-# What systemd-stub makes of credentials, one archive for each kind of thing.
+# Archives as systemd-stub makes them, one for each kind.
 tree_extra() {
 	mkdir -p ".extra/$1"
 	echo "$1" >".extra/$1/file"
 	our_check "extra-$1" "no $1 of the boot loader" "same \"\$(cat '/.extra/$1/file')\" '$1'"
 }
 
-# init-NAME: layers above base with something wrong or odd about their init.
+# init-NAME: layers over base whose init is broken or unusual.
 tree_init() {
 	mkdir -p sbin etc usr/lib/system
 	echo "init-$1" >etc/winner
@@ -158,24 +160,24 @@ tree_init() {
 
 # ---- initrds ------------------------------------------------------------------------
 
-# build ARGUMENT...: the loader for this kernel, and what the arguments add to it.
+# build FILE ARGUMENT...: writes the loader for this kernel, with what the arguments add.
 build() {
 	local modules=()
 	[[ ! $kernel_dir ]] || modules=(--modules "$kernel_dir" --kernel "$version")
-	"$layerinit" build -o "$out" "${modules[@]}" "$@"
+	"$layerinit" build -o "$1" "${modules[@]}" "${@:2}"
 }
 
-# loader: prints the path of the loader alone, to join by hand.
+# loader: prints the path of the loader without layers.
 loader() {
-	local out=$work/loader-${version:-built} # image_loader is another one
-	[[ -e $out ]] || build >&2
-	echo "$out"
+	local file=$work/loader-${version:-built}
+	[[ -e $file ]] || build "$file" >&2
+	echo "$file"
 }
 
-# shell: a busybox and its shell, to be put in front of a loader.
+# shell: busybox and its shell, for an archive in front of the loader.
 tree_shell() { mkdir -p bin; cp "$busybox" bin/busybox; ln -s busybox bin/sh; }
 
-# files LAYER...: an archive with these layers as /layers/*, for in front of a loader.
+# files LAYER...: prints an archive with these layers as /layers/*, for in front of a loader.
 files() {
 	local name number=10 dir
 	dir=$(mktemp -d "$work/trees/files.XXXXXX")
@@ -187,14 +189,14 @@ files() {
 	pack "$dir"
 }
 
-# So many zeros that /init asks the kernel for the data behind them.
-image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$out"; }
+# Megabytes of zeros between the layers: /init skips them with SEEK_DATA.
+image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$1"; }
 
-image_inside() { build --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+image_inside() { build "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
-# As iPXE does it: a member for each file, none for the directory that they are in.
+# As iPXE makes it: members for the files, none for their directory.
 image_newc() {
-	local dir=$work/trees/newc
+	local out=$1 dir=$work/trees/newc
 	mkdir -p "$dir/layers"
 	cp "$(layer base)" "$dir/layers/10-base.erofs"
 	cp "$(layer app -zlz4hc)" "$dir/layers/20-app.erofs"
@@ -202,34 +204,37 @@ image_newc() {
 	(cd "$dir" && printf '%s\n' layers/10-base.erofs layers/20-app.erofs | cpio --quiet -o -H newc) >>"$out"
 }
 
-# pad OFFSET MODULUS: grows $out with zeros until its size is OFFSET modulo MODULUS.
+# pad FILE OFFSET MODULUS: appends zeros until the file's size is OFFSET modulo MODULUS.
 pad() {
 	local size
-	size=$(stat -c %s "$out")
-	truncate -s $((size + ($1 - size % $2 + $2) % $2)) "$out"
+	size=$(stat -c %s "$1")
+	truncate -s $((size + ($2 - size % $3 + $3) % $3)) "$1"
 }
 
-image_three() { build --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
-image_base() { build --layer "$(tree base)"; }
-# An /init without the cargo features disk, systemd and watchdog.
-image_layers_only() { build --init "$(built_init gzip,lz4,xz,zstd)" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
-# Modules without their signatures, for a kernel that wants them.
-image_stripped() { build --strip-module-signatures --layer "$(tree lean)"; }
-image_one() { build --layer "$(tree lean)"; }
+image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+image_base() { build "$1" --layer "$(tree base)"; }
+# An /init without the cargo features disk, extract, systemd and watchdog.
+image_layers_only() {
+	build "$1" --init "$(built_init gzip,lz4,xz,zstd)" \
+		--layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
+}
+# Modules without signatures, for a kernel that enforces them.
+image_stripped() { build "$1" --strip-module-signatures --layer "$(tree lean)"; }
+image_one() { build "$1" --layer "$(tree lean)"; }
 
 # An early archive with microcode in front, as distributions have it.
 image_microcode() {
-	local dir=$work/trees/microcode
+	local out=$1 dir=$work/trees/microcode
 	mkdir -p "$dir/kernel/x86/microcode"
 	head -c 2048 /dev/zero >"$dir/kernel/x86/microcode/GenuineIntel.bin"
 	{ pack "$dir"; cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"
 }
 
-image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$out"; }
+image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$1"; }
 
 # Blocks of 512 bytes, and a length that is no multiple of a page: with bytes behind it, and at the end.
 image_pages() {
-	local mkfs file number layers=()
+	local out=$1 mkfs file number layers=()
 	mkfs=$(newer_mkfs_erofs)
 	for number in 1 2; do
 		file=$work/layers/pages-$number.erofs
@@ -237,12 +242,12 @@ image_pages() {
 		[[ $(($(stat -c %s "$file") % 4096)) != 0 ]] || die "$file has whole pages"
 		layers+=(--layer "$file")
 	done
-	build --layer "$(tree base)" "${layers[@]}"
+	build "$out" --layer "$(tree base)" "${layers[@]}"
 }
 
-# By hand, word for word as docs/images.md says.
+# The commands of docs/images.md, word for word.
 image_by_hand() {
-	local dir=$work/trees/by-hand
+	local out=$1 dir=$work/trees/by-hand
 	mkdir "$dir"
 	cp "$(loader)" "$dir/loader.cpio"
 	cp -a "$(tree base)" "$dir/base"
@@ -259,25 +264,26 @@ image_by_hand() {
 	mv "$dir/initrd.img" "$out"
 }
 
-# A layer that begins at a multiple of 4, and of nothing more.
+# A layer at a multiple of 4 and of no higher power of two.
 image_offset4() {
+	local out=$1
 	cp "$(loader)" "$out"
-	pad 4 512
+	pad "$out" 4 512
 	cat "$(layer base)" "$(layer app -zlz4hc)" >>"$out"
 }
 
-image_files() { { files base app; cat "$(loader)"; } >"$out"; }
+image_files() { { files base app; cat "$(loader)"; } >"$1"; }
 image_many() {
-	local number layers=()
+	local out=$1 number layers=()
 	for number in {01..63}; do
 		layers+=("$(layer "many-$number")")
 	done
 	cat "$(loader)" "$(layer base)" "${layers[@]}" >"$out"
 }
 
-# A row of archives that is long enough to be merged.
+# More archives in a row than /init keeps apart: it merges them.
 image_archives() {
-	local number dir
+	local out=$1 number dir
 	dir=$(mktemp -d "$work/trees/archives.XXXXXX")
 	mkdir "$dir/layers"
 	cp "$(layer base)" "$dir/layers/000.erofs"
@@ -287,60 +293,61 @@ image_archives() {
 	{ pack "$dir"; cat "$(loader)"; } >"$out"
 }
 
-# The superblock's build time is changed, and its checksum no longer fits.
+# A changed build time in the superblock: the checksum does not match.
 image_checksum() {
-	local broken=$work/layers/checksum.erofs
+	local out=$1 broken=$work/layers/checksum.erofs
 	cp "$(layer app -zlz4hc)" "$broken"
 	printf '\x55' | dd of="$broken" bs=1 seek=$((1024 + 24)) conv=notrunc status=none
 	cat "$(loader)" "$(layer base)" "$broken" >"$out"
 }
 
-image_no_init() { build --layer "$(tree empty)"; }
-image_init_dangling() { build --layer "$(tree base)" --layer "$(tree init-dangling)"; }
-image_init_absolute() { build --layer "$(tree base)" --layer "$(tree init-absolute)"; }
-image_init_script() { build --layer "$(tree base)" --layer "$(tree init-script)"; }
-image_init_elf() { build --layer "$(tree base)" --layer "$(tree init-elf)"; }
-image_no_modules() { "$layerinit" build -o "$out" --layer "$(tree base)"; }
+image_no_init() { build "$1" --layer "$(tree empty)"; }
+image_init_dangling() { build "$1" --layer "$(tree base)" --layer "$(tree init-dangling)"; }
+image_init_absolute() { build "$1" --layer "$(tree base)" --layer "$(tree init-absolute)"; }
+image_init_script() { build "$1" --layer "$(tree base)" --layer "$(tree init-script)"; }
+image_init_elf() { build "$1" --layer "$(tree base)" --layer "$(tree init-elf)"; }
+image_no_modules() { "$layerinit" build -o "$1" --layer "$(tree base)"; }
 
 # A loader that holds nothing but /init: no /dev, no console, no mount points.
 image_bare() {
-	local dir=$work/trees/bare
+	local out=$1 dir=$work/trees/bare
 	mkdir -p "$dir"
 	cp "$init" "$dir/init"
 	{ pack "$dir"; cat "$(layer base)" "$(archive etc)"; } >"$out"
 }
 
-# The same under another name.
+# The same, under another name than /init.
 image_other_name() {
-	local dir=$work/trees/other
+	local out=$1 dir=$work/trees/other
 	mkdir -p "$dir/other"
 	cp "$init" "$dir/other/name"
 	{ pack "$dir"; cat "$(layer base)" "$(archive etc)"; } >"$out"
 }
 
-# The initramfs is the system: nothing to stack.
+# The initramfs is the system: there are no layers.
 image_self() {
-	local dir=$work/trees/self
+	local out=$1 dir=$work/trees/self
 	cp -a "$(tree base)" "$dir"
 	cp "$init" "$dir/init"
 	pack "$dir" >"$out"
 }
 
 # A shell in the loader, with a system that has no init, and with a good one.
-image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$out"; }
-image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$out"; }
-image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$out"; }
+image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$1"; }
+image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$1"; }
+image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$1"; }
 
-# A shell, and the drivers of a console and of a keyboard.
-image_console() { build --module virtio_pci --module virtio_console && { files base app; cat "$(archive shell)" "$out"; } >"$out.both" && mv "$out.both" "$out"; }
+# A shell, and the drivers of a console or a keyboard.
+image_console() { build "$1" --module virtio_pci --module virtio_console && { files base app; cat "$(archive shell)" "$1"; } >"$1.both" && mv "$1.both" "$1"; }
 image_keyboard() {
-	build --module xhci_pci --module usbhid --module hid_generic --layer "$(tree base)"
+	local out=$1
+	build "$out" --module xhci_pci --module usbhid --module hid_generic --layer "$(tree base)"
 	{ cat "$(archive shell)" "$out"; } >"$out.shell"
 	mv "$out.shell" "$out"
 }
 
-# A driver for QEMU's watchdog, a real init that leaves it alone, and a check that it can be opened; the check
-# stops it, as the letter says.
+# The driver of QEMU's watchdog, a real init that does not open it, and a check that it can be opened. The
+# check disarms it with a V.
 tree_watchdog() {
 	mkdir -p sbin etc
 	echo watchdog >etc/winner
@@ -349,78 +356,82 @@ tree_watchdog() {
 	our_check watchdog 'the watchdog is busy' 'sh -c "printf V >/dev/watchdog"'
 }
 image_watchdog() {
-	build --module i6300esb --layer "$(tree base)" --layer "$(tree watchdog)"
+	local out=$1
+	build "$out" --module i6300esb --layer "$(tree base)" --layer "$(tree watchdog)"
 	{ cat "$(archive shell)" "$out"; } >"$out.shell"
 	mv "$out.shell" "$out"
 }
 
-# What is left of a layer that was cut off. An archive of many files, which take more memory than they have
-# bytes. A script that starts /init, from an archive in front of the loader.
-image_cut_off() { { cat "$(loader)" "$(layer base)"; head -c 2000 "$(layer app)"; } >"$out"; }
+# A truncated layer. An archive of many small files, which take more memory than they have bytes. A script that
+# starts /init, in an archive in front of the loader.
+image_cut_off() { { cat "$(loader)" "$(layer base)"; head -c 2000 "$(layer app)"; } >"$1"; }
 tree_files() { mkdir files && (cd files && seq "$1" | command split -l 1 -a 4); }
-image_many_files() { { cat "$(loader)" "$(layer base)"; gzip -1nc "$(archive files-20000)"; } >"$out"; }
+image_many_files() { { cat "$(loader)" "$(layer base)"; gzip -1nc "$(archive files-20000)"; } >"$1"; }
 tree_before() { tree_shell; printf '#!/bin/sh\nexec /init "$@"\n' >before && chmod +x before; }
-image_before() { cat "$(archive before)" "$(loader)" "$(layer base)" >"$out"; }
-# A real init where another filesystem is going to be.
+image_before() { cat "$(archive before)" "$(loader)" "$(layer base)" >"$1"; }
+# A real init below /run, over which /init mounts a tmpfs.
 tree_hidden() { mkdir run && cp -L "$(tree base)/sbin/init" run/init; }
-image_hidden() { cat "$(loader)" "$(layer base)" "$(layer hidden)" >"$out"; }
+image_hidden() { cat "$(loader)" "$(layer base)" "$(layer hidden)" >"$1"; }
 
-# Much that nobody needs once it is booted: an archive of 16 MB in front of the loader,
-# and as much again in a layer that "rd.layers.skip=1" leaves out.
+# Memory that a boot has to free: an archive of 16 MB in front of the loader, and as much again in a layer
+# that "rd.layers.skip=1" leaves out.
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
-image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
-# More of it than is freed before the real init starts.
-image_ballast_more() { cat "$(archive ballast)" "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$out"; }
+image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$1"; }
+# More than /init frees before it starts the real init.
+image_ballast_more() { cat "$(archive ballast)" "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$1"; }
 
-# The archive's bytes in 2000 files.
+# The same in 2000 files.
 tree_crowd() { mkdir -p crowd/sub && (cd crowd && seq 500000 | command split -l 250 -a 4 && mv xac* sub); }
-image_crowd() { cat "$(archive crowd)" "$(loader)" "$(layer base)" >"$out"; }
+image_crowd() { cat "$(archive crowd)" "$(loader)" "$(layer base)" >"$1"; }
 
 # Archives between the layers, and compressed ones.
-image_interleaved() { cat "$(loader)" "$(layer base)" "$(archive etc)" "$(layer app -zlz4hc)" >"$out"; }
+image_interleaved() { cat "$(loader)" "$(layer base)" "$(archive etc)" "$(layer app -zlz4hc)" >"$1"; }
 image_compressed() {
+	local out=$1
 	cp "$(loader)" "$out.plain"
 	gzip -9n <"$out.plain" >"$out"
-	pad 0 4
+	pad "$out" 0 4
 	cat "$(layer base)" >>"$out"
 	zstd -q -19 -c "$(archive etc)" >>"$out"
 }
 
-# Directories as archives, in every form that the tool writes.
+# Directories as layers in every form that the tool writes.
 image_as() {
-	build --layer "$(tree base)" --as erofs --layer "$(tree app)" --as cpio.zst \
+	local out=$1
+	build "$out" --layer "$(tree base)" --as erofs --layer "$(tree app)" --as cpio.zst \
 		--layer "$(tree many-1)" --as cpio.gz --layer "$(tree many-2)" --as cpio.xz \
 		--layer "$(tree many-3)" --as cpio.lz4 --layer "$(tree etc)" --as cpio
 }
 
 image_orphans() {
-	build --layer "$(tree base)" --layer "$(tree parents)"
+	local out=$1
+	build "$out" --layer "$(tree base)" --layer "$(tree parents)"
 	orphans "$(tree orphans)" | gzip -9n >>"$out"
 }
 image_orphans_file() {
-	local dir=$work/trees/orphans-file
+	local out=$1 dir=$work/trees/orphans-file
 	mkdir -p "$dir/layers"
 	cp "$(layer base)" "$dir/layers/10-base"
 	cp "$(layer parents)" "$dir/layers/20-parents"
 	orphans "$(tree orphans)" >"$dir/layers/30-orphans"
 	{ pack "$dir"; cat "$(loader)"; } >"$out"
 }
-image_opaque_erofs() { build --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)"; }
-image_opaque_cpio() { build --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)" --as cpio.zst; }
+image_opaque_erofs() { build "$1" --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)"; }
+image_opaque_cpio() { build "$1" --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)" --as cpio.zst; }
 
-# As systemd-stub does it: the initrd, and behind it small archives, each at a multiple of 4.
+# As systemd-stub makes it: small archives behind the initrd, each at a multiple of 4.
 image_stub() {
-	local kind
-	build --layer "$(tree base)" --layer "$(tree app)"
+	local out=$1 kind
+	build "$out" --layer "$(tree base)" --layer "$(tree app)"
 	for kind in credentials global_credentials sysext; do
 		cat "$(archive "extra-$kind")" >>"$out"
-		pad 0 4
+		pad "$out" 0 4
 	done
 }
 
-# As GRUB and systemd-boot do it with several initrd files: each is padded to a multiple of 4.
+# As GRUB and systemd-boot join several initrd files: each is padded to a multiple of 4.
 image_grub() {
-	local file dir=$work/trees/grub
+	local out=$1 file dir=$work/trees/grub
 	mkdir -p "$dir"
 	gzip -9n <"$(loader)" >"$dir/1"
 	cp "$(layer base)" "$dir/2"
@@ -431,15 +442,15 @@ image_grub() {
 	: >"$out"
 	for file in "$dir"/?; do
 		cat "$file" >>"$out"
-		pad 0 4
+		pad "$out" 0 4
 	done
 }
 
-# A boot configuration at the very end: text, its size and sum, a magic word.
+# A bootconfig at the end: text, its size and sum, the magic.
 image_bootconfig() {
-	local text=$out.text size sum
+	local out=$1 text=$1.text size sum
 	printf 'init.trailer = works\n' >"$text"
-	image_three
+	image_three "$out"
 	truncate -s %4 "$text"
 	size=$(stat -c %s "$text")
 	sum=$(od -An -v -tu1 "$text" | tr -s ' ' '\n' | awk '{ sum += $1 } END { print sum }')
@@ -450,7 +461,7 @@ little_endian() { printf '%08x' "$1" | sed -E 's/(..)(..)(..)(..)/\\x\4\\x\3\\x\
 
 # The loader without the console's device node, as an unprivileged cpio makes it.
 image_no_node() {
-	local dir=$work/trees/no-node
+	local out=$1 dir=$work/trees/no-node
 	mkdir -p "$dir"
 	(cd "$dir" && cpio --quiet -id -f 'dev/*' '/dev/*' <"$(loader)")
 	[[ -x $dir/init && ! -e $dir/dev/console ]] || return
@@ -459,19 +470,19 @@ image_no_node() {
 
 # ---- equal content ------------------------------------------------------------------
 
-# What these rows boot has $out.sum beside it: the checksum over every file of the
-# root, with owners, modes, times and xattrs, worked out on this machine. Root is needed
-# for all of that, and as_root for whatever touches these trees.
+# These images have FILE.sum beside them: the checksum over every file of the root, with owners,
+# modes, times and xattrs, computed on this machine from the layers' sources. The functions build the
+# root in FILE.merged, as root.
 
-# treesum: prints the path of the program that adds up a tree.
+# treesum: prints the path of the program that computes the checksum of a tree.
 treesum() {
 	local file=$work/treesum
 	[[ -e $file ]] || build_treesum "$file"
 	echo "$file"
 }
 
-# content_tree ADD: prints the path of a tree that holds the test files in a directory
-# named after ADD, and the program that adds them up.
+# content_tree ADD: prints the path of a tree with the test files in a directory content-ADD, and the
+# program that computes their checksum.
 content_tree() {
 	local dir=$work/trees/content-$1
 	if [[ ! -e $dir ]]; then
@@ -485,171 +496,175 @@ content_tree() {
 	echo "$dir"
 }
 
-# add_content ADD MKFS [OPTION...]: appends such a layer to $out, ADD bytes from a
+# add_content FILE ADD MKFS [OPTION...]: appends such a layer to the file, ADD bytes behind a
 # multiple of 4096.
 add_content() {
-	local file=$out.layer
-	: >"$file"
-	as_root "$2" --quiet -T1700000000 "${@:3}" "$file" "$(content_tree "$1")"
-	pad "$1" 4096
-	cat "$file" >>"$out"
-	rm "$file"
-	lay "$(content_tree "$1")"
+	local image=$1.layer tree
+	tree=$(content_tree "$2")
+	: >"$image"
+	as_root "$3" --quiet -T1700000000 "${@:4}" "$image" "$tree"
+	pad "$1" "$2" 4096
+	cat "$image" >>"$1"
+	rm "$image"
+	merge "$1.merged" "$tree"
 }
 
-# add_layer NAME, add_archive NAME: appends what others use, too.
+# add_layer FILE NAME, add_archive FILE NAME: appends a layer that other images have, too.
 add_layer() {
-	cat "$(layer "$1")" >>"$out"
-	lay "$(tree "$1")" root 0
+	cat "$(layer "$2")" >>"$1"
+	merge "$1.merged" "$(tree "$2")" root 0
 }
 add_archive() {
 	local time path
-	pad 0 4
-	cat "$(archive "$1")" >>"$out"
-	# The kernel sets the times of directories when all is unpacked, the first ones last;
-	# /init does the same. So one that is there already keeps its time.
-	as_root find "$out.merged" -mindepth 1 -type d -printf '%T@ %p\0' >"$out.times"
-	lay "$(tree "$1")" root
+	pad "$1" 0 4
+	cat "$(archive "$2")" >>"$1"
+	# The kernel sets the times of directories when all is unpacked, the first ones last, and /init
+	# does the same: an existing directory keeps its time.
+	as_root find "$1.merged" -mindepth 1 -type d -printf '%T@ %p\0' >"$1.times"
+	merge "$1.merged" "$(tree "$2")" root
 	while read -r -d '' time path; do
 		as_root touch -d "@$time" "$path"
-	done <"$out.times"
+	done <"$1.times"
 }
 
-# lay TREE [root [SECONDS]]: puts it over $out.merged as overlayfs does, with root as the
-# owner of everything and that time, if the layer has them so.
-lay() {
-	local copy=$out.copy
-	as_root cp -a "$1" "$copy"
-	[[ ! ${2-} ]] || as_root chown -hR 0:0 "$copy"
-	[[ ! ${3-} ]] || as_root find "$copy" -exec touch -h -d "@$3" {} +
-	mkdir -p "$out.merged"
-	as_root cp -a "$copy/." "$out.merged"
-	as_root rm -rf "$copy"
+# merge DIRECTORY TREE [root [SECONDS]]: copies the tree over the directory, as overlayfs shows it. With
+# "root", everything is root's; with SECONDS, everything has that time.
+merge() {
+	local copy=$1.copy
+	as_root cp -a "$2" "$copy"
+	[[ ! ${3-} ]] || as_root chown -hR 0:0 "$copy"
+	[[ ! ${4-} ]] || as_root find "$copy" -exec touch -h -d "@$4" {} +
+	mkdir -p "$1"
+	as_root cp -a "$copy/." "$1"
+	as_root rm -rf --one-file-system "$copy"
 }
 
-# sum_up: writes $out.sum; what /init mounts is left out by guest/check as well.
+# sum_up FILE: writes FILE.sum. Like guest/check, it leaves out the directories on which /init mounts.
 sum_up() {
-	as_root "$(treesum)" hash "$out.merged" dev proc sys run >"$out.sum"
-	as_root rm -rf "$out.merged"
+	as_root "$(treesum)" hash "$1.merged" dev proc sys run >"$1.sum"
+	as_root rm -rf --one-file-system "$1.merged"
 }
 
-# content MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
+# content FILE MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
 content() {
 	local add
-	cp "$(loader)" "$out"
-	pad 0 4096
-	add_layer base
+	cp "$(loader)" "$1"
+	pad "$1" 0 4096
+	add_layer "$1" base
 	for add in 0 512 4; do
-		add_content "$add" "$@"
+		add_content "$1" "$add" "${@:2}"
 	done
-	add_archive etc
-	sum_up
+	add_archive "$1" etc
+	sum_up "$1"
 }
 
-image_content_lz4() { content mkfs.erofs -zlz4; }
-image_content_lz4hc() { content mkfs.erofs -zlz4hc,12 -C65536; }
-image_content_plain() { content mkfs.erofs -Enoinline_data; }
-image_content_chunks() { content mkfs.erofs --chunksize=4096; }
+image_content_lz4() { content "$1" mkfs.erofs -zlz4; }
+image_content_lz4hc() { content "$1" mkfs.erofs -zlz4hc,12 -C65536; }
+image_content_plain() { content "$1" mkfs.erofs -Enoinline_data; }
+image_content_chunks() { content "$1" mkfs.erofs --chunksize=4096; }
 image_content_lzma() {
-	local mkfs
+	local out=$1 mkfs
 	mkfs=$(newer_mkfs_erofs)
-	content "$mkfs" -zlzma -C65536
+	content "$out" "$mkfs" -zlzma -C65536
 }
 image_content_2() {
+	local out=$1
 	cp "$(loader)" "$out"
-	pad 0 4096
-	add_layer base
-	add_content 4 mkfs.erofs -zlz4hc
-	sum_up
+	pad "$out" 0 4096
+	add_layer "$out" base
+	add_content "$out" 4 mkfs.erofs -zlz4hc
+	sum_up "$out"
 }
 image_content_64() {
-	local number
+	local out=$1 number
 	cp "$(loader)" "$out"
-	pad 0 4096
-	add_layer base
+	pad "$out" 0 4096
+	add_layer "$out" base
 	for number in {01..62}; do
-		add_layer "many-$number"
+		add_layer "$out" "many-$number"
 	done
-	add_content 512 mkfs.erofs -zlz4hc
-	add_archive etc
-	sum_up
+	add_content "$out" 512 mkfs.erofs -zlz4hc
+	add_archive "$out" etc
+	sum_up "$out"
 }
 
 # ---- disks --------------------------------------------------------------------------
 
-# disk NAME: prints the path of a disk, made by the function disk_NAME, which writes $out.
+# disk NAME: prints the path of a disk, made by the function disk_NAME in a file of 64 MiB.
 disk() {
-	local out=$work/disks/$1
-	if [[ ! -e $out ]]; then
+	local file=$work/disks/$1
+	if [[ ! -e $file ]]; then
 		mkdir -p "$work/disks"
-		truncate -s 64M "$out"
-		if ! "disk_$1" >"$out.log" 2>&1; then
-			rm "$out"
-			say "the disk $1 could not be made: $(tail -n 3 "$out.log")"
+		truncate -s 64M "$file"
+		if ! "disk_$1" "$file" >"$file.log" 2>&1; then
+			rm "$file"
+			say "the disk $1 could not be made: $(tail -n 3 "$file.log")"
 			return 1
 		fi
 	fi
-	echo "$out"
+	echo "$file"
 }
 
-# ext4 OFFSET OPTION...: makes an ext4 of 56 MB on $out, from there.
+# ext4 FILE OFFSET OPTION...: makes an ext4 of 56 MiB in the file, from this offset.
 ext4() {
-	mkfs.ext4 -q -F -b 4096 -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$1,root_owner=0:0" "${@:2}" "$out" 56M
+	mkfs.ext4 -q -F -b 4096 -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$2,root_owner=0:0" "${@:3}" "$1" 56M
 }
 
-# The tree "base" on the one partition of a GPT; the same again; and on the whole disk.
+# The tree "base" on the only partition of a GPT; the same again; and on the whole disk.
 disk_gpt() {
+	local out=$1
 	sfdisk --quiet "$out" <<-END
 		label: gpt
 		start=2048, size=120000, name=system, uuid=5EC0DE00-1111-4222-8333-444455556666
 	END
-	ext4 $((1 << 20)) -L root -d "$(tree base)"
+	ext4 "$out" $((1 << 20)) -L root -d "$(tree base)"
 }
-disk_other() { cp "$(disk gpt)" "$out"; }
-disk_quota() { ext4 0 -O quota -L root -d "$(tree base)"; }
-disk_whole() { ext4 0 -L root -d "$(tree base)"; }
+disk_other() { cp "$(disk gpt)" "$1"; }
+disk_quota() { ext4 "$1" 0 -O quota -L root -d "$(tree base)"; }
+disk_whole() { ext4 "$1" 0 -L root -d "$(tree base)"; }
 
-# Group descriptors that are none; a superblock that does not fit its checksum.
-disk_damaged() { disk_whole; head -c 512 /dev/urandom | dd of="$out" bs=4096 seek=1 conv=notrunc status=none; }
-disk_checksum() { disk_whole; printf '\x55' | dd of="$out" bs=1 seek=$((1024 + 0x30)) conv=notrunc status=none; }
+# Damaged group descriptors; a superblock with a bad checksum.
+disk_damaged() { disk_whole "$1"; head -c 512 /dev/urandom | dd of="$1" bs=4096 seek=1 conv=notrunc status=none; }
+disk_checksum() { disk_whole "$1"; printf '\x55' | dd of="$1" bs=1 seek=$((1024 + 0x30)) conv=notrunc status=none; }
 
-# For what is written: one that can take it, one that overlayfs has left in an odd state, and one that
-# never can.
-disk_data() { mkfs.ext4 -q -F -L data "$out"; }
+# For rd.overlay=: a good one; one that overlayfs has marked as volatile; one without a free block; one whose
+# filesystem cannot be an upper.
+disk_data() { mkfs.ext4 -q -F -L data "$1"; }
 disk_volatile() {
-	local dir=$work/trees/volatile
+	local out=$1 dir=$work/trees/volatile
 	mkdir -p "$dir/layerinit/"{upper,work/work/incompat/volatile}
 	mkfs.ext4 -q -F -L data -d "$dir" "$out"
 }
-# No block is left.
 disk_full() {
-	local dir=$work/trees/full
+	local out=$1 dir=$work/trees/full
 	mkdir -p "$dir/layerinit/"{upper,work}
 	mkfs.ext4 -q -F -L data -m 0 -d "$dir" "$out"
 	head -c 64M /dev/urandom >"$out.much"
 	debugfs -w -R "write $out.much much" "$out"
 	rm "$out.much"
 }
-disk_vfat() { mkfs.vfat -n DATA "$out" >/dev/null; }
-disk_xfs_data() { truncate -s 300M "$out" && mkfs.xfs -q -L data "$out"; }
-disk_btrfs_data() { truncate -s 128M "$out" && mkfs.btrfs -q -L data "$out" >/dev/null; }
-disk_f2fs_data() { mkfs.f2fs -q -l data "$out" >/dev/null; }
+disk_vfat() { mkfs.vfat -n DATA "$1" >/dev/null; }
+disk_xfs_data() { truncate -s 300M "$1" && mkfs.xfs -q -L data "$1"; }
+disk_btrfs_data() { truncate -s 128M "$1" && mkfs.btrfs -q -L data "$1" >/dev/null; }
+disk_f2fs_data() { mkfs.f2fs -q -l data "$1" >/dev/null; }
 
-# The tree "base" on other filesystems, whose drivers want modules that nothing depends on. vfat
-# keeps no links: its busybox does without.
-disk_btrfs() { truncate -s 128M "$out" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$out" >/dev/null; }
+# The tree "base" on other filesystems, whose drivers need modules that are not in modules.dep. vfat has no
+# symlinks.
+disk_btrfs() { truncate -s 128M "$1" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$1" >/dev/null; }
 # One of two devices.
 disk_btrfs_half() {
+	local out=$1
 	truncate -s 128M "$out" "$out.other"
 	mkfs.btrfs -q -L root -d raid1 -m raid1 "$out" "$out.other" >/dev/null
 	rm "$out.other"
 }
-disk_f2fs() { truncate -s 128M "$out" && mkfs.f2fs -q -l root "$out" >/dev/null && sload.f2fs -f "$(tree base)" "$out" >/dev/null; }
+disk_f2fs() { truncate -s 128M "$1" && mkfs.f2fs -q -l root "$1" >/dev/null && sload.f2fs -f "$(tree base)" "$1" >/dev/null; }
 disk_xfs() {
+	local out=$1
 	{ printf '/dev/null\n0 0\nd--755 0 0\n' && proto "$(tree base)" && echo '$'; } >"$out.proto"
 	truncate -s 300M "$out" && mkfs.xfs -q -L root -p "$out.proto" "$out"
 }
-# proto DIRECTORY: what is in it, as mkfs.xfs wants to be told.
+# proto DIRECTORY: prints its contents as a protofile of mkfs.xfs.
 proto() {
 	local path
 	for path in "$1"/*; do
@@ -665,16 +680,16 @@ proto() {
 	done
 }
 disk_vfat_root() {
-	local dir=$work/trees/vfat
+	local out=$1 dir=$work/trees/vfat
 	cp -a "$(tree base)" "$dir"
 	find "$dir" -type l -delete
 	mkfs.vfat -n ROOT "$out" >/dev/null
 	mcopy -s -i "$out" "$dir"/* ::
 }
 
-# A Debian with systemd, which says how its boot went (qemu/guest/demo).
+# A Debian with systemd, which reports how it booted (qemu/guest/demo).
 disk_debian() {
-	local dir=$work/trees/debian units=etc/systemd/system base
+	local out=$1 dir=$work/trees/debian units=etc/systemd/system base
 	base=$(debian_system)
 	fsck.erofs --extract="$dir" "$base" >/dev/null
 	install -m 755 "$repo/qemu/guest/demo/"{demo-check,booted-from} "$dir/usr/bin"
@@ -687,33 +702,33 @@ disk_debian() {
 	rm -r "$dir"
 }
 
-# Nothing but the loader: the root is somewhere else.
+# The loader alone, for root=.
 virtio=(--module virtio_pci --module virtio_blk)
 image_loader() {
-	local module=()
+	local out=$1 module=()
 	[[ ! $kernel_dir ]] || module=("${virtio[@]}")
-	build "${module[@]}"
+	build "$out" "${module[@]}"
 }
-image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$out"; }
-image_base_disk() { build "${virtio[@]}" --layer "$(tree base)"; }
+image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$1"; }
+image_base_disk() { build "$1" "${virtio[@]}" --layer "$(tree base)"; }
 # A layer with the label of a disk.
-image_labelled() { image_base_disk && cat "$(layer app -L data)" >>"$out"; }
-image_files_disk() { build "${virtio[@]}" && { files base app; cat "$out"; } >"$out.both" && mv "$out.both" "$out"; }
+image_labelled() { image_base_disk "$1" && cat "$(layer app -L data)" >>"$1"; }
+image_files_disk() { build "$1" "${virtio[@]}" && { files base app; cat "$1"; } >"$1.both" && mv "$1.both" "$1"; }
 
 # The drivers that docs/disks.md names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
-image_quota() { build "${drivers[@]/#/--module=}" --module=quota_v2; }
-image_discs() { build --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
-image_drivers() { build "${drivers[@]/#/--module=}"; }
-image_base_drivers() { build "${drivers[@]/#/--module=}" --layer "$(tree base)"; }
+image_quota() { build "$1" "${drivers[@]/#/--module=}" --module=quota_v2; }
+image_discs() { build "$1" --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
+image_drivers() { build "$1" "${drivers[@]/#/--module=}"; }
+image_base_drivers() { build "$1" "${drivers[@]/#/--module=}" --layer "$(tree base)"; }
 
-# The same, and a file of modprobe.d.
+# The same with a file of modprobe.d.
 image_options() {
-	local dir=$work/trees/options
+	local out=$1 dir=$work/trees/options
 	mkdir -p "$dir/etc/modprobe.d"
 	echo 'options loop max_loop=3' >"$dir/etc/modprobe.d/test.conf"
-	image_drivers
+	image_drivers "$out"
 	pack "$dir" >"$out.options"
 	cat "$out.options" "$out" >"$out.both"
 	mv "$out.both" "$out"

@@ -1,4 +1,4 @@
-# Shared by the scripts of this directory. Sourced, never run.
+# Functions of the scripts in this directory, which source it.
 # shellcheck shell=bash
 set -euo pipefail
 shopt -s inherit_errexit
@@ -11,7 +11,7 @@ mkdir -p "$cache"
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# as_root COMMAND...: runs it as root, through sudo if need be.
+# as_root COMMAND...: runs the command as root, with sudo if necessary.
 as_root() {
 	if [[ $EUID == 0 ]]; then
 		"$@"
@@ -22,8 +22,8 @@ as_root() {
 	fi
 }
 
-# need COMMAND=PACKAGE...: installs the Debian package of each command that is
-# missing. On another distribution it says what to install, and stops.
+# need COMMAND=PACKAGE...: installs the Debian package of each missing command. On another distribution it
+# names the packages, and fails.
 need() {
 	local item missing=()
 	PATH=$PATH:/usr/sbin:/sbin
@@ -39,15 +39,14 @@ need() {
 		{ tail -n 20 "$cache/apt.log" >&2; die "apt could not install ${missing[*]}"; }
 }
 
-# The machine's own package lists may be missing or older than its mirror.
+# The package lists of this machine may be missing or outdated.
 install_packages() {
 	local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends)
 	export DEBIAN_FRONTEND=noninteractive
 	as_root "${install[@]}" "$@" || { as_root apt-get update && as_root "${install[@]}" "$@"; }
 }
 
-# busybox_static: prints the path of a static busybox. It is taken out of its
-# package, so that a dynamic one on this machine need not go.
+# busybox_static: prints the path of a static busybox, unpacked: installed, it would replace a dynamic one.
 busybox_static() {
 	local deb dir
 	deb=$("$repo/qemu/kernel/debian-package" trixie busybox-static | tail -n 1)
@@ -56,9 +55,8 @@ busybox_static() {
 	find "$dir" -type f -path '*/bin/busybox'
 }
 
-# newer_mkfs_erofs: prints the path of Debian 13's mkfs.erofs, for images that an older
-# one cannot make (lzma, zstd and more). It runs with libraries and a dynamic linker of
-# its own suite, from a directory of its own.
+# newer_mkfs_erofs: prints the path of Debian 13's mkfs.erofs, for images that an older one cannot make (lzma,
+# zstd and more). It runs with the libraries and the dynamic linker of its suite, unpacked.
 newer_mkfs_erofs() { erofs_utils trixie; }
 
 # newest_mkfs_erofs: the same of Debian unstable, for metadata compression, 48-bit addresses and more.
@@ -93,28 +91,28 @@ erofs_utils() {
 # on, and they in turn.
 with_libraries() {
 	local todo=("$2") deb name
-	local -A seen=()
+	local -A known=()
 	while [[ ${#todo[@]} -gt 0 ]]; do
 		deb=${todo[0]}
 		todo=("${todo[@]:1}")
 		echo "$deb"
 		for name in $(dpkg-deb -f "$deb" Depends Pre-Depends | sed 's/^[A-Z][A-Za-z-]*: //' |
 			tr ',' '\n' | sed -n 's/^ *\(\(lib\|zlib\)[^ |:]*\).*/\1/p'); do
-			[[ ! ${seen[$name]-} ]] || continue
-			seen[$name]=1
+			[[ ! ${known[$name]-} ]] || continue
+			known[$name]=1
 			deb=$("$repo/qemu/kernel/debian-package" "$1" "$name") || return
 			todo+=("$deb")
 		done
 	done
 }
 
-# build_treesum FILE: the program that adds up a tree (and more), for the host and any guest.
+# build_treesum FILE: compiles the program that computes the checksum of a tree (and more), for host and guests.
 build_treesum() {
 	cc -O2 -Wall -static -o "$1" "$repo/qemu/kernel/test/memback.c" ||
 		die "qemu/kernel/test/memback.c cannot be built (is there a static libc? libc6-dev)"
 }
 
-# unpack DIR DEB...: all or nothing.
+# unpack DIR DEB...: unpacks packages into a new directory, or makes none.
 unpack() {
 	local dir=$1 tmp deb
 	mkdir -p "${dir%/*}"
@@ -146,13 +144,13 @@ debian_system() {
 	echo "$file"
 }
 
-# only FILE...: the one path that a pattern was to match.
+# only FILE...: prints the only path that a pattern matches.
 only() {
 	[[ $# == 1 && -e $1 ]] || die "expected one file, found: $*"
 	printf '%s\n' "$1"
 }
 
-# use_kernel NAME: sets $kernel, and for one with modules $kernel_dir and $version. False if there is none.
+# use_kernel NAME: sets $kernel, and $kernel_dir and $version if it has modules. Fails if there is none.
 # shellcheck disable=SC2034 # for the caller
 use_kernel() {
 	kernel_dir='' version=''
@@ -165,7 +163,7 @@ use_kernel() {
 	esac
 }
 
-# built_programs: builds /init and the tool, and prints the directory they are in.
+# built_programs: builds /init and the tool, and prints their directory.
 built_programs() {
 	local messages
 	command -v cargo >/dev/null || die "a Rust toolchain is needed (cargo is not in PATH)"

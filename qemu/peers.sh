@@ -1,8 +1,8 @@
-# What qemu/bench boots: the same content in the ways that there are. Sourced by it, after images.sh.
+# The images of qemu/bench and qemu/handover: the same content, booted in different ways. Sourced after images.sh.
 # shellcheck shell=bash
 #
-# As in images.sh, image_NAME writes $out for $kernel_dir and $version. What a boot needs on the
-# kernel command line besides is left in $out.words. $size is the content's, in MiB.
+# As in images.sh, image_NAME FILE writes an initrd for $kernel_dir and $version. FILE.words has further
+# words for the kernel command line. $size is the size of the content in MiB.
 
 # ---- content ------------------------------------------------------------------------
 
@@ -13,7 +13,7 @@ tree_content() {
 
 tree_top() { mkdir -p sbin; cp "$work/first-init" sbin/init; cp "$work/bench-init" sbin; }
 
-# programs: compiles the programs of the guest, and the one that writes the content.
+# programs: compiles the programs of the guest and the generator of the content.
 programs() {
 	local name
 	for name in bare-init bench-init bench-content; do
@@ -27,18 +27,19 @@ programs() {
 # the_layers: prints the paths of the two images, the lower one first.
 the_layers() { layer content -zlz4hc; layer top -zlz4hc; }
 
-# append: adds both layers to $out, page by page, and tells $out.words where they lie.
+# append FILE WORD...: appends both layers to the file at multiples of 4096, and writes the words and the
+# layers' places to FILE.words.
 append() {
-	local file ranges=''
-	for file in $(the_layers); do
-		truncate -s %4096 "$out"
-		ranges+=${ranges:+,}$(stat -c %s "$out"):$(stat -c %s "$file")
-		cat "$file" >>"$out"
+	local layer ranges=''
+	for layer in $(the_layers); do
+		truncate -s %4096 "$1"
+		ranges+=${ranges:+,}$(stat -c %s "$1"):$(stat -c %s "$layer")
+		cat "$layer" >>"$1"
 	done
-	echo "$* layers=$ranges" >"$out.words"
+	echo "${*:2} layers=$ranges" >"$1.words"
 }
 
-# spec_of INIT [FILE...]: a spec with the program as /init, and these files in /.
+# spec_of INIT [FILE...]: prints a spec with the program as /init, and these files in /.
 spec_of() {
 	local name
 	for name in dev proc sys run; do echo "dir /$name 755 0 0"; done
@@ -47,60 +48,64 @@ spec_of() {
 	for name in "${@:2}"; do echo "file /${name##*/} $name 644 0 0"; done
 }
 
-by_spec() { "$layerinit" build -o "$out" --spec "$out.spec"; }
+# by_spec FILE: writes the archive of FILE.spec.
+by_spec() { "$layerinit" build -o "$1" --spec "$1.spec"; }
 
 # ---- the kernel alone, and what it unpacks ------------------------------------------
 
-# Nothing to do: the measure for the memory.
+# Nothing to mount: what the kernel alone needs.
 image_nothing() {
+	local out=$1
 	{
 		spec_of "$work/first-init"
 		echo 'nod /dev/kmsg 600 0 0 c 1 11'
 		echo 'dir /sbin 755 0 0'
 		echo "file /sbin/bench-init $work/bench-init 755 0 0"
 	} >"$out.spec"
-	by_spec
+	by_spec "$out"
 	echo >"$out.words"
 }
 
 # The content as the initramfs, and its init as /init.
 image_cpio() {
-	image_nothing
+	local out=$1
+	image_nothing "$out"
 	pack "$(tree content)" >>"$out"
 }
-image_cpio_gz() { compressed gzip -9n; }
-image_cpio_zst() { compressed zstd -q -15 -T1; }
-image_cpio_lz4() { compressed lz4 -q -l -9; }
-# compressed COMMAND...: made once; it is the same for every kernel.
+image_cpio_gz() { compressed "$1" gzip -9n; }
+image_cpio_zst() { compressed "$1" zstd -q -15 -T1; }
+image_cpio_lz4() { compressed "$1" lz4 -q -l -9; }
+# compressed FILE COMMAND...: compresses image_cpio. It is the same for every kernel.
 compressed() {
-	local file=$work/layers/cpio.$1
-	image_cpio
-	[[ -e $file ]] || "$@" <"$out" >"$file"
-	cp "$file" "$out"
+	local packed=$work/layers/cpio.$2
+	image_cpio "$1"
+	[[ -e $packed ]] || "${@:2}" <"$1" >"$packed"
+	cp "$packed" "$1"
 }
 
 # ---- ours ---------------------------------------------------------------------------
 
 # stripped_loader: prints the path of a loader with modules whose signatures need no checking.
 stripped_loader() {
-	"$layerinit" build -o "$out.stripped" --modules "$kernel_dir" --kernel "$version" --strip-module-signatures >&2
-	echo "$out.stripped"
+	local file=$work/loader-stripped-$version
+	[[ -e $file ]] || build "$file" --strip-module-signatures >&2
+	echo "$file"
 }
 
 # Behind the loader.
-image_ours() { cat "$(loader)" >"$out"; append; }
-image_ours_stripped() { cat "$(stripped_loader)" >"$out"; append; }
-image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$out"; echo >"$out.words"; }
+image_ours() { cat "$(loader)" >"$1"; append "$1"; }
+image_ours_stripped() { cat "$(stripped_loader)" >"$1"; append "$1"; }
+image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$1"; echo >"$1.words"; }
 
 # In the loader, as /layers.
-image_ours_files() { { files content top; cat "$(loader)"; } >"$out"; echo >"$out.words"; }
+image_ours_files() { { files content top; cat "$(loader)"; } >"$1"; echo >"$1.words"; }
 
 # ---- others, with layers ------------------------------------------------------------
 
-# plain_modules LOADER: prints the paths of its modules, decompressed, in an order in which they can
-# be loaded.
+# plain_modules LOADER DIRECTORY: decompresses its modules into a new directory, and prints their paths in
+# an order in which they can be loaded.
 plain_modules() {
-	local dir=$out.parts name file
+	local dir=$2 name file
 	[[ $kernel_dir ]] || return 0
 	mkdir "$dir"
 	(cd "$dir" && cpio --quiet -id --no-absolute-filenames '*.ko*' <"$1")
@@ -118,26 +123,26 @@ plain_modules() {
 		done
 }
 
-# The bare C program: bare LOADER WORD...
+# bare FILE LOADER WORD...: the C program guest/bare-init.c with the loader's modules, and the layers.
 bare() {
 	local modules
-	mapfile -t modules < <(plain_modules "$1")
-	spec_of "$work/bare-init" "${modules[@]}" >"$out.spec"
-	by_spec
+	mapfile -t modules < <(plain_modules "$2" "$1.parts")
+	spec_of "$work/bare-init" "${modules[@]}" >"$1.spec"
+	by_spec "$1"
 	modules=("${modules[@]##*/}")
-	append "${@:2}" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
+	append "$1" "${@:3}" "${modules[0]:+modules=$(IFS=,; echo "${modules[*]}")}"
 }
-image_c() { bare "$(loader)" source=/sys/firmware/initrd; }
-image_c_stripped() { bare "$(stripped_loader)" source=/sys/firmware/initrd; }
-image_c_memback() { bare "$(loader)" source=memback; }
-image_c_freed() { bare "$(loader)" source=/sys/firmware/initrd free=1; }
-image_c_memback_freed() { bare "$(loader)" source=memback free=1; }
+image_c() { bare "$1" "$(loader)" source=/sys/firmware/initrd; }
+image_c_stripped() { bare "$1" "$(stripped_loader)" source=/sys/firmware/initrd; }
+image_c_memback() { bare "$1" "$(loader)" source=memback; }
+image_c_freed() { bare "$1" "$(loader)" source=/sys/firmware/initrd free=1; }
+image_c_memback_freed() { bare "$1" "$(loader)" source=memback free=1; }
 
-# A busybox script: layers behind its archive, or in it, as dracut has them.
-image_script() { script; append; }
+# A busybox script: layers behind its archive, or in it, as dracut stores them.
+image_script() { script "$1"; append "$1"; }
 image_dracut() {
-	local dir=$out.layers
-	script
+	local out=$1 dir=$1.layers
+	script "$out"
 	mkdir -p "$dir/layers"
 	cp "$(layer content -zlz4hc)" "$dir/layers/10-content.erofs"
 	cp "$(layer top -zlz4hc)" "$dir/layers/20-top.erofs"
@@ -147,43 +152,44 @@ image_dracut() {
 }
 script() {
 	local modules
-	mapfile -t modules < <(plain_modules "$(loader)")
-	{ [[ ${#modules[@]} == 0 ]] || printf '/%s\n' "${modules[@]##*/}"; } >"$out.modules"
+	mapfile -t modules < <(plain_modules "$(loader)" "$1.parts")
+	{ [[ ${#modules[@]} == 0 ]] || printf '/%s\n' "${modules[@]##*/}"; } >"$1.modules"
 	{
 		spec_of "$repo/qemu/guest/script-init" "${modules[@]}"
 		echo 'dir /bin 755 0 0'
 		echo "file /bin/busybox $busybox 755 0 0"
-		echo "file /modules $out.modules 644 0 0"
-	} >"$out.spec"
-	by_spec
+		echo "file /modules $1.modules 644 0 0"
+	} >"$1.spec"
+	by_spec "$1"
 }
 
-# ---- many, or much, of something ----------------------------------------------------
+# ---- large images -------------------------------------------------------------------
 
 tree_bottom() { mkdir -p dev proc sys run; : >content.list; }
 tree_small() { echo "$1" >"small-$1"; }
 tree_members() { mkdir members && (cd members && seq "$1" | split -l 1 -a 5); }
 tree_large() { truncate -s 500M "large-$1"; }
 
-# small_layers FILE...: an initrd of the loader, a system with nothing in it, and these images.
-small_layers() { cat "$(loader)" "$(layer bottom)" "$(layer top)" "$@" >"$out"; echo >"$out.words"; }
+# small_layers FILE IMAGE...: writes the loader, an empty system, and these images.
+small_layers() { cat "$(loader)" "$(layer bottom)" "$(layer top)" "${@:2}" >"$1"; echo >"$1.words"; }
 
-image_layers_2() { small_layers; }
+image_layers_2() { small_layers "$1"; }
 image_layers_64() {
-	local number layers=()
+	local out=$1 number layers=()
 	for number in {01..62}; do
 		layers+=("$(layer "small-$number")")
 	done
-	small_layers "${layers[@]}"
+	small_layers "$out" "${layers[@]}"
 }
 
 # 2000 files in the loader, which are deleted.
 image_loader_2000() {
-	small_layers
+	local out=$1
+	small_layers "$out"
 	{ pack "$(tree members-2000)"; cat "$out"; } >"$out.more"
 	mv "$out.more" "$out"
 }
 
-image_members_1() { small_layers "$(archive members-1)"; }
-image_members_100k() { small_layers "$(archive members-100000)"; }
-image_initrd_1g() { small_layers "$(layer large-1)" "$(layer large-2)"; }
+image_members_1() { small_layers "$1" "$(archive members-1)"; }
+image_members_100k() { small_layers "$1" "$(archive members-100000)"; }
+image_initrd_1g() { small_layers "$1" "$(layer large-1)" "$(layer large-2)"; }

@@ -1,7 +1,7 @@
 //! Bytes from outside: a bounds-checked cursor, and random access to an initrd.
 //!
-//! The only place that slices untrusted bytes. Everything that parses takes its fields from a
-//! [`Cursor`] or a [`Reader`], and neither can be made to look beyond what it was given.
+//! Only this module slices untrusted bytes. Parsers take their fields from a [`Cursor`] or a [`Reader`], and
+//! neither reads beyond its input.
 
 mod chain;
 
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::error::{Context, Error, Result};
 pub use chain::Chain;
 
-/// Takes fields off the front of a byte slice.
+/// Takes fields from the front of a byte slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
     rest: &'a [u8],
@@ -28,7 +28,7 @@ impl<'a> Cursor<'a> {
         Self { rest: data }
     }
 
-    /// The bytes not yet taken.
+    /// The bytes that have not been taken yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -66,17 +66,17 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Random access to bytes that do not fit, or need not be, in memory.
+/// Random access to bytes that need not be in memory.
 pub trait ReadAt {
     /// Length in bytes.
     fn size(&self) -> u64;
 
-    /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end. A short read is not an
-    /// error: sysfs hands out a page at a time.
+    /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end. A short read is not an error: sysfs
+    /// returns a page at a time.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// From `offset` on, where the first byte is that need not be zero; the size where none is. A sparse file
-    /// knows its holes.
+    /// The offset, from `offset` on, of the first byte that may be other than zero; the size if there is
+    /// none. A sparse file skips its holes (lseek(2), SEEK_DATA).
     fn next_data(&self, offset: u64) -> u64 {
         offset
     }
@@ -132,9 +132,9 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a regular file for reading. A file of sysfs counts: it knows its size.
+    /// Opens a regular file for reading, also one of sysfs whose size is known.
     pub fn open(path: &Path) -> Result<Self> {
-        // A pipe is to be refused, and not its other end waited for.
+        // Without O_NONBLOCK open(2) waits for the other end of a FIFO, which is refused below.
         let mut options = File::options();
         let options = options.read(true).custom_flags(libc::O_NONBLOCK);
         let file = options.open(path).during("open", path.display())?;
@@ -145,7 +145,7 @@ impl Opened {
         Ok(Self::new(file, metadata.len()))
     }
 
-    /// A file that is `size` bytes long.
+    /// A file of `size` bytes.
     pub fn new(file: File, size: u64) -> Self {
         Self { file, size }
     }
@@ -166,11 +166,11 @@ impl ReadAt for Opened {
     }
 
     fn next_data(&self, offset: u64) -> u64 {
-        // The position moves, which `read_at` does not look at.
+        // This moves the file position, which `read_at` does not use.
         match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) => data.clamp(offset, self.size.max(offset)),
             Err(Errno::NXIO) => self.size.max(offset),
-            // What has no holes, a block device say.
+            // No support for holes, such as a block device.
             Err(_) => offset,
         }
     }
@@ -190,7 +190,7 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// A part of something larger, as if it stood alone.
+/// A part of a source, as a source of its own.
 pub struct Part<T> {
     whole: T,
     offset: u64,
@@ -198,7 +198,7 @@ pub struct Part<T> {
 }
 
 impl<T: ReadAt> Part<T> {
-    /// `length` bytes of `whole` from `offset`, cut where `whole` ends.
+    /// `length` bytes of `whole` from `offset`, or up to the end of `whole`.
     pub fn new(whole: T, offset: u64, length: u64) -> Self {
         let length = length.min(whole.size().saturating_sub(offset));
         Self {
@@ -230,7 +230,7 @@ impl<T: ReadAt> ReadAt for Part<T> {
     }
 }
 
-/// How many zero bytes `bytes` starts with. Padding is up to pages of them, so: 16 at a time.
+/// The number of zero bytes at the start. Compares 16 at a time, because padding can be long.
 fn leading_zeros(bytes: &[u8]) -> usize {
     let (chunks, _) = bytes.as_chunks();
     let zero = |chunk: &&[u8; 16]| u128::from_ne_bytes(**chunk) == 0;
@@ -240,7 +240,7 @@ fn leading_zeros(bytes: &[u8]) -> usize {
     whole.saturating_add(more)
 }
 
-/// Fills the buffer, but for the end of the input: how many bytes there were.
+/// Fills the buffer as far as the input goes; returns the number of bytes.
 pub fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -254,9 +254,9 @@ pub fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Buffered reading that can leave bytes out without looking at them, where the source allows.
+/// Buffered reading that can skip bytes without reading them, where the source allows it.
 pub trait Skip: BufRead {
-    /// Moves `n` bytes on. Skipping beyond the end is `UnexpectedEof`.
+    /// Skips `n` bytes; `UnexpectedEof` beyond the end.
     fn skip(&mut self, mut n: u64) -> io::Result<()> {
         while n > 0 {
             let have = self.fill_buf()?.len();
@@ -270,14 +270,14 @@ pub trait Skip: BufRead {
         Ok(())
     }
 
-    /// How many zero bytes are next for certain, without looking at them. It asks the kernel: worth it where
-    /// there have been many already.
+    /// The number of bytes ahead that are known to be zero without reading them. A system call: worthwhile
+    /// after many zeros.
     fn hole(&self) -> u64 {
         0
     }
 }
 
-/// So many zero bytes are padding. Behind more a [`Skip::hole`] may be.
+/// After so many zero bytes, [`skip_zeros`] tries [`Skip::hole`].
 const MANY_ZEROS: u64 = 1 << 20;
 
 impl<R: Read> Skip for io::BufReader<R> {}
@@ -292,7 +292,7 @@ impl<T: Skip + ?Sized> Skip for Box<T> {
     }
 }
 
-/// Moves `input` to the first byte that is not zero: how many it passes, and that byte, if there is one.
+/// Skips zero bytes; returns their number, and the byte that follows, if there is one.
 pub fn skip_zeros(input: &mut impl Skip) -> io::Result<(u64, Option<u8>)> {
     let (mut passed, mut looked_at) = (0u64, 0u64);
     loop {
@@ -314,10 +314,10 @@ pub fn skip_zeros(input: &mut impl Skip) -> io::Result<(u64, Option<u8>)> {
     }
 }
 
-/// How much a [`Reader`] reads ahead: what one read of a sysfs file returns at most.
+/// How much a [`Reader`] reads ahead: the most that one read of a sysfs file returns.
 const WINDOW: usize = 4096;
 
-/// Reads a [`ReadAt`] front to back through one page of memory; skipping costs nothing.
+/// Reads a [`ReadAt`] in order through a buffer of one page. Skipping does not read.
 pub struct Reader<'a> {
     source: &'a dyn ReadAt,
     /// Offset of the next byte in `source`.
@@ -381,7 +381,7 @@ impl BufRead for Reader<'_> {
 impl Read for Reader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.ahead().is_empty() && buf.len() >= WINDOW {
-            // A large read goes straight to where it is wanted.
+            // A large read bypasses the buffer.
             let left =
                 usize::try_from(self.end.saturating_sub(self.position)).unwrap_or(usize::MAX);
             let n = left.min(buf.len());

@@ -1,6 +1,6 @@
-//! The error type: the step that failed, the object it failed on, the cause, and what to do about it.
+//! The error type: the step that failed, its object, the cause, and a hint.
 //!
-//! Prints nothing and exits nowhere; [`crate::boot::rescue`] decides what an error means for the machine.
+//! [`crate::boot::rescue`] decides what an error means for the machine.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -23,16 +23,16 @@ pub struct Error {
 /// Why a step failed.
 #[derive(Debug)]
 pub enum Cause {
-    /// A system call was refused.
+    /// A system call failed.
     Os(Errno),
-    /// A call on a filesystem context was refused, and the kernel said why on the context's
-    /// own message queue (Documentation/filesystems/mount_api.rst).
+    /// A call on a filesystem context failed, with the kernel's message from the context's log
+    /// (Documentation/filesystems/mount_api.rst).
     Kernel(Errno, String),
-    /// What was read makes no sense, or asks for something that cannot be done.
+    /// The input is invalid, or cannot be satisfied: a sentence.
     Reason(String),
-    /// A step of it failed.
+    /// A step within this step failed.
     Because(Box<Error>),
-    /// Every alternative failed, each for its own reason.
+    /// Every alternative failed.
     Each(Vec<Error>),
 }
 
@@ -52,7 +52,7 @@ impl Error {
         }
     }
 
-    /// The same error, with what its reader can do about it.
+    /// Adds what the reader can do about the error.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self {
             hint: Some(hint.into()),
@@ -60,7 +60,7 @@ impl Error {
         }
     }
 
-    /// The same error, told of another object.
+    /// Replaces the object.
     pub fn of(self, object: impl fmt::Display) -> Self {
         Self {
             object: object.to_string(),
@@ -68,17 +68,17 @@ impl Error {
         }
     }
 
-    /// The same error, with a cause that says more.
+    /// Replaces the cause.
     pub fn because(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }
 
-    /// Why the step failed.
+    /// The cause.
     pub fn cause(&self) -> &Cause {
         &self.cause
     }
 
-    /// The errno of the failed call, where one call failed.
+    /// The errno of the call, if the cause is one failed call.
     pub fn errno(&self) -> Option<Errno> {
         match self.cause {
             Cause::Os(errno) | Cause::Kernel(errno, _) => Some(errno),
@@ -86,7 +86,7 @@ impl Error {
         }
     }
 
-    /// Whether one of these was the answer of a call that failed, or of one of several.
+    /// Whether a failed call, of this step or of one within it, returned one of these.
     pub fn has(&self, wanted: &[Errno]) -> bool {
         match &self.cause {
             Cause::Each(errors) => errors.iter().any(|error| error.has(wanted)),
@@ -96,9 +96,9 @@ impl Error {
     }
 }
 
-/// Whether a terminal acts on a character of a name, or does not show it: control characters, and those
-/// that only format what is around them (Unicode's categories Cf, Zl and Zp). They could make one name
-/// look like another, or like a part of the message.
+/// Whether a terminal acts on a character or does not show it: control characters and format characters
+/// (Unicode categories Cf, Zl and Zp). These can make a name look like another, or like a part of the
+/// message.
 pub fn is_unprintable(c: char) -> bool {
     let formats = matches!(
         c,
@@ -128,7 +128,6 @@ pub fn is_unprintable(c: char) -> bool {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.step)?;
-        // A name can hold what a terminal would act on.
         for c in self.object.chars() {
             match is_unprintable(c) {
                 true => write!(f, "{}", c.escape_default())?,
@@ -161,7 +160,7 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Error {
-    /// The step that failed, where one did. It is in the text of this error already.
+    /// The failed step within this step. [`Display`](fmt::Display) includes its text.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
             Cause::Because(error) => Some(error),
@@ -170,15 +169,15 @@ impl std::error::Error for Error {
     }
 }
 
-/// The errno as `ENOENT: No such file or directory`: the name is what people search for.
-/// nix carries the table; the C library's strerror would link its locale machinery into /init.
+/// The errno as `ENOENT: No such file or directory`. The table is nix's: strerror(3) would link the locale
+/// code of the C library into /init.
 pub fn name(errno: Errno) -> nix::errno::Errno {
     nix::errno::Errno::from_raw(errno.raw_os_error())
 }
 
-/// Adds step and object to the errors of the layers below.
+/// Adds step and object to an error.
 pub trait Context<T> {
-    /// Says which step failed, and on what. The object is formatted only in failure.
+    /// Adds the step that failed and its object, which is formatted only after a failure.
     fn during(self, step: &'static str, object: impl fmt::Display) -> Result<T>;
 }
 

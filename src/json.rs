@@ -1,16 +1,15 @@
 //! Writes JSON (RFC 8259) into a string, on one line.
 //!
-//! Small enough for `/init`, which leaves `/run/initramfs/layerinit.json` to the new root; the host
-//! tool's `--json` is written with it too. Brackets close when an [`Object`] or [`Array`] is
-//! dropped, so what is written is always well formed.
+//! `/init` writes /run/initramfs/layerinit.json with it, and the host tool its `--json` output. An
+//! [`Object`] or [`Array`] closes its bracket when it is dropped, so the output is well formed.
 
-/// An object being written; ends when dropped.
+/// Writes an object, up to its drop.
 pub struct Object<'a> {
     out: &'a mut String,
     empty: bool,
 }
 
-/// An array being written; ends when dropped.
+/// Writes an array, up to its drop.
 pub struct Array<'a> {
     out: &'a mut String,
     empty: bool,
@@ -36,7 +35,7 @@ impl<'a> Object<'a> {
         self
     }
 
-    /// A number. Readers that keep numbers as doubles are exact up to 2^53.
+    /// A number. Readers that use doubles are exact up to 2^53.
     pub fn number(&mut self, name: &str, value: impl Into<u64>) -> &mut Self {
         let digits = value.into().to_string();
         self.name(name).push_str(&digits);
@@ -143,8 +142,7 @@ fn quote(out: &mut String, text: &str) {
             '"' | '\\' => out.extend(['\\', c]),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
-            // Other control characters must be escaped; DEL and C1 need not be, but a terminal
-            // that shows the file would act on them.
+            // RFC 8259 requires this of C0. A terminal would also act on DEL and C1.
             '\0'..' ' | '\x7f'..='\u{9f}' => {
                 let code = c as usize;
                 let digit = |shift: u32| HEX.get((code >> shift) & 15).copied().unwrap_or('0');

@@ -1,5 +1,5 @@
-//! Text that comes from outside: the kernel command line in words, as the kernel splits it (next_arg in
-//! lib/cmdline.c), lists in these, and names for a message.
+//! Text from outside: the words of the kernel command line, split as in next_arg() of lib/cmdline.c, lists in
+//! them, and names in messages.
 
 use crate::error::is_unprintable;
 
@@ -9,7 +9,7 @@ pub struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// The words of `text` up to `--`, which ends what is meant for the kernel.
+    /// The words of `text` up to `--`, which ends the kernel's words.
     pub fn new(text: &'a str) -> Self {
         Self { rest: text }
     }
@@ -19,8 +19,8 @@ impl<'a> Iterator for Words<'a> {
     type Item = (&'a str, Option<&'a str>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // The kernel's isspace knows Latin-1: the no-break space counts, as 0xa0. That byte stands
-        // inside UTF-8 characters too, so only ASCII counts here.
+        // The kernel's isspace() is for Latin-1, with 0xa0, the no-break space. That byte is also part of
+        // UTF-8 characters, so only ASCII white space separates here.
         let space = |c: char| c.is_ascii_whitespace() || c == '\x0b';
         let text = self.rest.trim_start_matches(space);
         let mut quoted = false;
@@ -34,7 +34,7 @@ impl<'a> Iterator for Words<'a> {
             self.rest = "";
             return None;
         }
-        // A quote before the name spans the whole word; one after the equals sign, the value.
+        // A quote before the name encloses the whole word; one after the equals sign encloses the value.
         let unquoted = match word.strip_prefix('"') {
             Some(word) => word.strip_suffix('"').unwrap_or(word),
             None => word,
@@ -49,7 +49,7 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
-/// What is in a list that is separated by commas.
+/// The items of a comma-separated list, without empty ones.
 pub fn items(list: &str) -> Vec<String> {
     list.split(',')
         .filter(|item| !item.is_empty())
@@ -57,8 +57,8 @@ pub fn items(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// A name as text: what a terminal would act on or not show, what is not UTF-8, and the backslash are
-/// escaped.
+/// A name for a message. Escapes characters that a terminal acts on or does not show, bytes that are not
+/// UTF-8, and the backslash.
 pub fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {

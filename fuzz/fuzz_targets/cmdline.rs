@@ -1,4 +1,4 @@
-//! The kernel command line: any text becomes options, and the problems with it sentences.
+//! The kernel command line: any text becomes options and messages about invalid words.
 #![no_main]
 
 use layerinit::plan::cmdline::Options;

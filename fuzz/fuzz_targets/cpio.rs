@@ -1,4 +1,4 @@
-//! The cpio decoder: members in order, bodies inside of their bounds, headers that encode back.
+//! The cpio decoder: members in order, bodies within bounds, headers that encode to the same bytes.
 #![no_main]
 
 use std::io::{BufReader, Read};
@@ -7,7 +7,7 @@ use layerinit::bytes::{Reader, Skip};
 use layerinit::format::cpio::{Archive, HEADER_LEN, Next, PATH_MAX};
 use libfuzzer_sys::fuzz_target;
 
-/// What there is to know of an archive. Bodies are read, or left out where `skip` says so.
+/// The members of an archive. Reads bodies, or skips them.
 fn members(
     input: impl Skip,
     data: &[u8],

@@ -1,4 +1,4 @@
-//! The end of a gzip stream, and its bytes.
+//! The gzip decoder: the bytes of a stream, and where it ends.
 #![no_main]
 
 use layerinit::format::compress::Codec;

@@ -1,7 +1,7 @@
-//! What stands before or around an initrd: the section table of a PE file, U-Boot's header.
+//! Containers of an initrd: the section table of a PE file, the header of U-Boot.
 #![no_main]
 
-use layerinit::tool::{pe, uimage};
+use layerinit::tool::image::{pe, uimage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

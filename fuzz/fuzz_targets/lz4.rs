@@ -1,4 +1,4 @@
-//! The end of a lz4 stream, and its bytes.
+//! The lz4 decoder: the bytes of a stream, and where it ends.
 #![no_main]
 
 use layerinit::format::compress::Codec;

@@ -1,4 +1,4 @@
-//! The proof that the real init can be executed, as far as it reads the file: ELF or `#!`.
+//! Programs: ELF files and `#!` scripts.
 #![no_main]
 
 use layerinit::format::elf::{Machines, interpreter};

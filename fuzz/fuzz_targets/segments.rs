@@ -1,5 +1,5 @@
-//! The walk over a whole initrd, all codecs on: segments without gaps, and archives that can be
-//! opened again and hold what the walk said.
+//! The walk over an initrd with all codecs: segments without gaps, and archives that can be opened again and
+//! have as many members as the walk counted.
 #![no_main]
 
 use layerinit::format::cpio::Next;

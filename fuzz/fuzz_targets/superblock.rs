@@ -1,4 +1,4 @@
-//! An EROFS superblock, at the front and behind bytes that are not its own.
+//! An EROFS superblock, at the start and after other bytes.
 #![no_main]
 
 use layerinit::format::erofs::Superblock;

@@ -120,9 +120,9 @@ fn layer_files() -> Result<Vec<PathBuf>> {
 }
 
 /// Frees the memory of `/initrd.image` that no layer needs: all of it where the initrd is in sysfs too, else
-/// everything outside `images`, which are mounted. Returns the number of bytes freed, or `None` if that takes longer than
-/// the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a file; on a
-/// ramfs the file is freed with the old root.
+/// everything outside `images`, which are mounted. Returns the number of bytes freed, or `None` if that takes
+/// longer than the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a
+/// file; on a ramfs the file is freed with the old root.
 pub fn release_image(plan: &Plan, images: &[&Layer]) -> Option<u64> {
     if matches!(plan.root, Root::Initramfs | Root::Assembled) {
         return Some(0);

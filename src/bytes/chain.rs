@@ -1,20 +1,20 @@
-//! Several sources as one.
+//! Several sources in one.
 
 use std::io;
 
 use super::ReadAt;
 
-/// Several sources one after the other, as if they were one, with zeros where one of them ends before the next
-/// starts: what a boot loader makes of several files.
+/// Several sources in a row as one source, with zeros in the gaps: the initrd that a boot loader makes of
+/// several files.
 #[derive(Default)]
 pub struct Chain {
-    /// In order, each with its start.
+    /// In order, each with its start offset.
     parts: Vec<(u64, Box<dyn ReadAt>)>,
     size: u64,
 }
 
 impl Chain {
-    /// Puts a source behind the others, at the next multiple of `align` bytes: where that is.
+    /// Appends a source at the next multiple of `align` bytes, and returns that offset.
     pub fn push(&mut self, part: Box<dyn ReadAt>, align: u64) -> u64 {
         let start = self.size.checked_next_multiple_of(align.max(1));
         let start = start.unwrap_or(u64::MAX);
@@ -23,7 +23,7 @@ impl Chain {
         start
     }
 
-    /// What is at `offset`: a part and the offset in that, or zeros, and where these end.
+    /// The part at `offset` and the offset in it, or `None` in a gap; and where the gap ends.
     fn at(&self, offset: u64) -> (Option<(&dyn ReadAt, u64)>, u64) {
         let next = self.parts.partition_point(|(start, _)| *start <= offset);
         let part = next.checked_sub(1).and_then(|index| self.parts.get(index));

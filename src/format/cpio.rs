@@ -1,8 +1,7 @@
 //! The newc cpio format, read and written.
 //!
-//! Source: Documentation/driver-api/early-userspace/buffer-format.rst, and where that is silent
-//! the unpacker itself, init/initramfs.c: an archive may lack its trailer, and any number of zero
-//! bytes may stand between members.
+//! Sources: Documentation/driver-api/early-userspace/buffer-format.rst, and init/initramfs.c: an archive may
+//! lack its trailer, and any number of zero bytes may separate members.
 
 use std::io::{self, Read};
 
@@ -12,16 +11,16 @@ use crate::error::{Error, Result};
 /// The name of the member that ends an archive.
 pub const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// The name, in a directory of a layer, of the file that hides all that lower layers have there: what
-/// an OCI image has in place of overlayfs's attribute, which newc cannot store
-/// (<https://github.com/opencontainers/image-spec/blob/main/layer.md>, "Opaque Whiteout").
+/// The name of the file that makes its directory opaque: OCI images have it in place of overlayfs's
+/// attribute, which newc cannot store (<https://github.com/opencontainers/image-spec/blob/main/layer.md>,
+/// "Opaque Whiteout").
 pub const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Length in bytes of an encoded [`Header`].
 pub const HEADER_LEN: usize = 110;
 
-/// The longest name, NUL included, that the kernel's unpacker takes; it passes over members with
-/// longer ones, and over symbolic links with longer targets.
+/// The longest name, with its NUL, that the kernel's unpacker accepts. It skips members with longer names,
+/// and symbolic links with longer targets.
 pub const PATH_MAX: u32 = 4096;
 
 /// A member's header: the kernel's field names, each field 8 hexadecimal digits in the archive.
@@ -128,8 +127,8 @@ impl Header {
         self.mode & libc::S_IFMT
     }
 
-    /// Whether the kernel's unpacker looks at the name at all (do_header in init/initramfs.c): no
-    /// name of length 0 or over [`PATH_MAX`], no target over that, a body only in files and links.
+    /// Whether the kernel's unpacker creates this member (do_header() in init/initramfs.c). It skips names of
+    /// length 0 and names and targets over [`PATH_MAX`]; only files and links may have a body.
     pub fn counts(&self) -> bool {
         match self.file_type() {
             _ if self.namesize == 0 || self.namesize > PATH_MAX => false,
@@ -139,12 +138,12 @@ impl Header {
         }
     }
 
-    /// Zero bytes after the name, so that the body starts 4-byte aligned.
+    /// Zero bytes between the name and the body, which is 4-byte aligned.
     pub fn name_padding(&self) -> u64 {
         padding(HEADER_LEN as u64 + u64::from(self.namesize))
     }
 
-    /// Zero bytes after the body, so that the next header starts 4-byte aligned.
+    /// Zero bytes between the body and the next header, which is 4-byte aligned.
     pub fn body_padding(&self) -> u64 {
         padding(u64::from(self.filesize))
     }
@@ -155,7 +154,7 @@ pub fn padding(length: u64) -> u64 {
     length.wrapping_neg() & 3
 }
 
-/// Adds bytes to the sum that `070702` has: 32 bits that wrap.
+/// Adds bytes to a 32-bit sum that wraps, as in `070702` headers and in a bootconfig.
 pub fn sum(sum: u32, bytes: &[u8]) -> u32 {
     bytes
         .iter()
@@ -171,19 +170,19 @@ pub struct Member {
     pub body: u64,
     /// The header.
     pub header: Header,
-    /// The name up to its NUL, if there is one; `.` where that is nothing, for so the kernel takes it. Empty where
-    /// it was not read because of its length (0, or more than [`PATH_MAX`]).
+    /// The name up to its NUL, if there is one; `.` for an empty one, as in the kernel. Empty if its length
+    /// is 0 or more than [`PATH_MAX`]: it is not read then.
     pub name: Vec<u8>,
 }
 
 impl Member {
     /// The name without leading slashes and `./`, without empty and `.` components; `.` itself
-    /// becomes empty. `..` stays: the unpacker deals with it.
+    /// becomes empty. `..` stays for the unpacker.
     pub fn path(&self) -> Vec<u8> {
         normalized(&self.name)
     }
 
-    /// Whether the kernel's unpacker makes anything of this member: see [`Header::counts`].
+    /// Whether the kernel's unpacker creates this member: [`Header::counts`].
     pub fn counts(&self) -> bool {
         self.header.counts()
     }
@@ -210,8 +209,8 @@ pub enum Next {
     Member(Member),
     /// `TRAILER!!!`. Another archive may follow at once, or after zero bytes.
     Trailer,
-    /// The bytes end, or something other than a header follows, or a header that does not start at a
-    /// multiple of 4. The input stands at the first byte that is not zero.
+    /// The input ends, or what follows is no header or does not start at a multiple of 4. The position of the
+    /// input is the first byte that is not zero.
     End,
 }
 
@@ -237,19 +236,19 @@ impl<I: Skip> Archive<I> {
         }
     }
 
-    /// Bytes from the start of the archive to the next one to be read.
+    /// The offset of the next byte, from the start of the archive.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Where the first member or trailer starts whose name has no NUL, in bytes from the start of the
-    /// archive: GRUB before 2.12 leaves it out of what `newc:` makes (grub-core/loader/linux.c). The
-    /// kernel's unpacker stops there; the name is all of the field.
+    /// The offset of the first member or trailer whose name has no NUL: GRUB before 2.12 writes such names
+    /// for `newc:` (grub-core/loader/linux.c). The kernel's unpacker stops there; here the name is the whole
+    /// field.
     pub fn unterminated(&self) -> Option<u64> {
         self.unterminated
     }
 
-    /// Passes over what is left of the body, and reads the next header and name.
+    /// Skips the rest of the body, and reads the next header and name.
     pub fn next_member(&mut self) -> Result<Next> {
         let start = self.position;
         self.finish_body()
@@ -261,7 +260,7 @@ impl<I: Skip> Archive<I> {
             return Ok(Next::End);
         }
         let offset = self.position;
-        // The kernel's unpacker stops here ("broken padding"); it can be the start of another archive.
+        // The kernel's unpacker stops here ("broken padding"). Another archive may start here.
         if !offset.is_multiple_of(4) {
             return Ok(Next::End);
         }
@@ -326,7 +325,7 @@ impl<I: Skip> Archive<I> {
     fn finish_body(&mut self) -> io::Result<()> {
         let body = std::mem::take(&mut self.body_left);
         self.pass(body)?;
-        // The last body of a stream may go without its padding, or with some of it.
+        // The last body of a stream may lack some or all of its padding.
         let mut padding = std::mem::take(&mut self.padding);
         while padding > 0 {
             let have = self.input.fill_buf()?.len() as u64;

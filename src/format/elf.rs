@@ -169,6 +169,15 @@ impl Ident {
     }
 }
 
+/// Whether a file starts as a big-endian ELF file.
+pub fn is_big_endian(file: &dyn ReadAt) -> bool {
+    const ELFDATA2MSB: u8 = 2;
+    let mut head = [0; EI_DATA + 1];
+    file.read_exact_at(&mut head, 0).is_ok()
+        && head.starts_with(ELFMAG)
+        && head.ends_with(&[ELFDATA2MSB])
+}
+
 /// The path of the program that the kernel starts to run this one: the first word after `#!`, or the
 /// PT_INTERP segment of an ELF file. `None`: the kernel starts the program itself, or the file is big
 /// endian, which is not read further.
@@ -436,6 +445,8 @@ mod tests {
         };
         assert_eq!(Ident::decode(head), Some(s390));
         assert_eq!(Ident::decode(&head[..19]), None);
+        assert!(is_big_endian(&&head[..6]) && !is_big_endian(&&head[..5]));
+        assert!(!is_big_endian(&elf(62, 3, b"").as_slice()));
         let x86_64 = Ident {
             is_64_bit: true,
             big_endian: false,

@@ -4,25 +4,26 @@ use std::io;
 
 use super::{Kind, Segment};
 use crate::bytes::{Cursor, ReadAt};
+use crate::format::cpio;
 
 const MAGIC: &[u8] = b"#BOOTCONFIG\n";
 
 /// The longest text (XBC_DATA_MAX in include/linux/bootconfig.h).
 const DATA_MAX: u32 = 32767;
 
-/// The longest trailer: text, size, checksum, magic word, and what GRUB pads.
+/// The longest trailer: text, size, checksum, magic number, and padding by GRUB.
 pub(super) const LENGTH_MAX: u64 = DATA_MAX as u64 + 8 + MAGIC.len() as u64 + 3;
 
-/// What ends with the magic word.
+/// What the magic number ends.
 pub(super) enum Trailer {
-    /// The kernel takes it off the initrd.
+    /// The kernel removes it from the initrd.
     Intact(Segment),
-    /// The kernel leaves it where it is. Where it starts is not known: its size may be what is wrong.
+    /// The kernel ignores it. Its start is unknown, because its size may be wrong.
     Damaged,
 }
 
-/// Finds a bootconfig trailer: its text, size and checksum (both little endian), and a magic word
-/// at the very end, or up to 3 bytes before it (get_boot_config_from_initrd in init/main.c).
+/// Finds a bootconfig trailer: text, size and checksum (both little endian), and a magic number at the very
+/// end or up to 3 bytes before it (get_boot_config_from_initrd() in init/main.c).
 pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Trailer>> {
     let size = image.size();
     for padding in 0..4 {
@@ -44,10 +45,7 @@ pub(super) fn find(image: &dyn ReadAt) -> io::Result<Option<Trailer>> {
         };
         let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
         image.read_exact_at(&mut text, offset)?;
-        let sum = text
-            .iter()
-            .fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()));
-        return Ok(Some(match sum == stored {
+        return Ok(Some(match cpio::sum(0, &text) == stored {
             true => Trailer::Intact(Segment {
                 offset,
                 length: size.saturating_sub(offset),

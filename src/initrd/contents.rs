@@ -1,4 +1,4 @@
-//! What the members of an archive add up to.
+//! The summary of an archive, member by member.
 
 use std::io;
 
@@ -8,18 +8,18 @@ use crate::bytes::Skip;
 use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Member};
 
-/// Adds up an archive's members.
+/// Summarises the members of an archive.
 pub(super) struct Contents {
     cpio: Cpio,
-    /// Whether there was anything but directories.
+    /// Whether there is anything but directories.
     files: bool,
-    /// Members with a wrong sum that did not stop the kernel, so far.
+    /// Members with a wrong sum so far that may not have stopped the kernel.
     doubts: u32,
 }
 
 impl Contents {
-    /// Nothing yet, of an archive compressed with `codec` that the kernel unpacked or not, and why not
-    /// where it got to it.
+    /// An empty summary of an archive compressed with `codec`. `by_kernel` and `refused` are those of
+    /// [`Cpio`].
     pub fn new(codec: Option<Codec>, by_kernel: bool, refused: Option<&'static str>) -> Self {
         Self {
             cpio: Cpio {
@@ -66,8 +66,8 @@ impl Contents {
         cpio.only_extra &= under(&path, b".extra") || above(b".extra");
     }
 
-    /// Whether the kernel would find the body of this member, which is next in the archive, to have
-    /// another sum than its header says.
+    /// Whether the kernel would compute another sum of this member's body, which is next in the archive,
+    /// than the header has.
     pub fn is_wrong<I: Skip>(&self, member: &Member, archive: &mut Archive<I>) -> io::Result<bool> {
         if !self.cpio.by_kernel || !member.counts() || self.cpio.stopped_at().is_some() {
             return Ok(false);
@@ -79,20 +79,20 @@ impl Contents {
         }
     }
 
-    /// Counts members with a wrong sum that the kernel may have passed over.
+    /// Counts a member with a wrong sum that the kernel may have skipped; true after too many.
     pub fn too_many_doubts(&mut self) -> bool {
         const DOUBTS_MAX: u32 = 8;
         self.doubts = self.doubts.saturating_add(1);
         self.doubts > DOUBTS_MAX
     }
 
-    /// The kernel stops at this member.
+    /// Records that the kernel stops at this member.
     pub fn stop(&mut self, member: &Member) {
         self.cpio.bad_sum = Some(member.offset);
     }
 
-    /// The kernel stops at the first name without NUL, if that is in an archive that it unpacks, and it has
-    /// not stopped before.
+    /// Records that the kernel stops at the first name without NUL, if it unpacks the archive and has not
+    /// stopped before.
     pub fn stop_at_name(&mut self, unterminated: Option<u64>) {
         if self.cpio.by_kernel && self.cpio.stopped_at().is_none() {
             self.cpio.bad_name = unterminated;
@@ -109,7 +109,7 @@ impl Contents {
     }
 }
 
-/// Whether `path` is `place` or lies below it.
+/// Whether `path` is `place` or below it.
 pub(super) fn under(path: &[u8], place: &[u8]) -> bool {
     match path.strip_prefix(place) {
         Some(rest) => rest.first().is_none_or(|byte| *byte == b'/'),

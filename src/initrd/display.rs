@@ -1,4 +1,4 @@
-//! Segments as text, for the log and `layerinit list`.
+//! Segments as text, for the log and for `layerinit list`.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ impl fmt::Display for Segment {
 }
 
 impl Segment {
-    /// Why the kernel did not take all of this as it was meant, for a message: a bootconfig, or an archive
-    /// in which, or in front of which, its unpacker stopped. What it did not get to is not in the rootfs:
-    /// kernel modules of the loader, files of /layers.
+    /// Why the kernel ignored a bootconfig, or stopped unpacking in or before this archive, for a message.
+    /// Files that it did not unpack are missing in the rootfs: kernel modules of the loader, files of
+    /// /layers.
     pub fn stopped(&self) -> Option<String> {
         let cpio = match &self.kind {
             Kind::Cpio(cpio) => cpio,

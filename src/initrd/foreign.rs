@@ -1,12 +1,12 @@
-//! What is appended and is neither cpio nor EROFS, by name, for a message.
+//! Names data that is neither cpio nor EROFS, for a message.
 
 use crate::bytes::{Part, ReadAt};
 use crate::format::superblock::partition::{self, Scheme};
 use crate::format::superblock::volumes;
 
-/// What is recognised: where it begins, in bytes from the start of the image, and a clause about it.
-/// `from` is where the last segment ends, `start` the first byte from there that is not zero: what is
-/// looked for may begin with zeros. An error of reading is one of the walk, which has just read this.
+/// The offset of what is recognised, and a clause about it. `from` is the end of the last segment, `start`
+/// the first byte after it that is not zero; the data may begin with zeros. Read errors count as not
+/// recognised: the walk has read these bytes before.
 pub(super) fn name(image: &dyn ReadAt, from: u64, start: u64) -> Option<(u64, String)> {
     let places = places(from, start);
     places.into_iter().find_map(|place| {
@@ -21,11 +21,11 @@ pub(super) fn name(image: &dyn ReadAt, from: u64, start: u64) -> Option<(u64, St
     })
 }
 
-/// Where something can begin whose first byte that is not zero is at `start`.
+/// The possible offsets of something whose first byte that is not zero is at `start`.
 fn places(from: u64, start: u64) -> Vec<u64> {
-    /// How many zeros superblocks and tables have in front of them: of GPT, ext4, ISO 9660, btrfs.
+    /// The number of zeros before the superblock or table of GPT, ext4, ISO 9660, btrfs.
     const ZEROS: [u64; 4] = [446, 1024, 32768, 65536];
-    /// What it may be aligned to.
+    /// Possible alignments.
     const ALIGN: [u64; 4] = [1, 4, 512, 4096];
     // The first bytes of a superblock may be zero as well.
     let by_zeros = ZEROS.map(|zeros| Some(start.checked_sub(zeros)? & !3));
@@ -51,7 +51,7 @@ fn disk(part: &dyn ReadAt) -> Option<String> {
         Scheme::Mbr => "MBR",
     };
     Some(format!(
-        "the image of a disk with partitions ({kind}), of which none is looked into"
+        "the image of a disk with partitions ({kind}), which are not searched"
     ))
 }
 

@@ -1,9 +1,9 @@
-//! Bytes to segments: what an initrd is made of.
+//! The segments of an initrd.
 //!
-//! The walk goes from segment to segment and never searches data for a magic number: an EROFS
-//! image stored inside a cpio member must not be found. It sees what the kernel's unpacker sees
-//! (unpack_to_rootfs in init/initramfs.c) and goes on where that stops, at the first byte that is
-//! neither cpio nor zero. Pure: bytes come through [`ReadAt`], nothing is changed.
+//! The walk goes from segment to segment. It never searches data for a magic number, because a cpio member
+//! may hold an EROFS image. It follows the kernel's unpacker (unpack_to_rootfs() in init/initramfs.c) and
+//! goes on where that stops, at the first byte that is neither cpio nor zero. Pure: bytes come through
+//! [`ReadAt`].
 
 mod bootconfig;
 pub mod member;
@@ -30,7 +30,7 @@ use walk::Walker;
 pub struct Segment {
     /// Where it starts, in bytes from the start of the initrd.
     pub offset: u64,
-    /// Its length in bytes, as it lies there.
+    /// Its length in bytes, compressed if it is.
     pub length: u64,
     /// What it is.
     pub kind: Kind,
@@ -47,27 +47,26 @@ pub enum Kind {
     Erofs(Superblock),
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
     Bootconfig {
-        /// Whether its size and checksum fit; the kernel ignores it otherwise.
+        /// Whether size and checksum are correct; the kernel ignores it otherwise.
         intact: bool,
     },
 }
 
-/// What the members of an archive add up to.
+/// A summary of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpio {
     /// How it is compressed.
     pub codec: Option<Codec>,
-    /// Members, the trailer not counted.
+    /// The number of members, without the trailer.
     pub members: u64,
-    /// Memory that the content of its files takes when unpacked: bytes in whole pages.
+    /// Memory for the content of its files when unpacked, in bytes; a multiple of the page size.
     pub unpacked: u64,
-    /// Whether the kernel's unpacker got this far, and could decompress it.
+    /// Whether the kernel's unpacker reached it and can decompress it.
     pub by_kernel: bool,
-    /// Why it could not unpack it, where it got this far.
+    /// Why the kernel's unpacker reached it and cannot unpack it.
     pub refused: Option<&'static str>,
-    /// Where the kernel's unpacker stopped in here: the member, in bytes from the start of the plain
-    /// archive, whose bytes do not have the sum that its 070702 header says. Only looked for where
-    /// that unpacker got to.
+    /// Where the kernel's unpacker stopped: the offset in the plain archive of a member whose bytes do not
+    /// match the sum in its 070702 header. Only computed where the unpacker got to.
     pub bad_sum: Option<u64>,
     /// The same, for the member whose name has no NUL ([`Archive::unterminated`]).
     pub bad_name: Option<u64>,
@@ -75,26 +74,25 @@ pub struct Cpio {
     pub holds_init: bool,
     /// Whether it has a member for its root directory (`.` or `/`).
     pub has_root: bool,
-    /// Whether all of it is for the kernel itself, before any unpacking: CPU microcode
+    /// Whether the kernel uses all of it before it unpacks anything: CPU microcode
     /// (Documentation/arch/x86/microcode.rst) or ACPI tables.
     pub only_early: bool,
-    /// Whether all of it lies in `/layers`.
+    /// Whether all of it is in `/layers`.
     pub only_layer_files: bool,
-    /// Whether all of it lies in `/.extra`: systemd-stub has added it (systemd-stub(7)).
+    /// Whether all of it is in `/.extra`, from systemd-stub(7).
     pub only_extra: bool,
 }
 
 impl Cpio {
-    /// The member at which the kernel's unpacker stopped in here, in bytes from the start of the plain
-    /// archive.
+    /// The offset, in the plain archive, of the member at which the kernel's unpacker stopped.
     pub fn stopped_at(&self) -> Option<u64> {
         self.bad_sum.or(self.bad_name)
     }
 
-    /// Memory that it takes when unpacked into a tmpfs, in bytes: inodes and names are the kernel's, and
-    /// in no tmpfs's size. There are more of both if that is done through an overlay, as for a layer.
+    /// Memory that it takes when unpacked into a tmpfs, in bytes, with inodes and names, which do not count
+    /// for the size of the tmpfs. A layer is unpacked through an overlay, which takes more.
     pub fn memory(&self, overlay: bool) -> u64 {
-        /// struct shmem_inode_info, a dentry, the entry in its directory, what a security module adds.
+        /// struct shmem_inode_info, a dentry, the directory entry, the blob of a security module.
         const FILE: u64 = 1280;
         /// struct ovl_inode, and one more dentry.
         const OVERLAY: u64 = 768;
@@ -104,23 +102,23 @@ impl Cpio {
     }
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// In order, without gaps, from offset 0.
     pub segments: Vec<Segment>,
-    /// Why the walk ended before the end, where it did. The segments before still count.
+    /// Why the walk stopped before the end, if it did. The segments before that are valid.
     pub trouble: Option<Error>,
 }
 
 impl Walk {
-    /// Whether an archive holds the file that the kernel starts, be it one that the kernel unpacks or not.
+    /// Whether an archive holds the file that the kernel starts, even one that the kernel does not unpack.
     pub fn holds_init(&self) -> bool {
         let mut segments = self.segments.iter();
         segments.any(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.holds_init))
     }
 
-    /// Whether the kernel's unpacker came through all of it.
+    /// Whether the kernel unpacked all of it.
     pub fn is_unpacked_whole(&self) -> bool {
         let taken = |segment: &Segment| match &segment.kind {
             Kind::Cpio(cpio) => cpio.by_kernel && cpio.stopped_at().is_none(),
@@ -131,14 +129,13 @@ impl Walk {
     }
 }
 
-/// Walks `image` from its start to its end. `rdinit` is the path of the file that the kernel
-/// starts, `/init` unless the command line says otherwise.
+/// Walks `image` from start to end. `rdinit` is the path of the file that the kernel starts: `rdinit=` of the
+/// command line, or `/init`.
 pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
     Walker::new(image, rdinit).walk()
 }
 
-/// Walks a file of /layers. What stands behind an EROFS image there (a hash tree of dm-verity, a
-/// signature) is somebody else's, and no trouble.
+/// Walks a file of /layers. Data after an EROFS image (a dm-verity hash tree, a signature) is ignored.
 pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
     let mut walk = walk(image, b"");
     let first = walk.segments.first();
@@ -149,7 +146,7 @@ pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
     walk
 }
 
-/// The members of one cpio segment, wherever it lies and however it is compressed.
+/// Opens the archive of a cpio segment.
 pub fn open_archive<'a>(
     image: &'a dyn ReadAt,
     offset: u64,

@@ -1,4 +1,4 @@
-//! Where the kernel's unpacker stops at a wrong sum: not if it never opened the file.
+//! Whether the kernel's unpacker stops at a wrong sum. It does not if it could not create the file.
 
 use std::io;
 
@@ -8,25 +8,25 @@ use crate::bytes::{Part, ReadAt, Skip};
 use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Member, Next};
 
-/// The archive that is being walked.
+/// The archive that is walked.
 pub(super) struct Place<'a> {
     pub image: &'a dyn ReadAt,
-    /// What has been walked.
+    /// The segments before it.
     pub before: &'a [Segment],
-    /// Where it starts.
+    /// Its offset.
     pub start: u64,
     pub codec: Option<Codec>,
 }
 
-/// Looks whether the kernel stops at this member, whose body is next in the archive: nothing else in
-/// the walk reads bodies.
+/// Checks whether the kernel stops at this member, whose body is next in the archive. Only this part of the
+/// walk reads bodies.
 pub(super) fn look<I: Skip>(
     member: &Member,
     archive: &mut Archive<I>,
     place: &Place,
     contents: &mut Contents,
 ) -> io::Result<()> {
-    // Each look at names goes through all archives again: a bound for an image made of such members.
+    // `is_made` walks all archives again, so hostile images get a limit.
     if contents.is_wrong(member, archive)?
         && (contents.too_many_doubts() || is_made(place, member)?)
     {
@@ -35,8 +35,8 @@ pub(super) fn look<I: Skip>(
     Ok(())
 }
 
-/// Whether the kernel can have opened the file of this member, as far as names tell: whether something
-/// before it has made the directory that it is in.
+/// Whether the kernel can have created the file of this member: whether an earlier member makes its
+/// directory.
 fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
     let Place {
         image,
@@ -49,7 +49,7 @@ fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
         return Ok(true);
     };
     let parent = path.get(..slash).unwrap_or_default();
-    // What every kernel has built in (usr/default_cpio_list). `..` is beyond what is looked at here.
+    // Every kernel has these built in (usr/default_cpio_list). `..` is not resolved here.
     let climbs = parent.split(|byte| *byte == b'/').any(|name| name == b"..");
     if climbs || parent == b"dev" || parent == b"root" {
         return Ok(true);
@@ -72,7 +72,8 @@ fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
     makes(image, start, length, codec, parent, member.offset)
 }
 
-/// Whether a member before `end` is this directory, or a link on the way to it, which may lead to one.
+/// Whether a member before `end` is this directory, or a symbolic link on the path to it, which may lead
+/// there.
 fn makes(
     image: &dyn ReadAt,
     offset: u64,
@@ -84,7 +85,7 @@ fn makes(
     let part = Part::new(image, 0, image.size());
     let mut archive = open_archive(&part, offset, length, codec)?;
     loop {
-        // It has been read before.
+        // The walk reports it.
         let Ok(next) = archive.next_member() else {
             return Ok(false);
         };
@@ -99,7 +100,7 @@ fn makes(
                     _ => {}
                 }
             }
-            // A plain archive ends here; what follows in a compressed one belongs to it.
+            // A plain archive ends here. A compressed one goes on.
             Next::Trailer if codec.is_none() => return Ok(false),
             Next::Trailer => {}
             Next::End => return Ok(false),

@@ -11,26 +11,26 @@ use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
 use crate::format::erofs::{self, SUPER_OFFSET, Superblock};
 
-/// More segments than any real image has; a bound on what a hostile one can make us remember.
+/// More than any real image has: limits the memory that a hostile one takes.
 const MAX_SEGMENTS: usize = 8192;
 
-/// Where a walk is, and what it has found.
+/// The state of a walk.
 pub(super) struct Walker<'a> {
     image: &'a dyn ReadAt,
     rdinit: Vec<u8>,
-    /// Where the next segment starts.
+    /// The offset of the next segment.
     position: u64,
-    /// Where the segments end: at the bootconfig trailer, if there is one.
+    /// The end of the segments: the bootconfig trailer, or the end of the image.
     end: u64,
-    /// What is nothing else is a bootconfig that the kernel does not take.
+    /// Unrecognised data is a bootconfig that the kernel ignores.
     damaged_trailer: bool,
-    /// Whether the kernel's unpacker is still with us.
+    /// Whether the kernel's unpacker has got this far.
     by_kernel: bool,
     segments: Vec<Segment>,
 }
 
 impl<'a> Walker<'a> {
-    /// At the start of `image`, of which the kernel starts `rdinit`.
+    /// A walk from the start of `image`, where the kernel starts `rdinit`.
     pub(super) fn new(image: &'a dyn ReadAt, rdinit: &[u8]) -> Self {
         Self {
             image,
@@ -43,7 +43,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// To the end, or to what is in the way.
+    /// Walks to the end, or to the first fault.
     pub(super) fn walk(mut self) -> Walk {
         let trouble = self.run().err();
         Walk {
@@ -72,7 +72,7 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Finds the next segment, and the padding before it.
+    /// Adds the next segment, and the padding before it.
     fn segment(&mut self) -> Result<()> {
         let start = self.first_nonzero()?;
         if start == self.end {
@@ -91,13 +91,13 @@ impl<'a> Walker<'a> {
         if first.starts_with(b"0707") {
             return self.plain(start);
         }
-        // The superblock, then the 1024 bytes before it that need not be zero: their first byte,
-        // or whichever of them is the first that is not.
+        // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can
+        // hold anything: `erofs_around` tries the others.
         if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
             return Ok(());
         }
         if let Some(codec) = Codec::detect(first) {
-            let refused = codec.refused_by_kernel(first);
+            let refused = codec.kernel_refusal(first);
             return self.compressed(start, codec, refused);
         }
         if self.erofs_around(start)? {
@@ -121,7 +121,7 @@ impl<'a> Walker<'a> {
         Err(self.trouble(start, what))
     }
 
-    /// The offset of the next byte that is not zero, or the end.
+    /// The offset of the next byte other than zero, or the end.
     fn first_nonzero(&self) -> Result<u64> {
         let mut reader = Reader::bounded(self.image, self.position, self.end);
         let skipped = skip_zeros(&mut reader);
@@ -132,8 +132,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Takes an EROFS image that starts at `start`, if one does and it starts behind the last
-    /// segment.
+    /// Adds the EROFS image at `start`, if there is one and it does not overlap the last segment.
     fn erofs_at(&mut self, start: Option<u64>) -> Result<bool> {
         let Some(start) = start.filter(|start| *start >= self.position) else {
             return Ok(false);
@@ -162,8 +161,8 @@ impl<'a> Walker<'a> {
         Ok(true)
     }
 
-    /// Takes an EROFS image in whose first 1024 bytes `start` lies. This is no search through
-    /// data: nothing else can be here.
+    /// Adds an EROFS image that has `start` in its first 1024 bytes. This does not search data: nothing else
+    /// can be here.
     fn erofs_around(&mut self, start: u64) -> Result<bool> {
         let mut reader = Reader::bounded(self.image, start, self.end);
         let mut near = [0; 2 * SUPER_OFFSET as usize];
@@ -178,7 +177,7 @@ impl<'a> Walker<'a> {
         Ok(false)
     }
 
-    /// Why the kernel's unpacker takes no archive from this offset, if it got here: it stops.
+    /// Why the kernel's unpacker stops at an archive at this offset, if it got here.
     fn unaligned(&mut self, start: u64) -> Option<&'static str> {
         if start.is_multiple_of(4) || !self.by_kernel {
             return None;
@@ -206,8 +205,8 @@ impl<'a> Walker<'a> {
         codec: Codec,
         refused: Option<&'static str>,
     ) -> Result<()> {
-        // Behind a plain archive the kernel's unpacker wants what follows the zeros aligned, too
-        // ("broken padding", do_reset in init/initramfs.c).
+        // The kernel's unpacker requires alignment after a plain archive, too ("broken padding", do_reset()
+        // in init/initramfs.c).
         let plain =
             |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_none());
         let unaligned = match self.segments.last().is_some_and(plain) {
@@ -242,8 +241,8 @@ impl<'a> Walker<'a> {
         let end = start.saturating_add(rest.into_inner().consumed());
         self.push(start, Kind::Padding);
         self.archive(end, contents);
-        // Its LZ4 decoder takes the next four bytes for a length, unless they are zero, and fails
-        // with what it has unpacked in place (lib/decompress_unlz4.c).
+        // The kernel's LZ4 decoder reads the next four bytes as a length, unless they are zero, and fails
+        // after it has unpacked the archive (lib/decompress_unlz4.c).
         let mut next = [0; 4];
         if codec == Codec::Lz4 && self.image.read_exact_at(&mut next, end).is_ok() && next != [0; 4]
         {
@@ -252,8 +251,8 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Goes through the members of the archive at `start`. Where it ends, from there: without a trailer
-    /// after its last member, not after the zeros behind. A compressed one goes on after a trailer.
+    /// Reads the members of the archive at `start`, and returns its length: without a trailer up to the last
+    /// member, not up to the zeros after it. A compressed archive goes on after a trailer.
     fn members<I: Skip>(
         &self,
         archive: &mut Archive<I>,
@@ -293,7 +292,7 @@ impl<'a> Walker<'a> {
         self.push(end, Kind::Cpio(cpio));
     }
 
-    /// Ends a segment at `end`; one of no length is no segment.
+    /// Ends a segment at `end`, unless it is empty.
     fn push(&mut self, end: u64, kind: Kind) {
         let length = end.saturating_sub(self.position);
         if length > 0 {
@@ -314,12 +313,12 @@ impl<'a> Walker<'a> {
         Error::with(
             "read at",
             format_args!("{start:#x}"),
-            Cause::Each(vec![error]),
+            Cause::Because(Box::new(error)),
         )
     }
 }
 
-/// A few bytes as hexadecimal and text, for a message.
+/// The first bytes as hexadecimal and text, for a message.
 fn shown(bytes: &[u8]) -> String {
     let bytes = bytes.get(..8).unwrap_or(bytes);
     let mut text = String::new();
@@ -330,7 +329,7 @@ fn shown(bytes: &[u8]) -> String {
     text
 }
 
-/// What people append all the same.
+/// A hint about data that is often appended by mistake.
 fn known(bytes: &[u8]) -> &'static str {
     match bytes {
         [0x04, 0x22, 0x4d, 0x18, ..] => {

@@ -65,8 +65,8 @@ impl Backend {
             #[cfg(feature = "extract")]
             Self::Extract => Properties {
                 name: "extract",
+                help: "writes the files into a tmpfs; needs no EROFS, and no overlayfs if all layers are extracted",
                 mainline: true,
-                help: "the files are written into a tmpfs; needs no EROFS, and no overlayfs where all layers are extracted",
                 options: &[],
                 modules: &[],
             },
@@ -113,7 +113,7 @@ impl Backend {
         }
     }
 
-    /// Whether it needs no EROFS in the kernel.
+    /// Whether it reads the image itself, without EROFS in the kernel.
     pub fn is_extract(self) -> bool {
         match self {
             Self::Memback | Self::File | Self::Loop => false,
@@ -137,12 +137,13 @@ impl Backend {
         }
     }
 
-    /// The one of `backends` that most kernels support, if a configuration tells whether they do. Extraction
-    /// needs nothing of a kernel, and counts only if it is alone.
+    /// The one of `backends` that most kernels support; `None` if they need nothing of the kernel.
     pub fn most_portable(backends: &[Self]) -> Option<Self> {
-        let mainline = || backends.iter().filter(|backend| backend.is_mainline());
-        let in_place = mainline().filter(|backend| !backend.is_extract()).max();
-        in_place.or_else(|| mainline().max()).copied()
+        let mounting = backends
+            .iter()
+            .copied()
+            .filter(|backend| !backend.is_extract());
+        mounting.max_by_key(|backend| (backend.is_mainline(), *backend))
     }
 }
 
@@ -164,5 +165,36 @@ pub fn names() -> String {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_portable_backend_is_in_the_kernel_and_last_in_the_default_order() {
+        let of = |names: &[Backend]| Backend::most_portable(names).map(Backend::name);
+        assert_eq!(of(Backend::ALL), Some("loop"));
+        assert_eq!(of(&[Backend::Loop, Backend::File]), Some("loop"));
+        assert_eq!(of(&[Backend::File, Backend::Memback]), Some("file"));
+        assert_eq!(of(&[Backend::Memback]), Some("memback"));
+        #[cfg(feature = "extract")]
+        assert_eq!(of(&[Backend::Extract]), None);
+    }
+
+    #[test]
+    fn the_command_line_tells_which_backends_probably_work() {
+        let hints = |retain_initrd, rootfs_is_tmpfs| Hints {
+            retain_initrd,
+            rootfs_is_tmpfs,
+        };
+        let file = Place::File("a".into());
+        assert!(Backend::Memback.is_likely(&Place::Initrd, hints(false, true)));
+        assert!(!Backend::Memback.is_likely(&Place::Initrd, hints(true, true)));
+        assert!(!Backend::File.is_likely(&file, hints(false, true)));
+        assert!(Backend::File.is_likely(&file, hints(false, false)));
+        assert!(Backend::File.is_likely(&Place::InitrdImage, hints(false, true)));
+        assert!(Backend::Loop.is_likely(&file, hints(true, true)));
     }
 }

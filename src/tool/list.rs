@@ -1,4 +1,4 @@
-//! What is in an image, as text or as JSON.
+//! `layerinit list`: the segments and files of an image, as text or as JSON.
 
 use std::io::Write;
 
@@ -11,25 +11,29 @@ use crate::format::erofs::{Checksum, Image, Superblock};
 use crate::initrd::{self, Cpio, Kind, Segment, Walk};
 use crate::json::{Array, Object};
 
-/// What is to be listed besides the segments.
+/// What to list, and how.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Detail {
-    /// The files in archives and images.
+pub struct ListOptions {
+    /// List the files in archives and images, too.
     pub files: bool,
-    /// One JSON object rather than lines for people.
+    /// Write one JSON object instead of text.
     pub json: bool,
 }
 
-/// Lists an image. What can be read is listed before what cannot is reported.
-pub fn list(image: &Initrd, detail: Detail, out: &mut dyn Write) -> Result<bool> {
+/// Lists an image. Returns false if a part cannot be listed.
+///
+/// # Errors
+/// A part of the image is neither cpio nor EROFS: the parts before it are listed first. With JSON, the object has the
+/// error instead.
+pub fn list(image: &Initrd, options: ListOptions, out: &mut dyn Write) -> Result<bool> {
     let walk = initrd::walk(image, b"/init");
-    let good = match detail.json {
-        true => json(image, &walk, detail.files, out)?,
-        false => text(image, &walk, detail.files, out)?,
+    let good = match options.json {
+        true => json(image, &walk, options.files, out)?,
+        false => text(image, &walk, options.files, out)?,
     };
     match walk.trouble {
-        // The JSON object says so itself.
-        Some(_) if detail.json => Ok(false),
+        // It is in the JSON object.
+        Some(_) if options.json => Ok(false),
         Some(trouble) => Err(trouble),
         None => Ok(good),
     }
@@ -52,7 +56,7 @@ fn text(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result
     for segment in &walk.segments {
         line(segment.to_string())?;
         if let Kind::Erofs(superblock) = &segment.kind {
-            line(format!("{:>23}{}", "", more(superblock)))?;
+            line(format!("{:>23}{}", "", superblock_details(superblock)))?;
         }
         if files {
             let listed = each_file(image, segment, |file| line(format!("    {file}")));
@@ -65,8 +69,8 @@ fn text(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result
     Ok(good)
 }
 
-/// What a segment's own line does not say of a superblock.
-fn more(superblock: &Superblock) -> String {
+/// The parts of a superblock that the line of its segment does not show.
+fn superblock_details(superblock: &Superblock) -> String {
     let mut text = format!("uuid {}, {} inodes", superblock.uuid(), superblock.inos);
     for (what, names) in [
         ("features", superblock.features()),

@@ -1,10 +1,9 @@
-//! The host tool: spec files and layers to an image, and an image to what can be said of it.
+//! The host tool: builds, lists and checks images, and shows the plan for them.
 //!
-//! Nothing here is linked into `/init`. What both share (the formats, the walk, the plan) is above this
-//! module and is used as it is.
+//! Nothing here is linked into `/init`. The modules above this one are for both.
 
 pub mod kernel_config;
-pub mod nameless;
+pub mod tmpfile;
 
 pub mod image;
 

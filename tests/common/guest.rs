@@ -101,6 +101,45 @@ pub struct Outcome {
     pub status: ExitStatus,
 }
 
+/// A shell as PID 1 that becomes /init. Its busybox goes with it until its last command, and lies outside
+/// of the rootfs. Arguments: the scratch directory, the rootfs' type, a busybox, arguments of /init.
+const START: &str = r#"
+set -e
+# What this test was started with open is not the kernel's doing.
+for fd in $(ls /proc/self/fd); do
+    if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+done
+cd "$1"
+mount --make-rprivate /
+if [ "$2" = overlay ]; then
+    mkdir -p upper work
+    mount -t overlay rootfs -o lowerdir=rootfs,upperdir=upper,workdir=work mnt
+else
+    mount -t "$2" rootfs mnt
+    cp -a rootfs/. mnt
+fi
+mkdir -p mnt/dev mnt/proc mnt/.old
+mount -t tmpfs dev mnt/dev
+for node in null:1:3 loop-control:10:237; do
+    IFS=: read name major minor <<END
+$node
+END
+    mknod mnt/dev/$name c $major $minor
+done
+touch mnt/dev/console mnt/dev/kmsg
+mount --bind console mnt/dev/console
+mount --bind kmsg mnt/dev/kmsg
+mount -t proc proc mnt/proc
+mount --bind cmdline mnt/proc/cmdline
+if [ -e printk ]; then mount --bind printk mnt/proc/sys/kernel/printk; fi
+if [ -e full ]; then mount --bind /dev/full mnt/dev/console; fi
+tool=$3 arguments=$4
+cp "$tool" mnt/busybox-outside
+cd mnt
+pivot_root . .old
+exec /busybox-outside sh -c '/busybox-outside umount -l /.old; /busybox-outside rmdir /.old; /busybox-outside rm /busybox-outside; exec /init '"$arguments"
+"#;
+
 impl Guest {
     /// A rootfs with nothing but /init and an empty /dev; `files` go into it.
     pub fn new(files: &[(&str, &[u8])]) -> Self {
@@ -132,44 +171,6 @@ impl Guest {
             fs::write(path(name), content).unwrap();
         }
         fs::create_dir_all(path("mnt")).unwrap();
-        // A shell as PID 1 that becomes /init; busybox goes with it until its last command, and
-        // stands outside of the rootfs.
-        let script = r#"
-            set -e
-            # What this test was started with open is not the kernel's doing.
-            for fd in $(ls /proc/self/fd); do
-                if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
-            done
-            cd "$1"
-            mount --make-rprivate /
-            if [ "$2" = overlay ]; then
-                mkdir -p upper work
-                mount -t overlay rootfs -o lowerdir=rootfs,upperdir=upper,workdir=work mnt
-            else
-                mount -t "$2" rootfs mnt
-                cp -a rootfs/. mnt
-            fi
-            mkdir -p mnt/dev mnt/proc mnt/.old
-            mount -t tmpfs dev mnt/dev
-            for node in null:1:3 loop-control:10:237; do
-                IFS=: read name major minor <<END
-$node
-END
-                mknod mnt/dev/$name c $major $minor
-            done
-            touch mnt/dev/console mnt/dev/kmsg
-            mount --bind console mnt/dev/console
-            mount --bind kmsg mnt/dev/kmsg
-            mount -t proc proc mnt/proc
-            mount --bind cmdline mnt/proc/cmdline
-            if [ -e printk ]; then mount --bind printk mnt/proc/sys/kernel/printk; fi
-            if [ -e full ]; then mount --bind /dev/full mnt/dev/console; fi
-            tool=$3 arguments=$4
-            cp "$tool" mnt/busybox-outside
-            cd mnt
-            pivot_root . .old
-            exec /busybox-outside sh -c '/busybox-outside umount -l /.old; /busybox-outside rmdir /.old; /busybox-outside rm /busybox-outside; exec /init '"$arguments"
-        "#;
         // Signals as the kernel starts PID 1 with, whoever runs the tests; but for one, to be recognised.
         let mut command = Command::new("env");
         command
@@ -183,7 +184,7 @@ END
                 "--kill-child",
                 "bash",
                 "-c",
-                script,
+                START,
                 "bash",
             ])
             .arg(&self.scratch.0)

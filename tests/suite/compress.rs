@@ -405,7 +405,7 @@ fn refused_formats_are_refused_by_name() {
     for (codec, command) in [(Codec::Bzip2, "bzip2"), (Codec::Lzma, "lzma")] {
         assert_eq!(Codec::detect(&made_by(command, HELLO)), Some(codec));
     }
-    for codec in Codec::ALL {
+    for &codec in Codec::ALL {
         assert_eq!(codec.to_string(), codec.name());
         match Decoder::new(codec, io::empty()) {
             Ok(_) => assert!(codec.supported(), "{codec}"),
@@ -458,7 +458,7 @@ fn a_stream_cut_off_anywhere_is_an_error_that_says_so() {
             let text = message(result);
             assert!(text.starts_with(codec.name()), "{len} bytes: {text}");
             assert!(
-                text.contains("cut off"),
+                text.contains("truncated"),
                 "{len} of {} bytes: {text}",
                 stream.len()
             );
@@ -614,7 +614,7 @@ fn an_error_of_the_input_comes_through_as_it_is() {
 
 #[test]
 fn what_the_kernels_decoders_do_not_take_is_known_by_the_first_bytes() {
-    let refused = |codec: Codec, stream: &[u8]| codec.refused_by_kernel(&stream[..8]).is_some();
+    let refused = |codec: Codec, stream: &[u8]| codec.kernel_refusal(&stream[..8]).is_some();
     for (codec, command, expected) in [
         (Codec::Gzip, "gzip", false),
         (Codec::Zstd, "zstd -q", false),
@@ -689,7 +689,7 @@ fn a_declared_window_is_not_allocated_before_there_is_data_for_it() {
     ];
     for (codec, stream) in streams {
         let (peak, text) = peak_of(|| message(decode(codec, stream)));
-        assert!(text.contains("cut off"), "{text}");
+        assert!(text.contains("truncated"), "{text}");
         assert!(
             peak < 1 << 20,
             "{codec}: {peak} bytes of heap for a few of data"

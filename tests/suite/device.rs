@@ -15,7 +15,7 @@ use layerinit::device::{
     self, DEFAULT_WAIT, Device, DeviceQuery, MatchedDevice, Search, WaitPolicy,
 };
 use layerinit::error::{Error, Result};
-use layerinit::format::superblock::Kind;
+use layerinit::format::superblock::VolumeKind;
 use layerinit::module::loader::Loader;
 use layerinit::plan::MountSpec as Plan;
 use layerinit::plan::cmdline::Options;
@@ -72,7 +72,7 @@ fn a_filesystem_is_found_by_every_name_it_has() {
         assert_eq!(found.device.size, 4 << 20);
         assert_eq!(found.device.partition, None);
         let volume = found.volume().unwrap();
-        assert_eq!(volume.kind, Kind::Ext4);
+        assert_eq!(volume.kind, VolumeKind::Ext4);
         assert_eq!(volume.uuid.as_deref(), Some(&*uuid));
         assert_eq!(volume.label.as_deref(), Some(label));
         found.check_mountable().unwrap();
@@ -116,7 +116,7 @@ fn a_partition_of_a_gpt_is_found_by_its_table_too() {
         let slice = found.device.partition.as_ref().unwrap();
         assert_eq!((slice.number, slice.start), (2, 4 << 20));
         assert_eq!(slice.disk, disk.name());
-        assert_eq!(found.volume().unwrap().kind, Kind::Ext4);
+        assert_eq!(found.volume().unwrap().kind, VolumeKind::Ext4);
     }
     let found = found(&format!("PARTUUID={two}/PARTNROFF=-1"));
     assert_eq!(found.device.name, format!("{}p1", disk.name()));

@@ -110,11 +110,23 @@ fn what_is_no_escape_stays() {
     }
 }
 
+const EXPECTED: &str = "not understood; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
+                        PARTLABEL=, MAJOR:MINOR or a hexadecimal device number";
+
+fn refused(cases: &[(&str, &str)]) {
+    for (text, why) in cases {
+        let error = match Spec::parse(text) {
+            Ok(spec) => panic!("{text} was read as {spec:?}"),
+            Err(error) => error.to_string(),
+        };
+        let shown = if *text == "\"\"" { "" } else { text };
+        assert_eq!(error, format!("read root={shown}: {why}"));
+    }
+}
+
 #[test]
 fn what_is_not_understood_is_refused_with_a_reason() {
-    const EXPECTED: &str = "unknown form; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
-                            PARTLABEL=, MAJOR:MINOR or a hexadecimal device number";
-    for (text, why) in [
+    refused(&[
         ("", "the value is empty"),
         ("\"\"", "the value is empty"),
         ("UUID=", "the value after the equals sign is empty"),
@@ -151,6 +163,12 @@ fn what_is_not_understood_is_refused_with_a_reason() {
             "123456789",
             "a hexadecimal device number has at most 8 digits",
         ),
+    ]);
+}
+
+#[test]
+fn paths_that_name_no_device_are_refused_with_a_reason() {
+    refused(&[
         ("/dev/", "not a path below /dev"),
         ("/dev/../etc/passwd", "not a path below /dev"),
         ("/dev/a//b", "not a path below /dev"),
@@ -166,38 +184,20 @@ fn what_is_not_understood_is_refused_with_a_reason() {
         ),
         ("/dev/disk/by-uuid/", "no device name follows /dev/disk/"),
         ("/dev/disk/", "no device name follows /dev/disk/"),
-        (
-            "PARTUUID=/PARTNROFF=1",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-        (
-            "PARTUUID=a/PARTNROFF=",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-        (
-            "PARTUUID=a/PARTNROFF=1x",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-        (
-            "PARTUUID=a/PARTNROFF=+1",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-        (
-            "PARTUUID=a/partnroff=1",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-        (
-            "PARTUUID=a/PARTNROFF=99999999999",
-            "expected PARTUUID=<identifier>[/PARTNROFF=<number>]",
-        ),
-    ] {
-        let error = match Spec::parse(text) {
-            Ok(spec) => panic!("{text} was read as {spec:?}"),
-            Err(error) => error.to_string(),
-        };
-        let shown = if text == "\"\"" { "" } else { text };
-        assert_eq!(error, format!("read root={shown}: {why}"));
-    }
+    ]);
+}
+
+#[test]
+fn offsets_of_partitions_that_are_none_are_refused() {
+    const WHY: &str = "expected PARTUUID=<identifier>[/PARTNROFF=<number>]";
+    refused(&[
+        ("PARTUUID=/PARTNROFF=1", WHY),
+        ("PARTUUID=a/PARTNROFF=", WHY),
+        ("PARTUUID=a/PARTNROFF=1x", WHY),
+        ("PARTUUID=a/PARTNROFF=+1", WHY),
+        ("PARTUUID=a/partnroff=1", WHY),
+        ("PARTUUID=a/PARTNROFF=99999999999", WHY),
+    ]);
 }
 
 #[test]

@@ -419,36 +419,42 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
     }
 }
 
-#[test]
-fn what_people_append_and_is_no_layer_is_named_where_it_begins() {
-    const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
-    let made = |size: u64, package: &str, program: &str, arguments: &[&str]| {
-        let image = Image::new(size);
-        run(package, program, &[arguments, &[image.path()]].concat());
-        let mut bytes = std::fs::read(image.path()).unwrap();
-        bytes.truncate(1 << 20);
-        bytes
-    };
-    let source = std::env::temp_dir().join(format!("layerinit-appended-{}", std::process::id()));
-    std::fs::create_dir_all(source.join("etc")).unwrap();
-    let from = source.to_str().unwrap();
-    let onto = |package: &str, program: &str, before: &[&str], after: &[&str]| {
-        let image = Image::new(0);
-        run(package, program, &[before, &[image.path()], after].concat());
-        std::fs::read(image.path()).unwrap()
-    };
-    let gpt = {
-        let image = Image::new(4 << 20);
-        let script = format!(
-            "printf 'label: gpt\\nstart=2048\\n' | sfdisk -q {}",
-            image.path()
+const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+/// The first MiB of a filesystem of `size` bytes that this program makes.
+fn made(size: u64, package: &str, program: &str, arguments: &[&str]) -> Vec<u8> {
+    let image = Image::new(size);
+    run(package, program, &[arguments, &[image.path()]].concat());
+    let mut bytes = std::fs::read(image.path()).unwrap();
+    bytes.truncate(1 << 20);
+    bytes
+}
+
+/// The file that this program writes.
+fn written(package: &str, program: &str, before: &[&str], after: &[&str]) -> Vec<u8> {
+    let image = Image::new(0);
+    run(package, program, &[before, &[image.path()], after].concat());
+    std::fs::read(image.path()).unwrap()
+}
+
+/// Behind the loader's last byte, behind padding, and at the next block of a page, this is named.
+fn is_named(tail: &[u8], expected: &str) {
+    for zeros in [0, 4, 0x1000 - 0x168] {
+        let image = join(&[&loader(), &vec![0; zeros], tail]);
+        let walk = walk(&&image[..], b"/init");
+        let error = walk.trouble.unwrap().to_string();
+        let place = format!("read at {:#x}: {expected}", 0x168 + zeros);
+        assert!(error.starts_with(&place), "{error}: not {place}");
+        assert!(
+            error.ends_with("; layers are EROFS images and cpio archives"),
+            "{error}"
         );
-        run("fdisk", "sh", &["-c", &script]);
-        std::fs::read(image.path()).unwrap()
-    };
-    let mut verity = vec![0; 4096];
-    verity[..12].copy_from_slice(b"verity\0\0\x01\0\0\0");
-    verity[16..32].copy_from_slice(&[0xab; 16]);
+        assert_eq!(walk.segments.len(), 1);
+    }
+}
+
+#[test]
+fn appended_filesystems_are_named_where_they_begin() {
     for (tail, expected) in [
         (
             made(
@@ -481,49 +487,64 @@ fn what_people_append_and_is_no_layer_is_named_where_it_begins() {
             ),
             "vfat LABEL=\"ESP\" UUID=1234-5678".into(),
         ),
+    ] {
+        is_named(&tail, &expected);
+    }
+}
+
+#[test]
+fn appended_archives_and_read_only_images_are_named_where_they_begin() {
+    let source = std::env::temp_dir().join(format!("layerinit-appended-{}", std::process::id()));
+    std::fs::create_dir_all(source.join("etc")).unwrap();
+    let from = source.to_str().unwrap();
+    for (tail, expected) in [
         (
-            onto(
+            written(
                 "genisoimage",
                 "genisoimage",
                 &["-quiet", "-V", "DISC", "-o"],
                 &[from],
             ),
-            "iso9660 LABEL=\"DISC\"".into(),
+            "iso9660 LABEL=\"DISC\"",
         ),
         (
-            onto(
+            written(
                 "squashfs-tools",
                 "mksquashfs",
                 &[from],
                 &["-noappend", "-quiet", "-no-progress"],
             ),
-            "squashfs".into(),
+            "squashfs",
         ),
         (
-            onto("tar", "tar", &["-cf"], &["-C", from, "."]),
-            "a tar archive (mkfs.erofs --tar=f ".into(),
-        ),
-        (gpt, "the image of a disk with partitions (GPT)".into()),
-        (
-            verity,
-            "DM_verity_hash UUID=abababab-abab-abab-abab-abababababab".into(),
+            written("tar", "tar", &["-cf"], &["-C", from, "."]),
+            "a tar archive (mkfs.erofs --tar=f ",
         ),
     ] {
-        // Behind the last byte, behind padding, and at the next block of a page.
-        for zeros in [0, 4, 0x1000 - 0x168] {
-            let image = join(&[&loader(), &vec![0; zeros], &tail]);
-            let walk = walk(&&image[..], b"/init");
-            let error = walk.trouble.unwrap().to_string();
-            let place = format!("read at {:#x}: {expected}", 0x168 + zeros);
-            assert!(error.starts_with(&place), "{error}: not {place}");
-            assert!(
-                error.ends_with("; layers are EROFS images and cpio archives"),
-                "{error}"
-            );
-            assert_eq!(walk.segments.len(), 1);
-        }
+        is_named(&tail, expected);
     }
     std::fs::remove_dir_all(&source).unwrap();
+}
+
+#[test]
+fn appended_disks_and_hash_trees_are_named_where_they_begin() {
+    let gpt = {
+        let image = Image::new(4 << 20);
+        let script = format!(
+            "printf 'label: gpt\\nstart=2048\\n' | sfdisk -q {}",
+            image.path()
+        );
+        run("fdisk", "sh", &["-c", &script]);
+        std::fs::read(image.path()).unwrap()
+    };
+    let mut verity = vec![0; 4096];
+    verity[..12].copy_from_slice(b"verity\0\0\x01\0\0\0");
+    verity[16..32].copy_from_slice(&[0xab; 16]);
+    is_named(&gpt, "the image of a disk with partitions (GPT)");
+    is_named(
+        &verity,
+        "DM_verity_hash UUID=abababab-abab-abab-abab-abababababab",
+    );
 }
 
 #[test]

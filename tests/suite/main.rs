@@ -32,17 +32,11 @@ mod upper;
 
 // tool
 #[cfg(feature = "tool")]
-mod build_as;
-#[cfg(feature = "tool")]
-mod build_output;
-#[cfg(feature = "tool")]
 mod check;
 #[cfg(feature = "tool")]
 mod docs;
 #[cfg(feature = "tool")]
-mod gen_init_cpio;
-#[cfg(feature = "tool")]
-mod inputs;
+mod man;
 #[cfg(feature = "tool")]
 mod support;
 #[cfg(feature = "tool")]

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use layerinit::bytes::ReadAt;
 use layerinit::format::superblock::partition::{Partition, Scheme, Table, table};
-use layerinit::format::superblock::{FILESYSTEMS, Kind, Share, Volume, helper_modules, volumes};
+use layerinit::format::superblock::{
+    FILESYSTEMS, Share, Volume, VolumeKind, helper_modules, volumes,
+};
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
@@ -117,7 +119,7 @@ fn compared(image: &Image) -> Volume {
     volume.clone()
 }
 
-fn expect(image: &Image, kind: Kind, uuid: Option<&str>, label: Option<&str>) {
+fn expect(image: &Image, kind: VolumeKind, uuid: Option<&str>, label: Option<&str>) {
     let volume = compared(image);
     assert_eq!(
         (volume.kind, volume.uuid.as_deref(), volume.label.as_deref()),
@@ -143,27 +145,39 @@ fn the_three_exts_are_told_apart() {
         made(4 * MIB, "e2fsprogs", "mke2fs", &all)
     };
     for (arguments, kind, label) in [
-        (&["-t", "ext2"][..], Kind::Ext2, None),
-        (&["-t", "ext3", "-L", "three"], Kind::Ext3, Some("three")),
+        (&["-t", "ext2"][..], VolumeKind::Ext2, None),
+        (
+            &["-t", "ext3", "-L", "three"],
+            VolumeKind::Ext3,
+            Some("three"),
+        ),
         (
             &["-t", "ext4", "-L", "my root"],
-            Kind::Ext4,
+            VolumeKind::Ext4,
             Some("my root"),
         ),
         (
             &["-t", "ext4", "-L", "sixteen letters."],
-            Kind::Ext4,
+            VolumeKind::Ext4,
             Some("sixteen letters."),
         ),
-        (&["-t", "ext4", "-L", "Wörzel"], Kind::Ext4, Some("Wörzel")),
-        (&["-t", "ext4", "-L", " x  "], Kind::Ext4, Some(" x")),
-        (&["-t", "ext4", "-O", "^has_journal"], Kind::Ext4, None),
         (
-            &["-t", "ext4", "-O", "^extents,^64bit", "-b", "4096"],
-            Kind::Ext4,
+            &["-t", "ext4", "-L", "Wörzel"],
+            VolumeKind::Ext4,
+            Some("Wörzel"),
+        ),
+        (&["-t", "ext4", "-L", " x  "], VolumeKind::Ext4, Some(" x")),
+        (
+            &["-t", "ext4", "-O", "^has_journal"],
+            VolumeKind::Ext4,
             None,
         ),
-        (&["-O", "journal_dev"], Kind::Journal, None),
+        (
+            &["-t", "ext4", "-O", "^extents,^64bit", "-b", "4096"],
+            VolumeKind::Ext4,
+            None,
+        ),
+        (&["-O", "journal_dev"], VolumeKind::Journal, None),
     ] {
         expect(&ext(arguments), kind, Some(UUID), label);
     }
@@ -177,7 +191,7 @@ fn the_other_filesystems_of_linux() {
         "mkfs.btrfs",
         &["-q", "-U", UUID, "-L", "a b"],
     );
-    expect(&image, Kind::Btrfs, Some(UUID), Some("a b"));
+    expect(&image, VolumeKind::Btrfs, Some(UUID), Some("a b"));
     assert_eq!(compared(&image).share, None);
 
     let uuid = format!("uuid={UUID}");
@@ -187,14 +201,14 @@ fn the_other_filesystems_of_linux() {
         "mkfs.xfs",
         &["-q", "-m", &uuid, "-L", "twelve chars"],
     );
-    expect(&image, Kind::Xfs, Some(UUID), Some("twelve chars"));
+    expect(&image, VolumeKind::Xfs, Some(UUID), Some("twelve chars"));
     let image = made(
         320 * MIB,
         "xfsprogs",
         "mkfs.xfs",
         &["-q", "-m", &uuid, "-b", "size=1024"],
     );
-    expect(&image, Kind::Xfs, Some(UUID), None);
+    expect(&image, VolumeKind::Xfs, Some(UUID), None);
 
     let image = made(
         64 * MIB,
@@ -202,14 +216,14 @@ fn the_other_filesystems_of_linux() {
         "mkfs.f2fs",
         &["-q", "-f", "-U", UUID, "-l", "Flash ünd"],
     );
-    expect(&image, Kind::F2fs, Some(UUID), Some("Flash ünd"));
+    expect(&image, VolumeKind::F2fs, Some(UUID), Some("Flash ünd"));
     let image = made(
         64 * MIB,
         "f2fs-tools",
         "mkfs.f2fs",
         &["-q", "-f", "-U", UUID],
     );
-    expect(&image, Kind::F2fs, Some(UUID), None);
+    expect(&image, VolumeKind::F2fs, Some(UUID), None);
 }
 
 #[test]
@@ -233,17 +247,17 @@ fn fat_in_its_three_sizes() {
         (64 * MIB, &["-F", "32"], None),
         (320 * MIB, &["-F", "32", "-S", "4096", "-n", "X"], Some("X")),
     ] {
-        expect(&fat(size, arguments), Kind::Vfat, SERIAL, label);
+        expect(&fat(size, arguments), VolumeKind::Vfat, SERIAL, label);
     }
     // Renamed: the root directory counts, and the boot sector's copy does not.
     let image = fat(64 * MIB, &["-F", "32", "-n", "BEFORE"]);
     run("dosfstools", "fatlabel", &[image.path(), "AFTER"]);
-    expect(&image, Kind::Vfat, SERIAL, Some("AFTER"));
+    expect(&image, VolumeKind::Vfat, SERIAL, Some("AFTER"));
     let file = File::options().write(true).open(&image.0).unwrap();
     file.write_all_at(b"BOOTSECTOR ", 71).unwrap();
-    expect(&image, Kind::Vfat, SERIAL, Some("AFTER"));
+    expect(&image, VolumeKind::Vfat, SERIAL, Some("AFTER"));
     run("dosfstools", "fatlabel", &["-r", image.path()]);
-    expect(&image, Kind::Vfat, SERIAL, None);
+    expect(&image, VolumeKind::Vfat, SERIAL, None);
     // A serial number of zero is none.
     let image = made(2 * MIB, "dosfstools", "mkfs.vfat", &["-i", "00000000"]);
     assert_eq!(volumes(&image.open()).unwrap()[0].uuid, None);
@@ -255,7 +269,7 @@ fn exfat_with_and_without_a_label() {
     for label in ["Data", "Grün", "eleven char"] {
         let image = exfat(&["-L", label]);
         let volume = compared(&image);
-        assert_eq!(volume.kind, Kind::Exfat);
+        assert_eq!(volume.kind, VolumeKind::Exfat);
         assert_eq!(volume.label.as_deref(), Some(label));
         assert_eq!(volume.uuid.unwrap().len(), 9);
     }
@@ -287,7 +301,7 @@ fn read_only_filesystems() {
             "-no-progress",
         ],
     );
-    expect(&image, Kind::Squashfs, None, None);
+    expect(&image, VolumeKind::Squashfs, None, None);
 
     let image = Image::new(0);
     run(
@@ -295,7 +309,7 @@ fn read_only_filesystems() {
         "mkfs.erofs",
         &["-U", UUID, image.path(), directory],
     );
-    expect(&image, Kind::Erofs, Some(UUID), None);
+    expect(&image, VolumeKind::Erofs, Some(UUID), None);
 
     let iso = |arguments: &[&str]| {
         let image = Image::new(0);
@@ -314,7 +328,7 @@ fn read_only_filesystems() {
         ),
     ] {
         let volume = compared(&iso(arguments));
-        assert_eq!(volume.kind, Kind::Iso9660);
+        assert_eq!(volume.kind, VolumeKind::Iso9660);
         assert_eq!(volume.label.as_deref(), Some(label));
         assert_eq!(volume.uuid.unwrap().len(), "2026-11-21-09-36-00-00".len());
     }
@@ -329,17 +343,17 @@ fn what_is_never_a_root_is_named() {
         "mkswap",
         &["-q", "-U", UUID, "-L", "my swap"],
     );
-    expect(&image, Kind::Swap, Some(UUID), Some("my swap"));
+    expect(&image, VolumeKind::Swap, Some(UUID), Some("my swap"));
     let image = made(
         MIB,
         "util-linux",
         "mkswap",
         &["-q", "-U", UUID, "-p", "65536"],
     );
-    expect(&image, Kind::Swap, Some(UUID), None);
+    expect(&image, VolumeKind::Swap, Some(UUID), None);
     let file = File::options().write(true).open(&image.0).unwrap();
     file.write_all_at(b"S1SUSPEND\0", 65536 - 10).unwrap();
-    expect(&image, Kind::Suspended, Some(UUID), None);
+    expect(&image, VolumeKind::Suspended, Some(UUID), None);
 
     let key = Image::holding(b"secret");
     let luks = |arguments: &[&str]| {
@@ -358,27 +372,32 @@ fn what_is_never_a_root_is_named() {
         run("cryptsetup-bin", "cryptsetup", &all);
         image
     };
-    expect(&luks(&["--type", "luks1"]), Kind::Luks, Some(UUID), None);
+    expect(
+        &luks(&["--type", "luks1"]),
+        VolumeKind::Luks,
+        Some(UUID),
+        None,
+    );
     let image = luks(&["--type", "luks2", "--label", "vault"]);
-    expect(&image, Kind::Luks, Some(UUID), Some("vault"));
+    expect(&image, VolumeKind::Luks, Some(UUID), Some("vault"));
 
     let (data, hashes) = (Image::new(MIB), Image::new(0));
     let words = ["format", "--uuid", UUID, data.path(), hashes.path()];
     run("cryptsetup-bin", "veritysetup", &words);
-    expect(&hashes, Kind::Verity, Some(UUID), None);
+    expect(&hashes, VolumeKind::Verity, Some(UUID), None);
 
     for kind in [
-        Kind::Swap,
-        Kind::Suspended,
-        Kind::Journal,
-        Kind::Luks,
-        Kind::Lvm,
-        Kind::Raid,
-        Kind::Verity,
+        VolumeKind::Swap,
+        VolumeKind::Suspended,
+        VolumeKind::Journal,
+        VolumeKind::Luks,
+        VolumeKind::Lvm,
+        VolumeKind::Raid,
+        VolumeKind::Verity,
     ] {
         assert!(kind.refusal().is_some());
     }
-    for kind in [Kind::Ext4, Kind::Vfat, Kind::Iso9660] {
+    for kind in [VolumeKind::Ext4, VolumeKind::Vfat, VolumeKind::Iso9660] {
         assert_eq!(kind.refusal(), None);
     }
 }
@@ -400,7 +419,7 @@ fn a_physical_volume_of_lvm() {
         String::from_utf8_lossy(&output.stderr)
     );
     let volume = compared(&image);
-    assert_eq!(volume.kind, Kind::Lvm);
+    assert_eq!(volume.kind, VolumeKind::Lvm);
     assert_eq!(volume.uuid.unwrap().len(), 38);
 }
 
@@ -447,7 +466,7 @@ fn parts_of_a_software_raid() {
         image[ext..ext + 2].copy_from_slice(&[0, 0]);
         expect(
             &Image::holding(&image),
-            Kind::Raid,
+            VolumeKind::Raid,
             Some(UUID),
             Some("host:md0"),
         );
@@ -478,7 +497,7 @@ fn parts_of_a_software_raid() {
             put(index, value);
         }
         let volume = compared(&Image::holding(&image));
-        assert_eq!(volume.kind, Kind::Raid);
+        assert_eq!(volume.kind, VolumeKind::Raid);
     }
 }
 
@@ -507,7 +526,7 @@ fn the_remains_of_an_earlier_use_are_listed_after_what_counts() {
         .iter()
         .map(|v| v.kind)
         .collect();
-    assert_eq!(kinds, [Kind::Ext4, Kind::Squashfs]);
+    assert_eq!(kinds, [VolumeKind::Ext4, VolumeKind::Squashfs]);
     assert_eq!(blkid(&image.0, "TYPE"), None, "blkid refuses to tell");
 }
 
@@ -1032,7 +1051,7 @@ fn hostile_mbrs_are_bounded() {
 }
 
 /// A row of the table in docs/disks.md.
-fn documented(kind: Kind) -> String {
+fn documented(kind: VolumeKind) -> String {
     let code = |name: &&str| format!("`{name}`");
     let (option, module) = kind.driver().unzip();
     let modules = module.iter().chain(kind.helper_modules());
@@ -1065,14 +1084,14 @@ fn the_documented_filesystems_are_those_of_the_table() {
 #[test]
 fn each_filesystem_is_found_by_its_name() {
     for kind in FILESYSTEMS {
-        assert_eq!(Kind::filesystem(kind.name()), Some(*kind));
+        assert_eq!(VolumeKind::filesystem(kind.name()), Some(*kind));
         assert!(
             kind.driver().is_some() || !kind.notes().is_empty(),
             "{kind}"
         );
     }
-    assert_eq!(Kind::filesystem("swap"), None);
-    assert_eq!(Kind::filesystem("unheard-of"), None);
+    assert_eq!(VolumeKind::filesystem("swap"), None);
+    assert_eq!(VolumeKind::filesystem("unheard-of"), None);
 }
 
 #[test]

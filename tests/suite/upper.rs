@@ -252,7 +252,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
         .args(["-t", "ramfs", "ramfs"])
         .arg(&path));
     fs::create_dir(path.join("work")).unwrap();
-    let error = upper::check_upper_support(path.to_str().unwrap())
+    let error = upper::check_upper_support(path.to_str().unwrap(), "ramfs")
         .unwrap_err()
         .to_string();
     run(Command::new("umount").arg(&path));
@@ -264,7 +264,8 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
     refused(
         &Loop::attach(&ext4(&["-O", "^filetype"])),
         "",
-        "does not store file types in directories (d_type)",
+        "its ext4 does not store file types in directories (d_type), which overlayfs needs (make it with the \
+         feature filetype)",
     );
     // The kernel's own refusal: an overlay that could not keep its promises after a crash.
     let image = ext4(&[]);

@@ -34,11 +34,11 @@ pub fn unpack_layer<T: Send>(
 ) -> Result<T> {
     let done = match below.names.last() {
         None => {
-            mount_tmpfs(source, target)?;
+            mount_tmpfs(source, &[], target)?;
             run_chrooted(target, || unpack(None)).during("enter", target)?
         }
         Some(_) => {
-            mount_tmpfs(source, unpack_dir)?;
+            mount_tmpfs(source, &[], unpack_dir)?;
             let done = unpack_over(below, unpack_dir, target, unpack)?;
             unmount(unpack_dir, UnmountFlags::empty()).during("unmount", unpack_dir)?;
             done
@@ -91,13 +91,17 @@ pub fn unpack_over<T: Send>(
     Ok(done)
 }
 
-/// Mounts a tmpfs without limits: the default of half the memory does not depend on what a layer needs.
-pub fn mount_tmpfs(source: &str, target: &str) -> Result<()> {
+/// Mounts a tmpfs without limits, unless `options` set them: the default of half the memory does not depend on
+/// what a layer needs.
+pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()> {
     let context = FsContext::new("tmpfs")?;
     context.string("source", source)?;
     context.string("size", "100%")?;
     context.string("nr_inodes", "0")?;
     context.string("mode", "0755")?;
+    for option in options {
+        context.option(option)?;
+    }
     context.mount(MountAttrFlags::empty())?.attach(target)
 }
 

@@ -56,7 +56,7 @@ impl MergedLayers {
     /// Starts over the layers `below`. Mounts a tmpfs at `unpack_dir`, an empty directory beside that of the
     /// layers.
     pub fn new(below: Stack, unpack_dir: &str) -> Result<Self> {
-        mount_tmpfs("layers", unpack_dir)?;
+        mount_tmpfs("layers", &[], unpack_dir)?;
         Ok(Self {
             unpack_dir: unpack_dir.into(),
             below,
@@ -127,7 +127,8 @@ impl MergedLayers {
             }
             _ => {}
         }
-        unmount(&self.unpack_dir, UnmountFlags::empty()).during("unmount", &self.unpack_dir)
+        // Detached: the layers keep the tmpfs, and a process that was forked meanwhile may have it open.
+        unmount(&self.unpack_dir, UnmountFlags::DETACH).during("unmount", &self.unpack_dir)
     }
 
     /// The directory that an archive is unpacked in.

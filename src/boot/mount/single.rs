@@ -3,9 +3,8 @@
 use std::fs::File;
 
 use log::info;
-use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
-use super::context::FsContext;
 use super::extract::{self, Onto};
 use super::paths::{SYSROOT, create_directory};
 use super::unpack;
@@ -21,19 +20,8 @@ impl<'a> Mounter<'a> {
     /// would show it.
     pub(super) fn extract_all(&mut self, options: &[String], writable: bool) -> Result<()> {
         create_directory(SYSROOT)?;
-        let mount = || {
-            let context = FsContext::new("tmpfs")?;
-            context.string("source", "root")?;
-            // The default of half the memory does not depend on what the layers need.
-            context.string("size", "100%")?;
-            context.string("nr_inodes", "0")?;
-            context.string("mode", "0755")?;
-            options
-                .iter()
-                .try_for_each(|option| context.option(option))?;
-            context.mount(MountAttrFlags::empty())?.attach(SYSROOT)
-        };
-        mount().during("make", "the tmpfs for all layers (rd.overlay=)")?;
+        archive::mount_tmpfs("root", options, SYSROOT)
+            .during("make", "the tmpfs for all layers (rd.overlay=)")?;
         self.mounted.single = true;
         self.mounted.layers.clear();
         for layer in &self.plan.layers {
@@ -90,7 +78,7 @@ impl<'a> Mounter<'a> {
 
     /// Writes the files of an EROFS layer into a tmpfs of its own, for the overlay.
     pub(super) fn extract_own(&self, layer: &Layer, target: &str) -> Result<MountMethod> {
-        archive::mount_tmpfs(&layer.name, target)?;
+        archive::mount_tmpfs(&layer.name, &[], target)?;
         let extracted = self.extract_layer(layer, target, Onto::Layer);
         if extracted.is_err() {
             // Half of a layer is not shown to anyone; the error is that of the extraction.

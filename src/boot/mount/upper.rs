@@ -17,6 +17,7 @@ use super::device::MountedDevice;
 use super::paths::{UPPER, create_directory, layer_directory};
 use crate::boot::kmsg::warn_on_console;
 use crate::error::{self, Context, Error, Result};
+use crate::format::superblock::VolumeKind;
 use crate::plan::PersistentUpper;
 
 /// The mounted filesystem that overlayfs writes to.
@@ -85,7 +86,7 @@ pub fn attach_device(
     let prepare = || {
         let opened = create_path(&persistent.directory)?;
         create_upper(&opened, &directory, root_of)?;
-        check_upper_support(&directory)
+        check_upper_support(&directory, &device.fstype)
     };
     prepare().inspect_err(|_| detach())?;
     Ok(MountedUpper {
@@ -151,7 +152,7 @@ fn create_upper(directory: &OwnedFd, path: &str, root_of: Option<usize>) -> Resu
 /// Refuses a filesystem that overlayfs would mount, but without support for what it needs to write: it would
 /// only warn in the kernel log, and lose files (ovl_make_workdir in fs/overlayfs/super.c). `path` holds `upper`
 /// and `work`.
-pub fn check_upper_support(path: &str) -> Result<()> {
+pub fn check_upper_support(path: &str, fstype: &str) -> Result<()> {
     const ATTRIBUTE: &CStr = c"trusted.layerinit";
     let work = format!("{path}/work");
     setxattr(&work, ATTRIBUTE, b"y", XattrFlags::empty())
@@ -166,10 +167,17 @@ pub fn check_upper_support(path: &str) -> Result<()> {
             let (name, kind) = (name.to_string_lossy(), entry.file_type());
             let why = match kind {
                 FileType::Unknown => {
-                    "its filesystem does not store file types in directories (d_type), which overlayfs \
-                     needs; ext4 does with the feature filetype, xfs with ftype=1"
+                    let feature =
+                        VolumeKind::filesystem(fstype).and_then(VolumeKind::d_type_feature);
+                    let hint =
+                        feature.map(|feature| format!(" (make it with the feature {feature})"));
+                    format!(
+                        "its {fstype} does not store file types in directories (d_type), which overlayfs \
+                         needs{}",
+                        hint.unwrap_or_default()
+                    )
                 }
-                _ => "it is not a directory",
+                _ => "it is not a directory".into(),
             };
             return Err(Error::new("use", format_args!("{path}/{name}"), why));
         }

@@ -1,4 +1,4 @@
-//! gzip members, as lib/decompress_inflate.c of the kernel takes them.
+//! gzip members, as lib/decompress_inflate.c of the kernel reads them.
 
 use super::input::{Fault, Input};
 use crate::format::checksum::Crc;
@@ -11,6 +11,18 @@ const FEXTRA: u8 = 1 << 2;
 const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
+
+/// lib/decompress_inflate.c skips a file name, and takes any other optional field for data.
+pub(super) fn kernel_refusal(first: &[u8]) -> Option<&'static str> {
+    let flags = first.get(3)?;
+    (flags & (FHCRC | FEXTRA | FCOMMENT) != 0)
+        .then_some("its gzip header has more than a file name (gzip -n writes none)")
+}
+
+/// The state of the decoder; the window has 32 KiB.
+pub(super) fn memory(_head: &[u8]) -> Option<u64> {
+    Some(64 << 10)
+}
 
 pub(super) struct Stream {
     /// None until the header has been read.
@@ -82,7 +94,7 @@ fn header<R: BufRead>(input: &mut Input<R>) -> Result<(), Fault> {
         return Err("bad magic".into());
     };
     if method != 8 || flags & RESERVED != 0 {
-        return Err("a method or flag that RFC 1952 does not know".into());
+        return Err("a method or flag that is not in RFC 1952".into());
     }
     if flags & FEXTRA != 0 {
         let length: [u8; 2] = input.exactly()?;

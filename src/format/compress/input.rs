@@ -5,22 +5,22 @@ use std::io::{self, BufRead, Read};
 
 use super::Codec;
 
-/// What is wrong with a stream, in words; [`Input::explain`] adds the rest.
+/// What is wrong with a stream, for a message that [`Input::explain`] completes.
 pub(super) type Fault = Cow<'static, str>;
 
-/// The input of a decoder. It counts what is taken, and keeps the real reason when reading fails,
-/// so that errors need not find their way through the codecs.
+/// The input of a decoder. Counts the consumed bytes, and keeps the error of a failed read, so the codecs
+/// need not pass it on.
 pub(super) struct Input<R> {
     inner: R,
     taken: u64,
-    /// Bytes taken that turned out not to belong to the stream.
+    /// Consumed bytes that do not belong to the stream.
     pub(super) past: Vec<u8>,
-    /// More was asked for than there is.
+    /// A read found the end of the input.
     ended: bool,
     error: Option<io::Error>,
 }
 
-#[allow(dead_code)] // no single codec needs all of it
+#[allow(dead_code)] // no single codec uses all of it
 impl<R: BufRead> Input<R> {
     pub(super) fn new(inner: R) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl<R: BufRead> Input<R> {
         self.taken.saturating_sub(self.past.len() as u64)
     }
 
-    /// The bytes at hand, at least one unless the input has ended.
+    /// The buffered bytes, at least one unless the input has ended.
     pub(super) fn fill(&mut self) -> Result<&[u8], Fault> {
         self.ended = loop {
             match self.inner.fill_buf() {
@@ -55,7 +55,7 @@ impl<R: BufRead> Input<R> {
         if self.ended {
             return Ok(&[]);
         }
-        // Again, because a borrow can't leave the loop; what is buffered comes without reading.
+        // The borrow cannot leave the loop. This call returns the buffered bytes without reading.
         self.inner.fill_buf().map_err(|_| "unreadable".into())
     }
 
@@ -64,7 +64,7 @@ impl<R: BufRead> Input<R> {
         self.taken = self.taken.saturating_add(count as u64);
     }
 
-    /// Takes bytes until `into` is full or the input ends; returns how many.
+    /// Reads until `into` is full or the input ends; returns the number of bytes.
     pub(super) fn up_to(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
         let mut have = 0;
         while let Some(rest @ [_, ..]) = into.get_mut(have..) {
@@ -79,7 +79,7 @@ impl<R: BufRead> Input<R> {
 
     pub(super) fn fill_exactly(&mut self, into: &mut [u8]) -> Result<(), Fault> {
         if self.up_to(into)? < into.len() {
-            Err("cut off".into())
+            Err("truncated".into())
         } else {
             Ok(())
         }
@@ -95,7 +95,7 @@ impl<R: BufRead> Input<R> {
         while count > 0 {
             let have = self.fill()?.len();
             if have == 0 {
-                return Err("cut off".into());
+                return Err("truncated".into());
             }
             let step = usize::try_from(count).unwrap_or(usize::MAX).min(have);
             self.take(step);
@@ -108,7 +108,11 @@ impl<R: BufRead> Input<R> {
         if let Some(error) = self.error.take() {
             return error;
         }
-        let fault = if self.ended { "cut off".into() } else { fault };
+        let fault = if self.ended {
+            "truncated".into()
+        } else {
+            fault
+        };
         let at = self.consumed();
         let text = format!("{codec}: {fault}, after {at} compressed bytes");
         io::Error::new(io::ErrorKind::InvalidData, text)

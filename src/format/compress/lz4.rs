@@ -1,4 +1,4 @@
-//! LZ4 legacy archives, as lib/decompress_unlz4.c of the kernel takes them.
+//! LZ4 legacy archives, as lib/decompress_unlz4.c of the kernel reads them.
 
 use super::input::{Fault, Input};
 use std::io::{BufRead, Read};
@@ -9,15 +9,24 @@ const MAGIC: u32 = 0x184c_2102;
 const PLAIN_MAX: usize = 8 << 20;
 /// `LZ4_compressBound` of it, in bytes
 const PACKED_MAX: usize = PLAIN_MAX + PLAIN_MAX / 255 + 16;
-/// The first four bytes of a gzip member without optional fields. The only magic number of a
-/// supported format that is also a possible chunk size.
+/// The first four bytes of a gzip member without optional fields. No other magic number of a supported
+/// format is a possible chunk size.
 const GZIP: [u8; 4] = [0x1f, 0x8b, 0x08, 0x00];
+
+pub(super) fn kernel_refusal(_first: &[u8]) -> Option<&'static str> {
+    None
+}
+
+/// Two chunks, one compressed and one plain.
+pub(super) fn memory(_head: &[u8]) -> Option<u64> {
+    Some(16 << 20)
+}
 
 pub(super) struct Stream {
     started: bool,
     packed: Vec<u8>,
     plain: Vec<u8>,
-    /// The part of `plain` that has yet to be read.
+    /// The part of `plain` that has not been read yet.
     from: usize,
     to: usize,
 }
@@ -72,7 +81,7 @@ impl Stream {
         };
         let size = size as usize;
         if self.packed.len() < size {
-            self.packed = Vec::new(); // the old one goes before the new one comes
+            self.packed = Vec::new(); // frees it before the larger one is allocated
             self.packed = vec![0; size];
         }
         if self.plain.is_empty() {
@@ -81,7 +90,7 @@ impl Stream {
         let packed = self.packed.get_mut(..size).unwrap_or_default();
         let have = input.up_to(packed)?;
         let whole = if have < size {
-            Err("cut off")
+            Err("truncated")
         } else {
             lz4_flex::block::decompress_into(packed, &mut self.plain).map_err(|_| "corrupt chunk")
         };

@@ -1,7 +1,7 @@
-//! xz streams, as lib/decompress_unxz.c and lib/xz/xz_dec_stream.c of the kernel take them.
+//! xz streams, as lib/decompress_unxz.c and lib/xz/xz_dec_stream.c of the kernel read them.
 //!
-//! The container is read here; lzma-rust2 decodes the LZMA2 data and the BCJ filters in it. The
-//! crate's own container reader would keep a list of all blocks and link SHA-256.
+//! This reads the container; lzma-rust2 decodes the LZMA2 data and the BCJ filters in it. The crate's own
+//! reader of the container keeps a list of all blocks and links SHA-256.
 
 use super::WINDOW_MAX;
 use super::input::{Fault, Input};
@@ -11,8 +11,30 @@ use std::io::{self, BufRead};
 
 const LZMA2: u8 = 0x21;
 
+/// The kernel has XZ_CHECK_NONE and XZ_CHECK_CRC32 (lib/xz/xz_dec_stream.c).
+pub(super) fn kernel_refusal(first: &[u8]) -> Option<&'static str> {
+    let check = first.get(7)?;
+    (*check > 1).then_some("its check is not CRC32 (xz --check=crc32)")
+}
+
+/// The dictionary of the first block: its header follows the stream's 12 bytes, and LZMA2 with one byte of
+/// properties is its last filter.
+pub(super) fn memory(head: &[u8]) -> Option<u64> {
+    let filters = head.get(14..)?;
+    let at = filters.windows(2).position(|pair| pair == [LZMA2, 1])?;
+    dictionary(*filters.get(at.checked_add(2)?)?)
+}
+
+/// The dictionary size of LZMA2 properties, in bytes.
+fn dictionary(bits: u8) -> Option<u64> {
+    match bits {
+        0..40 => Some((2 | u64::from(bits & 1)) << (bits / 2 + 11)),
+        _ => None,
+    }
+}
+
 pub(super) struct Stream {
-    /// The check's number; None until the stream header has been read.
+    /// The number of the check; None until the stream header has been read.
     check: Option<u8>,
     block: Option<Block>,
     blocks: Records,
@@ -24,7 +46,7 @@ struct Block {
     lzma: Box<Lzma2Stream>,
     crc: Option<Crc>,
     header_size: u64,
-    /// What the header says, where it says it.
+    /// The sizes in the header, if it has them.
     packed_size: Option<u64>,
     plain_size: Option<u64>,
     plain: u64,
@@ -32,8 +54,8 @@ struct Block {
     start: u64,
 }
 
-/// What the index must repeat: number and sizes of the blocks. A CRC stands for the sizes, as
-/// in the kernel (`struct xz_dec_hash`), so that no number of blocks takes memory.
+/// Number and sizes of the blocks, which the index must repeat. A CRC replaces the list of sizes, as in the
+/// kernel (`struct xz_dec_hash`), so memory does not depend on the number of blocks.
 struct Records {
     count: u64,
     sizes: Crc,
@@ -132,7 +154,7 @@ impl Stream {
 }
 
 impl Block {
-    /// `dec_block_header`; `size` is the first byte, already taken.
+    /// `dec_block_header`; `size` is its first byte, which has been read.
     fn header<R: BufRead>(input: &mut Input<R>, size: u8, check: u8) -> Result<Block, Fault> {
         let header_size = (usize::from(size) + 1) * 4;
         let mut header = vec![size; header_size - 4];
@@ -163,7 +185,7 @@ impl Block {
         if flags & 1 != 0 {
             let (id, properties) = (next()?, next()?);
             match FilterType::try_from(u64::from(id)) {
-                // BCJ, without the start offset that the kernel doesn't support either
+                // BCJ, without the start offset, which the kernel does not support either
                 Ok(filter_type) if (4..=0xb).contains(&id) && properties == 0 => {
                     filters.push(FilterConfig {
                         filter_type,
@@ -177,10 +199,7 @@ impl Block {
         if (filter, properties) != (LZMA2, 1) {
             return Err("the last filter is not LZMA2".into());
         }
-        let dictionary = match next()? {
-            bits @ 0..40 => (2 | u64::from(bits & 1)) << (bits / 2 + 11),
-            _ => return Err("unknown dictionary size".into()),
-        };
+        let dictionary = dictionary(next()?).ok_or("unknown dictionary size")?;
         if dictionary > WINDOW_MAX {
             let mib = dictionary >> 20;
             return Err(format!("needs a dictionary of {mib} MiB, more than 128").into());
@@ -209,7 +228,7 @@ impl Block {
         })
     }
 
-    /// Padding and check after a block's data; returns its unpadded size.
+    /// Reads padding and check after the data of a block; returns the block's unpadded size.
     fn finish<R: BufRead>(&self, input: &mut Input<R>, check: u8) -> Result<u64, Fault> {
         let packed = input.consumed().saturating_sub(self.start);
         if self.packed_size.is_some_and(|size| size != packed)
@@ -250,7 +269,7 @@ fn padding<R: BufRead>(input: &mut Input<R>, size: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// `dec_vli`: seven bits a byte, nine bytes at most, no longer than needed.
+/// `dec_vli`: seven bits per byte, at most nine bytes, in the shortest form.
 fn integer(mut next: impl FnMut() -> Result<u8, Fault>) -> Result<u64, Fault> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
@@ -281,7 +300,7 @@ fn stream_header<R: BufRead>(input: &mut Input<R>) -> Result<u8, Fault> {
     Ok(f1)
 }
 
-/// `dec_index` and `dec_stream_footer`; the index' first byte is already taken.
+/// `dec_index` and `dec_stream_footer`; the first byte of the index has been read.
 fn index_and_footer<R: BufRead>(
     input: &mut Input<R>,
     check: u8,
@@ -325,7 +344,7 @@ fn index_and_footer<R: BufRead>(
     if u64::from(u32::from_le_bytes([c0, c1, c2, c3])) != crc.sum() {
         return Err("footer checksum mismatch".into());
     }
-    // Backward Size counts words of four bytes, less one; the CRC that `padded` lacks is one.
+    // Backward Size is in words of four bytes, minus one. `padded` lacks the CRC, which is one word.
     if u64::from(u32::from_le_bytes([b0, b1, b2, b3])) != padded / 4 || flags != check {
         return Err("footer does not match the stream".into());
     }

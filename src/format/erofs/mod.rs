@@ -97,7 +97,7 @@ pub const INCOMPAT_METABOX: u32 = 1 << 8;
 /// Compression algorithms by bit of `available_compr_algs` (Z_EROFS_COMPRESSION_*).
 const ALGORITHMS: [&str; 4] = ["lz4", "lzma", "deflate", "zstd"];
 
-/// What is kept of a superblock.
+/// The fields in use of a superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     /// Features that may be ignored, as stored.
@@ -138,7 +138,7 @@ pub struct Superblock {
     pub available_compr_algs: u16,
     /// Devices besides this one that the image needs.
     pub extra_devices: u16,
-    /// Whether the stored checksum fits.
+    /// Whether the stored checksum is correct.
     pub checksum: Checksum,
 }
 
@@ -147,16 +147,16 @@ pub struct Superblock {
 pub enum Checksum {
     /// The image carries none (no sb_chksum feature).
     None,
-    /// It fits.
+    /// It is correct.
     Good,
-    /// It does not: the kernel will refuse the image with EBADMSG.
+    /// It is wrong: the kernel refuses the image with EBADMSG.
     Bad {
         /// As stored in the image.
         stored: u32,
         /// As it should be.
         computed: u32,
     },
-    /// The block that it covers is not all there.
+    /// The block that it covers is truncated.
     Truncated,
 }
 

@@ -1,12 +1,12 @@
-//! What is recognised so that a message can name it, and never mounted: swap, LUKS, hashes of dm-verity,
-//! parts of LVM and of software RAIDs.
+//! Superblocks that are recognised only to be refused by name: swap, LUKS, dm-verity hashes, LVM and software
+//! RAID.
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, uuid};
+use super::{Volume, VolumeKind, block, field, label, uuid};
 use crate::bytes::ReadAt;
 
-/// Page sizes that swap headers are made for.
+/// The page sizes of swap headers.
 const PAGE_SIZES: [u64; 5] = [4096, 8192, 16384, 32768, 65536];
 
 /// `union swap_header` of include/linux/swap.h: the magic ends the first page. A suspended system
@@ -19,10 +19,12 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             break;
         };
         let kind = match &magic {
-            b"SWAPSPACE2" => Kind::Swap,
+            b"SWAPSPACE2" => VolumeKind::Swap,
             // The old format has neither UUID nor label.
-            b"SWAP-SPACE" => return Ok(Some(Volume::new(Kind::Swap, None, None))),
-            b"S1SUSPEND\0" | b"S2SUSPEND\0" | b"ULSUSPEND\0" | b"LINHIB0001" => Kind::Suspended,
+            b"SWAP-SPACE" => return Ok(Some(Volume::new(VolumeKind::Swap, None, None))),
+            b"S1SUSPEND\0" | b"S2SUSPEND\0" | b"ULSUSPEND\0" | b"LINHIB0001" => {
+                VolumeKind::Suspended
+            }
             _ => continue,
         };
         let Some(info) = block::<44>(device, INFO)? else {
@@ -34,9 +36,9 @@ pub(super) fn swap(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         let _nr_badpages = cursor.le32();
         let uuid = cursor.array().and_then(uuid);
         let label = label(cursor.rest());
-        // In the byte order of the machine, which may have been another.
+        // In the byte order of the machine that made it.
         let one = version == 1 || version.swap_bytes() == 1;
-        if kind == Kind::Swap && (!one || last_page == 0) {
+        if kind == VolumeKind::Swap && (!one || last_page == 0) {
             continue;
         }
         return Ok(Some(Volume::new(kind, uuid, label)));
@@ -64,7 +66,7 @@ pub(super) fn luks(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         Some([0, 2]) => field(&header, LABEL).take(LABEL_LEN).and_then(label),
         _ => None,
     };
-    Ok(Some(Volume::new(Kind::Luks, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Luks, uuid, label)))
 }
 
 /// `struct verity_sb` (cryptsetup's lib/verity/verity.c).
@@ -77,7 +79,7 @@ pub(super) fn verity(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     let ours =
         superblock.starts_with(b"verity\0\0") && field(&superblock, VERSION).le32() == Some(1);
     let uuid = field(&superblock, UUID).array().and_then(uuid);
-    Ok(ours.then(|| Volume::new(Kind::Verity, uuid, None)))
+    Ok(ours.then(|| Volume::new(VolumeKind::Verity, uuid, None)))
 }
 
 /// `struct label_header` and `struct pv_header` of LVM2 (lib/label/label.h,
@@ -111,7 +113,7 @@ pub(super) fn lvm(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
             .map(String::from_utf8_lossy)
             .collect();
         let uuid = Some(groups.join("-")).filter(|uuid| !uuid.is_empty());
-        return Ok(Some(Volume::new(Kind::Lvm, uuid, None)));
+        return Ok(Some(Volume::new(VolumeKind::Lvm, uuid, None)));
     }
     Ok(None)
 }
@@ -147,20 +149,20 @@ fn raid1(device: &dyn ReadAt, at: u64) -> io::Result<Option<Volume>> {
     };
     let mut start = field(&superblock, 0);
     let ours = (start.le32(), start.le32()) == (Some(MD_SB_MAGIC), Some(1));
-    // In sectors. A superblock in another place is a copy in an image, say.
+    // In sectors. A superblock elsewhere belongs to a disk image, for example.
     if !ours || field(&superblock, SUPER_OFFSET).le64() != Some(at / 512) {
         return Ok(None);
     }
     let mut names = field(&superblock, SET_UUID);
     let uuid = names.array().and_then(uuid);
     let label = names.take(SET_NAME_LEN).and_then(label);
-    Ok(Some(Volume::new(Kind::Raid, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Raid, uuid, label)))
 }
 
-/// Version 0.90, in the last whole 64 KiB but one, in the byte order of who made it.
+/// Version 0.90, in the last but one aligned 64 KiB, in the byte order of the machine that made it.
 fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     const RESERVED: u64 = 64 << 10;
-    /// KiB of the device that the RAID uses; they come before the superblock.
+    /// The size, in KiB, that the RAID uses; it ends before the superblock.
     const SIZE: usize = 8 * 4;
     /// Words: the first quarter of the set's UUID, and the others.
     const SET_UUID0: usize = 5 * 4;
@@ -193,7 +195,7 @@ fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
     let rest = field(&superblock, SET_UUID1).array::<12>();
     let uuid = first.zip(rest).and_then(|(first, rest)| {
         let mut bytes = [0; 16];
-        // blkid keeps the order of big-endian words, and turns the others around.
+        // blkid prints big-endian words in order, and the others reversed.
         let (words, _) = rest.as_chunks::<4>();
         for (to, word) in bytes
             .as_chunks_mut::<4>()
@@ -208,5 +210,5 @@ fn raid0(device: &dyn ReadAt, size: u64) -> io::Result<Option<Volume>> {
         }
         uuid(bytes)
     });
-    Ok(Some(Volume::new(Kind::Raid, uuid, None)))
+    Ok(Some(Volume::new(VolumeKind::Raid, uuid, None)))
 }

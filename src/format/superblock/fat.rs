@@ -6,16 +6,16 @@
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, le_units, wide_label};
+use super::{Volume, VolumeKind, block, field, label, le_units, wide_label};
 use crate::bytes::{Cursor, ReadAt};
 
-/// Clusters of a directory that are looked at for the label; it is the first entry as a rule.
+/// Clusters of a directory that are searched for the label, which is usually the first entry.
 const CHAIN_MAX: u32 = 100;
 
-/// Entries of a directory that are looked at in each cluster: 64 KiB of them.
+/// Entries that are searched in each cluster: 64 KiB.
 const ENTRIES_MAX: u64 = 2048;
 
-/// What a FAT boot sector says about where things are. Sectors are `sector_size` bytes.
+/// The layout from a FAT boot sector. Sectors have `sector_size` bytes.
 struct Layout {
     sector_size: u64,
     sectors_per_cluster: u64,
@@ -29,7 +29,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// The boot sector's fields, where they make sense (fat_valid_superblock of libblkid).
+    /// The fields of a valid boot sector (fat_valid_superblock() of libblkid).
     fn read(boot: &[u8; 512]) -> Option<Self> {
         const FAT12_MAX: u64 = 0xff4;
         const FAT16_MAX: u64 = 0xfff4;
@@ -176,8 +176,8 @@ fn search(device: &dyn ReadAt, mut at: u64, entries: u64) -> io::Result<Option<S
     Ok(None)
 }
 
-/// FAT12, FAT16, FAT32. The label is the root directory's; the boot sector's copy of it, which
-/// mkfs writes and renaming leaves behind, counts for blkid as another thing (LABEL_FATBOOT).
+/// FAT12, FAT16, FAT32. The label is that of the root directory. The boot sector has a copy from mkfs, which
+/// renaming does not change; blkid prints it as LABEL_FATBOOT.
 pub(super) fn vfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     const FAT16_SERIAL: usize = 39;
     const FAT16_MAGIC: usize = 54;
@@ -219,7 +219,11 @@ pub(super) fn vfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         }
     }
     let uuid = serial(field(&boot, at));
-    Ok(Some(Volume::new(Kind::Vfat, uuid, layout.label(device)?)))
+    Ok(Some(Volume::new(
+        VolumeKind::Vfat,
+        uuid,
+        layout.label(device)?,
+    )))
 }
 
 /// A serial number as `1234-ABCD`; 0 is none.
@@ -279,11 +283,11 @@ pub(super) fn exfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         };
         cluster = u32::from_le_bytes(next);
     }
-    Ok(Some(Volume::new(Kind::Exfat, serial, label)))
+    Ok(Some(Volume::new(VolumeKind::Exfat, serial, label)))
 }
 
 enum Search {
-    /// Nothing here: the directory goes on in the next cluster.
+    /// No label here; the directory continues in the next cluster.
     Next,
     /// The label, or the end of the directory.
     End(Option<String>),
@@ -312,7 +316,7 @@ fn search_exfat(device: &dyn ReadAt, mut at: u64, entries: u64) -> io::Result<Se
     Ok(Search::Next)
 }
 
-/// NTFS, by its boot sector. Its label stands in a file, and is not read.
+/// NTFS, by its boot sector. Its label is in a file, and not read.
 pub(super) fn ntfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     const SYSTEM_ID: usize = 3;
     const SERIAL: usize = 72;
@@ -324,5 +328,5 @@ pub(super) fn ntfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     }
     let serial = field(&sector, SERIAL).le64().filter(|serial| *serial != 0);
     let uuid = serial.map(|serial| format!("{serial:016X}"));
-    Ok(Some(Volume::new(Kind::Ntfs, uuid, None)))
+    Ok(Some(Volume::new(VolumeKind::Ntfs, uuid, None)))
 }

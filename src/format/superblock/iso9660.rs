@@ -3,14 +3,14 @@
 
 use std::io;
 
-use super::{Kind, Volume, block, field, label, wide_label};
+use super::{Volume, VolumeKind, block, field, label, wide_label};
 use crate::bytes::ReadAt;
 
 /// Volume descriptors start at the sixteenth sector.
 const DESCRIPTORS: u64 = 0x8000;
 const SECTOR: u64 = 2048;
 
-/// How many descriptors are looked at; the list has an end mark.
+/// The most descriptors that are read; a terminator ends the list.
 const DESCRIPTORS_MAX: u64 = 16;
 
 const STANDARD_ID: usize = 1;
@@ -38,7 +38,7 @@ pub(super) fn iso9660(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         Some(label) => Some(label),
         None => label(name),
     };
-    Ok(Some(Volume::new(Kind::Iso9660, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::Iso9660, uuid, label)))
 }
 
 /// A date as `2026-11-21-09-36-00-00`; digits that are all zero are none.
@@ -61,8 +61,8 @@ fn date(descriptor: &[u8], at: usize) -> Option<String> {
     Some(text)
 }
 
-/// The label of a Joliet descriptor, in big-endian UTF-16: half as many characters as `primary`
-/// has, but any. Where both start alike it adds nothing, and is `None`.
+/// The label of a Joliet descriptor, in big-endian UTF-16: half as many characters as `primary`, but of all
+/// alphabets. `None` where `primary` starts with it.
 fn joliet(device: &dyn ReadAt, primary: &[u8]) -> io::Result<Option<String>> {
     for number in 1..=DESCRIPTORS_MAX {
         let at = number.saturating_mul(SECTOR).saturating_add(DESCRIPTORS);

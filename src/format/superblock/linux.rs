@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{Kind, Share, Volume, block, field, label, le_units, uuid, wide_label};
+use super::{Share, Volume, VolumeKind, block, field, label, le_units, uuid, wide_label};
 use crate::bytes::ReadAt;
 
 /// `struct ext4_super_block` of fs/ext4/ext4.h, 1024 bytes into the device. The three are told
@@ -42,13 +42,13 @@ pub(super) fn ext(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     };
     let old = ro_compat & !EXT3_RO_COMPAT == 0;
     let kind = if incompat & INCOMPAT_JOURNAL_DEV != 0 {
-        Kind::Journal
+        VolumeKind::Journal
     } else if !old || incompat & !(EXT2_INCOMPAT | INCOMPAT_RECOVER) != 0 {
-        Kind::Ext4
+        VolumeKind::Ext4
     } else if compat & COMPAT_HAS_JOURNAL != 0 {
-        Kind::Ext3
+        VolumeKind::Ext3
     } else {
-        Kind::Ext2
+        VolumeKind::Ext2
     };
     Ok(Some(Volume::new(kind, uuid(s_uuid), label(s_volume_name))))
 }
@@ -78,7 +78,7 @@ pub(super) fn xfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         return Ok(None);
     }
     Ok(Some(Volume::new(
-        Kind::Xfs,
+        VolumeKind::Xfs,
         field(&superblock, SB_UUID).array().and_then(uuid),
         field(&superblock, SB_FNAME).take(12).and_then(label),
     )))
@@ -112,7 +112,7 @@ pub(super) fn btrfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     Ok(Some(Volume {
         share,
         ..Volume::new(
-            Kind::Btrfs,
+            VolumeKind::Btrfs,
             field(&superblock, FSID).array().and_then(uuid),
             field(&superblock, LABEL).take(LABEL_LEN).and_then(label),
         )
@@ -134,16 +134,16 @@ pub(super) fn f2fs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     else {
         return Ok(None);
     };
-    // blkid: before 1.1 the structure was another.
+    // blkid: versions before 1.1 have another structure.
     if (major, minor) == (1, 0) {
-        return Ok(Some(Volume::new(Kind::F2fs, None, None)));
+        return Ok(Some(Volume::new(VolumeKind::F2fs, None, None)));
     }
     let mut names = field(&superblock, UUID);
     let uuid = names.array().and_then(uuid);
     let label = names
         .take(VOLUME_NAME_LEN)
         .and_then(|name| wide_label(le_units(name)));
-    Ok(Some(Volume::new(Kind::F2fs, uuid, label)))
+    Ok(Some(Volume::new(VolumeKind::F2fs, uuid, label)))
 }
 
 /// `struct squashfs_super_block` of fs/squashfs/squashfs_fs.h. It has neither UUID nor label.
@@ -154,5 +154,5 @@ pub(super) fn squashfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     };
     let version = field(&superblock, S_MAJOR).le16();
     let ours = superblock.starts_with(b"hsqs") && version == Some(4);
-    Ok(ours.then(|| Volume::new(Kind::Squashfs, None, None)))
+    Ok(ours.then(|| Volume::new(VolumeKind::Squashfs, None, None)))
 }

@@ -3,7 +3,7 @@
 //! UUIDs and labels are those that util-linux's blkid prints, because people copy them to command lines.
 //! Each reader names the header of Linux 7.2 that defines its format.
 //!
-//! To add a filesystem, write its reader and a row of [`Kind`].
+//! To add a filesystem, write its reader and a row of [`VolumeKind`].
 
 use std::{fmt, io};
 
@@ -22,7 +22,7 @@ pub mod partition;
 /// Looks for one kind of superblock, or for a family of them.
 type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
 
-/// Declares [`Kind`] from rows, and a function for each column, so that /init links only the columns that it
+/// Declares [`VolumeKind`] from rows, and a function for each column, so that /init links only the columns that it
 /// reads.
 macro_rules! kinds {
     (
@@ -42,19 +42,20 @@ macro_rules! kinds {
     ) => {
         /// What a superblock belongs to.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum VolumeKind {
             $($(#[$cdoc])* $container,)*
             $($(#[$doc])* $kind,)*
         }
 
         /// The filesystems.
-        pub const FILESYSTEMS: &[Kind] = &[$(Kind::$kind),*];
+        pub const FILESYSTEMS: &[VolumeKind] = &[$(VolumeKind::$kind),*];
 
         /// Each reader, in the order in which superblocks are looked for and believed.
         const READERS: &[Reader] = &[$($($creader,)?)* $($($reader,)?)*];
 
-        impl Kind {
-            /// The name that blkid prints; of a filesystem that is mounted by its superblock also the kernel's.
+        impl VolumeKind {
+            /// The name that blkid prints; of a filesystem that is mounted by its superblock also the
+            /// kernel's.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$container => $cname,)*
@@ -128,8 +129,8 @@ macro_rules! optional {
 // One row for each kind. Containers come before what may lie in them. Where several kinds share a reader, one
 // of their rows names it.
 //
-// no_upper: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c; the kernel's own refusal of vfat
-// and exfat does not name their type. helpers: the character sets that the drivers use by default
+// no_upper: ovl_make_workdir and ovl_mount_dir_check in fs/overlayfs/super.c; the kernel's own refusal of
+// vfat and exfat does not name their type. helpers: the character sets that the drivers use by default
 // (fs/fat/Kconfig, fs/exfat/Kconfig, fs/isofs).
 kinds! {
     containers {
@@ -219,7 +220,7 @@ const NO_ATTRIBUTES: &str =
     "it stores no owners, modes, links or extended attributes, which overlayfs needs";
 const READ_ONLY: &str = "this type of filesystem is read-only";
 
-impl Kind {
+impl VolumeKind {
     /// The filesystem of this name, as `rootfstype=` has it.
     pub fn filesystem(name: &str) -> Option<Self> {
         let mut all = FILESYSTEMS.iter();
@@ -237,10 +238,10 @@ impl Kind {
 pub fn helper_modules(fstype: &str) -> &'static [&'static str] {
     // The same driver without long names.
     let fstype = if fstype == "msdos" { "vfat" } else { fstype };
-    Kind::filesystem(fstype).map_or(&[], Kind::helper_modules)
+    VolumeKind::filesystem(fstype).map_or(&[], VolumeKind::helper_modules)
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for VolumeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -250,7 +251,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// What the superblock belongs to.
-    pub kind: Kind,
+    pub kind: VolumeKind,
     /// As blkid prints it: 36 characters in lower case, `1234-ABCD` for vfat and exfat, a date for
     /// iso9660. `None` where the format has none or it is all zeros.
     pub uuid: Option<String>,
@@ -270,7 +271,7 @@ pub struct Share {
 }
 
 impl Volume {
-    fn new(kind: Kind, uuid: Option<String>, label: Option<String>) -> Self {
+    fn new(kind: VolumeKind, uuid: Option<String>, label: Option<String>) -> Self {
         Self {
             kind,
             uuid,
@@ -325,7 +326,7 @@ fn erofs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     let superblock = erofs::Superblock::read(device, 0)?;
     Ok(superblock.map(|superblock| {
         Volume::new(
-            Kind::Erofs,
+            VolumeKind::Erofs,
             uuid(superblock.uuid),
             label(&superblock.volume_name),
         )

@@ -6,17 +6,17 @@ use super::{block, field, le_units, wide_label};
 use crate::bytes::{Cursor, ReadAt, dashed};
 use crate::format::checksum::Crc;
 
-/// Numbers of partitions end here (DISK_MAX_PARTS of include/linux/genhd.h, less the disk).
+/// The highest number of a partition (DISK_MAX_PARTS of include/linux/genhd.h, less the disk).
 const NUMBER_MAX: u32 = 255;
 
-/// A partition, as the table has it.
+/// An entry of a partition table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     /// Its number, from 1; logical partitions of an MBR from 5.
     pub number: u32,
-    /// Where it starts, in bytes.
+    /// Its offset in bytes.
     pub start: u64,
-    /// Its length in bytes; may reach beyond the disk.
+    /// Its length in bytes; may go beyond the end of the disk.
     pub length: u64,
     /// PARTUUID: a GPT's GUID in lower case, or an MBR's `SSSSSSSS-NN`. An extended partition has
     /// none, as in the kernel.
@@ -25,13 +25,13 @@ pub struct Partition {
     pub label: Option<String>,
 }
 
-/// Which kind of table, and which copy of it.
+/// The kind of a table, and which copy of it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// GPT, the table at the start of the disk.
+    /// The GPT at the start of the disk.
     Gpt,
-    /// GPT, the table at its end: the first is damaged. The kernel asks for `gpt` on the command
-    /// line before it uses that.
+    /// The GPT at the end of the disk, because the first is damaged. The kernel uses it only with `gpt` on
+    /// the command line.
     GptBackup,
     /// MBR.
     Mbr,
@@ -47,9 +47,9 @@ pub struct Table {
 }
 
 /// Reads the partition table of `disk`, whose sectors (logical blocks) have `sector_size` bytes,
-/// 512 to 65536. `None`: there is none, or none that is whole.
+/// 512 to 65536. `None`: there is none, or it is damaged.
 ///
-/// Whatever the table says, not more than 4 MiB are read and 255 partitions returned.
+/// Reads at most 4 MiB and returns at most 255 partitions.
 pub fn table(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     let sector_size = sector_size.clamp(512, 65536);
     let Some(mbr) = Mbr::read(disk, 0)? else {
@@ -58,7 +58,7 @@ pub fn table(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     if mbr.entries.iter().any(|entry| entry.kind == MBR_GPT) {
         return gpt(disk, sector_size);
     }
-    // Anything else there is the boot code of a filesystem that covers the whole disk.
+    // Other values are the boot code of a filesystem on the whole disk.
     if mbr.entries.iter().any(|entry| entry.boot & 0x7f != 0) {
         return Ok(None);
     }
@@ -69,7 +69,7 @@ pub fn table(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     }))
 }
 
-/// Type of the entry that says that a GPT follows.
+/// The type of the entry of a protective MBR, before a GPT.
 const MBR_GPT: u8 = 0xee;
 
 /// The first sector of a disk, or of a logical partition.
@@ -140,7 +140,8 @@ fn primaries(disk: &dyn ReadAt, sector_size: u64, mbr: &Mbr) -> io::Result<Vec<P
         if entry.is_extended() {
             logicals.extend(extended(disk, sector_size, entry, logicals.len())?);
             partitions.push(Partition {
-                // As much as a boot loader needs: nobody is to make a filesystem there.
+                // Room for a boot loader, as in the kernel, and no more: nobody should make a filesystem
+                // there.
                 length: bytes(entry.length).min(1024.max(sector_size)),
                 uuid: None,
                 ..named(number, entry.start, entry.length)
@@ -154,9 +155,9 @@ fn primaries(disk: &dyn ReadAt, sector_size: u64, mbr: &Mbr) -> io::Result<Vec<P
     Ok(partitions)
 }
 
-/// Start and length of each logical partition in the extended one `outer`, in sectors; `already`
-/// are there from another. A chain of tables, of which a damaged disk can make a loop: tables
-/// without a partition are counted, and so are partitions.
+/// Start and length, in sectors, of each logical partition in the extended partition `outer`. `already` is
+/// the number of those in other ones. The tables form a chain, which may loop on a damaged disk: the numbers
+/// of empty tables and of partitions are limited.
 fn extended(
     disk: &dyn ReadAt,
     sector_size: u64,
@@ -179,7 +180,7 @@ fn extended(
             }
             let start = here.saturating_add(entry.start);
             let end = start.saturating_add(entry.length);
-            // The third and the fourth are garbage at times.
+            // The third and fourth entry can be garbage.
             let inside = entry.start.saturating_add(entry.length) <= here_length
                 && start >= outer.start
                 && end <= outer_end;
@@ -202,7 +203,7 @@ fn extended(
     Ok(found)
 }
 
-/// The first GPT, or else the last.
+/// The first GPT, or the one at the end of the disk.
 fn gpt(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     let last = (disk.size() / sector_size).saturating_sub(1);
     for (lba, scheme) in [(1, Scheme::Gpt), (last, Scheme::GptBackup)] {
@@ -215,7 +216,7 @@ fn gpt(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     Ok(None)
 }
 
-/// What is kept of a GPT header (`struct gpt_header` of block/partitions/efi.h).
+/// The fields in use of a GPT header (`struct gpt_header` of block/partitions/efi.h).
 struct Header {
     partition_entry_lba: u64,
     num_partition_entries: u32,
@@ -224,7 +225,7 @@ struct Header {
 }
 
 impl Header {
-    /// The header in sector `lba`, if its checksum fits.
+    /// The header in sector `lba`, if its checksum is correct.
     fn read(disk: &dyn ReadAt, sector_size: u64, lba: u64) -> io::Result<Option<Self>> {
         const LENGTH: usize = 512;
         let Some(sector) = block::<LENGTH>(disk, lba.saturating_mul(sector_size))? else {
@@ -252,8 +253,8 @@ impl Header {
             partition_entry_array_crc32: cursor.le32()?,
         };
 
-        // Summed with its own sum as 0. The kernel reads no header longer than a sector; this
-        // reads none longer than 512 bytes, of which 92 are defined.
+        // The checksum counts as 0. The kernel accepts headers up to a sector, this up to 512 bytes, of
+        // which 92 are defined.
         let mut cursor = Cursor::new(sector.get(..header_size as usize)?);
         let mut crc = Crc::crc32();
         crc.update(cursor.take(16)?);
@@ -264,7 +265,7 @@ impl Header {
             .then_some(header)
     }
 
-    /// The entries, if their checksum fits. `last` is the disk's last sector.
+    /// The entries, if their checksum is correct. `last` is the last sector of the disk.
     fn partitions(
         &self,
         disk: &dyn ReadAt,
@@ -304,7 +305,7 @@ impl Header {
     }
 }
 
-/// `struct gpt_entry`; `None` for one that is unused or lies outside of the disk.
+/// `struct gpt_entry`; `None` for one that is unused or outside the disk.
 fn gpt_entry(entry: &[u8], number: u32, sector_size: u64, last: u64) -> Option<Partition> {
     let mut cursor = Cursor::new(entry);
     let partition_type_guid: [u8; 16] = cursor.array()?;

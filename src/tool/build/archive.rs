@@ -1,55 +1,55 @@
-//! Entries to a newc archive, byte for byte as the kernel's usr/gen_init_cpio writes it.
+//! Writes a newc archive, byte for byte as the kernel's usr/gen_init_cpio does.
 //!
-//! Source: usr/gen_init_cpio.c of Linux 7.2; the options are named there. File bodies are copied in
-//! pieces, so an archive may be larger than memory.
+//! Source: usr/gen_init_cpio.c of Linux 7.2, which has these options. Files are copied in pieces, so an archive may be
+//! larger than memory.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-use super::spec::{Body, Content, Entry};
+use super::spec::{Body, Entry, FileContent};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding, sum};
 use crate::text::shown;
 
-/// The first inode number that is given.
+/// The first inode number.
 const FIRST_INO: u32 = 721;
 
-/// Archives end at a multiple of this many bytes.
+/// The length of an archive is a multiple of this, in bytes.
 const RECORD: u64 = 512;
 
 /// gen_init_cpio's options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct CpioOptions {
     /// `-t`: the modification time of every member, in seconds since 1970.
     pub mtime: u32,
     /// `-c`: write 070702 headers, with sums that the kernel checks.
     pub checksums: bool,
-    /// `-a`: the alignment in bytes, a multiple of 4, of the bodies of files that are larger than
-    /// it; 0 for none. What is left out becomes NULs after the name.
+    /// `-a`: the alignment, in bytes and a multiple of 4, of the data of files that are larger than it; 0 for none. NULs
+    /// after the name fill the gap.
     pub data_align: u32,
 }
 
-/// What was written.
+/// The result of [`write`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes, the trailer and its padding included.
+    /// The length with the trailer and its padding, in bytes.
     pub length: u64,
-    /// Files that [`Settings::data_align`] could not be kept for: their names would get too long.
+    /// Files without the alignment of [`CpioOptions::data_align`], as their names would get too long.
     pub unaligned: Vec<String>,
 }
 
-/// Writes an archive with its trailer. `object` is what a message calls it.
+/// Writes an archive with its trailer. `object` is its name in messages.
 pub fn write(
     entries: &[Entry],
-    settings: Settings,
+    options: CpioOptions,
     out: &mut dyn Write,
     object: &str,
 ) -> Result<Written> {
     let mut writer = Writer {
         out,
         object,
-        settings,
+        options,
         offset: 0,
         ino: FIRST_INO,
         unaligned: Vec::new(),
@@ -67,8 +67,8 @@ pub fn write(
 struct Writer<'a> {
     out: &'a mut dyn Write,
     object: &'a str,
-    settings: Settings,
-    /// Bytes written.
+    options: CpioOptions,
+    /// Bytes written so far.
     offset: u64,
     /// Inode number of the next entry.
     ino: u32,
@@ -78,20 +78,20 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn entry(&mut self, entry: &Entry) -> Result<()> {
         let header = Header {
-            crc: self.settings.checksums,
+            crc: self.options.checksums,
             ino: self.ino,
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
             nlink: 1,
-            mtime: entry.mtime.unwrap_or(self.settings.mtime),
+            mtime: entry.mtime.unwrap_or(self.options.mtime),
             maj: 3,
             min: 1,
             ..Header::default()
         };
         match &entry.body {
-            // Not only directories: pipes and sockets, too.
-            Body::Nothing => self.header(Header { nlink: 2, ..header }, &entry.name)?,
+            // As in the original, not only for directories but also for pipes and sockets.
+            Body::Empty => self.header(Header { nlink: 2, ..header }, &entry.name)?,
             Body::Device(rmaj, rmin) => {
                 let (rmaj, rmin) = (*rmaj, *rmin);
                 self.header(
@@ -116,17 +116,17 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes one file under all its names. Its bytes go with the last of them.
+    /// Writes one file under all its names. The data follows the last name.
     fn file(
         &mut self,
         header: Header,
         entry: &Entry,
-        content: &Content,
+        content: &FileContent,
         links: &[Vec<u8>],
     ) -> Result<()> {
-        let mut source = Source::open(content, &entry.origin)?;
+        let mut source = FileReader::open(content, &entry.origin)?;
         let mut total = 0;
-        if self.settings.checksums {
+        if self.options.checksums {
             source.each(|piece| {
                 total = sum(total, piece);
                 Ok(())
@@ -152,11 +152,11 @@ impl Writer<'_> {
             copied = sum(copied, piece);
             self.push(piece)
         })?;
-        if self.settings.checksums && copied != total {
+        if self.options.checksums && copied != total {
             return Err(Error::new(
                 "read",
                 source.name,
-                "it changes while it is being read",
+                "it changed while it was read",
             ));
         }
         self.pad()
@@ -169,10 +169,10 @@ impl Writer<'_> {
             .offset
             .saturating_add(HEADER_LEN as u64)
             .saturating_add(namesize);
-        let align = u64::from(self.settings.data_align);
+        let align = u64::from(self.options.data_align);
         let mut padded = namesize;
         if header.file_type() == libc::S_IFREG && align != 0 && u64::from(header.filesize) > align {
-            // The original's arithmetic: an alignment for powers of two only.
+            // As in the original: correct for powers of two only.
             let past = unaligned & align.saturating_sub(1);
             padded =
                 namesize.saturating_add(align.saturating_sub(past).checked_rem(align).unwrap_or(0));
@@ -190,7 +190,7 @@ impl Writer<'_> {
 
     fn trailer(&mut self) -> Result<()> {
         let header = Header {
-            crc: self.settings.checksums,
+            crc: self.options.checksums,
             nlink: 1,
             ..Header::default()
         };
@@ -208,7 +208,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// At most PATH_MAX of them: more are never needed.
+    /// Writes `n` zeros, at most PATH_MAX.
     fn zeros(&mut self, n: u64) -> Result<()> {
         const ZEROS: [u8; PATH_MAX as usize] = [0; PATH_MAX as usize];
         let n = usize::try_from(n).unwrap_or(usize::MAX);
@@ -216,9 +216,9 @@ impl Writer<'_> {
     }
 }
 
-/// The bytes of a regular file, read as often as needed.
-struct Source<'a> {
-    /// For messages.
+/// The content of a regular file, which can be read several times.
+struct FileReader<'a> {
+    /// The name in messages.
     name: String,
     size: u32,
     bytes: Bytes<'a>,
@@ -229,11 +229,13 @@ enum Bytes<'a> {
     Memory(&'a [u8]),
 }
 
-impl<'a> Source<'a> {
-    fn open(content: &'a Content, origin: &str) -> Result<Self> {
+impl<'a> FileReader<'a> {
+    fn open(content: &'a FileContent, origin: &str) -> Result<Self> {
         let (name, size, bytes) = match content {
-            Content::Bytes(bytes) => (origin.to_string(), bytes.len() as u64, Bytes::Memory(bytes)),
-            Content::Location(path) => {
+            FileContent::Bytes(bytes) => {
+                (origin.to_string(), bytes.len() as u64, Bytes::Memory(bytes))
+            }
+            FileContent::Location(path) => {
                 let mut name = path.display().to_string();
                 if name != origin {
                     name = format!("{name} ({origin})");
@@ -252,7 +254,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Hands over all bytes, in pieces.
+    /// Passes the content to `take`, in pieces.
     fn each(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let file = match &mut self.bytes {
             Bytes::Memory(bytes) => return take(bytes),
@@ -274,7 +276,7 @@ impl<'a> Source<'a> {
                 return Err(Error::new(
                     "read",
                     &self.name,
-                    "it gets shorter while it is being read",
+                    "it became shorter while it was read",
                 ));
             }
             take(piece.get(..n).unwrap_or_default())?;
@@ -284,10 +286,10 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Opens a file and says how many bytes of it belong into an archive.
+/// Opens a file. Returns its size in an archive, too.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    // Before the open, which would wait for a writer of a pipe. Devices have a size of 0 and are
-    // taken for empty files, as in the original: /dev/null is a good one.
+    // Before open(2), which waits for the writer of a pipe. Devices have the size 0 and become empty files, as in the
+    // original: /dev/null is a common one.
     let file_type = fs::metadata(path)?.file_type();
     if file_type.is_dir() {
         return Err(io::Error::from_raw_os_error(libc::EISDIR));
@@ -308,15 +310,15 @@ mod tests {
     use super::*;
     use crate::tool::build::spec;
 
-    fn archive(text: &str, settings: Settings) -> Vec<u8> {
+    fn archive(text: &str, options: CpioOptions) -> Vec<u8> {
         let entries = spec::parse(text.as_bytes(), "spec", &|_| None).unwrap();
         let mut out = Vec::new();
-        let written = write(&entries, settings, &mut out, "it").unwrap();
+        let written = write(&entries, options, &mut out, "it").unwrap();
         assert_eq!(written.length, out.len() as u64);
         out
     }
 
-    // What gen_init_cpio itself writes is compared in tests/suite/gen_init_cpio.rs; this needs no program.
+    // tests/suite/gen_init_cpio.rs compares with gen_init_cpio itself.
     #[test]
     fn a_small_archive_to_the_byte() {
         let header = |ino, mode, nlink, size, rdev, namesize| {
@@ -356,18 +358,15 @@ mod tests {
                      0000000B00000000TRAILER!!!\0\0\0\0";
         expected += &"\0".repeat(512 - expected.len() % 512);
         let spec = "dir /dev 0755 1 2\nnod /dev/console 0600 1 2 c 5 1\nslink /l abc 0777 1 2\n";
-        let settings = Settings {
+        let options = CpioOptions {
             mtime: 7,
-            ..Settings::default()
+            ..CpioOptions::default()
         };
-        assert_eq!(
-            String::from_utf8(archive(spec, settings)).unwrap(),
-            expected
-        );
+        assert_eq!(String::from_utf8(archive(spec, options)).unwrap(), expected);
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_with_its_line() {
+    fn an_unreadable_file_is_named_with_its_line() {
         for (location, expected) in [
             (
                 "/does/not/exist",
@@ -377,7 +376,7 @@ mod tests {
         ] {
             let text = format!("dir a 0755 0 0\nfile a/b {location} 0644 0 0\n");
             let entries = spec::parse(text.as_bytes(), "spec", &|_| None).unwrap();
-            let error = write(&entries, Settings::default(), &mut Vec::new(), "it").unwrap_err();
+            let error = write(&entries, CpioOptions::default(), &mut Vec::new(), "it").unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
     }

@@ -1,8 +1,8 @@
-//! Archives compressed so that the kernel's unpacker takes them, and [`crate::format::compress`] does.
+//! Compression of archives, in forms that the kernel and [`crate::format::compress`] can read.
 //!
-//! gzip and LZ4 are written here. Nothing in this build writes zstd and xz as well as their own
-//! programs, which are run, with settings that lib/decompress_unzstd.c and lib/decompress_unxz.c of
-//! the kernel can read: a window of 8 MiB, no checksum but CRC32 for xz.
+//! gzip and LZ4 are written here. For zstd and xz their own programs are run, which compress better than any library
+//! in this build. Their options keep within what lib/decompress_unzstd.c and lib/decompress_unxz.c of the kernel
+//! support: a window of 8 MiB, and only CRC32 checksums for xz.
 
 use std::io::{self, Read, Write};
 use std::process::Command;
@@ -15,23 +15,26 @@ use crate::bytes::fill;
 use crate::format::checksum::Crc;
 use crate::format::compress::Codec;
 
-/// What `lz4 -l` puts into a chunk, and the kernel has room for (lib/decompress_unlz4.c).
+/// The chunk size of `lz4 -l`, which is the kernel's limit (lib/decompress_unlz4.c), in bytes.
 const LZ4_CHUNK: usize = 8 << 20;
 
-/// Writes all of `input` to `out`, compressed: gzip or LZ4.
+/// Compresses `input` to `out` with gzip or LZ4.
+///
+/// # Errors
+/// `Unsupported` for other codecs, see [`program`].
 pub fn write(codec: Codec, input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     match codec {
         Codec::Gzip => gzip(input, out),
         Codec::Lz4 => lz4(input, out),
         other => Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            format!("{other} is not written here"),
+            format!("the tool does not write {other} itself"),
         )),
     }
 }
 
-/// The program that compresses its standard input to its standard output, and Debian's package of it,
-/// for what is not written here.
+/// The program that compresses standard input to standard output, and its Debian package; `None` for the codecs of
+/// [`write`].
 pub fn program(codec: Codec) -> Option<(Command, &'static str)> {
     let (name, arguments, package): (_, &[&str], _) = match codec {
         Codec::Zstd => ("zstd", &["-q", "-c", "-19", "-T1"], "zstd"),
@@ -50,9 +53,9 @@ pub fn program(codec: Codec) -> Option<(Command, &'static str)> {
     Some((command, package))
 }
 
-/// RFC 1952: one member, without a name or a time.
+/// RFC 1952: one member, without name and time.
 fn gzip(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
-    /// Best compression, from Unix.
+    /// XFL: best compression; OS: Unix.
     const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3];
     out.write_all(&HEADER)?;
     // Level 9, raw, default strategy.
@@ -88,7 +91,7 @@ fn gzip(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// The legacy format, and four zeros: the kernel would take whatever else follows for another chunk.
+/// The legacy format, and four zero bytes: without them the kernel takes what follows for another chunk.
 fn lz4(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&[0x02, 0x21, 0x4c, 0x18])?;
     let mut plain = vec![0; LZ4_CHUNK];

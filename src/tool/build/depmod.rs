@@ -1,4 +1,4 @@
-//! One kernel's modules, as depmod has written them down, and those of them that go into a loader.
+//! The modules of one kernel, from the files that depmod has written, and the selection for a loader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -7,57 +7,59 @@ use std::path::{Component, Path, PathBuf};
 
 use super::host;
 use super::loader::read_text;
-use super::module::{self, Prepared, Treatment};
-use super::spec::{Body, Content, Entry};
+use super::module::{self, ModuleFile, ModuleOptions};
+use super::spec::{Body, Entry, FileContent};
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
 use crate::module::alias::{Database, ModprobeConfig};
 use crate::module::dep::{self, Index, underscored};
 use crate::plan::Module;
 
-/// Which kernel modules go into the loader.
+/// The kernel modules for a loader.
 #[derive(Clone, Debug)]
-pub struct Modules {
-    /// Where lib/modules is, or the directory itself.
+pub struct ModuleSelection {
+    /// The directory with lib/modules, or lib/modules itself, or lib/modules/RELEASE.
     pub root: PathBuf,
-    /// The kernel's release, as `uname -r` has it; may be missing where there is only one.
+    /// The release of the kernel, as printed by `uname -r`; `None`: the only one in `root`.
     pub kernel: Option<String>,
-    /// Modules besides those that `/init` itself may need.
+    /// Names of modules besides those that `/init` itself may need.
     pub names: Vec<String>,
-    /// The machine whose disks' drivers are wanted, too: the directory that holds its sys and proc.
+    /// Add the modules for the disks of a machine: the directory with its sys and proc.
     pub host: Option<PathBuf>,
-    /// What is done with their files.
-    pub treatment: Treatment,
+    /// How the files are changed.
+    pub options: ModuleOptions,
 }
 
-/// The entries that put kernel modules into a loader: what `/init` may need and what else is named,
-/// with everything that these depend on or ask for softly, and nothing more. `loader` is what is there
-/// already. The second value names the modules that the machine asked for.
-pub fn entries(wanted: &Modules, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<String>)> {
-    let depmod = Depmod::read(wanted)?;
+/// The entries of kernel modules for a loader: the modules that `/init` may need and the selected ones, with their
+/// dependencies and soft dependencies. `loader` has the entries so far. Returns the names of the machine's modules, too.
+///
+/// # Errors
+/// `root` has no modules of the kernel, or of several kernels; a module is neither there nor built in, or cannot be
+/// read.
+pub fn entries(selection: &ModuleSelection, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<String>)> {
+    let depmod = Depmod::read(selection)?;
     let index = Index::new(&depmod.dep, &depmod.builtin);
     let database = depmod.database();
-    let host = match &wanted.host {
+    let host = match &selection.host {
         Some(root) => host::modules(root, &index, &database)?,
         None => Vec::new(),
     };
     let names = Module::ALL
         .iter()
         .map(|module| module.name())
-        .chain(wanted.names.iter().map(String::as_str))
+        .chain(selection.names.iter().map(String::as_str))
         .chain(host.iter().map(String::as_str));
     let chosen = depmod.choose(names, &index, &database)?;
     let prefix = format!("{}/modules/{}", library(loader)?, depmod.kernel);
-    let mut tree = Tree::new(loader, prefix);
-    depmod.put(chosen, wanted.treatment, &mut tree)?;
+    let mut tree = ModuleTree::new(loader, prefix);
+    depmod.add(chosen, selection.options, &mut tree)?;
     Ok((tree.entries.into_values().collect(), host))
 }
 
-/// What depmod has written of one kernel's modules: its texts as they are, those that need not be there
-/// empty if they are not.
+/// The files that depmod has written for one kernel. Missing ones are empty, except modules.dep.
 struct Depmod {
     directory: PathBuf,
-    /// The kernel's release.
+    /// The release of the kernel.
     kernel: String,
     /// modules.dep, modules.builtin, modules.alias, modules.softdep.
     dep: String,
@@ -66,17 +68,17 @@ struct Depmod {
     softdep: String,
 }
 
-/// What goes into a loader.
+/// The modules for a loader.
 struct Chosen<'a> {
-    /// As modules.dep names them.
+    /// Their paths in modules.dep.
     files: BTreeSet<&'a str>,
-    /// Names of what is asked for, and built in.
+    /// Names of selected modules that are built into the kernel.
     builtins: BTreeSet<String>,
 }
 
 impl Depmod {
-    fn read(wanted: &Modules) -> Result<Self> {
-        let (directory, kernel) = find(wanted)?;
+    fn read(selection: &ModuleSelection) -> Result<Self> {
+        let (directory, kernel) = find(selection)?;
         let optional = |name: &str| match directory.join(name) {
             path if path.exists() => read_text(&path),
             _ => Ok(String::new()),
@@ -104,7 +106,7 @@ impl Depmod {
         )
     }
 
-    /// The modules with these names, and what they depend on or ask for.
+    /// The modules with these names, their dependencies and soft dependencies.
     fn choose<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
@@ -116,8 +118,8 @@ impl Depmod {
             match index.files(name) {
                 Ok(needed) => {
                     files.extend(needed);
-                    for wish in database.resolve(&[name]) {
-                        files.extend(index.files(&wish)?);
+                    for soft in database.resolve(&[name]) {
+                        files.extend(index.files(&soft)?);
                     }
                 }
                 Err(_) if index.is_builtin(name) => {
@@ -136,10 +138,10 @@ impl Depmod {
         Ok(Chosen { files, builtins })
     }
 
-    /// Puts the chosen modules into a loader, with what depmod has written of these.
-    fn put(&self, chosen: Chosen<'_>, treatment: Treatment, tree: &mut Tree) -> Result<()> {
+    /// Adds the modules to a loader, with the lines of depmod's files that are about them.
+    fn add(&self, chosen: Chosen<'_>, options: ModuleOptions, tree: &mut ModuleTree) -> Result<()> {
         let Chosen { files, builtins } = chosen;
-        let prepared = self.prepare(files, treatment)?;
+        let prepared = self.prepare(files, options)?;
         let names: BTreeSet<_> = prepared
             .keys()
             .map(|file| underscored(dep::name(file)))
@@ -158,13 +160,17 @@ impl Depmod {
             ("modules.alias", of_these(&self.alias, 2)),
             ("modules.softdep", of_these(&self.softdep, 1)),
         ] {
-            // A directory without modules.dep holds no modules for anybody.
+            // Without modules.dep, modprobe(8) and `/init` find no modules.
             if !text.is_empty() || name == "modules.dep" {
-                tree.file(name, Content::Bytes(text.into_bytes()), &self.path(name));
+                tree.add_file(
+                    name,
+                    FileContent::Bytes(text.into_bytes()),
+                    &self.path(name),
+                );
             }
         }
         for module in prepared.into_values() {
-            tree.file(&module.name, module.content, &self.path("modules.dep"));
+            tree.add_file(&module.name, module.content, &self.path("modules.dep"));
         }
         Ok(())
     }
@@ -172,8 +178,8 @@ impl Depmod {
     fn prepare<'a>(
         &self,
         files: BTreeSet<&'a str>,
-        treatment: Treatment,
-    ) -> Result<BTreeMap<&'a str, Prepared>> {
+        options: ModuleOptions,
+    ) -> Result<BTreeMap<&'a str, ModuleFile>> {
         let mut prepared = BTreeMap::new();
         for file in files {
             let mut parts = Path::new(file).components();
@@ -182,23 +188,23 @@ impl Depmod {
                 let dep = self.path("modules.dep");
                 return Err(Error::new("read", dep.display(), what));
             }
-            let module = module::prepare(file, &self.path(file), treatment)?;
+            let module = module::prepare(file, &self.path(file), options)?;
             prepared.insert(file, module);
         }
         Ok(prepared)
     }
 }
 
-/// The directory with modules.dep in it, and the kernel's release.
-fn find(wanted: &Modules) -> Result<(PathBuf, String)> {
-    let root = &wanted.root;
+/// The directory of modules.dep, and the release of the kernel.
+fn find(selection: &ModuleSelection) -> Result<(PathBuf, String)> {
+    let root = &selection.root;
     let context = || root.display();
     let parents = [
         root.join("lib/modules"),
         root.join("usr/lib/modules"),
         root.clone(),
     ];
-    let kernel = match &wanted.kernel {
+    let kernel = match &selection.kernel {
         Some(kernel) => kernel.clone(),
         None => {
             let releases: BTreeSet<_> =
@@ -207,19 +213,13 @@ fn find(wanted: &Modules) -> Result<(PathBuf, String)> {
             match (names.next(), names.next()) {
                 (Some(only), None) => only.clone(),
                 (None, _) => {
-                    return Err(Error::new(
-                        "find modules in",
-                        context(),
-                        "no lib/modules/VERSION/modules.dep here",
-                    ));
+                    let what = "no lib/modules/VERSION/modules.dep here";
+                    return Err(Error::new("find modules in", context(), what));
                 }
                 _ => {
                     let releases = Vec::from_iter(releases).join(", ");
-                    return Err(Error::new(
-                        "find modules in",
-                        context(),
-                        format!("say --kernel, one of: {releases}"),
-                    ));
+                    let error = Error::new("find modules in", context(), "several kernels");
+                    return Err(error.hint(format!("use --kernel with one of: {releases}")));
                 }
             }
         }
@@ -228,7 +228,7 @@ fn find(wanted: &Modules) -> Result<(PathBuf, String)> {
         return Err(Error::new(
             "find modules of",
             format!("{kernel:?}"),
-            "not a kernel's release",
+            "not the release of a kernel",
         ));
     }
     let mut directories: Vec<_> = parents.iter().map(|parent| parent.join(&kernel)).collect();
@@ -241,18 +241,16 @@ fn find(wanted: &Modules) -> Result<(PathBuf, String)> {
             return Ok((directory.clone(), kernel));
         }
         if directory.join("kernel").is_dir() {
-            let what = format!(
-                "no modules.dep; run `depmod -b {} {kernel}`",
-                root.display()
-            );
-            return Err(Error::new("find modules in", directory.display(), what));
+            let error = Error::new("find modules in", directory.display(), "no modules.dep");
+            let hint = format!("run `depmod -b {} {kernel}`", root.display());
+            return Err(error.hint(hint));
         }
     }
     let what = format!("no lib/modules/{kernel} here");
     Err(Error::new("find modules in", context(), what))
 }
 
-/// The kernels that have modules in `parent`.
+/// The releases of kernels with modules in `parent`.
 fn releases(parent: &Path) -> Vec<String> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let with_index = entries.filter(|entry| entry.path().join("modules.dep").exists());
@@ -261,17 +259,17 @@ fn releases(parent: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Lines of `text` that are wanted, each with its end.
-fn lines(text: &str, wanted: impl Fn(&str) -> bool) -> String {
+/// The lines of `text` for which `keep` is true.
+fn lines(text: &str, keep: impl Fn(&str) -> bool) -> String {
     text.lines()
-        .filter(|line| wanted(line))
+        .filter(|line| keep(line))
         .flat_map(|line| [line, "\n"])
         .collect()
 }
 
-/// The lines of modules.dep for the modules that are taken, by the names that these have now.
-fn renamed(dep: &str, taken: &BTreeMap<&str, Prepared>) -> String {
-    let name = |file: &str| taken.get(file).map(|module| module.name.as_str());
+/// The lines of modules.dep for the modules of a loader, with the names of their files there.
+fn renamed(dep: &str, modules: &BTreeMap<&str, ModuleFile>) -> String {
+    let name = |file: &str| modules.get(file).map(|module| module.name.as_str());
     let mut text = String::new();
     for line in dep.lines() {
         let Some((file, needs)) = line.split_once(':') else {
@@ -291,7 +289,7 @@ fn renamed(dep: &str, taken: &BTreeMap<&str, Prepared>) -> String {
     text
 }
 
-/// Where a loader's libraries are: `lib`, or where its symbolic link `lib` leads.
+/// The library directory of a loader: `lib`, or the target of its symbolic link `lib`.
 fn library(loader: &[Entry]) -> Result<String> {
     let Some(lib) = loader
         .iter()
@@ -301,10 +299,11 @@ fn library(loader: &[Entry]) -> Result<String> {
         return Ok("lib".into());
     };
     match &lib.body {
-        Body::Nothing if is_directory(lib) => Ok("lib".into()),
+        Body::Empty if is_directory(lib) => Ok("lib".into()),
         Body::Link(target) if normalized(target) == b"usr/lib" => Ok("usr/lib".into()),
         _ => {
-            let what = "/lib is neither a directory nor a link to usr/lib: modules cannot go there";
+            let what =
+                "/lib is neither a directory nor a link to usr/lib, so it cannot hold modules";
             Err(Error::new("read", &lib.origin, what))
         }
     }
@@ -314,33 +313,34 @@ fn is_directory(entry: &Entry) -> bool {
     entry.mode & libc::S_IFMT == libc::S_IFDIR
 }
 
-/// Entries by name, so that a directory comes before what is in it, each once.
-struct Tree {
-    /// The directory that all of it goes into.
+/// Entries sorted by name, so that a directory precedes its files, each once.
+struct ModuleTree {
+    /// The directory of all files.
     prefix: String,
-    there: BTreeSet<Vec<u8>>,
+    /// Directories that the loader has already.
+    existing: BTreeSet<Vec<u8>>,
     entries: BTreeMap<Vec<u8>, Entry>,
 }
 
-impl Tree {
+impl ModuleTree {
     fn new(loader: &[Entry], prefix: String) -> Self {
         let directories = loader.iter().filter(|entry| is_directory(entry));
         Self {
             prefix,
-            there: directories.map(|entry| normalized(&entry.name)).collect(),
+            existing: directories.map(|entry| normalized(&entry.name)).collect(),
             entries: BTreeMap::new(),
         }
     }
 
-    /// Adds a file, and the directories that it is in.
-    fn file(&mut self, name: &str, content: Content, origin: &Path) {
+    /// Adds a file and its parent directories.
+    fn add_file(&mut self, name: &str, content: FileContent, origin: &Path) {
         let name = format!("{}/{name}", self.prefix);
         for (slash, _) in name.match_indices('/') {
             let Some(parent) = name.get(..slash) else {
                 continue;
             };
-            if !self.there.contains(parent.as_bytes()) {
-                self.add(parent, 0o40755, Body::Nothing, origin);
+            if !self.existing.contains(parent.as_bytes()) {
+                self.add(parent, 0o40755, Body::Empty, origin);
             }
         }
         self.add(&name, 0o100644, Body::File(content, Vec::new()), origin);

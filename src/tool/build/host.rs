@@ -1,4 +1,4 @@
-//! The drivers of a machine's disks, and its root's filesystem, as sysfs and /proc/mounts tell them.
+//! The modules for the disks and the root filesystem of a machine, from its /sys and /proc/mounts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,15 +9,17 @@ use crate::format::superblock;
 use crate::module::alias::Database;
 use crate::module::dep::Index;
 
-/// What drives one device: the loaded module of its driver, and its MODALIAS. Either may be missing.
+/// The loaded module of a device's driver, and the device's MODALIAS. Either may be missing.
 type Driver = (Option<String>, Option<String>);
 
-/// The modules of one kernel that the machine at `root` (the directory that holds its sys and proc)
-/// needs to reach its disks and to mount what is now its `/`; nearer to the processor first. Those
-/// that the kernel has built in are left out, and so are the drivers of everything that is no disk.
+/// The modules of one kernel that a machine needs for its disks and the filesystem of its present `/`. `root` is the
+/// directory with the machine's sys and proc. Modules that are built into the kernel are left out.
 ///
-/// For each device on the way to a disk: the module that drives it now, if this kernel has that one,
-/// else whatever its MODALIAS asks for. Disks without a device (loop, ram, device mapper) need none.
+/// For each device on the path to a disk, parents first: the module of its present driver, if this kernel has it, else
+/// the modules that match its MODALIAS. Virtual disks (loop, ram, device mapper) need none.
+///
+/// # Errors
+/// A directory of sys or proc/mounts cannot be read.
 pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (module, modalias) in drivers(root)? {
@@ -41,7 +43,7 @@ pub fn modules(root: &Path, index: &Index<'_>, database: &Database) -> Result<Ve
     Ok(database.resolve(&names))
 }
 
-/// The devices above each disk, each once, in the order of their depth.
+/// The devices on the paths to all disks, each once, parents first.
 fn drivers(root: &Path) -> Result<Vec<Driver>> {
     let class = root.join("sys/class/block");
     let devices = root.join("sys/devices");
@@ -50,7 +52,7 @@ fn drivers(root: &Path) -> Result<Vec<Driver>> {
     let mut found: BTreeMap<(usize, PathBuf), Driver> = BTreeMap::new();
     for entry in entries {
         let link = entry.during("read", class.display())?.path();
-        // One that was taken away meanwhile.
+        // The disk has been removed meanwhile.
         let Ok(disk) = fs::canonicalize(&link) else {
             continue;
         };
@@ -71,7 +73,7 @@ fn drivers(root: &Path) -> Result<Vec<Driver>> {
     Ok(found.into_values().collect())
 }
 
-/// The type of what is mounted on `/`: of several, the last is on top.
+/// The type of the filesystem on `/`: of several mounts, the last one is on top.
 fn root_filesystem(root: &Path) -> Result<Option<String>> {
     let path = root.join("proc/mounts");
     let mounts = fs::read_to_string(&path).during("read", path.display())?;

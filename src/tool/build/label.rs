@@ -1,14 +1,15 @@
-//! Volume labels of EROFS layers: the words by which `rd.layers.only=` and `rd.layers.skip=` name them. Pure.
+//! Volume labels of EROFS layers, which name them in `rd.layers.only=` and `rd.layers.skip=`. Pure.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// The most bytes in a label: `volume_name` of struct erofs_super_block has 16, and mkfs.erofs ends it with a NUL.
+/// The maximum length of a label in bytes: `volume_name` of struct erofs_super_block has 16, and mkfs.erofs ends it
+/// with a NUL.
 pub const LABEL_MAX: usize = 15;
 
-/// The label that is made of a directory's name: cut to [`LABEL_MAX`] bytes, with `_` for what cannot stand
-/// in a list on the kernel command line. `None` for `/`, and for a number, which names a layer by its place.
+/// The label for a directory: its name, truncated to [`LABEL_MAX`] bytes, with `_` for characters that a list on the
+/// kernel command line cannot hold. `None` for `/`, and for a number, which means the position of a layer.
 pub fn of_directory(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy();
     let mut label = String::new();
@@ -22,7 +23,7 @@ pub fn of_directory(path: &Path) -> Option<String> {
     (!is_number(&label)).then_some(label)
 }
 
-/// Accepts a label from the command line; an empty one means that the image gets none.
+/// Checks a label of the command line. An empty one means no label.
 pub fn parse(text: &str) -> std::result::Result<String, String> {
     if text.len() > LABEL_MAX {
         return Err(format!(
@@ -30,17 +31,17 @@ pub fn parse(text: &str) -> std::result::Result<String, String> {
         ));
     }
     if is_number(text) {
-        return Err("a number names a layer by its place".into());
+        return Err("a number means the position of a layer".into());
     }
     match text.chars().find(|c| !is_usable(*c)) {
         Some(c) => Err(format!(
-            "{c:?} cannot stand in a list on the kernel command line"
+            "{c:?} is not possible in a list on the kernel command line"
         )),
         None => Ok(text.into()),
     }
 }
 
-/// The field of the superblock.
+/// The label as the field of the superblock.
 pub fn volume_name(label: &str) -> Result<[u8; LABEL_MAX + 1]> {
     let mut field = [0; LABEL_MAX + 1];
     match field
@@ -57,7 +58,7 @@ fn is_number(label: &str) -> bool {
     !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Commas part the items of a list, white space parts words, and double quotes are removed.
+/// Commas separate the items of a list, white space separates words, and double quotes are removed.
 fn is_usable(c: char) -> bool {
     !(c == ','
         || c == '"'
@@ -96,10 +97,10 @@ mod tests {
                 "sixteen-bytes-xx",
                 Err("longer than the 15 bytes of a volume label".into()),
             ),
-            ("7", Err("a number names a layer by its place".into())),
+            ("7", Err("a number means the position of a layer".into())),
             (
                 "a,b",
-                Err("',' cannot stand in a list on the kernel command line".into()),
+                Err("',' is not possible in a list on the kernel command line".into()),
             ),
         ] {
             assert_eq!(parse(text), parsed, "{text}");

@@ -1,4 +1,4 @@
-//! The loader: its spec, as entries.
+//! The entries of the loader, from spec files or the standard spec.
 
 use std::cell::Cell;
 use std::env;
@@ -8,22 +8,25 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::spec::{self, Body, Content, Entry};
+use super::spec::{self, Body, Entry, FileContent};
 use crate::error::{Context, Error, Result};
 
-/// The standard loader's spec.
+/// The spec of the standard loader.
 pub const STANDARD: &str = include_str!("../../../initramfs-spec/loader");
 
-/// The variable that the standard loader's spec names its `/init` by.
+/// The variable for the path of `/init` in the standard spec.
 const VARIABLE: &str = "LAYERINIT_INIT";
 
-/// The most that a spec or a module index may have, in bytes: a bound, not a size to expect.
+/// The maximum length of a spec or a module index, in bytes.
 const TEXT_MAX: u64 = 256 << 20;
 
-/// The entries of spec files, one file after the other; of the standard loader's where there are
-/// none. `init` is what `${LAYERINIT_INIT}` stands for.
+/// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`, or else the
+/// environment variable, or else the `init` in the directory of this program.
+///
+/// # Errors
+/// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
 pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
-    // Only a spec that asks for it needs an init to be there.
+    // An error only if a spec uses the variable.
     let missing = Cell::new(false);
     let environment = |name: &[u8]| {
         if name != VARIABLE.as_bytes() {
@@ -32,7 +35,7 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
         let chosen = init
             .map(|path| path.as_os_str().to_owned())
             .or_else(|| env::var_os(VARIABLE));
-        let path = chosen.or_else(|| beside_the_tool().map(PathBuf::into_os_string));
+        let path = chosen.or_else(|| installed_init().map(PathBuf::into_os_string));
         missing.set(missing.get() || path.is_none());
         path.map(OsStringExt::into_vec)
     };
@@ -45,14 +48,14 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
         }),
     };
     if missing.get() {
-        let what = "not beside this program; build it with `cargo build --release --bin init`, or say --init PATH";
-        return Err(Error::new("find", "init", what));
+        let hint = "build it with `cargo build --release --bin init`, or use --init PATH";
+        return Err(Error::new("find", "init", "not in the directory of this program").hint(hint));
     }
     parsed
 }
 
-/// The `init` that was installed or built together with this program.
-fn beside_the_tool() -> Option<PathBuf> {
+/// The `init` in the directory of this program.
+fn installed_init() -> Option<PathBuf> {
     let init = env::current_exe().ok()?.with_file_name("init");
     init.is_file().then_some(init)
 }
@@ -66,26 +69,23 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         .read_to_end(&mut text)
         .during("read", context())?;
     match n as u64 == TEXT_MAX {
-        true => Err(Error::new(
-            "read",
-            context(),
-            "this cannot be a text: it does not end",
-        )),
+        true => Err(Error::new("read", context(), "too large for a text file")),
         false => Ok(text),
     }
 }
 
+/// Reads a text file of at most [`TEXT_MAX`] bytes.
 pub(super) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?).map_err(|_| Error::new("read", path.display(), "not UTF-8"))
 }
 
-/// Bytes that the files of `entries` hold, for a progress bar: what cannot be read counts nothing.
+/// The total size of the files in `entries` in bytes, for a progress bar. Unreadable files count as 0.
 pub fn size(entries: &[Entry]) -> u64 {
     let sizes = entries.iter().map(|entry| match &entry.body {
-        Body::File(Content::Location(path), _) => {
+        Body::File(FileContent::Location(path), _) => {
             fs::metadata(path).map_or(0, |metadata| metadata.len())
         }
-        Body::File(Content::Bytes(bytes), _) => bytes.len() as u64,
+        Body::File(FileContent::Bytes(bytes), _) => bytes.len() as u64,
         _ => 0,
     });
     sizes.fold(0, u64::saturating_add)

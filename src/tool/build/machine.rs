@@ -1,8 +1,8 @@
-//! The machine that a loader is for.
+//! The architecture that a loader is for.
 
 use std::io::Read;
 
-use super::spec::{Body, Content, Entry};
+use super::spec::{Body, Entry, FileContent};
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::format::cpio::normalized;
 use crate::module::dep::{MODULE_MAX, decompressed};
@@ -10,45 +10,47 @@ use crate::text::shown;
 use crate::tool::image::loader_modules::has_module_name;
 use crate::tool::image::machine::{self, Machine};
 
-/// The largest page, in bytes, of a kernel that starts the `/init` among these entries.
+/// The largest page size, in bytes, of kernels that can run the `/init` among these entries.
 pub fn page_max(entries: &[Entry]) -> u64 {
     let init = entries
         .iter()
         .find(|entry| normalized(&entry.name) == b"init");
     match init.map(|entry| &entry.body) {
-        Some(Body::File(Content::Location(path), _)) => match Opened::open(path) {
+        Some(Body::File(FileContent::Location(path), _)) => match Opened::open(path) {
             Ok(program) => machine::page_max(Some(&program)),
             Err(_) => machine::page_max(None),
         },
-        Some(Body::File(Content::Bytes(bytes), _)) => machine::page_max(Some(&bytes.as_slice())),
+        Some(Body::File(FileContent::Bytes(bytes), _)) => {
+            machine::page_max(Some(&bytes.as_slice()))
+        }
         _ => machine::page_max(None),
     }
 }
 
-/// A warning about a loader that is being built, whose modules are for another machine than its `/init`.
-/// Modules are of one build: the first says it.
-pub fn mixed(loader: &[Entry]) -> Option<String> {
-    let content = |wanted: &dyn Fn(&[u8]) -> bool| {
+/// A warning if the modules of a loader are for another architecture than its `/init`. All modules come from one kernel
+/// build, so the first one is representative.
+pub fn architecture_warning(loader: &[Entry]) -> Option<String> {
+    let content = |is_wanted: &dyn Fn(&[u8]) -> bool| {
         let mut files = loader.iter().filter_map(|entry| match &entry.body {
-            Body::File(content, _) if wanted(&normalized(&entry.name)) => Some((entry, content)),
+            Body::File(content, _) if is_wanted(&normalized(&entry.name)) => Some((entry, content)),
             _ => None,
         });
         files.next()
     };
     let (_, init) = content(&|name| name == b"init")?;
     let (entry, module) = content(&has_module_name)?;
-    let kernel = Machine::running(&*opened(init)?)?;
+    let kernel = Machine::running(&*open(init)?)?;
     let mut bytes = Vec::new();
-    let module = opened(module)?;
+    let module = open(module)?;
     let mut module = Reader::new(&*module, 0).take(MODULE_MAX);
     module.read_to_end(&mut bytes).ok()?;
     let what = kernel.refuses_module(&decompressed(bytes).ok()?)?;
     Some(format!("warning: {}: {what}", shown(&entry.name)))
 }
 
-fn opened(content: &Content) -> Option<Box<dyn ReadAt + '_>> {
+fn open(content: &FileContent) -> Option<Box<dyn ReadAt + '_>> {
     match content {
-        Content::Location(path) => Some(Box::new(Opened::open(path).ok()?)),
-        Content::Bytes(bytes) => Some(Box::new(bytes.as_slice())),
+        FileContent::Location(path) => Some(Box::new(Opened::open(path).ok()?)),
+        FileContent::Bytes(bytes) => Some(Box::new(bytes.as_slice())),
     }
 }

@@ -3,17 +3,23 @@
 pub mod compressed;
 pub mod host;
 pub mod label;
-pub mod output;
 pub mod spec;
+pub mod temp_files;
 
 pub mod archive;
+pub mod layer;
 pub mod loader;
 pub mod machine;
 pub mod module;
+pub mod output;
+pub mod program;
 pub mod tree;
 
+pub mod cpio_layer;
 pub mod depmod;
-pub mod layer;
+pub mod mkfs;
+
+pub mod prepare;
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek};
@@ -24,44 +30,49 @@ use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::text::shown;
-use archive::Settings;
-use depmod::Modules;
-use layer::{Erofs, Layer, Wanted};
-use output::{Output, STDOUT, Scratch};
-use spec::{Body, Content, Entry};
+use archive::CpioOptions;
+use depmod::ModuleSelection;
+use layer::{LayerInput, PreparedLayer};
+use mkfs::ErofsOptions;
+use output::{ImageWriter, STDOUT};
+use spec::{Body, Entry, FileContent};
+use temp_files::TempFiles;
 
-/// Where /init looks for files that are layers, as a name in an archive.
-const DIRECTORY: &[u8] = b"layers";
+/// The directory of layers in the loader, as a name in an archive.
+const LAYERS: &[u8] = b"layers";
 
-/// An initrd lies in memory as a whole. A file that is larger than this, in bytes, is sparse, and has become a layer
-/// by mistake.
+/// The largest image, in bytes. No machine loads a larger initrd into memory: a sparse file has become a layer by
+/// mistake.
 const IMAGE_MAX: u64 = 1 << 40;
 
 /// What to build.
 #[derive(Clone, Debug)]
-pub struct Build {
-    /// The image to be written; `None`: to standard output.
+pub struct BuildOptions {
+    /// The image to write; `None`: to standard output.
     pub output: Option<PathBuf>,
-    /// The loader's specs, one after the other; the standard one where there are none.
+    /// Specs of the loader, in order; if there are none, the standard one.
     pub specs: Vec<PathBuf>,
-    /// What the standard spec's `/init` is; the one beside the tool where not given.
+    /// The program for `${LAYERINIT_INIT}`; `None`: see [`loader::entries`].
     pub init: Option<PathBuf>,
     /// Kernel modules for the loader.
-    pub modules: Option<Modules>,
+    pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
-    pub layers: Vec<Wanted>,
-    /// Whether they become files of the loader's /layers.
+    pub layers: Vec<LayerInput>,
+    /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
-    /// Where layers start: at a multiple of this many bytes, itself one of 4.
+    /// The alignment of layers, in bytes: a multiple of 4.
     pub align: u64,
     /// How the loader is written.
-    pub settings: Settings,
-    /// How directories become images.
-    pub erofs: Erofs,
+    pub cpio: CpioOptions,
+    /// How directories become EROFS images.
+    pub erofs: ErofsOptions,
 }
 
-/// The modification time that is given, or else the environment's SOURCE_DATE_EPOCH
-/// (<https://reproducible-builds.org/specs/source-date-epoch/>).
+/// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
+/// (<https://reproducible-builds.org/specs/source-date-epoch/>), in seconds since 1970.
+///
+/// # Errors
+/// The variable is not a number that a cpio archive can hold.
 pub fn mtime(given: Option<u32>) -> Result<Option<u32>> {
     let Some(epoch) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|_| given.is_none()) else {
         return Ok(given);
@@ -73,112 +84,97 @@ pub fn mtime(given: Option<u32>) -> Result<Option<u32>> {
     })
 }
 
-/// Builds the image, or leaves nothing. Returns what there is to say about it, one line each, the
-/// last one its sizes.
-pub fn build(build: &Build) -> Result<Vec<String>> {
-    if build.align == 0 || !build.align.is_multiple_of(4) {
+/// Builds the image. Returns messages, one line each; the last one has the sizes.
+///
+/// # Errors
+/// Anything that is missing, unreadable or does not fit. No file is left then.
+pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
+    if options.align == 0 || !options.align.is_multiple_of(4) {
         let what = "not a multiple of 4, at which the kernel expects archives";
-        return Err(Error::new("align layers to", build.align, what));
+        return Err(Error::new("align layers to", options.align, what));
     }
-    let mut entries = loader::entries(&build.specs, build.init.as_deref())?;
     let mut lines = Vec::new();
-    if let Some(modules) = &build.modules {
-        let (files, host) = depmod::entries(modules, &entries)?;
-        entries.extend(files);
-        lines.extend(machine::mixed(&entries));
-        if modules.host.is_some() {
-            lines.push(format!(
-                "modules for this machine's disks: {}",
-                match host.as_slice() {
-                    [] => "none (there are no disks, or the kernel has built in what they need)"
-                        .to_string(),
-                    names => names.join(" "),
-                }
-            ));
-        }
-    }
+    let mut entries = loader_entries(options, &mut lines)?;
     let page = machine::page_max(&entries);
-    // A symbolic link stays; what it leads to is written anew, where it is or is going to be.
-    let target = build.output.as_deref().map(behind_links).transpose()?;
+    // A symbolic link stays, and its target is replaced.
+    let target = options.output.as_deref().map(resolve_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
-        let what = "it is a terminal: redirect it, or name a file with -o";
-        return Err(Error::new("write", STDOUT, what));
+        let error = Error::new("write", STDOUT, "it is a terminal");
+        return Err(error.hint("redirect it, or name a file with -o"));
     }
-    let scratch = Scratch::new(target.as_deref())?;
+    let temp = TempFiles::new(target.as_deref())?;
     let mut layers = Vec::new();
-    for (number, wanted) in build.layers.iter().enumerate() {
-        layers.push(layer::prepare(wanted, number, &build.erofs, &scratch)?);
+    for (number, input) in options.layers.iter().enumerate() {
+        layers.push(prepare::prepare(input, number, &options.erofs, &temp)?);
     }
-    let mut settings = build.settings;
-    if build.layers_inside {
-        inside(&mut entries, &layers);
-        if settings.data_align == 0 {
-            settings.data_align = member_align(build.align)?;
+    let mut cpio = options.cpio;
+    let mut appended = layers.as_mut_slice();
+    if options.layers_inside {
+        add_layers(&mut entries, appended);
+        if cpio.data_align == 0 {
+            cpio.data_align = member_align(options.align)?;
         }
+        appended = &mut [];
     }
-    let appended = match build.layers_inside {
-        true => &mut [],
-        false => layers.as_mut_slice(),
-    };
+    let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
-
     if expected > IMAGE_MAX {
-        let object = build
-            .output
-            .as_deref()
-            .unwrap_or(Path::new(STDOUT))
-            .display();
         let what = format!("{expected} bytes are more than any machine can load as an initrd");
-        return Err(Error::new("write", object, what));
+        return Err(Error::new("write", object.display(), what));
     }
-    let mut output = Output::new(target.as_deref(), scratch, expected)?;
-    let image = build.output.as_deref().unwrap_or(Path::new(STDOUT));
-    let image = image.display().to_string();
-    let written = archive::write(&entries, settings, &mut output, &image)?;
-    let mut pages_end = 0;
-    for layer in appended {
-        output.align(build.align)?;
-        if let Some((offset, length)) = layer.last_image {
-            let pages = length.div_ceil(page).saturating_mul(page);
-            pages_end = output.length().saturating_add(offset).saturating_add(pages);
-        }
-        append(layer, &mut output)?;
-    }
-    // A kernel without BUFFER_HEAD reads whole pages of a loop device.
-    output.extend(pages_end)?;
-    // Whoever appends more with `cat` finds the place where an archive may start.
-    output.align(4)?;
+    let mut output = ImageWriter::new(target.as_deref(), temp, expected)?;
+    let name = object.display().to_string();
+    let loader = archive::write(&entries, cpio, &mut output, &name)?;
+    append(appended, options.align, page, &mut output)?;
     let length = output.length();
     let not_kept = output.finish()?;
-    let image = build.output.as_ref().map_or(STDOUT.into(), |path| {
-        shown(path.as_os_str().as_encoded_bytes())
-    });
 
-    let unaligned = written.unaligned.iter();
-    lines.extend(
-        unaligned.map(|name| format!("warning: {name}: its name would get too long; not aligned")),
-    );
+    let image = shown(object.as_os_str().as_encoded_bytes());
+    let unaligned = loader.unaligned.iter();
+    lines.extend(unaligned.map(|name| {
+        format!("warning: {name}: not aligned, as its name in the archive would get too long")
+    }));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
+    let count = match layers.len() {
+        1 => "1 layer".to_string(),
+        n => format!("{n} layers"),
+    };
+    let inside = if options.layers_inside {
+        " inside it"
+    } else {
+        ""
+    };
+    let loader = loader.length;
     lines.push(format!(
-        "{image}: {length} bytes, loader {} bytes, {}{}",
-        written.length,
-        match layers.len() {
-            1 => "1 layer".to_string(),
-            n => format!("{n} layers"),
-        },
-        if build.layers_inside {
-            " inside it"
-        } else {
-            ""
-        }
+        "{image}: {length} bytes, loader {loader} bytes, {count}{inside}"
     ));
     Ok(lines)
 }
 
-/// Adds the layers to the loader's entries: files of /layers whose names have their order.
-fn inside(entries: &mut Vec<Entry>, layers: &[Layer]) {
+/// The entries of the loader, modules included. Messages are added to `lines`.
+fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<Entry>> {
+    let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
+    if let Some(modules) = &options.modules {
+        let (files, host) = depmod::entries(modules, &entries)?;
+        entries.extend(files);
+        lines.extend(machine::architecture_warning(&entries));
+        if modules.host.is_some() {
+            let names = match host.as_slice() {
+                [] => {
+                    "none (there are no disks, or their drivers are built into the kernel)".into()
+                }
+                names => names.join(" "),
+            };
+            lines.push(format!("modules for this machine's disks: {names}"));
+        }
+    }
+    Ok(entries)
+}
+
+/// Adds the layers to the loader, as files of /layers whose names keep the order.
+fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
     let entry = |name: Vec<u8>, mode, body, origin| Entry {
         name,
         mode,
@@ -188,41 +184,41 @@ fn inside(entries: &mut Vec<Entry>, layers: &[Layer]) {
         body,
         origin,
     };
-    // Without it the kernel drops the files.
+    // The kernel drops files whose directory is missing.
     if !entries
         .iter()
-        .any(|entry| normalized(&entry.name) == DIRECTORY)
+        .any(|entry| normalized(&entry.name) == LAYERS)
     {
         let mode = libc::S_IFDIR | 0o755;
         let origin = "--layers-inside".to_string();
-        entries.push(entry(DIRECTORY.into(), mode, Body::Nothing, origin));
+        entries.push(entry(LAYERS.into(), mode, Body::Empty, origin));
     }
-    // In steps of ten: there is room between them for files of a boot loader.
+    // Steps of ten leave room for files that a boot loader adds.
     let number = |index: usize| index.saturating_add(1).saturating_mul(10);
     let width = number(layers.len().saturating_sub(1)).to_string().len();
     for (index, layer) in layers.iter().enumerate() {
         let number = format!("/{:0width$}-", number(index));
-        let name = [DIRECTORY, number.as_bytes(), layer.name.as_bytes()].concat();
-        let body = Body::File(Content::Location(layer.location.clone()), Vec::new());
+        let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
+        let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
         entries.push(entry(name, libc::S_IFREG | 0o644, body, origin));
     }
 }
 
-/// The alignment of members for one of layers: gen_init_cpio's arithmetic takes powers of two alone.
+/// The alignment of layers as [`CpioOptions::data_align`].
 fn member_align(align: u64) -> Result<u32> {
     let align = u32::try_from(align)
         .ok()
         .filter(|align| align.is_power_of_two());
     align.ok_or_else(|| {
-        let what = "not a power of two, as files of an archive are aligned to";
+        let what = "not a power of two, which files of an archive need";
         Error::new("align layers", "in the loader", what)
     })
 }
 
-/// What symbolic links lead to, there or not; of links without end, one of them.
-fn behind_links(path: &Path) -> Result<PathBuf> {
-    // Before the links are followed: that of a pipe leads nowhere (/dev/stdout).
+/// Follows symbolic links, also to a file that does not exist; at most [`LINKS`] of them.
+fn resolve_links(path: &Path) -> Result<PathBuf> {
+    // Before following links: that of a pipe leads nowhere (/dev/stdout).
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         let what = "it exists, and is not a regular file";
         return Err(Error::new("write", path.display(), what));
@@ -237,17 +233,39 @@ fn behind_links(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn append(layer: &mut Layer, output: &mut Output) -> Result<()> {
+/// Appends the layers, each at a multiple of `align`. `page` is the page size of the kernel, in bytes.
+fn append(
+    layers: &mut [PreparedLayer],
+    align: u64,
+    page: u64,
+    output: &mut ImageWriter,
+) -> Result<()> {
+    let mut pages_end = 0;
+    for layer in layers {
+        output.align(align)?;
+        if let Some((offset, length)) = layer.last_image {
+            let pages = length.div_ceil(page).saturating_mul(page);
+            pages_end = output.length().saturating_add(offset).saturating_add(pages);
+        }
+        copy(layer, output)?;
+    }
+    // A kernel without BUFFER_HEAD reads whole pages of a loop device.
+    output.extend(pages_end)?;
+    // `cat` can append an archive at this offset.
+    output.align(4)
+}
+
+fn copy(layer: &mut PreparedLayer, output: &mut ImageWriter) -> Result<()> {
     let context = || layer.path.display().to_string();
     layer.file.rewind().during("read", context())?;
-    let copied =
-        io::copy(&mut (&layer.file).take(layer.length), output).during("append", context())?;
+    let mut bytes = (&layer.file).take(layer.length);
+    let copied = io::copy(&mut bytes, output).during("append", context())?;
     match copied == layer.length {
         true => Ok(()),
         false => Err(Error::new(
             "read",
             context(),
-            "it gets shorter while it is being read",
+            "it became shorter while it was read",
         )),
     }
 }

@@ -1,67 +1,69 @@
-//! A kernel module's file, as it goes into a loader: so that the kernel has the least to do with it.
+//! Files of kernel modules for a loader: uncompressed, and without a signature if wanted, so that they load fast.
 
 use std::fs;
 use std::path::Path;
 
-use super::spec::Content;
+use super::spec::FileContent;
 use crate::error::{Context, Result};
 use crate::format::compress::Codec;
 use crate::module::dep::{self, MODULE_MAX};
 
-/// What is done with modules on their way into a loader.
+/// How modules are changed before they go into a loader.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Treatment {
-    /// Compressed ones stay so. Else they are decompressed: a kernel needs more time for that than
-    /// for reading a larger loader.
+pub struct ModuleOptions {
+    /// Do not decompress modules. The kernel needs more time to decompress them than to read a larger loader.
     pub keep_compressed: bool,
-    /// Signatures are cut off.
+    /// Remove signatures.
     pub strip_signatures: bool,
 }
 
-/// A module as it goes into a loader.
+/// The file of a module in a loader.
 #[derive(Debug)]
-pub struct Prepared {
-    /// Its name, which says how it is compressed.
+pub struct ModuleFile {
+    /// Its path below lib/modules/RELEASE. The suffix tells the compression.
     pub name: String,
-    /// What is in it.
-    pub content: Content,
+    /// Its content.
+    pub content: FileContent,
 }
 
-/// Prepares the module `name`, which lies at `path`.
-pub fn prepare(name: &str, path: &Path, treatment: Treatment) -> Result<Prepared> {
-    let as_it_is = || Prepared {
+/// Prepares the module `name`, a path below lib/modules/RELEASE, whose file is `path`.
+///
+/// # Errors
+/// The file cannot be read or decompressed.
+pub fn prepare(name: &str, path: &Path, options: ModuleOptions) -> Result<ModuleFile> {
+    let unchanged = || ModuleFile {
         name: name.into(),
-        content: Content::Location(path.into()),
+        content: FileContent::Location(path.into()),
     };
-    // A signature is inside of the compression.
-    if treatment.keep_compressed && !treatment.strip_signatures {
-        return Ok(as_it_is());
+    // The signature is part of what is compressed.
+    if options.keep_compressed && !options.strip_signatures {
+        return Ok(unchanged());
     }
     let bytes = fs::read(path).during("read", path.display())?;
-    // By content, not by name, as everything else is known here.
+    // The content decides, not the suffix, as everywhere in the tool.
     let codec = Codec::detect(&bytes);
     let (name, mut image) = match codec {
         Some(codec) => {
             let image = codec.decompress(&*bytes, MODULE_MAX);
             let image = image.during("decompress", path.display())?;
-            (without_ending(name), image)
+            (without_suffix(name), image)
         }
         None => (name, bytes),
     };
-    if treatment.strip_signatures {
+    if options.strip_signatures {
         let length = dep::without_signature(&image).len();
         image.truncate(length);
     } else if codec.is_none() {
-        return Ok(as_it_is());
+        return Ok(unchanged());
     }
-    Ok(Prepared {
+    Ok(ModuleFile {
         name: name.into(),
-        content: Content::Bytes(image),
+        content: FileContent::Bytes(image),
     })
 }
 
 /// `erofs.ko.xz` to `erofs.ko`.
-fn without_ending(name: &str) -> &str {
+fn without_suffix(name: &str) -> &str {
     match name.rfind(".ko.") {
         Some(at) => name.get(..at.saturating_add(3)).unwrap_or(name),
         None => name,

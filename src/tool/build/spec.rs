@@ -1,4 +1,4 @@
-//! gen_init_cpio's spec files: text to entries. Pure.
+//! Parser of spec files for gen_init_cpio. Pure.
 //!
 //! Source: usr/gen_init_cpio.c of Linux 7.2, whose program reads
 //!
@@ -12,10 +12,9 @@
 //! sock  <name> <mode> <uid> <gid>
 //! ```
 //!
-//! with `${VAR}` expanded in `location` only. What that program takes means the same here. What it
-//! reports and then leaves out, or leaves out without a word, is an error here: an unknown type, a
-//! type alone on its line, words after the last field, a device type other than `b` and `c`, a mode
-//! with another file type in it, names that end an archive or that the kernel passes over.
+//! with `${VAR}` expanded in `location` only. Specs have the same meaning here. Lines that gen_init_cpio drops, with
+//! or without a message, are errors here: an unknown type, a type without fields, words after the last field, a device
+//! type other than `b` and `c`, a mode with another file type, and names that end an archive or that the kernel skips.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -27,39 +26,39 @@ use crate::format::cpio::{PATH_MAX, TRAILER};
 /// One line of a spec: a member, or several that are hard links of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Name in the archive, as given but for one leading slash.
+    /// Name in the archive: without one leading slash.
     pub name: Vec<u8>,
     /// File type and permissions, as in `st_mode`.
     pub mode: u32,
-    /// Owner.
+    /// User ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group ID.
     pub gid: u32,
-    /// When it was changed, in seconds since 1970, where that is not the same for the whole archive.
+    /// Modification time in seconds since 1970; `None`: the one of the archive.
     pub mtime: Option<u32>,
-    /// What else there is to it.
+    /// What the file type needs besides these.
     pub body: Body,
-    /// Where it comes from, for messages: `FILE line N`.
+    /// Its origin for messages: `FILE line N`.
     pub origin: String,
 }
 
-/// What an entry is, beyond its permissions.
+/// The data of an entry, by file type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// A regular file, and its further names.
-    File(Content, Vec<Vec<u8>>),
-    /// A symbolic link to this target.
+    /// A regular file: content, and further names (hard links).
+    File(FileContent, Vec<Vec<u8>>),
+    /// A symbolic link: target.
     Link(Vec<u8>),
     /// A device: major and minor number.
     Device(u32, u32),
-    /// A directory, pipe or socket.
-    Nothing,
+    /// A directory, pipe or socket: none.
+    Empty,
 }
 
-/// Where a regular file's bytes come from.
+/// The content of a regular file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// A file on this machine, relative to the current directory.
+pub enum FileContent {
+    /// The path of a file on this machine.
     Location(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
@@ -68,7 +67,10 @@ pub enum Content {
 /// Looks up an environment variable.
 pub type Environment<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
 
-/// Reads a whole spec. `file` names it in messages. Fails at the first line that is wrong.
+/// Parses a spec. `file` is its name in messages.
+///
+/// # Errors
+/// The first wrong line.
 pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -90,9 +92,10 @@ pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<En
     Ok(entries)
 }
 
+/// Name, mode, user ID, group ID and data of an entry.
 type Fields = (Vec<u8>, u32, u32, u32, Body);
 
-/// One line: nothing, an entry, or what is wrong with it.
+/// Parses one line: a comment or blank line is `None`. The error is a sentence without the line number.
 fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fields>, String> {
     if line.first() == Some(&b'#') {
         return Ok(None);
@@ -100,32 +103,18 @@ fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fi
     if line.contains(&0) {
         return Err("a NUL byte".into());
     }
-    let mut words = Words(line);
+    let mut words = SpecWords(line);
     let Some(kind) = words.next() else {
         return Ok(None);
     };
     if !line.starts_with(kind) {
-        return Err("white space before the first word, which gen_init_cpio does not take".into());
+        return Err(
+            "white space before the first word, which gen_init_cpio does not accept".into(),
+        );
     }
-    let (file_type, form) = match kind {
-        b"file" => (
-            libc::S_IFREG,
-            "file NAME LOCATION MODE UID GID [HARD LINKS]",
-        ),
-        b"dir" => (libc::S_IFDIR, "dir NAME MODE UID GID"),
-        b"nod" => (libc::S_IFCHR, "nod NAME MODE UID GID b|c MAJOR MINOR"),
-        b"slink" => (libc::S_IFLNK, "slink NAME TARGET MODE UID GID"),
-        b"pipe" => (libc::S_IFIFO, "pipe NAME MODE UID GID"),
-        b"sock" => (libc::S_IFSOCK, "sock NAME MODE UID GID"),
-        _ => {
-            let kind = String::from_utf8_lossy(kind);
-            return Err(format!(
-                "{kind:?} is none of file, dir, nod, slink, pipe, sock"
-            ));
-        }
-    };
+    let (mut file_type, syntax) = syntax(kind)?;
     let mut field = |what: &str| {
-        let missing = || format!("no {what}; the line reads {form}");
+        let missing = || format!("no {what}; the line is {syntax}");
         words.next().ok_or_else(missing)
     };
     let name = member_name(field("name")?)?;
@@ -137,7 +126,6 @@ fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fi
     let mode = octal(field("mode")?)?;
     let uid = id(field("uid")?)?;
     let gid = id(field("gid")?)?;
-    let mut file_type = file_type;
     let body = match kind {
         b"file" => {
             let location = expand(operand, environment)?;
@@ -146,11 +134,11 @@ fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fi
                 .map(member_name)
                 .collect::<std::result::Result<_, _>>()?;
             let location = PathBuf::from(OsString::from_vec(location));
-            Body::File(Content::Location(location), links)
+            Body::File(FileContent::Location(location), links)
         }
         b"slink" if operand.len() as u64 >= u64::from(PATH_MAX) => {
             return Err(format!(
-                "a target of more than {} bytes, which the kernel passes over",
+                "a target of more than {} bytes, which the kernel skips",
                 PATH_MAX - 1
             ));
         }
@@ -167,24 +155,47 @@ fn entry(line: &[u8], environment: Environment) -> std::result::Result<Option<Fi
             let major = device(field("major number")?)?;
             Body::Device(major, device(field("minor number")?)?)
         }
-        _ => Body::Nothing,
+        _ => Body::Empty,
     };
     if let Some(word) = words.next() {
         let word = String::from_utf8_lossy(word);
-        return Err(format!("{word:?} is too much; the line reads {form}"));
+        return Err(format!(
+            "{word:?} is one word too many; the line is {syntax}"
+        ));
     }
     if (mode | file_type) & libc::S_IFMT != file_type {
-        return Err(format!("mode {mode:o} is that of another type of file"));
+        return Err(format!("mode {mode:o} has another file type"));
     }
     Ok(Some((name, mode | file_type, uid, gid, body)))
 }
 
-/// A name as it goes into the archive: without one leading slash.
+/// The file type of an entry, and the syntax of its line, from the first word.
+fn syntax(kind: &[u8]) -> std::result::Result<(u32, &'static str), String> {
+    Ok(match kind {
+        b"file" => (
+            libc::S_IFREG,
+            "file NAME LOCATION MODE UID GID [HARD LINKS]",
+        ),
+        b"dir" => (libc::S_IFDIR, "dir NAME MODE UID GID"),
+        b"nod" => (libc::S_IFCHR, "nod NAME MODE UID GID b|c MAJOR MINOR"),
+        b"slink" => (libc::S_IFLNK, "slink NAME TARGET MODE UID GID"),
+        b"pipe" => (libc::S_IFIFO, "pipe NAME MODE UID GID"),
+        b"sock" => (libc::S_IFSOCK, "sock NAME MODE UID GID"),
+        _ => {
+            let kind = String::from_utf8_lossy(kind);
+            return Err(format!(
+                "{kind:?} is not one of file, dir, nod, slink, pipe, sock"
+            ));
+        }
+    })
+}
+
+/// A name in the archive: without one leading slash.
 fn member_name(name: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let name = name.strip_prefix(b"/").unwrap_or(name);
     if name.len() as u64 >= u64::from(PATH_MAX) {
         return Err(format!(
-            "a name of more than {} bytes, which the kernel passes over",
+            "a name of more than {} bytes, which the kernel skips",
             PATH_MAX - 1
         ));
     }
@@ -205,7 +216,7 @@ fn octal(word: &[u8]) -> std::result::Result<u32, String> {
     }
 }
 
-/// A uid or gid. gen_init_cpio reads them signed, so that -1 is the highest.
+/// A user or group ID. gen_init_cpio reads signed numbers, so that -1 is the highest ID.
 fn id(word: &[u8]) -> std::result::Result<u32, String> {
     let number: Option<i64> = std::str::from_utf8(word)
         .ok()
@@ -218,7 +229,7 @@ fn id(word: &[u8]) -> std::result::Result<u32, String> {
         })
         .ok_or_else(|| {
             format!(
-                "{:?} is not a number of a user or group",
+                "{:?} is not a user or group ID",
                 String::from_utf8_lossy(word)
             )
         })
@@ -231,19 +242,17 @@ fn device(word: &[u8]) -> std::result::Result<u32, String> {
     number.ok_or_else(|| format!("{:?} is not a device number", String::from_utf8_lossy(word)))
 }
 
-/// Replaces `${VAR}` by its value, the first one first and starting over each time, as the
-/// original does: a value may hold another `${VAR}`. Unset is empty.
+/// Replaces each `${VAR}` by its value, and starts again at the beginning after each, as the original does: a value may
+/// hold another `${VAR}`. An unset variable is empty.
 fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<u8>, String> {
-    /// More than any location needs; a variable that holds itself would go on for ever.
+    /// A limit for a variable that contains itself.
     const ROUNDS: usize = 100;
     let mut location = location.to_vec();
     let mut unset = None;
     for _ in 0..ROUNDS {
         let Some((before, name, after)) = variable(&location) else {
             if let (true, Some(name)) = (location.is_empty(), unset) {
-                return Err(format!(
-                    "nothing is left of the location: ${{{name}}} is not set"
-                ));
+                return Err(format!("the location is empty: ${{{name}}} is not set"));
             }
             return match location.len() as u64 > u64::from(PATH_MAX) {
                 true => Err(format!("a location of more than {PATH_MAX} bytes")),
@@ -259,7 +268,7 @@ fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<
             break;
         }
     }
-    Err("the variables in the location expand without end".into())
+    Err("the variables in the location expand endlessly".into())
 }
 
 /// Splits a text at its first `${NAME}`.
@@ -272,10 +281,10 @@ fn variable(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((before, name, after.strip_prefix(b"}")?))
 }
 
-/// Words between what C's isspace takes for white space.
-struct Words<'a>(&'a [u8]);
+/// Words separated by white space as of isspace(3).
+struct SpecWords<'a>(&'a [u8]);
 
-impl<'a> Iterator for Words<'a> {
+impl<'a> Iterator for SpecWords<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -328,15 +337,12 @@ mod tests {
         };
         let file = |location: &str, links: &[&str]| {
             let links = links.iter().map(|link| link.as_bytes().to_vec()).collect();
-            Body::File(Content::Location(location.into()), links)
+            Body::File(FileContent::Location(location.into()), links)
         };
         for (line, expected) in [
-            ("dir /dev 0755 1 2", entry("dev", 0o40755, Body::Nothing)),
-            (
-                "pipe run/p 600 1 2\r",
-                entry("run/p", 0o10600, Body::Nothing),
-            ),
-            ("sock\t//s 0 1 2 ", entry("/s", 0o140000, Body::Nothing)),
+            ("dir /dev 0755 1 2", entry("dev", 0o40755, Body::Empty)),
+            ("pipe run/p 600 1 2\r", entry("run/p", 0o10600, Body::Empty)),
+            ("sock\t//s 0 1 2 ", entry("/s", 0o140000, Body::Empty)),
             (
                 "nod /dev/console 0600 1 2 c 5 1",
                 entry("dev/console", 0o20600, Body::Device(5, 1)),
@@ -372,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_blank_lines_are_passed_over_and_counted() {
+    fn comments_and_blank_lines_are_skipped_and_counted() {
         let text = "# first\n\n \t\n#dir /x\n\r\ndir /y 0755 0 0";
         assert_eq!(one(text).origin, "spec line 6");
         assert_eq!(parse(b"", "spec", &environment).unwrap(), []);
@@ -383,38 +389,29 @@ mod tests {
         for (line, expected) in [
             (
                 "lnk a b 0777 0 0",
-                "\"lnk\" is none of file, dir, nod, slink, pipe, sock",
+                "\"lnk\" is not one of file, dir, nod, slink, pipe, sock",
             ),
             (
                 " dir a 0755 0 0",
-                "white space before the first word, which gen_init_cpio does not take",
+                "white space before the first word, which gen_init_cpio does not accept",
             ),
             (
                 " # comment",
-                "white space before the first word, which gen_init_cpio does not take",
+                "white space before the first word, which gen_init_cpio does not accept",
             ),
-            ("dir", "no name; the line reads dir NAME MODE UID GID"),
-            (
-                "dir a 0755 0",
-                "no gid; the line reads dir NAME MODE UID GID",
-            ),
+            ("dir", "no name; the line is dir NAME MODE UID GID"),
+            ("dir a 0755 0", "no gid; the line is dir NAME MODE UID GID"),
             ("dir a 0855 0 0", "mode \"0855\" is not an octal number"),
             ("dir a -1 0 0", "mode \"-1\" is not an octal number"),
-            (
-                "dir a 0100755 0 0",
-                "mode 100755 is that of another type of file",
-            ),
-            (
-                "dir a 0755 root 0",
-                "\"root\" is not a number of a user or group",
-            ),
+            ("dir a 0100755 0 0", "mode 100755 has another file type"),
+            ("dir a 0755 root 0", "\"root\" is not a user or group ID"),
             (
                 "dir a 0755 0 4294967296",
-                "\"4294967296\" is not a number of a user or group",
+                "\"4294967296\" is not a user or group ID",
             ),
             (
                 "dir a 0755 0 0 # why",
-                "\"#\" is too much; the line reads dir NAME MODE UID GID",
+                "\"#\" is one word too many; the line is dir NAME MODE UID GID",
             ),
             (
                 "nod a 0644 0 0 u 1 2",
@@ -422,23 +419,23 @@ mod tests {
             ),
             (
                 "nod a 0644 0 0 c 1",
-                "no minor number; the line reads nod NAME MODE UID GID b|c MAJOR MINOR",
+                "no minor number; the line is nod NAME MODE UID GID b|c MAJOR MINOR",
             ),
             ("nod a 0644 0 0 c 1 -2", "\"-2\" is not a device number"),
             (
                 "file a ${NOWHERE} 0644 0 0",
-                "nothing is left of the location: ${NOWHERE} is not set",
+                "the location is empty: ${NOWHERE} is not set",
             ),
             ("dir TRAILER!!! 0755 0 0", "this name ends an archive"),
             ("file a b 0644 0 0 /TRAILER!!!", "this name ends an archive"),
             ("dir a\0 0755 0 0", "a NUL byte"),
             (
                 "file a ${LOOP} 0644 0 0",
-                "the variables in the location expand without end",
+                "the variables in the location expand endlessly",
             ),
             (
                 "file a ${BOMB} 0644 0 0",
-                "the variables in the location expand without end",
+                "the variables in the location expand endlessly",
             ),
         ] {
             assert_eq!(
@@ -448,9 +445,7 @@ mod tests {
         }
         let long = "n".repeat(4095);
         assert_eq!(one(&format!("dir /{long} 0755 0 0")).name.len(), 4095);
-        assert!(error(&format!("dir n{long} 0755 0 0")).ends_with("which the kernel passes over"));
-        assert!(
-            error(&format!("slink a n{long} 0755 0 0")).ends_with("which the kernel passes over")
-        );
+        assert!(error(&format!("dir n{long} 0755 0 0")).ends_with("which the kernel skips"));
+        assert!(error(&format!("slink a n{long} 0755 0 0")).ends_with("which the kernel skips"));
     }
 }

@@ -1,4 +1,4 @@
-//! A directory as entries of an archive: every file as it is, in the order of names.
+//! A directory as entries of an archive, in the order of names.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use rustix::io::Errno;
 
-use super::spec::{Body, Content, Entry};
+use super::spec::{Body, Entry, FileContent};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::{OPAQUE, PATH_MAX, TRAILER};
 use crate::text::shown;
@@ -18,63 +18,63 @@ use crate::text::shown;
 /// XATTR_LIST_MAX of include/uapi/linux/limits.h.
 const XATTR_LIST_MAX: usize = 65536;
 
-/// What a directory becomes.
+/// A directory as entries.
 #[derive(Debug, Default)]
-pub struct Tree {
-    /// Its files, the directory itself first.
+pub struct DirectoryTree {
+    /// The directory itself, then its files.
     pub entries: Vec<Entry>,
-    /// The first file whose extended attributes cannot be stored, and the names of those.
+    /// The first file with extended attributes that an archive cannot store, and their names.
     pub attributes: Option<(Vec<u8>, String)>,
-    /// How many such files there are.
+    /// The number of such files.
     pub with_attributes: usize,
 }
 
-/// The times of the files of a layer that is made, in seconds since 1970.
+/// The modification times of files in layers made from directories, in seconds since 1970.
 #[derive(Clone, Copy, Debug)]
-pub enum Times {
-    /// This one for all.
-    All(u32),
-    /// Each file's own, but none later than this.
-    Own(u32),
+pub enum Timestamps {
+    /// One time for all files.
+    Fixed(u32),
+    /// Each file's own time, but none later than this one.
+    Preserved(u32),
 }
 
-impl Times {
+impl Timestamps {
     fn of(self, stat: &Metadata) -> u32 {
         match self {
-            Self::All(time) => time,
-            Self::Own(end) => time(stat).min(end),
+            Self::Fixed(time) => time,
+            Self::Preserved(latest) => time(stat).min(latest),
         }
     }
 }
 
 /// Reads a directory, but not the contents of its files.
-pub fn read(directory: &Path, times: Times) -> Result<Tree> {
-    let mut reader = Reader {
+pub fn read(directory: &Path, times: Timestamps) -> Result<DirectoryTree> {
+    let mut reader = TreeReader {
         times,
-        tree: Tree::default(),
+        tree: DirectoryTree::default(),
         entries: Vec::new(),
         names: BTreeMap::new(),
     };
     reader.file(directory, b".")?;
     reader.directory(directory, b"")?;
-    Ok(Tree {
+    Ok(DirectoryTree {
         entries: reader.entries.into_iter().flatten().collect(),
         ..reader.tree
     })
 }
 
-struct Reader {
-    times: Times,
-    /// Without its entries.
-    tree: Tree,
-    /// What was found, in that order; nothing where a file of several names was found again later.
+struct TreeReader {
+    times: Timestamps,
+    /// The result, except its entries.
+    tree: DirectoryTree,
+    /// Entries in the order of names; `None` where another name of the file follows later.
     entries: Vec<Option<Entry>>,
-    /// Where a file of several names is in that, by its device and inode.
+    /// The index in `entries` of each file with hard links, by device and inode number.
     names: BTreeMap<(u64, u64), usize>,
 }
 
-impl Reader {
-    /// Everything in a directory, which has this name in the archive.
+impl TreeReader {
+    /// Reads the files of a directory. `name` is its name in the archive.
     fn directory(&mut self, directory: &Path, name: &[u8]) -> Result<()> {
         let context = || directory.display();
         let mut names = Vec::new();
@@ -82,11 +82,11 @@ impl Reader {
             names.push(entry.during("read", context())?.file_name());
         }
         names.sort();
-        for last in names {
-            let path = directory.join(&last);
+        for file_name in names {
+            let path = directory.join(&file_name);
             let name = match name {
-                b"" => last.as_bytes().to_vec(),
-                name => [name, b"/", last.as_bytes()].concat(),
+                b"" => file_name.as_bytes().to_vec(),
+                name => [name, b"/", file_name.as_bytes()].concat(),
             };
             if self.file(&path, &name)?.is_dir() {
                 self.directory(&path, &name)?;
@@ -95,7 +95,7 @@ impl Reader {
         Ok(())
     }
 
-    /// One file, without what is in it if it is a directory.
+    /// Reads one file; of a directory, not the files in it.
     fn file(&mut self, path: &Path, name: &[u8]) -> Result<Metadata> {
         let context = || path.display();
         let refuse = |what: &str| Err(Error::new("read", context(), what));
@@ -107,13 +107,13 @@ impl Reader {
             return refuse("its name is too long for a cpio archive");
         }
         let body = match stat.mode() & libc::S_IFMT {
-            libc::S_IFREG => Body::File(Content::Location(path.into()), Vec::new()),
+            libc::S_IFREG => Body::File(FileContent::Location(path.into()), Vec::new()),
             libc::S_IFLNK => {
                 let target = fs::read_link(path).during("read", context())?;
                 Body::Link(target.as_os_str().as_bytes().to_vec())
             }
             libc::S_IFCHR | libc::S_IFBLK => Body::Device(major(stat.rdev()), minor(stat.rdev())),
-            _ => Body::Nothing,
+            _ => Body::Empty,
         };
         let mtime = Some(self.times.of(&stat));
         let entry = |name: &[u8], mode, body| Entry {
@@ -128,8 +128,8 @@ impl Reader {
         let mut found = entry(name, stat.mode(), body);
         let several = (stat.is_file() && stat.nlink() > 1).then(|| (stat.dev(), stat.ino()));
         let before = several.and_then(|file| self.names.insert(file, self.entries.len()));
-        // A file of several names stands where the last of them is found: by then all the directories
-        // that they are in have been made.
+        // Hard links of a file become one entry at the position of the last name: the directories of all names
+        // precede it.
         if let Some(mut first) = before.and_then(|index| self.entries.get_mut(index)?.take()) {
             if let Body::File(_, links) = &mut first.body {
                 links.push(name.to_vec());
@@ -137,21 +137,20 @@ impl Reader {
             found = first;
         }
         self.entries.push(Some(found));
-        // Attributes of a file of several names are told of once.
-        let again = before.is_some();
-        if !again && self.attributes(path, name)? && !path.join(mark()).exists() {
+        // Attributes of hard links count once.
+        if before.is_none() && self.attributes(path, name)? && !path.join(opaque_name()).exists() {
             let name = match name {
                 b"." => OPAQUE.to_vec(),
                 name => [name, b"/", OPAQUE].concat(),
             };
-            let mark = Body::File(Content::Bytes(Vec::new()), Vec::new());
+            let mark = Body::File(FileContent::Bytes(Vec::new()), Vec::new());
             self.entries.push(Some(entry(&name, 0o100_000, mark)));
         }
         Ok(stat)
     }
 
-    /// Takes note of attributes that an archive cannot hold. Whether there is the one by which
-    /// overlayfs knows opaque directories, for which it can.
+    /// Records attributes that an archive cannot store. Returns whether the directory is opaque in overlayfs, which an
+    /// archive can store as a file.
     fn attributes(&mut self, path: &Path, name: &[u8]) -> Result<bool> {
         let mut list = vec![0; XATTR_LIST_MAX];
         let n = match llistxattr(path, &mut *list) {
@@ -170,7 +169,7 @@ impl Reader {
                 b"trusted.overlay.opaque" => {
                     opaque |= lgetxattr(path, attribute, &mut value) == Ok(1) && value[0] == b'y';
                 }
-                // What else overlayfs keeps there is of no use in another layer.
+                // The other attributes of overlayfs have no meaning in another layer.
                 name if name.starts_with(b"trusted.overlay.") => {}
                 name => others.push(shown(name)),
             }
@@ -185,7 +184,7 @@ impl Reader {
     }
 }
 
-/// The latest time of a directory and all that is in it, in seconds since 1970.
+/// The latest modification time of a directory and its files, in seconds since 1970.
 pub fn newest(path: &Path) -> Result<u32> {
     let stat = fs::symlink_metadata(path).during("read", path.display())?;
     let mut newest = time(&stat);
@@ -198,11 +197,12 @@ pub fn newest(path: &Path) -> Result<u32> {
     Ok(newest)
 }
 
-/// As a cpio archive can hold it.
+/// The modification time, limited to what a cpio archive can hold.
 fn time(stat: &Metadata) -> u32 {
     u32::try_from(stat.mtime().max(0)).unwrap_or(u32::MAX)
 }
 
-fn mark() -> &'static std::ffi::OsStr {
+/// The name of the file that makes a directory opaque.
+fn opaque_name() -> &'static std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(OPAQUE)
 }

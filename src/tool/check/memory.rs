@@ -16,8 +16,8 @@ use std::fmt;
 use std::io::Read;
 
 use super::firmware::Firmware;
-use crate::bytes::{Cursor, Part, ReadAt, Reader};
-use crate::format::compress::{Codec, WINDOW_MAX};
+use crate::bytes::{Part, ReadAt, Reader};
+use crate::format::compress::Codec;
 use crate::initrd::Kind;
 use crate::plan::{Content, Plan};
 use crate::tool::image::boot::Boot;
@@ -104,7 +104,7 @@ impl Memory {
             }
             // Of a file of /layers the bytes are not at hand.
             let window = match layer.place {
-                crate::plan::Place::File(_) => most(codec),
+                crate::plan::Place::File(_) => codec.map_or(0, |codec| codec.memory(&[])),
                 _ => window(image, layer.offset, codec),
             };
             memory.by_init = memory.by_init.max(window);
@@ -137,68 +137,16 @@ impl Memory {
     }
 }
 
-/// What it takes to decompress an archive, by its first bytes.
+/// The memory that it takes to decompress an archive, from its first bytes.
 fn window(image: &dyn ReadAt, offset: u64, codec: Option<Codec>) -> u64 {
+    let Some(codec) = codec else {
+        return 0;
+    };
     let mut head = Vec::new();
     let part = Part::new(image, offset, 64);
-    let read = Reader::new(&part, 0).take(64).read_to_end(&mut head);
-    let byte = |index: usize| head.get(index).copied().unwrap_or(0);
-    let declared = match (codec, read.is_ok()) {
-        (Some(Codec::Zstd), true) => {
-            // Frame_Header_Descriptor, and what its bits say is behind it (RFC 8878, 3.1.1.1): a
-            // Window_Descriptor, or the size of all, which is the window then.
-            let descriptor = byte(4);
-            let (exponent, mantissa) = (u32::from(byte(5) >> 3), u64::from(byte(5) & 7));
-            let base = 1u64
-                .checked_shl(exponent.saturating_add(10))
-                .unwrap_or(u64::MAX);
-            match descriptor & 0x20 != 0 {
-                true => frame_size(&head).unwrap_or(u64::MAX),
-                false => base.saturating_add((base / 8).saturating_mul(mantissa)),
-            }
-        }
-        (Some(Codec::Xz), true) => {
-            // The stream's header takes 12 bytes; then a block's: its size, flags, and filters, the
-            // last of which is LZMA2, 0x21, one byte of properties, the dictionary's size.
-            let filters = head.get(14..).unwrap_or_default();
-            let found = filters.windows(2).position(|pair| pair == [0x21, 1]);
-            let bits = found
-                .and_then(|at| filters.get(at.saturating_add(2)))
-                .copied();
-            match bits.map(u32::from) {
-                Some(bits @ 0..40) => u64::from(2 | bits & 1) << (bits / 2).saturating_add(11),
-                _ => most(codec),
-            }
-        }
-        _ => most(codec),
-    };
-    declared.min(most(codec))
-}
-
-/// The Frame_Content_Size of a zstd frame that is one segment.
-fn frame_size(head: &[u8]) -> Option<u64> {
-    let mut cursor = Cursor::new(head.get(4..)?);
-    let descriptor = cursor.u8()?;
-    let dictionary_id = [0, 1, 2, 4].get(usize::from(descriptor & 3))?;
-    cursor.take(*dictionary_id)?;
-    match descriptor >> 6 {
-        0 => cursor.u8().map(u64::from),
-        1 => cursor
-            .le16()
-            .map(|size| u64::from(size).saturating_add(256)),
-        2 => cursor.le32().map(u64::from),
-        _ => cursor.le64(),
-    }
-}
-
-/// The most that a decompressor takes: see [`crate::format::compress`].
-fn most(codec: Option<Codec>) -> u64 {
-    match codec {
-        None => 0,
-        Some(Codec::Gzip) => 64 << 10,
-        Some(Codec::Lz4) => 16 << 20,
-        Some(_) => WINDOW_MAX,
-    }
+    // Of an archive that cannot be read `memory` knows the maximum.
+    let _ = Reader::new(&part, 0).take(64).read_to_end(&mut head);
+    codec.memory(&head)
 }
 
 impl fmt::Display for Memory {

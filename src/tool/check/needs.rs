@@ -40,7 +40,7 @@ fn compressed<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Codec)> + 'a {
 /// Kernel options (built in or as modules in the loader) and command-line words that the image needs.
 pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
-    needs.extend(compressed(boot).map(|(_, codec)| unpacker(codec)));
+    needs.extend(compressed(boot).map(|(_, codec)| codec.kernel_option()));
     for layer in &plan.layers {
         if let Content::Cpio { .. } = &layer.content {
             needs.insert("CONFIG_TMPFS");
@@ -49,13 +49,11 @@ pub fn of(boot: &Boot, plan: &Plan) -> BTreeSet<&'static str> {
             superblock,
             backends,
         } = &layer.content
+            && let Some(backend) = Backend::most_portable(backends)
         {
-            needs.insert(Module::Erofs.option());
             needs.extend(decompressors(superblock));
-            if let Some(backend) = Backend::most_portable(backends) {
-                needs.extend(backend.options());
-                needs.extend(backend.modules().iter().map(|module| module.option()));
-            }
+            needs.extend(backend.options());
+            needs.extend(backend.modules().iter().map(|module| module.option()));
         }
     }
     if let Root::Overlay(upper) = &plan.root {
@@ -76,19 +74,6 @@ fn upper_in_memory(upper: &Upper) -> bool {
         Upper::Tmpfs(_) => true,
         Upper::Device(store) => store.fallback.is_some(),
         Upper::None => false,
-    }
-}
-
-/// The option for unpacking such an archive.
-fn unpacker(codec: Codec) -> &'static str {
-    match codec {
-        Codec::Bzip2 => "CONFIG_RD_BZIP2",
-        Codec::Gzip => "CONFIG_RD_GZIP",
-        Codec::Lz4 => "CONFIG_RD_LZ4",
-        Codec::Lzma => "CONFIG_RD_LZMA",
-        Codec::Lzo => "CONFIG_RD_LZO",
-        Codec::Xz => "CONFIG_RD_XZ",
-        Codec::Zstd => "CONFIG_RD_ZSTD",
     }
 }
 
@@ -148,7 +133,7 @@ fn first_kernel(superblock: &Superblock) -> Option<(u32, u32)> {
 fn no_filesystem(config: &Config, modules: &Modules, device: &MountSpec) -> Option<String> {
     let mut refusals = Vec::new();
     for fstype in &device.types {
-        let (option, module) = superblock::Kind::filesystem(fstype)?.driver()?;
+        let (option, module) = superblock::VolumeKind::filesystem(fstype)?.driver()?;
         refusals.push(match config.value(option) {
             "y" => return None,
             "m" => format!(
@@ -172,6 +157,7 @@ fn unsupported(config: &Config, boot: &Boot, plan: &Plan, modules: &Modules) -> 
     let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
     let works = |backend: &Backend, place: &Place| {
         backend.is_mainline()
+            && !backend.is_extract()
             && backend.is_likely(place, boot.options.hints())
             && backend.options().iter().all(built_in)
             && backend.modules().iter().all(has)
@@ -267,7 +253,7 @@ pub fn compare(
     for (offset, codec) in compressed(boot) {
         let what =
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
-        must(unpacker(codec).trim_start_matches("CONFIG_"), &what);
+        must(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
     let mut images = 0usize;
     let mut archives = 0usize;
@@ -313,9 +299,7 @@ pub fn compare(
         module("OVERLAY_FS", "overlay", Module::Overlay.purpose());
     }
     for backend in unsupported(config, boot, plan, modules) {
-        let patched = Backend::ALL
-            .iter()
-            .filter(|other| !other.is_mainline());
+        let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
         let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
         let what = format!(
             "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",

@@ -12,7 +12,7 @@ use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
 use crate::plan::{self, Place, Plan, Source};
 use crate::text::shown;
-use crate::tool::nameless;
+use crate::tool::tmpfile;
 
 /// More findings in one image than anybody reads.
 pub const FINDINGS_MAX: usize = 1000;
@@ -220,7 +220,7 @@ fn open<'a>(
 /// A file without a name.
 fn temporary() -> Result<File> {
     let directory = std::env::temp_dir();
-    if let Ok(file) = nameless::create(&directory) {
+    if let Ok(file) = tmpfile::create(&directory) {
         return Ok(file);
     }
     let path = directory.join(format!("layerinit-{}", std::process::id()));

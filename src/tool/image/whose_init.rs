@@ -52,8 +52,7 @@ pub fn check(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
 /// Whether a program has the note of an `/init` of layerinit, or may have it: notes of big-endian programs
 /// are not read.
 fn may_be_own(program: &dyn ReadAt) -> bool {
-    let big_endian = elf::Ident::read(program).is_some_and(|ident| ident.big_endian);
-    big_endian || elf::layerinit_version(program).is_some()
+    elf::is_big_endian(program) || elf::layerinit_version(program).is_some()
 }
 
 /// The last archive before that at `by` that the kernel unpacks and that has `rdinit`, too. Walks again,

@@ -194,12 +194,125 @@ pub fn stacked(seed: u64) -> Vec<u8> {
     ])
 }
 
+/// What the members of one archive are made of.
+struct Case<'a> {
+    top: &'a str,
+    links: &'a [&'a str],
+    devices: &'a [&'a str],
+    inside: bool,
+}
+
+const NAMES: [&str; 5] = ["a", "b", "s", "f", "g"];
+
+/// The target of the symbolic link `name`.
+fn target(case: &Case, numbers: &mut Numbers, name: &str) -> Vec<u8> {
+    let up = format!("../{}", case.links[0]);
+    let target = match name {
+        name if case.links.contains(&name) => {
+            numbers.one(&[case.links, &["missing", &up]].concat())
+        }
+        _ => numbers.one(&[
+            "a",
+            "b",
+            "../a",
+            "../b",
+            ".",
+            "..",
+            case.devices[0],
+            case.links[0],
+            "f",
+            "missing",
+        ]),
+    };
+    match numbers.below(4) {
+        _ if case.inside && target.contains("..") => b".".to_vec(),
+        0 => format!("/{}/{target}", case.top).into_bytes(),
+        _ => target.as_bytes().to_vec(),
+    }
+}
+
+/// Name, header and body of one member.
+fn member<'a>(case: &Case<'a>, numbers: &mut Numbers) -> (&'a str, Header, Vec<u8>) {
+    let mut header = Header {
+        ino: numbers.below(3) as u32,
+        uid: numbers.below(4) as u32 * 1000,
+        gid: numbers.below(4) as u32 * 100,
+        nlink: 1,
+        mtime: numbers.below(1 << 31) as u32,
+        min: numbers.below(2) as u32,
+        ..Header::default()
+    };
+    let permissions = numbers.below(0o10000) as u32;
+    let mut body: Vec<u8> = match numbers.below(3) {
+        0 => Vec::new(),
+        _ => (0..numbers.below(20)).map(|n| b'a' + n as u8).collect(),
+    };
+    let name;
+    match numbers.below(20) {
+        0..4 => {
+            name = numbers.one(&NAMES);
+            header.mode = 0o100000;
+        }
+        4..8 => {
+            name = numbers.one(case.links);
+            header.mode = 0o100000;
+            header.nlink = 2 + numbers.below(2) as u32;
+        }
+        8..13 => {
+            name = numbers.one(&[&NAMES[..], case.links, case.devices].concat());
+            header.mode = 0o040000;
+            header.nlink = 2;
+            body.clear();
+        }
+        13..16 => {
+            name = numbers.one(&[&NAMES[..], case.links, case.devices].concat());
+            header.mode = 0o120000;
+            body = target(case, numbers, name);
+        }
+        16..19 => {
+            name = numbers.one(case.devices);
+            header.mode = *[0o010000, 0o020000, 0o060000, 0o140000]
+                .get(numbers.below(4) as usize)
+                .unwrap_or(&0);
+            header.nlink = 1 + numbers.below(2) as u32;
+            header.rmaj = numbers.below(300) as u32;
+            header.rmin = numbers.below(70_000) as u32;
+            // Now and then a body, which makes the kernel pass it over.
+            body.truncate(if numbers.below(6) == 0 { 3 } else { 0 });
+        }
+        _ => {
+            name = numbers.one(&NAMES);
+            header.mode = [0, 0o030000, 0o110000, 0o170000][numbers.below(4) as usize];
+            body.clear();
+        }
+    }
+    header.mode |= permissions;
+    if case.inside {
+        header.mtime = 1;
+    }
+    // What opens through case.links in such a directory is up to fs.protected_symlinks and its kin.
+    if header.mode & 0o022 != 0 {
+        header.mode &= !0o1000;
+    }
+    if header.file_type() == 0o100000 && numbers.below(4) == 0 {
+        header.crc = true;
+        header.chksum = body.iter().map(|byte| u32::from(*byte)).sum();
+    }
+    (name, header, body)
+}
+
 fn members(top: &str, seed: u64, links: &[&str], devices: &[&str], inside: bool) -> Vec<u8> {
     let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..8 {
         numbers.next();
     }
     let mut archive = Vec::new();
+    let case = Case {
+        top,
+        links,
+        devices,
+        inside,
+    };
     let mut add = |name: &str, header: Header, body: &[u8]| {
         let entry = Entry {
             name: name.as_bytes(),
@@ -231,85 +344,7 @@ fn members(top: &str, seed: u64, links: &[&str], devices: &[&str], inside: bool)
         if path.matches("..").count() > usize::from(!inside) {
             continue;
         }
-        let names = ["a", "b", "s", "f", "g"];
-        let mut header = Header {
-            ino: numbers.below(3) as u32,
-            uid: numbers.below(4) as u32 * 1000,
-            gid: numbers.below(4) as u32 * 100,
-            nlink: 1,
-            mtime: numbers.below(1 << 31) as u32,
-            min: numbers.below(2) as u32,
-            ..Header::default()
-        };
-        let permissions = numbers.below(0o10000) as u32;
-        let mut body: Vec<u8> = match numbers.below(3) {
-            0 => Vec::new(),
-            _ => (0..numbers.below(20)).map(|n| b'a' + n as u8).collect(),
-        };
-        let name;
-        match numbers.below(20) {
-            0..4 => {
-                name = numbers.one(&names);
-                header.mode = 0o100000;
-            }
-            4..8 => {
-                name = numbers.one(links);
-                header.mode = 0o100000;
-                header.nlink = 2 + numbers.below(2) as u32;
-            }
-            8..13 => {
-                name = numbers.one(&[&names[..], links, devices].concat());
-                header.mode = 0o040000;
-                header.nlink = 2;
-                body.clear();
-            }
-            13..16 => {
-                name = numbers.one(&[&names[..], links, devices].concat());
-                header.mode = 0o120000;
-                let up = format!("../{}", links[0]);
-                let target = match name {
-                    name if links.contains(&name) => {
-                        numbers.one(&[links, &["missing", &up]].concat())
-                    }
-                    _ => numbers.one(&[
-                        "a", "b", "../a", "../b", ".", "..", devices[0], links[0], "f", "missing",
-                    ]),
-                };
-                body = match numbers.below(4) {
-                    _ if inside && target.contains("..") => b".".to_vec(),
-                    0 => format!("/{top}/{target}").into_bytes(),
-                    _ => target.as_bytes().to_vec(),
-                };
-            }
-            16..19 => {
-                name = numbers.one(devices);
-                header.mode = *[0o010000, 0o020000, 0o060000, 0o140000]
-                    .get(numbers.below(4) as usize)
-                    .unwrap_or(&0);
-                header.nlink = 1 + numbers.below(2) as u32;
-                header.rmaj = numbers.below(300) as u32;
-                header.rmin = numbers.below(70_000) as u32;
-                // Now and then a body, which makes the kernel pass it over.
-                body.truncate(if numbers.below(6) == 0 { 3 } else { 0 });
-            }
-            _ => {
-                name = numbers.one(&names);
-                header.mode = [0, 0o030000, 0o110000, 0o170000][numbers.below(4) as usize];
-                body.clear();
-            }
-        }
-        header.mode |= permissions;
-        if inside {
-            header.mtime = 1;
-        }
-        // What opens through links in such a directory is up to fs.protected_symlinks and its kin.
-        if header.mode & 0o022 != 0 {
-            header.mode &= !0o1000;
-        }
-        if header.file_type() == 0o100000 && numbers.below(4) == 0 {
-            header.crc = true;
-            header.chksum = body.iter().map(|byte| u32::from(*byte)).sum();
-        }
+        let (name, header, body) = member(&case, &mut numbers);
         let slash = if numbers.below(12) == 0 { "/" } else { "" };
         let lead = numbers.one(&["", "", "", "/", "./", "//"]);
         add(&format!("{lead}{path}/{name}{slash}"), header, &body);

@@ -1,7 +1,7 @@
 //! A tree as text, one line an entry, and the comparison of two.
 
-use std::fs;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -121,12 +121,12 @@ fn a_label_that_cannot_be_is_refused() {
         (
             &["--layer", "app", "--as", "cpio", "--label", "x"],
             1,
-            "layerinit: read app: a cpio archive has no volume label: --label is for what becomes an EROFS image",
+            "layerinit: read app: a cpio archive has no volume label: --label is for EROFS images",
         ),
         (
             &["--layer", "x.cpio", "--label", "x"],
             1,
-            "layerinit: read x.cpio: not a directory: --label is for what becomes an EROFS image, a file stays as it is",
+            "layerinit: read x.cpio: not a directory: --label is for EROFS images made from directories",
         ),
     ] {
         let (_, stderr, code) = build(&directory, words);
@@ -227,7 +227,7 @@ fn an_image_can_go_to_standard_output() {
         .args(["-qec", &words, "/dev/null"])
         .current_dir(&directory);
     let (stdout, _, status) = said(&terminal.stdin(Stdio::null()).output().unwrap());
-    let refused = "layerinit: write standard output: it is a terminal: redirect it, or name a file with -o\r\n";
+    let refused = "layerinit: write standard output: it is a terminal; redirect it, or name a file with -o\r\n";
     assert_eq!((stdout.as_str(), status), (refused, 1));
 }
 
@@ -297,29 +297,35 @@ fn where_no_file_can_be_nameless_a_build_writes_into_a_directory_that_goes() {
 
 // ---- layers inside the loader
 
-#[test]
-fn layers_inside_are_files_of_the_loader_in_their_order() {
-    let directory = workshop("build-inside");
+const LAYERS: [&str; 8] = [
+    "--layer",
+    "base",
+    "--layer",
+    "late.cpio",
+    "--layer",
+    "app",
+    "--as",
+    "cpio.gz",
+];
+const PLAIN: [&str; 2] = ["--erofs-compression", "none"];
+
+/// A workshop with an archive, and with a spec without /layers.
+fn with_spec(name: &str) -> PathBuf {
+    let directory = workshop(name);
     fs::write(directory.join("late.cpio"), cpio(&[file("x", b"1")])).unwrap();
     // Files of no more than a page are not aligned.
     fs::write(directory.join("base/etc/data"), "data".repeat(5000)).unwrap();
-    let plain = ["--erofs-compression", "none"];
-    // A spec without /layers.
     fs::write(directory.join("spec"), "file /init init 0755 0 0\n").unwrap();
-    let layers = [
-        "--layer",
-        "base",
-        "--layer",
-        "late.cpio",
-        "--layer",
-        "app",
-        "--as",
-        "cpio.gz",
-    ];
+    directory
+}
+
+#[test]
+fn layers_inside_are_files_of_the_loader_in_their_order() {
+    let directory = with_spec("build-inside");
     for (spec, directories) in [(&[][..], 5), (&["--spec", "spec"], 1)] {
         let (stdout, stderr, status) = build(
             &directory,
-            &[spec, &layers, &plain, &["--layers-inside"]].concat(),
+            &[spec, &LAYERS, &PLAIN, &["--layers-inside"]].concat(),
         );
         assert_eq!((stderr.as_str(), status), ("", 0));
         assert!(stdout.ends_with(", 3 layers inside it\n"), "{stdout}");
@@ -351,38 +357,55 @@ fn layers_inside_are_files_of_the_loader_in_their_order() {
             directories,
             "{list}"
         );
+    }
+}
 
-        // What is appended without the word is what is inside with it, at a multiple of a page.
-        let inside = fs::read(directory.join("image")).unwrap();
-        assert_eq!(
-            build(&directory, &[spec, &layers[..2], &plain].concat()).2,
-            0
-        );
-        let appended = fs::read(directory.join("image")).unwrap();
-        let start = appended
-            .chunks(4096)
-            .position(|page| page[1024..].starts_with(&MAGIC))
-            .unwrap();
-        let base = &appended[start * 4096..];
-        let at = inside.chunks(4096).position(|page| {
+#[test]
+fn a_layer_inside_has_the_bytes_of_one_that_is_appended() {
+    let directory = with_spec("build-inside-appended");
+    let position = |image: &[u8]| {
+        let mut pages = image.chunks(4096);
+        let page = pages.position(|page| {
             page.get(1024..)
                 .is_some_and(|page| page.starts_with(&MAGIC))
         });
-        assert!(inside[at.unwrap() * 4096..].starts_with(base));
+        page.unwrap() * 4096
+    };
+    for spec in [&[][..], &["--spec", "spec"]] {
+        let words = [spec, &LAYERS, &PLAIN, &["--layers-inside"]].concat();
+        assert_eq!(build(&directory, &words).2, 0);
+        let inside = fs::read(directory.join("image")).unwrap();
+        assert_eq!(
+            build(&directory, &[spec, &LAYERS[..2], &PLAIN].concat()).2,
+            0
+        );
+        let appended = fs::read(directory.join("image")).unwrap();
+        let base = &appended[position(&appended)..];
+        assert!(inside[position(&inside)..].starts_with(base));
     }
-    let nine = ["--layer", "late.cpio"].repeat(10);
+}
+
+#[test]
+fn ten_layers_inside_have_numbers_of_three_digits() {
+    let directory = with_spec("build-inside-ten");
+    let ten = ["--layer", "late.cpio"].repeat(10);
     assert_eq!(
-        build(&directory, &[&nine[..], &["--layers-inside"]].concat()).2,
+        build(&directory, &[&ten[..], &["--layers-inside"]].concat()).2,
         0
     );
     let plan = planned(&directory, &["plan", "image"]);
     assert!(plan.starts_with("layer 0 (010-late.cpio)"), "{plan}");
     assert!(plan.contains("layer 9 (100-late.cpio)"), "{plan}");
+}
+
+#[test]
+fn files_of_an_archive_are_aligned_to_powers_of_two_only() {
+    let directory = with_spec("build-inside-align");
     let (_, stderr, status) = build(
         &directory,
-        &[&layers[..2], &["--layers-inside", "--align", "12"]].concat(),
+        &[&LAYERS[..2], &["--layers-inside", "--align", "12"]].concat(),
     );
-    let message = "layerinit: align layers in the loader: not a power of two, as files of an archive are aligned to\n";
+    let message = "layerinit: align layers in the loader: not a power of two, which files of an archive need\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
 }
 

@@ -86,25 +86,14 @@ fn files(directory: &Path) {
     fs::write(directory.join("high"), vec![0xff; 70_000]).unwrap();
 }
 
-/// Specs by name. What each is about is its name.
-fn specs() -> BTreeMap<&'static str, Vec<u8>> {
-    let long = |n: usize| "d/".repeat(n / 2 - 1) + &"n".repeat(2 + n % 2);
-    let mut specs = BTreeMap::new();
-    // What this project itself ships, for CONFIG_INITRAMFS_SOURCE as well.
-    for (name, file) in [
-        ("initramfs-spec/loader", "loader"),
-        ("initramfs-spec/shell", "shell"),
-    ] {
-        let path = Path::new(REPOSITORY).join("initramfs-spec").join(file);
-        specs.insert(name, fs::read(path).unwrap());
-    }
-    let mut add = |name, text: String| specs.insert(name, text.into_bytes());
-    add("nothing", String::new());
-    add(
+/// Specs of fixed text.
+const TEXTS: [(&str, &str); 11] = [
+    ("nothing", ""),
+    (
         "comments and blank lines",
-        "# one\n\n#file a f1 0 0 0\n  \t \n#\n\r\n".into(),
-    );
-    add(
+        "# one\n\n#file a f1 0 0 0\n  \t \n#\n\r\n",
+    ),
+    (
         "all types",
         "\
         dir /dev 0755 0 0\n\
@@ -115,87 +104,102 @@ fn specs() -> BTreeMap<&'static str, Vec<u8>> {
         sock run/socket 0666 2 3\n\
         slink /bin usr/bin 0777 0 0\n\
         slink /long/link ../../../a/rather/long/target 0777 1000 1000\n\
-        file /init f5 0755 0 0\n"
-            .into(),
-    );
-    add(
+        file /init f5 0755 0 0\n",
+    ),
+    (
         "no newline at the end",
-        "dir /a 0755 0 0\nfile /a/b f3 0644 0 0".into(),
-    );
-    add(
+        "dir /a 0755 0 0\nfile /a/b f3 0644 0 0",
+    ),
+    (
         "white space",
-        "dir\t /a \t 0755\t0  0 \nfile /a/b f3 0644 0 0 \t \nslink\tx\ty\t777\t0\t0\r\n".into(),
-    );
-    add(
+        "dir\t /a \t 0755\t0  0 \nfile /a/b f3 0644 0 0 \t \nslink\tx\ty\t777\t0\t0\r\n",
+    ),
+    (
         "slashes",
-        "dir / 0755 0 0\ndir //a 0755 0 0\ndir a/ 0755 0 0\nfile /a//b f1 644 0 0 //c /d\n".into(),
-    );
-    add(
+        "dir / 0755 0 0\ndir //a 0755 0 0\ndir a/ 0755 0 0\nfile /a//b f1 644 0 0 //c /d\n",
+    ),
+    (
         "numbers",
         "\
         dir /a 04755 4294967295 65536\n\
         dir /b 7 -1 +5\n\
         file /c f1 0106755 0 0\n\
-        dir /d 00000000755 0 0\n"
-            .into(),
-    );
-    add(
+        dir /d 00000000755 0 0\n",
+    ),
+    (
         "hard links",
         "\
         file /a f5 0644 0 0 /b c d/e\n\
         file /x f0 0644 0 0 y\n\
         file /after f1 0644 0 0\n\
-        file /m f70001 0755 7 8 n o p q\n"
-            .into(),
-    );
-    add(
-        "lengths",
-        [0, 1, 2, 3, 4, 5, 511, 512, 513, 4096, 4097, 70_001]
-            .map(|n| format!("file /f{n} f{n} 0644 0 0\n"))
-            .concat(),
-    );
-    add(
-        "names of every length",
-        (1..=70)
-            .map(|n| format!("dir {} 0755 0 0\n", "n".repeat(n)))
-            .collect(),
-    );
-    add(
-        "long names",
-        [255, 256, 4000, 4094]
-            .map(|n| format!("file /{} f4097 0644 0 0\n", long(n)))
-            .concat(),
-    );
-    add(
-        "long targets",
-        [255, 4095]
-            .map(|n| format!("slink a{n} {} 0777 0 0\n", "t".repeat(n)))
-            .concat(),
-    );
-    add(
-        "a sum that wraps",
-        format!(
-            "file a high 0644 0 0\n{}",
-            "file b f70001 0644 0 0 c\n".repeat(3)
-        ),
-    );
-    add(
+        file /m f70001 0755 7 8 n o p q\n",
+    ),
+    (
         "environment",
         "\
         file a ${ONE} 0644 0 0\n\
         file b f${FIVE}${UNSET}1${ONES} 0644 0 0 ${FIVE}\n\
         file ${ONE} ${NESTED} 0644 0 0\n\
-        slink ${ONE}s ${ONE} 0777 0 0\n"
-            .into(),
-    );
-    add(
+        slink ${ONE}s ${ONE} 0777 0 0\n",
+    ),
+    (
         "repeated and out of order",
-        "file /a/b f1 644 0 0\ndir /a 755 0 0\nfile /a/b f2 644 0 0\nslink /a x 777 0 0\n".into(),
-    );
-    add(
-        "a device for a file",
-        "file /empty /dev/null 0644 0 0\n".into(),
-    );
+        "file /a/b f1 644 0 0\ndir /a 755 0 0\nfile /a/b f2 644 0 0\nslink /a x 777 0 0\n",
+    ),
+    ("a device for a file", "file /empty /dev/null 0644 0 0\n"),
+];
+
+/// Specs with names, targets and files of many lengths.
+fn lengths() -> [(&'static str, String); 5] {
+    let long = |n: usize| "d/".repeat(n / 2 - 1) + &"n".repeat(2 + n % 2);
+    [
+        (
+            "lengths",
+            [0, 1, 2, 3, 4, 5, 511, 512, 513, 4096, 4097, 70_001]
+                .map(|n| format!("file /f{n} f{n} 0644 0 0\n"))
+                .concat(),
+        ),
+        (
+            "names of every length",
+            (1..=70)
+                .map(|n| format!("dir {} 0755 0 0\n", "n".repeat(n)))
+                .collect(),
+        ),
+        (
+            "long names",
+            [255, 256, 4000, 4094]
+                .map(|n| format!("file /{} f4097 0644 0 0\n", long(n)))
+                .concat(),
+        ),
+        (
+            "long targets",
+            [255, 4095]
+                .map(|n| format!("slink a{n} {} 0777 0 0\n", "t".repeat(n)))
+                .concat(),
+        ),
+        (
+            "a sum that wraps",
+            format!(
+                "file a high 0644 0 0\n{}",
+                "file b f70001 0644 0 0 c\n".repeat(3)
+            ),
+        ),
+    ]
+}
+
+/// Specs by name. What each is about is its name.
+fn specs() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut specs = BTreeMap::new();
+    // What this project itself ships, for CONFIG_INITRAMFS_SOURCE as well.
+    for (name, file) in [
+        ("initramfs-spec/loader", "loader"),
+        ("initramfs-spec/shell", "shell"),
+    ] {
+        let path = Path::new(REPOSITORY).join("initramfs-spec").join(file);
+        specs.insert(name, fs::read(path).unwrap());
+    }
+    specs.extend(TEXTS.map(|(name, text)| (name, text.into())));
+    specs.extend(lengths().map(|(name, text)| (name, text.into_bytes())));
     specs.insert(
         "not UTF-8",
         b"dir \xff\xfe 0755 0 0\nslink gr\xfcn \xff 0777 0 0\n".to_vec(),

@@ -276,12 +276,12 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
         (
             &["--layer", "tree", "--as", "cpio.bz2"],
             2,
-            "error: invalid value 'cpio.bz2' for '--as <FORM>': one of erofs, cpio, cpio.gz, cpio.lz4, cpio.xz, cpio.zst",
+            "error: invalid value 'cpio.bz2' for '--as <FORMAT>'\n  [possible values: erofs, cpio, cpio.gz, cpio.lz4, cpio.xz, cpio.zst]",
         ),
         (
             &["--layer", "file", "--as", "cpio"],
             1,
-            "layerinit: read file: not a directory: --as says what a directory becomes, a file stays as it is",
+            "layerinit: read file: not a directory: --as sets the format of a directory, a file stays unchanged",
         ),
         (
             &["--layer", "ends", "--as", "cpio"],
@@ -299,11 +299,11 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
     for (form, message) in [
         (
             "cpio.zst",
-            "run zstd for tree: it is not installed (Debian: apt install zstd)",
+            "run zstd for tree: it is not installed; on Debian: apt install zstd",
         ),
         (
             "cpio.xz",
-            "run xz for tree: it is not installed (Debian: apt install xz-utils)",
+            "run xz for tree: it is not installed; on Debian: apt install xz-utils",
         ),
     ] {
         let mut command = tool(&scratch);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::{cpio, cpio_without_trailer, erofs, file, join, own_init, pad, program};
-use crate::support::{said, scratch, tool};
+use crate::support::{erofs_with_init, said, scratch, tool};
 
 /// Runs the tool with these words. To read terabytes is to fail.
 fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {
@@ -84,7 +84,7 @@ fn a_giant_is_no_layer() {
     for (layer, message) in [
         (
             "hollow",
-            "layerinit: read hollow: nothing but zeros is no layer\n",
+            "layerinit: read hollow: it holds only zeros, no layer\n",
         ),
         (
             "layer",
@@ -149,9 +149,13 @@ fn padded(pieces: &[&[u8]], align: usize) -> Vec<u8> {
 #[test]
 fn several_files_are_one_image_as_a_boot_loader_makes_it() {
     let directory = scratch("inputs-several");
-    let mut loader = cpio(&[program("init")]);
+    let mut loader = cpio(&[own_init("init")]);
     loader.extend([0; 3]);
-    let pieces = [&loader[..], &erofs(1, "base"), &erofs(2, "app")];
+    let pieces = [
+        &loader[..],
+        &erofs_with_init("base"),
+        &erofs_with_init("app"),
+    ];
     for (name, piece) in ["loader", "base", "app"].iter().zip(pieces) {
         fs::write(directory.join(name), piece).unwrap();
     }
@@ -189,26 +193,26 @@ fn several_files_are_one_image_as_a_boot_loader_makes_it() {
         list,
         "\
 offset          length from
-0x00000000         247 loader
-0x000000f8        4096 base
+0x00000000         395 loader
+0x0000018c        4096 base
 
 offset          length what
-0x00000000         244 cpio 1 members, 4096 bytes unpacked, holds init
-0x000000f4           4 padding
-0x000000f8        4096 erofs 1 blocks of 4096, label \"base\", checksum none
+0x00000000         392 cpio 1 members, 4096 bytes unpacked, holds init
+0x00000188           4 padding
+0x0000018c        4096 erofs 1 blocks of 4096, label \"base\", checksum none
                        uuid 00000000-0000-0000-0000-000000000000, 0 inodes
 "
     );
     let json = good(&directory, &["list", "--json", "loader", "base"]);
     let start = concat!(
-        r#"{"image":"loader + base","size":4344,"pieces":[{"name":"loader","offset":0,"length":247},"#,
-        r#"{"name":"base","offset":248,"length":4096}],"trouble":null,"#
+        r#"{"image":"loader + base","size":4492,"pieces":[{"name":"loader","offset":0,"length":395},"#,
+        r#"{"name":"base","offset":396,"length":4096}],"trouble":null,"#
     );
     assert!(json.starts_with(start), "{json}");
     // An offset is one of the whole, as /init says it.
     fs::write(directory.join("junk"), "junk").unwrap();
     let (_, stderr, status) = run(&directory, &["list", "loader", "junk"]);
-    let message = "layerinit: read at 0xf8: neither cpio nor EROFS: 6a 75 6e 6b \"junk\"\n";
+    let message = "layerinit: read at 0x18c: neither cpio nor EROFS: 6a 75 6e 6b \"junk\"\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
     let (_, stderr, status) = run(&directory, &["list", "loader", "missing"]);
     let message = "layerinit: open missing: ENOENT: No such file or directory\n";
@@ -245,23 +249,47 @@ fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
     file
 }
 
+fn microcode() -> Vec<u8> {
+    cpio(&[file("kernel/x86/microcode/GenuineIntel.bin", b"1")])
+}
+
+fn two_layers() -> Vec<u8> {
+    join(&[
+        &cpio(&[own_init("init")]),
+        &erofs_with_init("base"),
+        &erofs_with_init("app"),
+    ])
+}
+
+/// A unified kernel image of both.
+fn uki() -> Vec<u8> {
+    pe(&[
+        (".linux", b"a kernel"),
+        (".initrd", &two_layers()),
+        (".cmdline", b"retain_initrd rd.layers.skip=base\n\0"),
+        (".ucode", &microcode()),
+    ])
+}
+
+/// A directory with it as linux.efi, and as initrd what systemd-stub makes of it.
+fn with_uki(name: &str) -> std::path::PathBuf {
+    let directory = scratch(name);
+    fs::write(directory.join("linux.efi"), uki()).unwrap();
+    let initrd = join(&[&microcode(), &two_layers()]);
+    fs::write(directory.join("initrd"), initrd).unwrap();
+    directory
+}
+
+/// Where these bytes begin in the unified kernel image.
+fn place(bytes: &[u8]) -> usize {
+    let uki = uki();
+    let mut windows = uki.windows(bytes.len());
+    windows.position(|window| window == bytes).unwrap()
+}
+
 #[test]
 fn a_unified_kernel_image_has_initrd_and_command_line() {
-    let directory = scratch("inputs-uki");
-    let microcode = cpio(&[file("kernel/x86/microcode/GenuineIntel.bin", b"1")]);
-    let initrd = join(&[
-        &cpio(&[program("init")]),
-        &erofs(1, "base"),
-        &erofs(1, "app"),
-    ]);
-    let uki = pe(&[
-        (".linux", b"a kernel"),
-        (".initrd", &initrd),
-        (".cmdline", b"retain_initrd rd.layers.skip=base\n\0"),
-        (".ucode", &microcode),
-    ]);
-    fs::write(directory.join("linux.efi"), &uki).unwrap();
-    fs::write(directory.join("initrd"), join(&[&microcode, &initrd])).unwrap();
+    let directory = with_uki("inputs-uki");
     let skip = ["--cmdline", "retain_initrd rd.layers.skip=base"];
     let of_uki = good(&directory, &["plan", "linux.efi"]);
     assert_eq!(
@@ -284,28 +312,35 @@ fn a_unified_kernel_image_has_initrd_and_command_line() {
         (checked, status),
         (expected.replace("\ninitrd: ", "\nlinux.efi: "), code)
     );
+}
+
+#[test]
+fn a_list_of_a_unified_kernel_image_begins_with_its_sections() {
+    let directory = with_uki("inputs-uki-list");
+    let (microcode, initrd) = (microcode(), two_layers());
     let list = good(&directory, &["list", "linux.efi"]);
     let (pieces, segments) = list.split_once("\n\n").unwrap();
     assert_eq!(format!("{segments}"), good(&directory, &["list", "initrd"]));
-    let at = |bytes: &[u8]| {
-        uki.windows(bytes.len())
-            .position(|window| window == bytes)
-            .unwrap()
-    };
     let expected = format!(
         "offset          length from\n0x00000000 {:>11} linux.efi .ucode at {:#x}\n{:#010x} {:>11} linux.efi .initrd at {:#x}",
         microcode.len(),
-        at(&microcode),
+        place(&microcode),
         microcode.len(),
         initrd.len(),
-        at(&initrd)
+        place(&initrd)
     );
     assert_eq!(pieces, expected);
+}
 
-    // Addons come behind it, microcode before all.
+#[test]
+fn addons_come_behind_the_unified_kernel_image_and_microcode_before_all() {
+    let directory = with_uki("inputs-uki-addons");
     fs::write(
         directory.join("late.efi"),
-        pe(&[(".initrd", &erofs(1, "late")), (".cmdline", b"quiet")]),
+        pe(&[
+            (".initrd", &erofs_with_init("late")),
+            (".cmdline", b"quiet"),
+        ]),
     )
     .unwrap();
     fs::write(
@@ -323,15 +358,22 @@ fn a_unified_kernel_image_has_initrd_and_command_line() {
         "{plan}"
     );
     assert!(plan.contains("root: overlay, read-only"), "{plan}");
+}
+
+#[test]
+fn a_pe_file_without_an_initrd_or_cut_short_is_named() {
+    let directory = with_uki("inputs-uki-bad");
+    let words = pe(&[(".cmdline", b"rd.overlay.readonly")]);
+    fs::write(directory.join("words.efi"), words).unwrap();
     let (_, stderr, status) = run(&directory, &["list", "words.efi"]);
     let message = "layerinit: read words.efi: a PE file without a section .initrd: no unified kernel image, and no initrd\n";
     assert_eq!((stderr.as_str(), status), (message, 1));
-    let cut = at(&microcode);
-    fs::write(directory.join("cut.efi"), &uki[..cut + 10]).unwrap();
+    let cut = place(&microcode());
+    fs::write(directory.join("cut.efi"), &uki()[..cut + 10]).unwrap();
     let (_, stderr, status) = run(&directory, &["list", "cut.efi"]);
     let message = format!(
         "layerinit: read cut.efi .ucode at {cut:#x}: truncated: its header says {} bytes, and 10 are left\n",
-        microcode.len()
+        microcode().len()
     );
     assert_eq!((stderr, status), (message, 1));
 }
@@ -364,7 +406,7 @@ fn uimage(data: &[u8]) -> Vec<u8> {
 #[test]
 fn a_ramdisk_of_u_boot_goes_without_its_header() {
     let directory = scratch("inputs-uimage");
-    let initrd = join(&[&cpio(&[program("init")]), &erofs(1, "app")]);
+    let initrd = join(&[&cpio(&[own_init("init")]), &erofs_with_init("app")]);
     fs::write(directory.join("initrd"), &initrd).unwrap();
     let mut ramdisk = uimage(&initrd);
     ramdisk.extend([0xFF; 100]);

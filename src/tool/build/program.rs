@@ -1,0 +1,48 @@
+//! Programs that a build runs: mkfs.erofs and compressors.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use super::temp_files::TempFiles;
+use crate::error::{Context, Error, Result};
+
+/// Lines of a failed program's messages that are shown.
+const LINES_MAX: usize = 20;
+
+/// Runs a program for a layer, with a spinner on a terminal. `package` is the Debian package of the program.
+///
+/// # Errors
+/// The program is not installed, or fails: the error holds its messages, which are not shown otherwise.
+pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFiles) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let object = || format!("{program} for {}", directory.display());
+    command.env("LC_ALL", "C").stderr(Stdio::piped());
+    let child = match temp.spawn(command) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let error = Error::new("run", object(), "it is not installed");
+            return Err(error.hint(format!("on Debian: apt install {package}")));
+        }
+        child => child.during("run", object())?,
+    };
+    let spinner = ProgressBar::new_spinner().with_message(object());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    let output = child.wait_with_output().during("run", object());
+    spinner.finish_and_clear();
+    temp.forget_child();
+    let output = output?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let messages = String::from_utf8_lossy(&output.stderr);
+    let mut what = output.status.to_string();
+    let lines = messages.lines().filter(|line| !line.trim().is_empty());
+    for line in lines.take(LINES_MAX) {
+        let _ = write!(what, "\n    {}", line.trim_end());
+    }
+    Err(Error::new("run", object(), what))
+}

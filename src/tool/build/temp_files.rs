@@ -1,0 +1,224 @@
+//! Temporary files of a build, and their end: with the build, with the program, or by a signal.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::io::Errno;
+use rustix::process::{self, Pid};
+
+use crate::error::{Context, Error, Result};
+use crate::tool::tmpfile;
+
+/// How long to wait for a killed child.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The signals that end a build. SIGXFSZ goes to the thread that writes: blocked, the write fails with EFBIG.
+const SIGNALS: [Signal; 5] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGXFSZ,
+];
+
+/// Creates temporary files in the directory of the image: unnamed ones (O_TMPFILE, open(2)), which end with the program,
+/// or where the filesystem has none, files in a temporary directory. That is removed on drop and when a signal ends the
+/// program; SIGKILL leaves it behind.
+pub struct TempFiles {
+    /// The directory of the image. Absolute.
+    parent: PathBuf,
+    /// A path in `parent` that no other program uses.
+    own: PathBuf,
+    /// Whether the files are unnamed; otherwise `own` is their directory.
+    unnamed: bool,
+    /// Whether `parent` is going to hold the image.
+    holds_image: bool,
+    /// The directory to remove at the end. Locked while the image gets its name.
+    directory: Arc<Mutex<Option<PathBuf>>>,
+    /// The process to kill at the end. Locked while it is started: a signal at that time must find it.
+    child: Arc<Mutex<Option<Pid>>>,
+}
+
+impl TempFiles {
+    /// Finds the place for the files, and handles signals from now on. `image` is the path of the image; `None`:
+    /// standard output.
+    ///
+    /// # Errors
+    /// The path has no file name; its directory does not exist or cannot be written.
+    pub fn new(image: Option<&Path>) -> Result<Self> {
+        let (parent, name) = match image {
+            Some(image) => {
+                let name = image.file_name();
+                let name =
+                    name.ok_or_else(|| Error::new("write", image.display(), "not a file name"))?;
+                match image.parent() {
+                    Some(parent) if !parent.as_os_str().is_empty() => (parent.into(), name),
+                    _ => (PathBuf::from("."), name),
+                }
+            }
+            None => (std::env::temp_dir(), OsStr::new("stdout")),
+        };
+        let parent = fs::canonicalize(&parent).during("write into", parent.display())?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".layerinit-{}", std::process::id()));
+        let own = parent.join(hidden);
+
+        // Before there are other threads, which inherit the mask.
+        let signals = block_signals()?;
+        let unnamed = tmpfile::create(&parent).is_ok();
+        if !unnamed {
+            // The files do not yet have the mode of the image that they replace.
+            let created = fs::DirBuilder::new().mode(0o700).create(&own);
+            created.during("create", own.display())?;
+        }
+        let temp = Self {
+            parent,
+            directory: Arc::new(Mutex::new((!unnamed).then(|| own.clone()))),
+            own,
+            unnamed,
+            holds_image: image.is_some(),
+            child: Arc::new(Mutex::new(None)),
+        };
+        let (directory, child) = (temp.directory.clone(), temp.child.clone());
+        thread::spawn(move || exit_on_signal(&signals, &directory, &child));
+        Ok(temp)
+    }
+
+    /// Whether the image or a temporary file has a name below this directory, which is an absolute path.
+    pub fn is_inside(&self, directory: &Path) -> bool {
+        (self.holds_image || !self.unnamed) && self.parent.starts_with(directory)
+    }
+
+    /// Creates an empty file for reading and writing. Returns its path, too, if it has one.
+    pub fn create(&self, name: &str) -> Result<(File, Option<PathBuf>)> {
+        if self.unnamed {
+            let file = tmpfile::create(&self.parent);
+            let file = file.during("create a file in", self.parent.display())?;
+            return Ok((file, None));
+        }
+        let path = self.own.join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        Ok((file.during("create", path.display())?, Some(path)))
+    }
+
+    /// Gives a file the name of the image, and replaces a file of that name. `from` is the present path.
+    pub fn publish(&self, file: &File, from: Option<&Path>, image: &Path) -> Result<()> {
+        // A signal waits until this is done.
+        let _directory = locked(&self.directory);
+        if let Some(from) = from {
+            return fs::rename(from, image).during("rename to", image.display());
+        }
+        match link(file, image) {
+            Err(Errno::EXIST) => {}
+            done => return done.during("link to", image.display()),
+        }
+        // No system call replaces a file by an unnamed one, so this one has a temporary name before the rename. If
+        // SIGKILL comes between, that name is left, of the complete image.
+        link(file, &self.own).during("link to", self.own.display())?;
+        fs::rename(&self.own, image)
+            .during("rename to", image.display())
+            .inspect_err(|_| {
+                // The error of the rename is the one to report.
+                fs::remove_file(&self.own).unwrap_or(());
+            })
+    }
+
+    /// Starts a process that a signal to this program kills.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        let mut running = locked(&self.child);
+        let child = command.spawn()?;
+        *running = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Ok(child)
+    }
+
+    /// The process of [`spawn`](Self::spawn) has ended, and its number may be another process's.
+    pub fn forget_child(&self) {
+        *locked(&self.child) = None;
+    }
+}
+
+impl Drop for TempFiles {
+    fn drop(&mut self) {
+        remove(locked(&self.directory).take());
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks the signals that end a build, except those that are ignored (nohup, background jobs of a shell): waiting for
+/// an ignored signal would receive it.
+fn block_signals() -> Result<SigSet> {
+    let ignored = ignored_signals();
+    let mut signals = SigSet::empty();
+    for signal in SIGNALS {
+        let bit = 1u64.checked_shl((signal as u32).saturating_sub(1));
+        if bit.is_none_or(|bit| ignored & bit == 0) {
+            signals.add(signal);
+        }
+    }
+    signals.thread_block().during("block", "signals")?;
+    Ok(signals)
+}
+
+/// The mask of ignored signals of this process, bit 0 for signal 1: `SigIgn` in proc_pid_status(5).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Waits for one of the signals, then kills the child, removes the directory and ends the program.
+fn exit_on_signal(
+    signals: &SigSet,
+    directory: &Mutex<Option<PathBuf>>,
+    child: &Mutex<Option<Pid>>,
+) {
+    let Ok(signal) = signals.wait() else { return };
+    // Waits here while the image gets its name.
+    let mut directory = locked(directory);
+    // A living child could still create a file in the directory. The lock keeps another one from starting.
+    let mut running = locked(child);
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    while let Some(pid) = *running
+        && Instant::now() < deadline
+    {
+        // The child may have ended already: then there is nothing to do.
+        process::kill_process(pid, process::Signal::KILL).unwrap_or(());
+        drop(running);
+        thread::sleep(Duration::from_millis(1));
+        running = locked(child);
+    }
+    // Both locks are held up to the end.
+    remove(directory.take());
+    std::process::exit((signal as i32).saturating_add(128));
+}
+
+/// Removes the directory. An error is printed: nothing else can be done.
+fn remove(directory: Option<PathBuf>) {
+    if let Some(path) = directory
+        && let Err(error) = fs::remove_dir_all(&path)
+    {
+        eprintln!("layerinit: remove {}: {error}", path.display());
+    }
+}
+
+/// Links an unnamed file to a path that does not exist. Through /proc, as AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH.
+fn link(file: &File, to: &Path) -> std::result::Result<(), Errno> {
+    let from = tmpfile::proc_path(file);
+    linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)
+}

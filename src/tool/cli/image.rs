@@ -1,0 +1,302 @@
+//! The commands that read an image: `layerinit list`, `check`, `plan`, `cat` and `extract`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::named;
+use crate::error::Result;
+use crate::tool::check::firmware::Firmware;
+use crate::tool::check::options::{CheckOptions, Loader};
+use crate::tool::image::input::Initrd;
+use crate::tool::list::{self, ListOptions};
+use crate::tool::{cat, check, extract, plan};
+
+/// The alignments that boot loaders use between files, in bytes.
+const PADS: [(&str, u64); 3] = [("1", 1), ("4", 4), ("4096", 4096)];
+
+/// The section of the help that these commands share.
+macro_rules! images {
+    () => {
+        "\
+Images:
+  An image is a file or a block device. From a unified kernel image or an addon, the sections
+  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header.
+  Several images are concatenated in this order, as a boot loader does. Offsets count from the start
+  of the first.
+
+"
+    };
+}
+
+/// The image that a command reads.
+#[derive(Args)]
+struct ImageArgs {
+    /// Image, unified kernel image or U-Boot ramdisk; several are concatenated in this order
+    #[arg(value_name = "IMG", required = true)]
+    images: Vec<PathBuf>,
+    /// Start each of several images at a multiple of BYTES, as the boot loader does
+    #[arg(long, value_name = "BYTES", default_value = "4", value_parser = pad_parser())]
+    pad: u64,
+}
+
+impl ImageArgs {
+    fn open(&self) -> Result<Initrd> {
+        Initrd::open(&self.images, self.pad)
+    }
+}
+
+fn pad_parser() -> impl TypedValueParser<Value = u64> {
+    PossibleValuesParser::new(PADS.map(|(name, _)| name)).try_map(|name| named(&PADS, &name))
+}
+
+fn firmware_parser() -> impl TypedValueParser<Value = Firmware> {
+    PossibleValuesParser::new(Firmware::NAMES.map(|(name, _)| name))
+        .try_map(|name| named(&Firmware::NAMES, &name))
+}
+
+/// List the archives, EROFS images and padding in an image
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+JSON:
+  --json writes one object with these fields. Fields in parentheses are not always present.
+
+    image, size
+    (pieces)    for more than one plain file, a list of: name, offset, length
+    trouble     why the listing ends before the image does, or null
+    segments    a list of: offset, length, kind, and the fields of the kind
+
+  Segments have these further fields:
+
+    cpio        codec (null: uncompressed), members, unpacked (bytes), by_kernel (the kernel
+                unpacks it), holds_init, early (CPU microcode, ACPI tables); (bad_sum) or
+                (bad_name): the member at which the kernel stops unpacking
+    erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
+                checksum (good, bad, none, truncated)
+    bootconfig  intact
+    padding     none
+
+  --files adds to each segment:
+
+    files       a list of: path, type, mode (octal), links, uid, gid, size, mtime (seconds since
+                1970), (major), (minor), (target), (link_to: an earlier name of the file)
+    (files_trouble)  why the list is incomplete
+
+Names:
+  Bytes that are not UTF-8, and control and format characters, are written as \\xNN, a tab as \\t, a
+  newline as \\n, a backslash as \\\\.
+
+Exit status:
+  1 if a part of the image is neither cpio nor EROFS, or cannot be listed; 2 for wrong usage.
+
+Examples:
+  layerinit list initrd.img
+  layerinit list --files initrd.img
+  layerinit list loader.cpio base.erofs app.erofs
+  layerinit list linux.efi linux.efi.extra.d/layers.addon.efi
+  layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'"))]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// List the files in archives and EROFS images
+    #[arg(long)]
+    files: bool,
+    /// Write one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl ListArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        let options = ListOptions {
+            files: self.files,
+            json: self.json,
+        };
+        list::list(&self.image.open()?, options, out)
+    }
+}
+
+/// Check an image for problems that its boot would show
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Output:
+  One line for each finding: `error:` for what fails, `warning:` for what works but is unusual or
+  costly. The last line sums up, and names the kernel options that the image needs (built in, or as
+  modules in the loader) and the words that it needs on the kernel command line.
+
+Findings:
+  * no /init, one that cannot be executed, or another program in its place; modules for another
+    machine
+  * no init in the layers that /init could start, or one that it passes over for the next
+  * files that the kernel or /init drops, for example because their directory is missing
+  * a file or link in place of /dev, /proc, /sys or /run
+  * world-writable directories in archives
+  * damaged or truncated archives and images; wrong checksums; unknown EROFS features
+  * files in /layers that are not layers; more layers than can be stacked; layers that are not
+    aligned
+  * words of the command line that are wrong or have no effect
+
+  Without --cmdline, and without one in a unified kernel image, the command line is retain_initrd
+  alone.
+
+Memory:
+  The line `memory:` predicts the peak before the real init starts: the initrd, which retain_initrd
+  keeps as a whole; the files that the kernel unpacks and the archives that become layers, in whole
+  pages, and 1 to 2 KiB for each of these files; the largest window of a decompressor; with
+  --kernel-config, the copy of the initrd that a kernel with BLK_DEV_RAM=y makes if it does not keep
+  it. Pages of EROFS files are not counted, as the kernel can drop them.
+
+  The machine that the line names has room for that, for 80 MiB of kernel, and for the tmpfs of the
+  rootfs, whose limit is half of the memory beside the initrd. On a machine with UEFI the boot
+  loader holds the initrd several times before: --firmware predicts how much memory that takes.
+
+Conflicts:
+  --conflicts adds `conflict:` for a directory in place of another type of file in another layer, or
+  the reverse, and for a whiteout of nothing; and `override:` for a file with other contents in a
+  lower layer. They do not count as errors.
+
+Exit status:
+  1 if there is an error; warnings do not count. 2 for wrong usage.
+
+Examples:
+  layerinit check initrd.img
+  layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
+  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'"))]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Set the kernel command line [default: that of a unified kernel image]
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
+    /// The loader is built into the kernel (CONFIG_INITRAMFS_SOURCE), not part of the image
+    #[arg(long)]
+    loader_built_in: bool,
+    /// Report options that the image needs and this kernel configuration lacks (/boot/config-*,
+    /// /proc/config.gz)
+    #[arg(long, value_name = "FILE")]
+    kernel_config: Option<PathBuf>,
+    /// List files and directories that override or conflict with those of lower layers
+    #[arg(long)]
+    conflicts: bool,
+    /// Predict the memory that this boot loader needs for the image on a machine with UEFI
+    #[arg(long, value_name = "LOADER", value_parser = firmware_parser())]
+    firmware: Option<Firmware>,
+}
+
+impl CheckArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        let image = self.image.open()?;
+        let options = CheckOptions {
+            cmdline: self.cmdline.or_else(|| image.cmdline.clone()),
+            loader: match self.loader_built_in {
+                true => Loader::BuiltIn,
+                false => Loader::InImage,
+            },
+            kernel_config: self.kernel_config,
+            conflicts: self.conflicts,
+            firmware: self.firmware,
+        };
+        check::check(&image, &options, out)
+    }
+}
+
+/// Print the plan that /init makes for an image
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Plan:
+  The plan comes from the same code as in /init. The image stands for /sys/firmware/initrd; the
+  files in /layers come from the archives that the kernel unpacks. The errors that `layerinit check`
+  finds follow the plan.
+
+Exit status:
+  1 if there is an error, 2 for wrong usage.
+
+Examples:
+  layerinit plan initrd.img
+  layerinit plan --pad 4096 loader.cpio base.erofs
+  layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'"))]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Set the kernel command line [default: that of a unified kernel image]
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
+}
+
+impl PlanArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        plan::print(&self.image.open()?, self.cmdline.as_deref(), out)
+    }
+}
+
+/// Print a file of the layers to standard output
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+File:
+  The path is one in the root that overlayfs makes of the layers: files of higher layers hide those
+  of lower ones, whiteouts apply, and symbolic links are followed inside that root. The image is not
+  mounted, and no privileges are needed.
+
+Exit status:
+  1 if there is no such file, or it cannot be read; 2 for wrong usage.
+
+Examples:
+  layerinit cat initrd.img /etc/os-release
+  layerinit cat initrd.img /etc/fstab --layer 1"))]
+pub(super) struct CatArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The path of the file in the root
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Read only this layer, numbered as in `layerinit plan`; 0 is the lowest
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+impl CatArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<()> {
+        cat::cat(&self.image.open()?, &self.path, self.layer, out)
+    }
+}
+
+/// Extract the files of an EROFS layer into a directory
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Files:
+  Modes, times, hard links, holes and extended attributes are those of the image; for root, owners
+  are, too. Nothing is written outside of the directory, and no existing file is replaced.
+
+Exit status:
+  1 if something could not be extracted: special files and attributes that this user may not create
+  are named. 2 for wrong usage.
+
+Examples:
+  layerinit extract initrd.img -C tree
+  layerinit extract initrd.img --layer 1 -C tree --path etc --path usr/lib/systemd"))]
+pub(super) struct ExtractArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Extract into this directory, which is created if it is missing
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// Extract only this file or directory; may be given several times
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<String>,
+    /// Extract this layer, numbered as in `layerinit plan` [default: the only EROFS layer]
+    #[arg(long, value_name = "N")]
+    layer: Option<usize>,
+}
+
+impl ExtractArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        let wanted = extract::Wanted {
+            directory: self.directory,
+            paths: self.paths,
+            layer: self.layer,
+        };
+        extract::extract(&self.image.open()?, &wanted, out)
+    }
+}

@@ -1,0 +1,164 @@
+//! The tool's command line: each command with its arguments and help.
+//!
+//! It is part of the library so that the man pages, the completions and the tests of the documentation use the
+//! same definition.
+
+mod build;
+mod image;
+
+mod init_page;
+
+mod man;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use build::BuildArgs;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::{Generator, Shell};
+use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs};
+
+use super::build::layer::LayerInput;
+use crate::error::{Context, Result};
+
+/// Build and inspect initrds whose EROFS layers /init mounts in place
+#[derive(Parser)]
+#[command(
+    name = "layerinit",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(after_help = "\
+Exit status:
+  0 for success, 1 for a failure or a problem found, 2 for wrong usage.
+
+Examples:
+  layerinit build -o demo.img --layer rootfs/
+  layerinit check demo.img
+  qemu-system-x86_64 -nographic -kernel vmlinuz -initrd demo.img \\
+      -append 'console=ttyS0 retain_initrd'")]
+struct Tool {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Build(Box<BuildArgs>),
+    List(ListArgs),
+    Check(CheckArgs),
+    Plan(PlanArgs),
+    Cat(CatArgs),
+    Extract(ExtractArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// Print a completion script for a shell
+#[derive(Args)]
+#[command(after_help = "\
+Files:
+  bash loads the script from /usr/share/bash-completion/completions/layerinit, zsh from
+  /usr/share/zsh/vendor-completions/_layerinit, fish from
+  /usr/share/fish/vendor_completions.d/layerinit.fish (paths of Debian).
+
+Examples:
+  layerinit completions bash")]
+struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+impl CompletionsArgs {
+    fn run(self, out: &mut dyn Write) -> Result<()> {
+        let mut command = command();
+        command.set_bin_name("layerinit");
+        command.build();
+        let mut script = Vec::new();
+        let written = self.shell.try_generate(&command, &mut script);
+        written.during("write", "the completion script")?;
+        out.write_all(&script).during("write", "standard output")
+    }
+}
+
+/// Write the manual pages into a directory
+#[derive(Args)]
+#[command(hide = true)]
+#[command(after_help = "\
+Files:
+  layerinit.1 and one page for each command in section 1, layerinit-init.8 for /init. The directory
+  is created if it is missing. The pages depend on the version of the tool only.
+
+Examples:
+  layerinit man man/")]
+struct ManArgs {
+    /// The directory
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// Finds a name in a table of values. The error lists the names.
+fn named<T: Copy>(table: &[(&str, T)], text: &str) -> std::result::Result<T, String> {
+    match table.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<_> = table.iter().map(|(name, _)| *name).collect();
+            Err(format!("one of {}", names.join(", ")))
+        }
+    }
+}
+
+/// A parsed command line.
+pub struct Request {
+    command: Command,
+    /// The layers of `build`.
+    layers: Vec<LayerInput>,
+}
+
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Tool::command()
+}
+
+/// Parses a command line, whose first word is the name of the program.
+///
+/// # Errors
+/// Wrong usage, and also --help and --version: `clap::Error::exit` prints the text and ends the program with the
+/// right status.
+pub fn parse<Words>(words: Words) -> std::result::Result<Request, clap::Error>
+where
+    Words: IntoIterator,
+    Words::Item: Into<OsString> + Clone,
+{
+    let matches = command().try_get_matches_from(words)?;
+    let tool = Tool::from_arg_matches(&matches)?;
+    let layers = match (&tool.command, matches.subcommand()) {
+        (Command::Build(args), Some((_, build))) => args
+            .layers(build)
+            .map_err(|what| command().error(ErrorKind::ArgumentConflict, what))?,
+        _ => Vec::new(),
+    };
+    Ok(Request {
+        command: tool.command,
+        layers,
+    })
+}
+
+impl Request {
+    /// Runs the command; its output goes to `out`. False if a problem was found.
+    pub fn run(self, out: &mut dyn Write) -> Result<bool> {
+        match self.command {
+            Command::Build(args) => args.run(self.layers, out).map(|()| true),
+            Command::List(args) => args.run(out),
+            Command::Check(args) => args.run(out),
+            Command::Plan(args) => args.run(out),
+            Command::Cat(args) => args.run(out).map(|()| true),
+            Command::Extract(args) => args.run(out),
+            Command::Completions(args) => args.run(out).map(|()| true),
+            Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The line `memory:`.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+/// The line `memory:` for this image.
+fn memory(directory: &Path, image: &[u8], words: &[&str]) -> String {
+    let (lines, _) = check(directory, image, words);
+    let mut lines = lines.into_iter();
+    lines.find(|line| line.starts_with("memory: ")).unwrap()
+}
+
+/// A loader with a file of 10 MiB.
+fn large_loader() -> Vec<u8> {
+    cpio(&[init(), file("ballast", &vec![b'x'; 10 * MIB])])
+}
+
+/// That, and a layer with a file of 3 MiB.
+fn large_image() -> Vec<u8> {
+    let big = vec![b'x'; 3 * MIB];
+    let layer = cpio(&[dir("sbin"), program("sbin/init"), file("big", &big)]);
+    join(&[&large_loader(), &layer])
+}
+
+#[test]
+fn memory_is_added_up() {
+    let directory = scratch("check-memory");
+    let image = large_image();
+    // The kernel unpacks the layer's archive, too; 13 MiB of files stay.
+    let line = |words: &[&str]| memory(&directory, &image, words);
+    assert_eq!(
+        line(&[]),
+        "memory: 30 MiB at the peak: initrd 14 (kept), files of the rootfs 14, layers unpacked 4, decompression 0; \
+         with a kernel of 80 MiB it should boot on a machine with 111 MiB (what the kernel needs; UEFI may need more: \
+         --firmware)"
+    );
+    assert_eq!(
+        line(&["--cmdline", "quiet"]),
+        "memory: 27 MiB at the peak: initrd 14, files of the rootfs 14, layers unpacked 4, decompression 0; \
+         with a kernel of 80 MiB it should boot on a machine with 108 MiB (what the kernel needs; UEFI may need more: \
+         --firmware)"
+    );
+}
+
+#[test]
+fn memory_of_boot_loaders_is_added() {
+    let directory = scratch("check-memory-firmware");
+    let image = large_image();
+    let line = |words: &[&str]| memory(&directory, &image, words);
+    // A boot loader may hold the 14 MiB several times.
+    for (firmware, expected) in [
+        ("grub", "and with 111 MiB if GRUB loads it"),
+        ("sd-boot", "and with 111 MiB if systemd-boot loads it"),
+        ("uki", "and with 111 MiB if systemd-stub (UKI) loads it"),
+    ] {
+        let told = line(&["--firmware", firmware]);
+        let kernel = "it should boot on a machine with 111 MiB if it is there already, ";
+        assert!(told.ends_with(&format!("{kernel}{expected}")), "{told}");
+    }
+    let mut large = image.clone();
+    large.resize(64 << 20, 0);
+    for (firmware, expected) in [("grub", 168), ("sd-boot", 232), ("uki", 309)] {
+        let told = memory(&directory, &large, &["--firmware", firmware]);
+        let expected = format!(
+            "it should boot on a machine with 163 MiB if it is there already, and with {expected} MiB if "
+        );
+        assert!(told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
+fn memory_of_decompression_is_added() {
+    let directory = scratch("check-memory-decompression");
+    let loader = large_loader();
+    for (tool, arguments, expected) in [
+        ("zstd", &["-q", "-19", "-c"][..], "decompression 8;"),
+        ("zstd", &["-q", "--long=26", "-c"], "decompression 64;"),
+        ("xz", &["-6", "-c"], "decompression 8;"),
+        ("xz", &["-9", "-c"], "decompression 64;"),
+        ("lz4", &["-l", "-q", "-c"], "decompression 16;"),
+        ("gzip", &["-c"], "decompression 1;"),
+    ] {
+        fs::write(
+            directory.join("plain"),
+            cpio(&[file("big", &vec![b'x'; 2 * MIB])]),
+        )
+        .unwrap();
+        let mut command = Command::new(tool);
+        // From a stream, whose length they cannot know.
+        let plain = fs::File::open(directory.join("plain")).unwrap();
+        let packed = command.args(arguments).stdin(plain).output().unwrap();
+        let image = join(&[&loader, &erofs(1, ""), &packed.stdout]);
+        let line = memory(&directory, &image, &[]);
+        assert!(line.contains(expected), "{tool} {arguments:?}: {line}");
+    }
+}
+
+#[test]
+fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed() {
+    let directory = scratch("check-memory-copy");
+    let loader = large_loader();
+    let layers = join(&[&loader, &erofs(1, "")]);
+    let archives = join(&[&loader, &cpio(&[dir("sbin"), program("sbin/init")])]);
+    const COPY: &str = "files of the rootfs 21 (with /initrd.image),";
+    const NONE: &str = "files of the rootfs 11,";
+    for (image, blk_dev_ram, cmdline, expected) in [
+        (&layers, "y", "quiet", COPY),
+        (&layers, "y", "retain_initrd", NONE),
+        (&layers, "y", "retain_initrd rootfstype=ramfs", COPY),
+        (&layers, "m", "quiet", NONE),
+        (&archives, "y", "quiet", NONE),
+    ] {
+        let config = format!("CONFIG_BLK_DEV_INITRD=y\nCONFIG_BLK_DEV_RAM={blk_dev_ram}\n");
+        fs::write(directory.join("config"), config).unwrap();
+        let words = ["--kernel-config", "config", "--cmdline", cmdline];
+        let line = memory(&directory, image, &words);
+        assert!(line.contains(expected), "{blk_dev_ram} {cmdline}: {line}");
+    }
+}

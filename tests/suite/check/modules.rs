@@ -1,0 +1,317 @@
+//! Kernel modules of the loader.
+
+use super::*;
+
+const OURS: &str = "6.12.117+deb13-amd64";
+const WITH: [&str; 2] = ["--kernel-config", "config"];
+
+/// An empty directory with a configuration whose filesystems and loop devices are modules.
+fn with_config(name: &str) -> std::path::PathBuf {
+    let directory = scratch(name);
+    let config = CONFIG
+        .replace("EROFS_FS=y", "EROFS_FS=m")
+        .replace("OVERLAY_FS=y", "OVERLAY_FS=m")
+        .replace("LOOP=y", "LOOP=m");
+    fs::write(directory.join("config"), config).unwrap();
+    directory
+}
+
+#[test]
+fn modules_of_another_kernel_than_the_configuration_s_are_found() {
+    let directory = with_config("check-modules");
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    for words in [&[][..], &WITH] {
+        assert_eq!(of(OURS, DEP, &FILES, words), [""; 0]);
+    }
+    // Where there are none, the kernel may have all of it.
+    assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
+    assert_eq!(
+        of_loader(&directory, &x86_loader(), &WITH)[0],
+        "error: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted"
+    );
+    // Another kernel's.
+    let old = "6.1.0-56-cloud-amd64";
+    assert_eq!(of(old, DEP, &FILES, &[]), [""; 0]);
+    let lines = of(old, DEP, &FILES, &WITH);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(
+        lines[0],
+        "error: CONFIG_EROFS_FS=m: the loader has modules of other kernels only: 6.1.0-56-cloud-amd64: no EROFS \
+         layer can be mounted"
+    );
+    assert_eq!(of("6.120.1", DEP, &FILES, &WITH).len(), 3);
+}
+
+#[test]
+fn modules_without_an_index_are_found() {
+    let directory = with_config("check-modules-index");
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    let place = format!("lib/modules/{OURS}");
+    assert_eq!(
+        of(OURS, "", &FILES, &[]),
+        [format!(
+            "error: loader: {place} has no modules.dep (depmod): /init finds no module there"
+        )]
+    );
+    assert_eq!(of(OURS, "", &[("xhci.ko", b"")], &[]), [""; 0]);
+    assert_eq!(
+        of(
+            OURS,
+            "",
+            &[("xhci.ko", b"")],
+            &["--cmdline", "retain_initrd root=/dev/sda1"]
+        )
+        .len(),
+        1
+    );
+    let lines = of(OURS, "", &FILES, &WITH);
+    assert_eq!(
+        (lines.len(), &*lines[2]),
+        (
+            3,
+            &*format!(
+                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
+                 backend, this kernel cannot mount the EROFS layers, unless it supports memback"
+            )
+        )
+    );
+}
+
+#[test]
+fn modules_that_the_index_names_and_are_not_there_are_found() {
+    let directory = with_config("check-modules-gone");
+    let of = |release, dep: &str, files: &[_], words: &[&str]| {
+        of_loader(&directory, &modules(release, dep, files), words)
+    };
+    let place = format!("lib/modules/{OURS}");
+    // A file that is gone: what a module needs, and the module itself.
+    let without = |name: &str| Vec::from_iter(FILES.into_iter().filter(|file| file.0 != name));
+    let text = format!(
+        "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted"
+    );
+    let gone = without("libcrc32c.ko");
+    assert_eq!(
+        of(OURS, DEP, &gone, &[]),
+        [format!("error: loader: {text}")]
+    );
+    assert_eq!(
+        of(OURS, DEP, &gone, &WITH),
+        [format!("error: CONFIG_EROFS_FS=m: {text}")]
+    );
+    let lines = of(OURS, DEP, &WITHout("loop.ko"), &[]);
+    assert_eq!(
+        lines,
+        [format!(
+            "warning: loader: {place} has no kernel/fs/erofs/loop.ko: the loop backend cannot be used"
+        )]
+    );
+}
+
+/// A module with a signature, as scripts/sign-file appends it.
+fn signed() -> Vec<u8> {
+    let mut signed = b"modulesignature".to_vec();
+    signed.extend([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    signed.extend(b"~Module signature appended~\n");
+    signed
+}
+
+/// A loader with signed modules of 6.12.1, but for erofs.ko.
+fn with_erofs(erofs: &[u8]) -> Vec<u8> {
+    let signed = signed();
+    let mut files = FILES.map(|(name, _)| (name, &signed[..]));
+    files[0].1 = erofs;
+    modules("6.12.1", DEP, &files)
+}
+
+fn packed(directory: &Path, module: &[u8]) -> Vec<u8> {
+    fs::write(directory.join("module"), module).unwrap();
+    let mut xz = Command::new("xz");
+    let packed = xz
+        .args(["-c", "--check=crc32"])
+        .arg(directory.join("module"));
+    packed.output().unwrap().stdout
+}
+
+/// Writes a configuration with erofs.ko as a module, and these lines.
+fn config_with(directory: &Path, more: &str) {
+    let config = CONFIG.replace("EROFS_FS=y", "EROFS_FS=m");
+    fs::write(directory.join("config"), format!("{config}{more}")).unwrap();
+}
+
+/// The error of an erofs.ko without signature.
+fn unsigned(place: &str, why: &str) -> String {
+    format!(
+        "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no \
+         module without ({why}): no EROFS layer can be mounted"
+    )
+}
+
+#[test]
+fn modules_without_signature_are_found_where_the_command_line_wants_them() {
+    let directory = scratch("check-signatures");
+    let [signed, packed] = [signed(), packed(&directory, &signed())];
+    let said = |erofs: &[u8], cmdline: &str| {
+        let cmdline = format!("retain_initrd {cmdline}");
+        let words = ["--cmdline", &cmdline];
+        of_loader(&directory, &with_erofs(erofs), &words)
+    };
+    for word in [
+        "module.sig_enforce",
+        "module.sig-enforce=1",
+        "lockdown=integrity",
+    ] {
+        assert_eq!(said(b"module", word), [unsigned("loader", word)]);
+        assert_eq!(said(&signed, word), [""; 0]);
+        assert_eq!(said(&packed, word), [""; 0]);
+    }
+    for word in [
+        "",
+        "module.sig_enforce=0",
+        "lockdown=none",
+        "-- module.sig_enforce",
+    ] {
+        assert_eq!(said(b"module", word), [""; 0]);
+    }
+}
+
+#[test]
+fn modules_without_signature_are_found_where_the_configuration_wants_them() {
+    let directory = scratch("check-signatures-config");
+    let packed = packed(&directory, &signed());
+    let said = |erofs: &[u8], cmdline: &str| {
+        let cmdline = format!("retain_initrd {cmdline}");
+        let words = ["--cmdline", &cmdline, "--kernel-config", "config"];
+        of_loader(&directory, &with_erofs(erofs), &words)
+    };
+    // A kernel that does not know the word does nothing.
+    config_with(&directory, "");
+    assert_eq!(said(b"module", "module.sig_enforce"), [""; 0]);
+    config_with(&directory, "CONFIG_MODULE_SIG=y\n");
+    assert_eq!(said(b"module", ""), [""; 0]);
+    assert_eq!(said(b"module", "lockdown=integrity"), [""; 0]);
+    assert_eq!(
+        said(b"module", "module.sig_enforce"),
+        [unsigned("CONFIG_EROFS_FS=m", "module.sig_enforce")]
+    );
+    config_with(
+        &directory,
+        "CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n",
+    );
+    assert_eq!(
+        said(b"module", ""),
+        [unsigned("CONFIG_EROFS_FS=m", "CONFIG_MODULE_SIG_FORCE=y")]
+    );
+    assert_eq!(said(&packed, ""), [""; 0]);
+    // Under Secure Boot alone: the machine's firmware decides.
+    config_with(
+        &directory,
+        "CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n",
+    );
+    assert_eq!(
+        said(b"module", ""),
+        [
+            "warning: CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no \
+             signature: under Secure Boot the kernel loads no module without (build without \
+             --strip-module-signatures)"
+        ]
+    );
+    assert_eq!(said(&packed, ""), [""; 0]);
+    config_with(&directory, "CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n");
+    assert_eq!(said(b"module", ""), [""; 0]);
+}
+
+#[test]
+fn drivers_without_signature_are_found() {
+    let directory = scratch("check-signatures-driver");
+    config_with(
+        &directory,
+        "CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\n",
+    );
+    let signed = signed();
+    let mut driver = FILES.map(|(name, _)| (name, &*signed)).to_vec();
+    driver.push(("virtio_blk.ko", b"module"));
+    let loader = modules("6.12.1", DEP, &driver);
+    let words = ["--cmdline", "retain_initrd", "--kernel-config", "config"];
+    assert_eq!(
+        of_loader(&directory, &loader, &words),
+        [
+            "warning: CONFIG_MODULE_SIG_FORCE=y: lib/modules/6.12.1/kernel/fs/erofs/virtio_blk.ko has no signature: \
+             the kernel loads no module without (build without --strip-module-signatures)"
+        ]
+    );
+}
+
+#[test]
+fn modules_for_another_machine_than_init_are_told() {
+    let directory = scratch("check-module-machine");
+    let mut s390 = elf(22 << 8);
+    s390[5] = 2;
+    let line = |file: &str, number: u16, here: &str| {
+        vec![format!(
+            "error: loader: lib/modules/6.12.1/kernel/fs/erofs/{file}: a module for another machine (e_machine \
+             {number}, here {here})"
+        )]
+    };
+    // e_machine of /init, a module, the configuration's architecture; what is wrong.
+    for (init, module, file, architecture, expected) in [
+        (X86_64, elf(X86_64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            AARCH64,
+            elf(X86_64),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 62, "aarch64"),
+        ),
+        (
+            AARCH64,
+            packed(&directory, &elf(X86_64)),
+            "erofs.ko.xz",
+            "",
+            line("erofs.ko.xz", 62, "aarch64"),
+        ),
+        // Programs of 32 bits run on kernels of 64.
+        (3, elf(X86_64), "erofs.ko", "", vec![]),
+        (40, elf(AARCH64), "erofs.ko", "", vec![]),
+        (
+            X86_64,
+            elf(AARCH64),
+            "erofs.ko",
+            "x86",
+            line("erofs.ko", 183, "x86_64"),
+        ),
+        (
+            X86_64,
+            s390.clone(),
+            "erofs.ko",
+            "",
+            line("erofs.ko", 22, "x86_64"),
+        ),
+        (0, s390, "erofs.ko", "s390", vec![]),
+        // Of what is not known nothing is said.
+        (0, elf(AARCH64), "erofs.ko", "", vec![]),
+        (X86_64, b"module".to_vec(), "erofs.ko", "", vec![]),
+    ] {
+        let dep = format!("kernel/fs/erofs/{file}:\n");
+        let loader = modules_for(init, "6.12.1", &dep, &[(file, &module)]);
+        let mut words = vec!["--cmdline", "root=/dev/sda1"];
+        if !architecture.is_empty() {
+            let config = format!("# Linux/{architecture} 6.12.1 Kernel Configuration\n{CONFIG}");
+            fs::write(directory.join("config"), config).unwrap();
+            words.extend(["--kernel-config", "config"]);
+        }
+        let (mut lines, _) = check(&directory, &loader, &words);
+        lines.retain(|line| line.contains(" module for "));
+        assert_eq!(lines, expected, "{init} {file} {architecture}");
+    }
+}

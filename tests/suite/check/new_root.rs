@@ -1,0 +1,205 @@
+//! The new root: its init, mount points and modes.
+
+use super::*;
+
+#[test]
+fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
+    let none = |line: &String| line.starts_with("error: no init in the new root");
+    for (name, entries, found) in [
+        ("hidden", vec![node("sbin/init", 0)], false),
+        ("hidden-all", vec![node("sbin", 0)], false),
+        ("a-device", vec![node("sbin/init", 5)], false),
+        ("opaque", vec![file("sbin/.wh..wh..opq", b"")], false),
+        (
+            "opaque-own",
+            vec![program("sbin/init"), file("sbin/.wh..wh..opq", b"")],
+            true,
+        ),
+        ("opaque-other", vec![file("etc/.wh..wh..opq", b"")], true),
+        (
+            "through-a-link",
+            vec![
+                node("sbin/init", 0),
+                entry("sbin/init", 0o120_777, b"../lib/i"),
+                program("lib/i"),
+            ],
+            true,
+        ),
+        (
+            "under-a-mount",
+            vec![
+                node("sbin/init", 0),
+                entry("sbin/init", 0o120_777, b"../run/i"),
+                dir("run"),
+                program("run/i"),
+            ],
+            false,
+        ),
+    ] {
+        let lines = findings(&format!("init-{name}"), &[&entries], &[]);
+        assert_eq!(!lines.iter().any(none), found, "{name}: {lines:?}");
+    }
+}
+
+#[test]
+fn an_init_that_is_passed_over_for_the_next_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, init, expected) in [
+        ("none", vec![], None),
+        (
+            "dir",
+            vec![dir("sbin/init")],
+            Some("a directory, not a file"),
+        ),
+        (
+            "pipe",
+            vec![entry("sbin/init", 0o010_755, b"")],
+            Some("a pipe, not a file"),
+        ),
+        (
+            "device",
+            vec![node("sbin/init", 5)],
+            Some("a character device, not a file"),
+        ),
+        (
+            "circle",
+            vec![link("sbin/init", b"init")],
+            Some("a symlink to init, which leads in a circle (ELOOP)"),
+        ),
+        (
+            "dangling",
+            vec![link("sbin/init", b"../lib/systemd/systemd")],
+            Some("a symlink to ../lib/systemd/systemd, which leads nowhere"),
+        ),
+        (
+            "itself",
+            vec![entry("sbin/init", 0o100_755, b"#!/sbin/init\n")],
+            Some(
+                "it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs /sbin/init: it needs \
+                 /sbin/init: too many interpreters of interpreters",
+            ),
+        ),
+        (
+            "empty",
+            vec![entry("sbin/init", 0o100_755, b"")],
+            Some("it is empty"),
+        ),
+    ] {
+        let mut entries = vec![dir("sbin"), dir("bin"), program("bin/init")];
+        entries.extend(init);
+        let image = join(&[&loader(), &cpio(&entries)]);
+        let (lines, status) = check(&scratch(&format!("check-passed-{name}")), &image, &[]);
+        let expected =
+            expected.map(|why| format!("warning: /sbin/init: {why}; /bin/init would start"));
+        let told = lines
+            .iter()
+            .filter(|line| !line.starts_with("memory: ") && !line.starts_with("image: "));
+        assert_eq!(Vec::from_iter(told), Vec::from_iter(&expected), "{name}");
+        assert_eq!(status, 0);
+    }
+}
+
+#[test]
+fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
+    let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
+    for (name, layer, expected) in [
+        ("dirs", vec![dir("proc"), dir("run")], ""),
+        (
+            "file",
+            vec![file("run", b"")],
+            "run: a file, not a directory",
+        ),
+        (
+            "link",
+            vec![link("proc", b"/etc")],
+            "proc: a symlink to /etc, which has another use",
+        ),
+        (
+            "link-to-file",
+            vec![link("sys", b"etc/name")],
+            "sys: a symlink to etc/name, which is a file",
+        ),
+        (
+            "dangling",
+            vec![link("dev", b"gone")],
+            "dev: a symlink to gone, which leads nowhere",
+        ),
+        (
+            "circle",
+            vec![link("dev", b"dev")],
+            "dev: a symlink to dev, which leads in a circle (ELOOP)",
+        ),
+        (
+            "harmless",
+            vec![
+                dir("var"),
+                dir("var/run"),
+                file("var/run/x", b""),
+                link("run", b"var/run"),
+            ],
+            "",
+        ),
+    ] {
+        for (cmdline, done) in [
+            ("retain_initrd", "/init puts a directory in its place"),
+            ("retain_initrd rd.overlay.readonly", "the new root has no /"),
+        ] {
+            let words = ["--cmdline", cmdline];
+            let lines = findings(&format!("mount-point-{name}"), &[&layer], &words);
+            let expected = match (expected, done) {
+                ("", _) => vec![],
+                (what, "the new root has no /") => {
+                    let (name, _) = what.split_once(':').unwrap();
+                    vec![format!(
+                        "warning: layer 1 (initrd+0x644): {what}: {done}{name}"
+                    )]
+                }
+                (what, _) => vec![format!("warning: layer 1 (initrd+0x644): {what}: {done}")],
+            };
+            assert_eq!(lines, expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn directories_that_everybody_may_write_to_are_told() {
+    let open = |name, mode: u32| entry(name, 0o040_000 | mode, b"");
+    let warning = |what: &str| format!("warning: layer 1 (initrd+0x644): {what}");
+    const WHAT: &str = "everybody may create and delete files in this directory";
+    assert_eq!(
+        findings(
+            "writable",
+            &[&[
+                open(".", 0o777),
+                open("etc", 0o777),
+                open("lost", 0o772),
+                open("tmp", 0o1777),
+                open("usr", 0o775)
+            ]],
+            &[]
+        ),
+        [
+            warning(&format!("/: mode 0777: {WHAT}")),
+            warning(&format!("etc: mode 0777: {WHAT}")),
+            warning(&format!("lost: mode 0772: {WHAT}")),
+        ]
+    );
+    let many = ["a", "b", "c", "d", "e"].map(|name| open(name, 0o777));
+    let lines = findings("writable-many", &[&many], &[]);
+    assert_eq!(
+        lines[2..],
+        [
+            warning(&format!("c: mode 0777: {WHAT}")),
+            "warning: new root: 2 more directories to which everybody may write".into(),
+        ]
+    );
+    // What a layer above has made right is right.
+    assert_eq!(
+        findings(
+            "writable-covered",
+            &[&[open("etc", 0o777)], &[open("etc", 0o755)]],
+            &[]
+        ),
+        [""; 0]
+    );
+}

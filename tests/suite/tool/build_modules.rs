@@ -1,0 +1,283 @@
+//! `layerinit build --modules`.
+
+use super::*;
+
+#[test]
+fn modules_are_decompressed_and_lose_signatures_only_when_told() {
+    let directory = workshop("tool-build-module-files");
+    let modules = directory.join("lib/modules/6.12-test");
+    let signature = b"sig\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n";
+    let signed = |name: &str| [name.as_bytes(), signature].concat();
+    fs::create_dir_all(&modules).unwrap();
+    for name in ["erofs", "overlay", "loop"] {
+        fs::write(modules.join(name).with_extension("ko"), signed(name)).unwrap();
+    }
+    for (command, file) in [("xz", "erofs.ko"), ("zstd", "overlay.ko")] {
+        let mut pack = Command::new(command);
+        let done = pack.arg("-q").arg(modules.join(file)).status().unwrap();
+        assert!(done.success(), "{command}");
+    }
+    fs::write(
+        modules.join("modules.dep"),
+        "overlay.ko.zst: erofs.ko.xz\nerofs.ko.xz:\nloop.ko:\n",
+    )
+    .unwrap();
+    let build = |more: &[&str]| {
+        let words = [
+            "build",
+            "-o",
+            "image",
+            "--spec",
+            "/dev/null",
+            "--modules",
+            ".",
+        ];
+        good(&directory, &[&words[..], more].concat());
+        fs::read(directory.join("image")).unwrap()
+    };
+    let holds = |image: &[u8], part: &[u8]| image.windows(part.len()).any(|window| window == part);
+    let plain = build(&[]);
+    assert!(holds(
+        &plain,
+        b"overlay.ko: erofs.ko\nerofs.ko:\nloop.ko:\n"
+    ));
+    let stripped = build(&["--strip-module-signatures"]);
+    for name in ["erofs", "overlay", "loop"] {
+        assert!(holds(&plain, &signed(name)), "{name}");
+        assert!(!holds(&stripped, &signed(name)), "{name}");
+        assert!(holds(&plain, format!("/{name}.ko\0").as_bytes()), "{name}");
+    }
+    assert!(!holds(&stripped, b"signature appended"));
+    let kept = build(&["--keep-compressed-modules"]);
+    assert!(holds(
+        &kept,
+        b"overlay.ko.zst: erofs.ko.xz\nerofs.ko.xz:\nloop.ko:\n"
+    ));
+    assert!(holds(
+        &kept,
+        &fs::read(modules.join("erofs.ko.xz")).unwrap()
+    ));
+}
+
+#[test]
+fn a_build_says_that_its_modules_are_for_another_machine() {
+    let directory = workshop("tool-build-machine");
+    let modules = directory.join("lib/modules/6.12-test");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(directory.join("x86"), init_for(62)).unwrap();
+    let words = ["build", "-o", "image", "--init", "x86", "--modules", "."];
+    let built = |machine: u16| {
+        for name in ["erofs", "overlay", "loop"] {
+            fs::write(modules.join(name).with_extension("ko"), elf(machine)).unwrap();
+        }
+        fs::write(
+            modules.join("modules.dep"),
+            "erofs.ko:\noverlay.ko:\nloop.ko:\n",
+        )
+        .unwrap();
+        let text = good(&directory, &words);
+        text.lines()
+            .filter(|line| line.starts_with("warning: "))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(built(62), "");
+    assert_eq!(
+        built(183),
+        "warning: lib/modules/6.12-test/erofs.ko: a module for another machine (e_machine 183, here x86_64)"
+    );
+}
+
+const DEP: &str = "\
+kernel/net/never.ko:
+kernel/fs/ext4/ext4.ko.zst: kernel/fs/jbd2.ko kernel/fs/mbcache.ko
+kernel/fs/erofs/erofs.ko.xz: kernel/lib/crc.ko.xz
+kernel/lib/crc.ko.xz:
+kernel/fs/overlayfs/overlay.ko:
+kernel/fs/jbd2.ko:
+kernel/fs/mbcache.ko:
+";
+
+/// What a build takes without `--module`, as `listed` shows it.
+const FEW: [&str; 13] = [
+    "drwx--x--x lib",
+    "drwxr-xr-x lib/modules",
+    "drwxr-xr-x ...",
+    "drwxr-xr-x .../kernel",
+    "drwxr-xr-x .../kernel/fs",
+    "drwxr-xr-x .../kernel/fs/erofs",
+    "-rw-r--r-- .../kernel/fs/erofs/erofs.ko.xz",
+    "drwxr-xr-x .../kernel/fs/overlayfs",
+    "-rw-r--r-- .../kernel/fs/overlayfs/overlay.ko",
+    "drwxr-xr-x .../kernel/lib",
+    "-rw-r--r-- .../kernel/lib/crc.ko.xz",
+    "-rw-r--r-- .../modules.builtin",
+    "-rw-r--r-- .../modules.dep",
+];
+
+/// A directory with the modules of one kernel below `tree`.
+fn with_modules(name: &str) -> std::path::PathBuf {
+    let directory = workshop(name);
+    let modules = directory.join("tree/usr/lib/modules/6.12-test");
+    for file in [
+        "fs/erofs/erofs.ko.xz",
+        "lib/crc.ko.xz",
+        "fs/overlayfs/overlay.ko",
+        "fs/ext4/ext4.ko.zst",
+        "fs/jbd2.ko",
+        "fs/mbcache.ko",
+        "net/never.ko",
+    ] {
+        let path = modules.join("kernel").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, file).unwrap();
+    }
+    fs::write(modules.join("modules.dep"), DEP).unwrap();
+    fs::write(
+        modules.join("modules.builtin"),
+        "kernel/fs/proc.ko\nkernel/drivers/block/loop.ko\n",
+    )
+    .unwrap();
+    fs::write(directory.join("spec"), "dir /lib 0711 0 0\n").unwrap();
+    directory
+}
+
+const WORDS: [&str; 6] = ["build", "-o", "image", "--spec", "spec", "--modules"];
+
+/// Mode and path of every file in the image of a build with these words, the modules' directory shortened.
+fn listed(directory: &Path, more: &[&str]) -> Vec<String> {
+    good(directory, &[&WORDS[..], more].concat());
+    let listing = good(directory, &["list", "--files", "image"]);
+    let lines = listing.lines().filter(|line| line.starts_with("    "));
+    let shortened = lines.map(|line| {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        format!(
+            "{} {}",
+            words[0],
+            words[words.len() - 1].replace("lib/modules/6.12-test", "...")
+        )
+    });
+    shortened.collect::<Vec<_>>()
+}
+
+/// What more there is than `FEW`.
+fn extra(directory: &Path, more: &[&str]) -> Vec<String> {
+    let mut lines = listed(directory, more);
+    lines.retain(|line| !FEW.contains(&line.as_str()));
+    lines
+}
+
+#[test]
+fn modules_come_with_what_they_depend_on_and_nothing_more() {
+    let directory = with_modules("tool-build-modules");
+    // However the directory is named.
+    for root in [
+        "tree",
+        "tree/usr/lib/modules",
+        "tree/usr/lib/modules/6.12-test",
+    ] {
+        assert_eq!(
+            listed(&directory, &[root, "--kernel", "6.12-test"]),
+            FEW,
+            "{root}"
+        );
+    }
+    assert_eq!(listed(&directory, &["tree"]), FEW);
+    let image = fs::read(directory.join("image")).unwrap();
+    let text = String::from_utf8_lossy(&image);
+    assert!(text.contains("kernel/fs/erofs/erofs.ko.xz: kernel/lib/crc.ko.xz\nkernel/lib/crc.ko.xz:\nkernel/fs/overlayfs/overlay.ko:\n"));
+    assert!(text.contains("\0kernel/drivers/block/loop.ko\n"));
+}
+
+#[test]
+fn modules_may_be_named() {
+    let directory = with_modules("tool-build-modules-named");
+    assert_eq!(
+        extra(
+            &directory,
+            &["tree", "--module", "ext4", "--module", "proc"]
+        ),
+        [
+            "drwxr-xr-x .../kernel/fs/ext4",
+            "-rw-r--r-- .../kernel/fs/ext4/ext4.ko.zst",
+            "-rw-r--r-- .../kernel/fs/jbd2.ko",
+            "-rw-r--r-- .../kernel/fs/mbcache.ko",
+        ]
+    );
+}
+
+#[test]
+fn soft_dependencies_of_modules_come_too() {
+    let directory = with_modules("tool-build-modules-softdep");
+    let modules = directory.join("tree/usr/lib/modules/6.12-test");
+    // What a dependency asks for softly, by an alias.
+    let (softdep, alias) = (
+        modules.join("modules.softdep"),
+        modules.join("modules.alias"),
+    );
+    fs::write(&softdep, "softdep crc pre: sum\nsoftdep never pre: x\n").unwrap();
+    fs::write(&alias, "alias x never\nalias sum jbd2\n").unwrap();
+    assert_eq!(
+        extra(&directory, &["tree"]),
+        [
+            "-rw-r--r-- .../kernel/fs/jbd2.ko",
+            "-rw-r--r-- .../modules.alias",
+            "-rw-r--r-- .../modules.softdep",
+        ]
+    );
+    let image = fs::read(directory.join("image")).unwrap();
+    let text = String::from_utf8_lossy(&image);
+    assert!(text.contains("\0softdep crc pre: sum\n\0") && text.contains("\0alias sum jbd2\n\0"));
+}
+
+#[test]
+fn modules_that_are_not_there_are_named() {
+    let directory = with_modules("tool-build-modules-missing");
+    let modules = directory.join("tree/usr/lib/modules/6.12-test");
+    let bad = |more: &[&str]| bad(&directory, &[&WORDS[..], more].concat());
+    let missing = bad(&["tree", "--module", "btrfs"]);
+    assert!(missing.starts_with("layerinit: find module btrfs: neither a module of kernel 6.12-test nor built into it (tree/"), "{missing}");
+    assert_eq!(
+        bad(&["tree", "--kernel", "6.1"]),
+        "layerinit: find modules in tree: no lib/modules/6.1 here\n"
+    );
+    assert_eq!(
+        bad(&["tree", "--kernel", "../x"]),
+        "layerinit: find modules of \"../x\": not the release of a kernel\n"
+    );
+    fs::create_dir_all(directory.join("tree/usr/lib/modules/6.13/kernel")).unwrap();
+    assert_eq!(
+        bad(&["tree", "--kernel", "6.13"]),
+        "layerinit: find modules in tree/usr/lib/modules/6.13: no modules.dep; run `depmod -b tree 6.13`\n"
+    );
+    fs::write(directory.join("tree/usr/lib/modules/6.13/modules.dep"), "").unwrap();
+    assert_eq!(
+        bad(&["tree"]),
+        "layerinit: find modules in tree: several kernels; use --kernel with one of: 6.12-test, 6.13\n"
+    );
+    fs::write(
+        modules.join("modules.dep"),
+        DEP.replace("kernel/lib/crc", "../../crc"),
+    )
+    .unwrap();
+    let outside = bad(&["tree", "--kernel", "6.12-test"]);
+    assert!(
+        outside.ends_with("modules.dep: ../../crc.ko.xz is not a path below this directory\n"),
+        "{outside}"
+    );
+}
+
+#[test]
+fn modules_lie_below_usr_where_lib_is_a_link() {
+    let directory = with_modules("tool-build-modules-usr");
+    fs::write(
+        directory.join("spec"),
+        "slink /lib usr/lib 0777 0 0\ndir /usr 0755 0 0\ndir /usr/lib 0755 0 0\n",
+    )
+    .unwrap();
+    let merged = listed(&directory, &["tree", "--kernel", "6.12-test"]);
+    assert!(
+        merged.contains(&"drwxr-xr-x usr/lib/modules".to_string()),
+        "{merged:?}"
+    );
+}

@@ -1,0 +1,143 @@
+//! `layerinit plan`.
+
+use super::*;
+
+#[test]
+fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
+    let directory = scratch("tool-rdinit");
+    let first = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop, extract\n";
+    let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
+    let link = entry("before", 0o120_777, b"init");
+    for before in [script, link] {
+        let loader = cpio(&[own_init("init"), dir("bin"), program("bin/sh")]);
+        let image = aligned(join(&[&cpio(&[before]), &loader]), &erofs_with_init(""));
+        fs::write(directory.join("image"), image).unwrap();
+        let plan = good(
+            &directory,
+            &["plan", "image", "--cmdline", "rdinit=/before"],
+        );
+        assert!(plan.starts_with(first), "{plan}");
+    }
+}
+
+#[test]
+fn a_plan_that_nobody_would_carry_out_is_an_error() {
+    let directory = scratch("tool-foreign-init");
+    let loader = cpio(&[own_init("init")]);
+    let script = cpio(&[entry("init", 0o100_755, b"#!/bin/sh\nexec /sbin/init\n")]);
+    let busybox = cpio(&[
+        entry("init", 0o120_777, b"bin/busybox"),
+        dir("bin"),
+        program("bin/busybox"),
+    ]);
+    let gzip = |archive: &[u8]| {
+        fs::write(directory.join("archive"), archive).unwrap();
+        let mut command = Command::new("gzip");
+        let output = command.arg("-nc").arg(directory.join("archive")).output();
+        let mut packed = output.unwrap().stdout;
+        pad(&mut packed, 4);
+        packed
+    };
+    let other = cpio(&[dir("etc")]);
+    let base = erofs_with_init("base");
+    let why = ": no layer would be mounted (the loader has to be the last archive with that name in front of the \
+               first EROFS image)\n";
+    let is_a_script = "layerinit: start /init: it is not layerinit's, but a script (#!/bin/sh)";
+    let is_busybox =
+        "layerinit: start /init: it is not layerinit's, but another program (bin/busybox)";
+    let at = loader.len();
+    let packed = gzip(&loader);
+    for (pieces, expected) in [
+        (vec![&loader[..], &other, &base], None),
+        (vec![&script, &loader, &base], None),
+        (vec![&busybox, &packed, &base], None),
+        // The kernel has a loader built in, or another program that is to be in its place.
+        (vec![&base], None),
+        // Not unpacked by the kernel: a layer.
+        (vec![&loader, &base, &script], None),
+        (
+            vec![&loader, &script, &base],
+            Some(format!(
+                "{is_a_script} from the archive at {at:#x}, which replaces that of the archive at 0x0{why}"
+            )),
+        ),
+        (
+            vec![&packed, &gzip(&busybox), &base],
+            Some(format!(
+                "{is_busybox} from the archive at {:#x}, which replaces that of the archive at 0x0{why}",
+                packed.len()
+            )),
+        ),
+        (
+            vec![&script, &base],
+            Some(format!("{is_a_script} from the archive at 0x0{why}")),
+        ),
+    ] {
+        fs::write(directory.join("image"), pieces.concat()).unwrap();
+        match expected {
+            None => assert!(good(&directory, &["plan", "image"]).contains("layer 0 (initrd")),
+            Some(expected) => assert_eq!(bad(&directory, &["plan", "image"]), expected),
+        }
+    }
+}
+
+#[test]
+fn plan_is_that_of_init() {
+    let directory = scratch("tool-plan");
+    let loader = cpio(&[
+        own_init("init"),
+        dir("layers"),
+        file("layers/10-base.erofs", &erofs_with_init("base")),
+    ]);
+    let image = join(&[
+        &aligned(loader, &erofs_with_init("app")),
+        &cpio(&[dir("."), file("x", b"1")]),
+    ]);
+    fs::write(directory.join("image"), image).unwrap();
+    assert_eq!(
+        good(&directory, &["plan", "image"]),
+        "\
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop, extract
+layer 1 (initrd+0x2000): 4096 bytes, erofs \"app\" by memback, loop, extract
+layer 2 (initrd+0x3000): 352 bytes, cpio into a tmpfs of 4096 bytes
+root: overlay, writes to a tmpfs
+modules: erofs, overlay, loop
+init: /sbin/init, /etc/init, /bin/init, /bin/sh
+"
+    );
+    let cmdline = "init=/sbin/init rd.layers.only=base rd.overlay.readonly rd.layers.backend=loop";
+    assert_eq!(
+        good(&directory, &["plan", "image", "--cmdline", cmdline]),
+        "\
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by loop
+root: the layer itself, read-only
+modules: erofs, loop
+init: /sbin/init
+"
+    );
+    // What check calls an error is one here.
+    let cmdline = "init=/sbin/demo rd.layers.only=base rd.overlay.readonly";
+    assert_eq!(
+        run(&directory, &["plan", "image", "--cmdline", cmdline]),
+        (
+            "\
+layer 0 (10-base.erofs): 4096 bytes, erofs \"base\" by file, loop, extract
+root: the layer itself, read-only
+modules: erofs, loop
+init: /sbin/demo
+error: no init in the new root: /sbin/demo: not there
+"
+            .into(),
+            String::new(),
+            1
+        )
+    );
+    let nothing = bad(
+        &directory,
+        &["plan", "image", "--cmdline", "rd.layers.only=none"],
+    );
+    assert_eq!(
+        nothing,
+        "layerinit: plan rd.layers.only= and rd.layers.skip=: none of the 3 layers is left to boot from\n"
+    );
+}

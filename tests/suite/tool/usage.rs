@@ -1,0 +1,84 @@
+//! Help, wrong usage, and files that are no images.
+
+use super::*;
+
+#[test]
+fn help_says_what_to_do_and_wrong_usage_is_status_2() {
+    let directory = scratch("tool-help");
+    let help = good(&directory, &["--help"]);
+    for command in ["build", "list", "check", "plan"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+        let help = good(&directory, &[command, "--help"]);
+        assert!(
+            help.contains(&format!("Usage: layerinit {command} ")),
+            "{help}"
+        );
+        assert!(
+            help.contains(&format!("Examples:\n  layerinit {command} ")),
+            "{help}"
+        );
+    }
+    assert!(good(&directory, &["--version"]).starts_with("layerinit "));
+    for words in [
+        &[][..],
+        &["bake"],
+        &["build"],
+        &["build", "-o", "x", "--kernel", "6.12"],
+        &["build", "-o", "x", "--module", "ext4"],
+        &["build", "-o", "x", "--mtime", "-1"],
+        &["build", "-o", "x", "--cpio-align", "6"],
+        &["list"],
+        &["check", "--pad", "8", "a", "b"],
+    ] {
+        let (stdout, stderr, status) = run(&directory, words);
+        assert_eq!((stdout.as_str(), status), ("", 2), "{words:?}");
+        assert!(stderr.contains("--help"), "{words:?}: {stderr}");
+    }
+    assert_eq!(names(&directory), BTreeSet::new());
+}
+
+#[test]
+fn what_is_no_image_is_named() {
+    let directory = scratch("tool-no-image");
+    for command in ["list", "check", "plan"] {
+        let missing = bad(&directory, &[command, "missing"]);
+        assert_eq!(
+            missing,
+            "layerinit: open missing: ENOENT: No such file or directory\n"
+        );
+        assert_eq!(
+            bad(&directory, &[command, "."]),
+            "layerinit: open .: not a regular file\n"
+        );
+        // And not waited for until somebody writes into it.
+        let made = Command::new("mkfifo").arg(directory.join(command)).status();
+        assert!(made.unwrap().success());
+        assert_eq!(
+            bad(&directory, &[command, command]),
+            format!("layerinit: open {command}: not a regular file\n")
+        );
+    }
+}
+
+#[test]
+fn a_name_in_a_message_cannot_do_anything_to_a_terminal() {
+    let directory = workshop("tool-message");
+    let output = tool(&directory)
+        .args(["list", "a\x1b[31m\nb"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        said(&output).1,
+        "layerinit: open a\\u{1b}[31m\\nb: ENOENT: No such file or directory\n"
+    );
+}
+
+#[test]
+fn the_init_of_this_build_is_known_with_its_version() {
+    let init = Opened::open(Path::new(env!("CARGO_BIN_EXE_init"))).unwrap();
+    let version = layerinit::format::elf::layerinit_version(&init);
+    assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    // Nor is the tool, which knows the note, an /init.
+    let tool = Opened::open(Path::new(env!("CARGO_BIN_EXE_layerinit"))).unwrap();
+    assert_eq!(layerinit::format::elf::layerinit_version(&tool), None);
+}
