@@ -102,7 +102,7 @@ fn modules_that_the_index_names_and_are_not_there_are_found() {
         of(OURS, DEP, &gone, &WITH),
         [format!("error: CONFIG_EROFS_FS=m: {text}")]
     );
-    let lines = of(OURS, DEP, &WITHout("loop.ko"), &[]);
+    let lines = of(OURS, DEP, &without("loop.ko"), &[]);
     assert_eq!(
         lines,
         [format!(
