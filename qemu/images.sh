@@ -213,6 +213,11 @@ pad() {
 
 image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_base() { build "$1" --layer "$(tree base)"; }
+# An /init without the cargo features disk, extract, systemd and watchdog.
+image_layers_only() {
+	build "$1" --init "$(built_init gzip,lz4,xz,zstd)" \
+		--layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
+}
 # Modules without signatures, for a kernel that enforces them.
 image_stripped() { build "$1" --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build "$1" --layer "$(tree lean)"; }

@@ -170,3 +170,11 @@ built_programs() {
 	messages=$(cd "$repo" && cargo build --release --quiet --message-format json-render-diagnostics)
 	grep -o '"executable":"[^"]*/init"' <<<"$messages" | sed 's/.*:"//; s,/init"$,,'
 }
+
+# built_init FEATURE,...: builds an /init with these cargo features only, and prints its path.
+built_init() {
+	local messages
+	messages=$(cd "$repo" && cargo build --release --quiet --no-default-features --features "$1" --bin init \
+		--target-dir "target/features/$1" --message-format json-render-diagnostics)
+	grep -o '"executable":"[^"]*/init"' <<<"$messages" | sed 's/.*:"//; s,"$,,'
+}

@@ -1,22 +1,27 @@
-//! The first userspace program of a Linux boot, and the tool that builds its images.
+//! `/init`, the first userspace program of a Linux boot, and `layerinit`, the tool that builds its images.
 //!
-//! `/init` sets up the streams and filesystems that a program needs ([`boot::setup`], [`boot::kmsg`]), reads the
-//! kernel command line ([`plan::cmdline`]) and opens what holds the initrd ([`boot::source`]). It walks each
-//! source into segments ([`initrd`]: [`format::cpio`] archives, plain or compressed ([`format::compress`]), and
-//! [`format::erofs`] images) and decides what to do with them ([`plan`]). Nothing has been changed so far.
+//! `/init` raises its priority ([`boot::priority`]), mounts /dev, /proc, /sys and /run ([`boot::setup`]),
+//! opens the [`boot::console`] and the kernel log ([`boot::kmsg`]), and reads the kernel command line into
+//! options ([`plan::cmdline`]). It then opens the sources of layers ([`boot::source`]) and walks each into
+//! segments ([`initrd`]): [`format::cpio`] archives, plain or compressed ([`format::compress`]), and
+//! [`format::erofs`] images. From segments and options follows the [`plan`]. Up to here only the kernel's own
+//! filesystems have been mounted.
 //!
-//! Then it acts: kernel modules ([`module::loader`], by what [`module::dep`] says), layers and overlay
-//! ([`boot::mount`]). It proves that the real init can be executed there ([`boot::verify_init`]), makes that root `/`,
-//! frees the old one ([`boot::switch_root`]), leaves a [`boot::report`] and starts it, with a word to [`boot::systemd`] if that
-//! is what it is. Whatever fails before that goes
-//! to [`boot::rescue`], a [`boot::fault`] of this program included. All the while it pings the
-//! [`boot::watchdog`], if asked to.
+//! Next it acts on the plan. It loads the kernel modules that the kernel lacks ([`module::loader`]), mounts
+//! the layers and stacks them ([`boot::mount`]), verifies that the real init can be executed in the new root
+//! ([`boot::verify_init`]), makes that root `/`, frees the old one ([`boot::switch_root`]) and writes the
+//! [`boot::report`]. At last it executes the real init, with arguments for [`boot::systemd`] if it is that.
 //!
-//! With `root=` ([`plan::device_spec`]) there is a device to find, too: [`device`] looks for it and waits
-//! ([`device::uevent`]), by what [`format::superblock`] reads of partition tables and superblocks, while the drivers that
-//! the machine's devices ask for are loaded ([`module::sysfs`], [`module::alias`]).
+//! With `root=` ([`plan::device_spec`]) the [`device`] module finds the block device, by the partition tables
+//! and superblocks that [`format::superblock`] reads. Until the device appears, it waits for uevents
+//! ([`device::uevent`]) and loads the drivers of the machine's devices ([`module::sysfs`],
+//! [`module::alias`]).
 //!
-//! Data goes one way, and a file imports only what stands above it in this list.
+//! A failure of any step, a panic and a fault of the program ([`boot::fault`]) go to [`boot::rescue`], which
+//! applies the failure policy. With `rd.watchdog` a thread pings the [`boot::watchdog`] all the while.
+//!
+//! Data flows one way: a module uses only those above it in this list. `tests/suite/structure.rs` checks
+//! that.
 
 pub mod sys;
 
@@ -34,6 +39,7 @@ pub mod plan;
 
 pub mod module;
 
+#[cfg(feature = "disk")]
 pub mod device;
 
 pub mod boot;

@@ -1,7 +1,7 @@
-//! A fault of this program: a signal that would end PID 1, and with it the kernel.
+//! A fault of `/init`: a signal that would end PID 1, after which the kernel panics.
 //!
-//! It takes the way of every failure (see [`crate::boot::rescue`]), but for the shell: the handler of a signal
-//! may do very little (signal-safety(7)), so nothing here takes a lock or allocates.
+//! The failure policy of [`crate::boot::rescue`] applies, except that no shell is started: a signal handler
+//! may do very little (signal-safety(7)), so nothing in this file takes a lock or allocates.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,45 +11,45 @@ use rustix::process::getpid;
 use rustix::system::reboot;
 use rustix::thread::{NanosleepRelativeResult, Timespec, gettid, nanosleep};
 
-use super::kmsg::{Line, say_from_handler};
-use super::rescue::{command, options};
+use super::kmsg::{LineBuffer, warn_from_handler};
+use super::rescue::{options, reboot_command};
 use super::watchdog;
 use crate::plan::cmdline::Emergency;
 use crate::sys::process::reap;
 use crate::sys::signal::{self, AlternateStack, FAULTS, Fault, Origin};
 
-/// Whether a fault has been told of.
-static TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether a fault has been reported.
+static REPORTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes a fault of this program take the way of every other failure. At execve(2) all is as before.
-pub fn catch() {
-    // It is needed as long as the program runs.
+/// Makes a fault of `/init` a failure of the boot. execve(2) undoes it.
+pub fn install_handler() {
+    // The stack is needed as long as the program runs.
     std::mem::forget(AlternateStack::new());
-    signal::catch(handle);
+    signal::install_handler(handle);
 }
 
 fn handle(fault: &Fault) {
     let process = getpid();
-    // A child ends by the signal, as any program does.
+    // The signal ends a child, as it does any program.
     if !process.is_init() {
         return;
     }
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        tell(fault);
+    if !REPORTED.swap(true, Ordering::Relaxed) {
+        report(fault);
     }
-    // The boot must not go on meanwhile, and it is the first thread that does it.
+    // The first thread runs the boot, which must not go on.
     if gettid() != process {
         signal::pass_to_first_thread(fault.signal);
         loop {
             pause();
         }
     }
-    follow_policy()
+    apply_policy()
 }
 
-fn tell(fault: &Fault) {
+fn report(fault: &Fault) {
     let name = FAULTS.iter().find(|(number, _)| *number == fault.signal);
-    let mut line = Line::new();
+    let mut line = LineBuffer::new();
     let _ = write!(
         line,
         "boot failed: {}",
@@ -64,32 +64,33 @@ fn tell(fault: &Fault) {
     if let Some(instruction) = fault.instruction {
         let _ = write!(line, ", instruction {instruction:#x}");
     }
-    say_from_handler(line.text());
+    warn_from_handler(line.text());
     if !matches!(fault.origin, Origin::Process(process) if process != 1) {
-        say_from_handler(
-            "this is a bug in layerinit, or a fault of the memory; please report the line above",
+        warn_from_handler(
+            "this is a bug in layerinit, or bad memory; please report the line above",
         );
     }
 }
 
-fn follow_policy() -> ! {
-    let asked = options().map_or((None, 0), |options| (options.emergency, options.panic));
-    match asked {
-        (Some(action), _) => act(action),
+fn apply_policy() -> ! {
+    let policy = options().map_or((None, 0), |options| (options.emergency, options.panic));
+    match policy {
+        (Some(action), _) => run_emergency_action(action),
         (None, 0) => {
-            say_from_handler(
-                "waiting: after a fault no shell is started, and neither rd.emergency= nor panic= says what to do",
+            warn_from_handler(
+                "waiting: after a fault no shell is started, and neither rd.emergency= nor panic= \
+                 is set",
             );
             stay()
         }
         (None, seconds) => {
             if seconds > 0 {
-                let mut line = Line::new();
+                let mut line = LineBuffer::new();
                 let _ = write!(line, "restarting in {seconds} s (panic=)");
-                say_from_handler(line.text());
+                warn_from_handler(line.text());
                 sleep(seconds);
             }
-            act(Emergency::Reboot)
+            run_emergency_action(Emergency::Reboot)
         }
     }
 }
@@ -104,25 +105,25 @@ fn sleep(seconds: i64) {
     }
 }
 
-fn act(action: Emergency) -> ! {
-    let (command, text) = command(action);
-    say_from_handler(text);
+fn run_emergency_action(action: Emergency) -> ! {
+    let (command, text) = reboot_command(action);
+    warn_from_handler(text);
     if action != Emergency::Reboot {
         watchdog::stop_from_handler();
     }
     if let Err(errno) = reboot(command) {
-        let mut line = Line::new();
+        let mut line = LineBuffer::new();
         let _ = write!(line, "{text}: errno {}", errno.raw_os_error());
-        say_from_handler(line.text());
+        warn_from_handler(line.text());
     }
     stay()
 }
 
-/// Stays, as PID 1 must, and reaps children.
+/// Stays for ever, as PID 1 must, and reaps children.
 fn stay() -> ! {
-    match watchdog::abandon_from_handler() {
-        true => say_from_handler("nothing more will happen; the watchdog restarts the machine"),
-        false => say_from_handler("nothing more will happen; restart the machine"),
+    match watchdog::stop_pinging_from_handler() {
+        true => warn_from_handler("nothing more will happen; the watchdog restarts the machine"),
+        false => warn_from_handler("nothing more will happen; restart the machine"),
     }
     loop {
         if reap().is_none() {

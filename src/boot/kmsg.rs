@@ -1,9 +1,9 @@
 //! The `log` crate's records, written to the kernel log.
 //!
-//! Not the kernlog crate: that one sends `info` at the kernel's notice level and `debug` at info, so
-//! that `loglevel=` sorts them wrongly, loses records of more than 1024 bytes, and cannot do without
-//! /dev/kmsg. Here levels are printk's own, long texts become several records, and without a kernel
-//! log the records go to standard error.
+//! The kernlog crate is not used: it maps `info` to the kernel's notice level and `debug` to info, so that
+//! `loglevel=` filters them wrongly; it loses records of more than 1024 bytes; and it fails without
+//! /dev/kmsg. This logger uses printk's levels, splits long texts into several records, and writes to
+//! standard error where there is no /dev/kmsg.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
@@ -17,14 +17,15 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::plan::cmdline::Verbosity;
 
-/// printk's prefix, the same on every line.
+/// The prefix of every record, as a driver has one.
 const PREFIX: &str = "layerinit: ";
 
-/// Bytes of a record. devkmsg_write (kernel/printk/printk.c) refuses more than 1024 with level, prefix and
-/// line feed, and before Linux 6.3 more than LOG_LINE_MAX: 976, with CONFIG_PRINTK_CALLER.
+/// Bytes of text in a record. devkmsg_write (kernel/printk/printk.c) refuses more than 1024 bytes including
+/// level, prefix and line feed, and before Linux 6.3 more than LOG_LINE_MAX: 976 with CONFIG_PRINTK_CALLER.
 const RECORD: usize = 960;
 
-/// Records before the limit is lifted: below the kernel's ten, which a short boot stays below, too.
+/// Records that are written before the limit is lifted: fewer than the kernel's ten. A short boot writes no
+/// more, and then /proc/sys need not be touched.
 const FREE_RECORDS: u32 = 8;
 
 /// KERN_ERR (linux/kern_levels.h).
@@ -34,30 +35,30 @@ const DEVKMSG: &str = "/proc/sys/kernel/printk_devkmsg";
 
 struct Kmsg {
     file: OnceLock<File>,
-    /// `rd.debug`: debug records at the info level.
-    shown: AtomicBool,
+    /// `rd.debug`: debug records are written at the info level.
+    debug_as_info: AtomicBool,
     /// Records written.
     records: AtomicU32,
-    /// The limit that was there before it was lifted.
-    limit: OnceLock<String>,
-    /// `printk.devkmsg=` fixes the limit.
-    fixed: AtomicBool,
+    /// The kernel's limit before it was lifted.
+    saved_limit: OnceLock<String>,
+    /// Whether `printk.devkmsg=` fixes the limit.
+    limit_is_fixed: AtomicBool,
 }
 
 static KMSG: Kmsg = Kmsg {
     file: OnceLock::new(),
-    shown: AtomicBool::new(false),
+    debug_as_info: AtomicBool::new(false),
     records: AtomicU32::new(0),
-    limit: OnceLock::new(),
-    fixed: AtomicBool::new(false),
+    saved_limit: OnceLock::new(),
+    limit_is_fixed: AtomicBool::new(false),
 };
 
-/// Starts logging, to standard error until /dev/kmsg can be opened.
-pub fn start() {
+/// Installs the logger. It writes to /dev/kmsg, or to standard error where that cannot be opened.
+pub fn install() {
     // A second call changes nothing: the logger is already this one.
     let _ = log::set_logger(&KMSG);
     log::set_max_level(LevelFilter::Info);
-    // Who may write to the log may not always read it (dmesg_restrict).
+    // A process that may write to the log may not be allowed to read it (dmesg_restrict).
     if let Ok(file) = open(true).or_else(|_| open(false)) {
         let _ = KMSG.file.set(file);
     }
@@ -65,22 +66,22 @@ pub fn start() {
 
 fn open(read: bool) -> io::Result<File> {
     let mut options = File::options();
-    // The flag is for reading: it ends where the log does.
+    // A read at the end of the log then returns EAGAIN.
     let options = options.read(read).append(true);
     options.custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")
 }
 
-/// Follows the command line.
-pub fn follow(verbosity: Verbosity) {
+/// Sets how much is logged.
+pub fn set_verbosity(verbosity: Verbosity) {
     if verbosity != Verbosity::Normal {
         log::set_max_level(LevelFilter::Debug);
     }
-    KMSG.shown
+    KMSG.debug_as_info
         .store(verbosity == Verbosity::Shown, Ordering::Relaxed);
 }
 
-/// Lifts the kernel's limit of ten records in five seconds from userspace; [`end`] puts it back. Where
-/// `printk.devkmsg=` fixes it, it holds for all but errors.
+/// Lifts the kernel's limit of ten records in five seconds from userspace, until [`restore_limit`]. If
+/// `printk.devkmsg=` fixes the limit, it still applies to all records but errors.
 pub fn lift_limit() {
     let before = fs::read_to_string(DEVKMSG).ok();
     let Some(before) = before.filter(|now| now.trim() != "on") else {
@@ -88,31 +89,31 @@ pub fn lift_limit() {
     };
     match set_limit("on\n") {
         Ok(()) => {
-            // Where it was lifted before, that is known already.
-            let _ = KMSG.limit.set(before);
+            // A second call keeps the limit that the first one found.
+            let _ = KMSG.saved_limit.set(before);
         }
-        Err(_) => KMSG.fixed.store(true, Ordering::Relaxed),
+        Err(_) => KMSG.limit_is_fixed.store(true, Ordering::Relaxed),
     }
 }
 
-/// Puts back the kernel's limit, for the real init. What is still to be said keeps to it.
-pub fn end() {
+/// Restores the kernel's limit for the real init. It applies to all later records.
+pub fn restore_limit() {
     KMSG.records
         .store(FREE_RECORDS.saturating_add(1), Ordering::Relaxed);
-    if let Some(before) = KMSG.limit.get() {
-        // The real init can live with more records than the kernel's default.
+    if let Some(before) = KMSG.saved_limit.get() {
+        // A failure only leaves the real init with a higher limit than the default.
         let _ = set_limit(before);
     }
 }
 
-/// Sets the limit, where the kernel has it: without /proc nothing is created in its place.
+/// Writes the limit. Without /proc, no file is created in its place.
 fn set_limit(limit: &str) -> io::Result<()> {
     let mut file = File::options().write(true).open(DEVKMSG)?;
     file.write_all(limit.as_bytes())
 }
 
-/// Records of lower levels show up on the console: `loglevel=`, the first number of
-/// /proc/sys/kernel/printk. A signal handler asks, too: nothing is allocated.
+/// The console log level (`loglevel=`): the console shows records of lower levels. The first number of
+/// /proc/sys/kernel/printk. A signal handler calls it, so it allocates nothing.
 fn console_level() -> u8 {
     let read = || {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -125,70 +126,70 @@ fn console_level() -> u8 {
     read().unwrap_or(u8::MAX)
 }
 
-/// Warnings that are kept: a machine can have any number of devices without a driver.
+/// The most warnings that are recorded: a machine can have any number of devices without a driver.
 const WARNINGS_MAX: usize = 200;
 
-/// What was warned of, for the report.
+/// The warnings so far, for the report.
 static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn kept() -> MutexGuard<'static, Vec<String>> {
-    // A panic while it was held has left whole texts.
+fn recorded() -> MutexGuard<'static, Vec<String>> {
+    // A panic while the lock was held cannot have left half a text.
     WARNINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(text: &str) {
-    let mut kept = kept();
-    match kept.len() {
-        ..WARNINGS_MAX => kept.push(text.into()),
-        WARNINGS_MAX => kept.push("... and more: see the kernel's log".into()),
+fn record_warning(text: &str) {
+    let mut recorded = recorded();
+    match recorded.len() {
+        ..WARNINGS_MAX => recorded.push(text.into()),
+        WARNINGS_MAX => recorded.push("... and more: see the kernel log".into()),
         _ => {}
     }
 }
 
-/// All that was warned of so far, in order.
+/// The warnings so far, in order.
 pub fn warnings() -> Vec<String> {
-    kept().clone()
+    recorded().clone()
 }
 
-/// A warning on the kernel log and the console, once each, whatever `loglevel=` says.
-pub fn say(text: &str) {
-    keep(text);
-    show(text);
+/// Writes a warning to the kernel log and to the console, once each, whatever `loglevel=` is.
+pub fn warn_on_console(text: &str) {
+    record_warning(text);
+    print_on_console(text);
 }
 
-/// The same of what is no warning.
-pub fn show(text: &str) {
+/// [`warn_on_console`] for a text that is no warning: the report does not list it.
+pub fn print_on_console(text: &str) {
     log::error!("{text}");
     if console_level() <= ERROR {
-        // Not eprintln!, which panics where the console takes nothing: a terminal that was hung up.
+        // Not eprintln!, which panics if the write fails: the terminal may have been hung up.
         let _ = writeln!(std::io::stderr(), "layerinit: {text}");
     }
 }
 
-/// As [`say`], from the handler of a signal: it takes no lock and allocates nothing (signal-safety(7)).
-/// `text` is one record.
-pub fn say_from_handler(text: &str) {
-    let mut record = Line::new();
+/// [`warn_on_console`] for a signal handler: it takes no lock and allocates nothing (signal-safety(7)).
+/// `text` has to fit into one record. The report does not list it.
+pub fn warn_from_handler(text: &str) {
+    let mut record = LineBuffer::new();
     let _ = writeln!(record, "<{ERROR}>{PREFIX}{text}");
     let record = record.text().as_bytes();
-    // The kernel's limit is one of each descriptor: a new one has records left.
+    // The kernel limits each open file by itself: a new one can take records.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fresh = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty());
     let logged = fresh.and_then(|file| rustix::io::write(&file, record));
     if logged.is_err() || console_level() <= ERROR {
-        // Nobody is left to be told when the console takes nothing.
+        // If that fails too, nothing is left to report it on.
         let _ = rustix::io::write(rustix::stdio::stderr(), record.get(3..).unwrap_or_default());
     }
 }
 
-/// One line in a buffer of its own; what is too long for it is cut off.
-pub struct Line {
+/// A line of text on the stack, for a signal handler. Text beyond its capacity is cut off.
+pub struct LineBuffer {
     bytes: [u8; RECORD / 2],
     length: usize,
 }
 
-impl Line {
-    /// An empty one.
+impl LineBuffer {
+    /// An empty line.
     #[allow(clippy::new_without_default, reason = "one way to make it is enough")]
     pub fn new() -> Self {
         Self {
@@ -197,14 +198,14 @@ impl Line {
         }
     }
 
-    /// What was written.
+    /// The text so far.
     pub fn text(&self) -> &str {
         let bytes = self.bytes.get(..self.length).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 }
 
-impl fmt::Write for Line {
+impl fmt::Write for LineBuffer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = self.bytes.get_mut(self.length..).unwrap_or_default();
         let text = text.get(..text.floor_char_boundary(room.len()));
@@ -217,20 +218,20 @@ impl fmt::Write for Line {
     }
 }
 
-/// The records of the kernel log, to be read: Documentation/ABI/testing/dev-kmsg. There is one position
-/// in the log: who asks for records last gets them.
+/// Reads the records of the kernel log (Documentation/ABI/testing/dev-kmsg). All values share one position
+/// in the log, so only the newest one may be read.
 #[derive(Debug)]
 pub struct Records {
     file: Option<&'static File>,
 }
 
 impl Records {
-    /// All that the log still has.
+    /// All records that the log still holds.
     pub fn all() -> Self {
         Self::after(SeekFrom::Start(0))
     }
 
-    /// Those from now on.
+    /// Records that are written from now on.
     pub fn from_now() -> Self {
         Self::after(SeekFrom::End(0))
     }
@@ -243,7 +244,7 @@ impl Records {
     }
 }
 
-/// Ends where there are no more at present.
+/// Ends at the end of the log.
 impl Iterator for Records {
     type Item = KernelRecord;
 
@@ -259,9 +260,9 @@ impl Iterator for Records {
                         return Some(record);
                     }
                 }
-                // Overwritten while being read: the next one is there.
+                // The record was overwritten meanwhile: read the next one.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-                // EAGAIN: the end.
+                // EAGAIN: the end of the log.
                 Err(_) => return None,
             }
         }
@@ -271,11 +272,11 @@ impl Iterator for Records {
 /// A record of the kernel log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRecord {
-    /// The level, from 0 (the system is unusable) to 7 (debugging).
+    /// The level, from 0 (KERN_EMERG) to 7 (KERN_DEBUG).
     pub level: u8,
-    /// Whether the kernel itself said it, and not a program.
+    /// Whether the kernel wrote it, and not a program.
     pub by_kernel: bool,
-    /// What is said, without dictionary and continuation lines.
+    /// The text, without dictionary and continuation lines.
     pub text: String,
 }
 
@@ -303,34 +304,35 @@ impl Log for Kmsg {
             Level::Error => ERROR,
             Level::Warn => 4,
             Level::Info => 6,
-            Level::Debug | Level::Trace if self.shown.load(Ordering::Relaxed) => 6,
+            Level::Debug | Level::Trace if self.debug_as_info.load(Ordering::Relaxed) => 6,
             Level::Debug | Level::Trace => 7,
         };
         let text = record.args().to_string();
         if record.level() == Level::Warn {
-            keep(&text);
+            record_warning(&text);
         }
         for line in text.lines().flat_map(Chunks) {
             let mut out = String::with_capacity(line.len().saturating_add(20));
-            // One write a record. Nobody is left to be told when the kernel log refuses it. Without
-            // the line feed the kernel keeps a record back until the next one, in case that
-            // continues it (vprintk_store in kernel/printk/printk.c): the last is never seen.
+            // One write is one record. If it fails, nothing is left to report it on. Without a line feed
+            // the kernel holds a record back until the next one, which might continue it
+            // (vprintk_store in kernel/printk/printk.c), and never shows the last one.
             let _ = match self.file.get() {
                 Some(file) => {
                     if self.records.fetch_add(1, Ordering::Relaxed) == FREE_RECORDS {
                         lift_limit();
                     }
                     let _ = writeln!(out, "<{level}>{PREFIX}{line}");
-                    // The kernel counts for each open file (struct devkmsg_user), and drops what is beyond
-                    // without an error: why a boot has failed goes through a file of its own.
-                    let fresh = match level == ERROR && self.fixed.load(Ordering::Relaxed) {
+                    // The kernel limits each open file (struct devkmsg_user), and drops what is beyond the
+                    // limit without an error. The reason of a failure is written to a new file.
+                    let fresh = match level == ERROR && self.limit_is_fixed.load(Ordering::Relaxed)
+                    {
                         true => open(false).ok(),
                         false => None,
                     };
                     let mut file = fresh.as_ref().unwrap_or(file);
                     file.write_all(out.as_bytes())
                 }
-                // As the kernel would show it.
+                // The kernel would show it.
                 None if level < console_level() => {
                     let _ = writeln!(out, "{PREFIX}{line}");
                     std::io::stderr().write_all(out.as_bytes())
@@ -343,7 +345,7 @@ impl Log for Kmsg {
     fn flush(&self) {}
 }
 
-/// A line in pieces that fit into a record, cut between words: a UUID is of no use in two halves.
+/// Splits a line into pieces that fit into a record, between words: half a UUID is of no use.
 struct Chunks<'a>(&'a str);
 
 impl<'a> Iterator for Chunks<'a> {
@@ -404,7 +406,7 @@ mod tests {
             assert_eq!(found, lengths);
             assert_eq!(chunks.concat(), line);
         }
-        // What Linux 6.2 takes, with PRINTK_CALLER.
+        // The limit of Linux 6.2 with CONFIG_PRINTK_CALLER.
         assert!("<3>".len() + PREFIX.len() + RECORD + "\n".len() <= 1024 - 48);
     }
 }

@@ -1,110 +1,113 @@
-//! What the boot did, for the system that it started: /run/initramfs/layerinit.json.
+//! The report of the boot for the new system: /run/initramfs/layerinit.json.
 
 use std::fs;
 
 use rustix::time::ClockId;
 
+use super::clock::microseconds;
+use super::filesystem::is_mount_point;
 use super::mount::{self, MountMethod, MountedRoot, UPPER};
-use super::setup::is_mount_point;
 use super::source::OpenSource;
-use super::systemd::microseconds;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};
 use crate::plan::{self, Plan, Root};
 
-/// Where the report is.
+/// The path of the report.
 pub const PATH: &str = "/run/initramfs/layerinit.json";
 
-/// Collects the report as the boot goes on.
+/// Records when each step of the boot ended, in microseconds since the machine started.
 #[derive(Debug)]
-pub struct Report {
+pub struct StepTimes {
     started: u64,
     steps: Vec<(&'static str, u64)>,
 }
 
-/// What there is to report besides the times of the steps.
+/// What the report holds.
 #[derive(Debug)]
-pub struct Facts<'a> {
-    /// Release of the kernel.
+pub struct BootReport<'a> {
+    /// The release of the kernel.
     pub kernel: &'a str,
-    /// What the layers were taken from.
+    /// The sources of layers.
     pub sources: &'a [OpenSource],
-    /// The plan that was followed.
+    /// The plan.
     pub plan: &'a Plan,
-    /// How its root device and layers were mounted.
+    /// How the root device, the layers and the upper were mounted.
     pub mounted: &'a MountedRoot<'a>,
-    /// Kernel modules that were loaded, in order.
+    /// The files of the kernel modules that were loaded, in order.
     pub modules: &'a [String],
-    /// What was warned of, in order.
+    /// The warnings, in order.
     pub warnings: &'a [String],
-    /// The real init.
+    /// The path of the real init.
     pub init: &'a str,
-    /// Bytes of the old root and of /initrd.image given back.
+    /// Bytes of the old root and of /initrd.image that were freed.
     pub freed: u64,
+    /// When the steps ended.
+    pub times: &'a StepTimes,
 }
 
-/// Microseconds since the machine started.
+/// Microseconds since the machine started, with the time it was suspended.
 fn now() -> u64 {
     microseconds(ClockId::Boottime)
 }
 
-impl Report {
-    /// Starts the clock.
-    #[allow(clippy::new_without_default, reason = "it reads a clock")]
-    pub fn new() -> Self {
+impl StepTimes {
+    /// Starts now.
+    pub fn start() -> Self {
         Self {
             started: now(),
             steps: Vec::new(),
         }
     }
 
-    /// Notes that a step has ended now.
-    pub fn ended(&mut self, step: &'static str) {
+    /// Records that a step has ended now.
+    pub fn end(&mut self, step: &'static str) {
         self.steps.push((step, now()));
     }
+}
 
-    /// The report as one JSON object and a line feed.
-    pub fn json(&self, facts: &Facts<'_>) -> String {
+impl BootReport<'_> {
+    /// The report as one JSON object and a line feed. docs/handover.md describes the fields.
+    pub fn json(&self) -> String {
         let mut text = String::new();
         let mut report = Object::new(&mut text);
         report.text("version", env!("CARGO_PKG_VERSION"));
-        report.text("kernel", facts.kernel);
-        sources(report.array("sources"), facts.sources);
-        if let (Some(device), Some(how)) = (&facts.plan.device, &facts.mounted.device) {
+        report.text("kernel", self.kernel);
+        sources(report.array("sources"), self.sources);
+        if let (Some(device), Some(how)) = (&self.plan.device, &self.mounted.device) {
             let mut object = report.object("device");
             object.text("root", &device.spec.to_string());
             object.text("node", &how.node).text("type", &how.fstype);
         }
-        layers(report.array("layers"), facts);
-        root(&mut report, facts);
-        strings(report.array("modules"), facts.modules);
-        strings(report.array("warnings"), facts.warnings);
-        report.text("init", facts.init);
-        report.number("freed_bytes", facts.freed);
-        // In microseconds: the start since the kernel's, each step since the one before.
-        report.number("started_us", self.started);
+        layers(report.array("layers"), self);
+        root(&mut report, self);
+        strings(report.array("modules"), self.modules);
+        strings(report.array("warnings"), self.warnings);
+        report.text("init", self.init);
+        report.number("freed_bytes", self.freed);
+        // The start is counted from the kernel's start, each step from the end of the step before.
+        report.number("started_us", self.times.started);
         let mut steps = report.object("steps_us");
-        let mut before = self.started;
-        for (step, end) in &self.steps {
+        let mut before = self.times.started;
+        for (step, end) in &self.times.steps {
             steps.number(step, end.saturating_sub(before));
             before = *end;
         }
         drop(steps);
-        report.number("total_us", before.saturating_sub(self.started));
+        report.number("total_us", before.saturating_sub(self.times.started));
         drop(report);
         text.push('\n');
         text
     }
 
-    /// Writes the report, where there is a /run to write it to.
-    pub fn write(&self, facts: &Facts<'_>) -> Result<()> {
-        // With the dot: it may be a link to its place.
+    /// Writes the report to [`PATH`], if /run is mounted.
+    pub fn write(&self) -> Result<()> {
+        // The dot makes statx(2) follow /run if it is a symbolic link.
         if !is_mount_point("/run/.".as_ref()) {
             return Ok(());
         }
         fs::create_dir_all(mount::LAYERS).during("create", mount::LAYERS)?;
-        fs::write(PATH, self.json(facts)).during("write", PATH)
+        fs::write(PATH, self.json()).during("write", PATH)
     }
 }
 
@@ -130,12 +133,12 @@ fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
     }
 }
 
-fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
-    for mounted in &facts.mounted.layers {
+fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
+    for mounted in &report.mounted.layers {
         let (layer, mut object) = (mounted.layer, array.object());
         object.number("number", layer.number as u64);
         object.text("name", &layer.name);
-        match facts.mounted.single {
+        match report.mounted.single {
             // Its files are in the root itself.
             true => object.null("mount"),
             false => object.text("mount", &format!("{}/{}", mount::LAYERS, layer.number)),
@@ -153,9 +156,9 @@ fn layers(mut array: Array<'_>, facts: &Facts<'_>) {
     }
 }
 
-fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
-    let (kind, upper) = match &facts.plan.root {
-        _ if facts.mounted.single => ("tmpfs", None),
+fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
+    let (kind, upper) = match &report.plan.root {
+        _ if report.mounted.single => ("tmpfs", None),
         Root::Initramfs => ("initramfs", None),
         Root::Device => ("device", None),
         Root::Assembled => ("kernel", None),
@@ -163,12 +166,12 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
         Root::Overlay(upper) => ("overlay", Some(upper)),
         Root::Extracted { .. } => ("tmpfs", None),
     };
-    report.text("root", kind);
-    let (Some(upper), Some(mounted)) = (upper, &facts.mounted.upper) else {
-        report.null("upper");
+    object.text("root", kind);
+    let (Some(upper), Some(mounted)) = (upper, &report.mounted.upper) else {
+        object.null("upper");
         return;
     };
-    let mut object = report.object("upper");
+    let mut object = object.object("upper");
     let wanted = match upper {
         plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
         plan::Upper::Device(persistent) => persistent.to_string(),
@@ -183,8 +186,8 @@ fn root(report: &mut Object<'_>, facts: &Facts<'_>) {
     };
     object.text("mount", UPPER);
     object.text("directory", &mounted.directory);
-    // Writes are to stay, and do not.
-    match mounted.fallback.as_ref().or(facts.plan.lost.as_ref()) {
+    // Why writes are lost although the command line asks to keep them.
+    match mounted.fallback.as_ref().or(report.plan.lost.as_ref()) {
         Some(why) => object.text("refused", why),
         None => object.null("refused"),
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use log::{debug, info, warn};
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
-use super::setup::is_in_memory;
+use super::filesystem::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{self, Context, Result};
 use crate::initrd::{self, Walk};

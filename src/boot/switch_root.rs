@@ -1,7 +1,7 @@
-//! The mounted root to the real init: move, make it `/`, free what was there, exec.
+//! Switches to the new root: moves the mounts, makes it `/`, frees the old root, and executes the real init.
 //!
-//! Everything that can be checked is checked before ([`crate::boot::verify_init`]). From the first move on there
-//! is no way back, and what still goes wrong is only reported.
+//! [`crate::boot::verify_init`] has checked before what can be checked. From the first move on there is no
+//! way back, so that later errors are only reported.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -18,23 +18,30 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmoun
 use rustix::process::{chdir, chroot, pivot_root};
 use rustix::thread::set_name;
 
-use super::setup::{MOVED, belongs_at, is_in_memory, is_mount_point, is_overlay, take_turns};
+use super::filesystem::{MOVED_MOUNTS, is_in_memory, is_mount_point, is_mount_target, is_overlay};
+use super::priority::restore_priority;
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
-use crate::sys::process::aside;
+use crate::sys::process::fork_detached;
 use crate::text;
 
-/// Names of the old root that are deleted before the real init is started. The loaders that `layerinit
-/// build` makes have fewer, besides a busybox's links. What is beyond does not hold up the real init
-/// (2,000 files take 26 ms): a child deletes it, as that of util-linux's switch_root does. Nor is that
-/// child always there: a real init may be a program that waits for the one child it started.
-const IN_PLACE: u32 = 128;
+/// The most names of the old root, without symbolic links, that `/init` itself deletes before the real init
+/// starts. The loaders of `layerinit build` hold fewer. A child deletes the rest, as in util-linux's
+/// switch_root, because 2,000 files take 26 ms. The child is not always forked, because the real init may be
+/// a program that waits for the only child it expects.
+const DELETED_BEFORE_EXEC: u32 = 128;
 
-/// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees
-/// the old root, if that is a ramfs or tmpfs. Files that a mounted layer needs live on without their
-/// names. Where there is much of it (`later`, or many names), a child does that. Returns bytes freed by
-/// now, as far as the filesystem counts them: a ramfs does not.
-pub fn root(root: &str, later: bool) -> Result<u64> {
+/// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees the old
+/// root, if that is a ramfs or tmpfs. A file that a mounted layer needs loses its name only. A child frees an
+/// old root that is large (`in_child`) or has many names.
+///
+/// Returns the bytes freed so far, as the filesystem counts them; a ramfs does not count.
+///
+/// # Errors
+///
+/// `root` is not a mount point, or cannot become `/`. Where the error comes before the first move, nothing
+/// has changed.
+pub fn switch(root: &str, in_child: bool) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
     let new = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
@@ -46,22 +53,22 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
         return Err(Error::new(
             "switch to",
             root,
-            "it is not a mounted filesystem of its own",
+            "no filesystem is mounted there",
         ));
     }
     let disposable = is_in_memory(&fstatfs(&old).during("stat filesystem of", "/")?);
 
-    // All places before the first move: /proc tells where links lead.
-    let places = MOVED.map(|name| (name, place(name, &new)));
-    for (name, place) in places {
-        if let Err(error) = place.and_then(|place| carry(name, place)) {
-            warn!("{error}; the new root has to do without /{name}");
+    // Opens all mount points before the first move, because that needs /proc to resolve links.
+    let mount_points = MOVED_MOUNTS.map(|name| (name, open_mount_point(name, &new)));
+    for (name, mount_point) in mount_points {
+        if let Err(error) = mount_point.and_then(|target| move_mount_into(name, target)) {
+            warn!("{error}; the new root will lack /{name}");
         }
     }
     chdir(root).during("enter", root)?;
-    // Linux 7.0 lets a process leave the rootfs like any other filesystem; before, EINVAL.
-    let left = pivot_root(".", ".");
-    match left {
+    // From Linux 7.0 on, the rootfs can be pivoted away like any other filesystem; before, EINVAL.
+    let pivoted = pivot_root(".", ".");
+    match pivoted {
         Ok(()) => {}
         Err(errno) => {
             debug!(
@@ -72,16 +79,16 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
             chroot(".").during("change root to", root)?;
         }
     }
-    // Committed. From here on, clean up. Unmounting alone frees nothing: Linux 7.2 keeps the rootfs
-    // mounted out of sight, and a loop device on a layer file would keep it anyway.
+    // The new root is `/`. Unmounting the old one would free nothing: Linux 7.2 keeps the rootfs mounted
+    // out of reach, and a loop device on a layer file keeps it busy anyway.
     let before = free_bytes(&old);
     match disposable {
-        true => clean_up(&old, old_device, later),
-        false => debug!("the old root is neither ramfs nor tmpfs: left as it is"),
+        true => free_old_root(&old, old_device, in_child),
+        false => debug!("the old root is neither ramfs nor tmpfs, so not freed"),
     }
     let freed = free_bytes(&old).saturating_sub(before);
-    if left.is_ok() {
-        // The old root lies over the new one now.
+    if pivoted.is_ok() {
+        // The old root is mounted over the new one now.
         if let Err(errno) = unmount(".", UnmountFlags::DETACH) {
             warn!("unmount the old root: {}", error::name(errno));
         }
@@ -90,31 +97,31 @@ pub fn root(root: &str, later: bool) -> Result<u64> {
     Ok(freed)
 }
 
-/// Where the mount `/name` belongs in the new root: a directory of that name, or one to which a link of that
-/// name leads and that [is there for it](belongs_at). What is missing is made. In an overlay anything else
-/// is replaced: the layers keep it. `None`: there is no such mount.
-fn place(name: &str, new: &OwnedFd) -> Result<Option<OwnedFd>> {
+/// Opens the mount point for the mount `/name` in the new root: a directory of that name, or the
+/// [target](is_mount_target) of a link of that name. A missing directory is created. In an overlay anything
+/// else is replaced by a directory, which changes no layer. `None` if nothing is mounted on `/name`.
+fn open_mount_point(name: &str, new: &OwnedFd) -> Result<Option<OwnedFd>> {
     const STEP: &str = "open mount point";
     let shown = format!("/{name}");
     if !is_mount_point(shown.as_ref()) {
-        debug!("{shown} is not mounted: nothing to move");
+        debug!("nothing is mounted on {shown}, so nothing is moved");
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = || openat(new, name, flags | OFlags::NOFOLLOW, Mode::empty());
-    let make = || {
+    let create = || {
         mkdirat(new, name, Mode::from_raw_mode(0o755)).during("create", &shown)?;
         open().during(STEP, &shown).map(Some)
     };
     match open() {
-        Err(Errno::NOENT) => return make(),
+        Err(Errno::NOENT) => return create(),
         // A file, or a link.
         Err(Errno::NOTDIR | Errno::LOOP) => {}
         done => return done.during(STEP, &shown).map(Some),
     }
     let what = match openat2(new, name, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-        Ok(target) => match inside(new, &target) {
-            Some(place) if belongs_at(name, &place) => return Ok(Some(target)),
+        Ok(target) => match path_below(new, &target) {
+            Some(place) if is_mount_target(name, &place) => return Ok(Some(target)),
             Some(place) => {
                 let place = text::shown(place.as_os_str().as_encoded_bytes());
                 format!("it is a symbolic link to {place}, which has another use")
@@ -122,7 +129,7 @@ fn place(name: &str, new: &OwnedFd) -> Result<Option<OwnedFd>> {
             None => "it is a symbolic link".into(),
         },
         Err(errno) => format!(
-            "it is not a directory, and leads to none: {}",
+            "it is neither a directory nor a link to one: {}",
             error::name(errno)
         ),
     };
@@ -130,77 +137,77 @@ fn place(name: &str, new: &OwnedFd) -> Result<Option<OwnedFd>> {
         return Err(Error::new(STEP, &shown, what));
     }
     unlinkat(new, name, AtFlags::empty()).during("remove", &shown)?;
-    let made = make()?;
+    let created = create()?;
     warn!("{shown} of the new root: {what}; replaced by a directory");
-    Ok(made)
+    Ok(created)
 }
 
-/// Where a directory of the new root is, as seen from there.
-fn inside(new: &OwnedFd, directory: &OwnedFd) -> Option<PathBuf> {
+/// The path of a directory of the new root, as seen in the new root.
+fn path_below(new: &OwnedFd, directory: &OwnedFd) -> Option<PathBuf> {
     let path = |fd: &OwnedFd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
     let (root, directory) = (path(new)?, path(directory)?);
     Some(Path::new("/").join(directory.strip_prefix(root).ok()?))
 }
 
-/// Moves the mount `/name` to its place in the new root.
-fn carry(name: &str, place: Option<OwnedFd>) -> Result<()> {
-    let Some(place) = place else {
+/// Moves the mount `/name` to its mount point in the new root, if there is such a mount.
+fn move_mount_into(name: &str, target: Option<OwnedFd>) -> Result<()> {
+    let Some(target) = target else {
         return Ok(());
     };
     let from = format!("/{name}");
     move_mount(
         CWD,
         &from,
-        &place,
+        &target,
         "",
         MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )
     .during("move", format_args!("{from} into the new root"))
 }
 
-/// Free bytes of a filesystem, as it counts them.
+/// The free bytes of a filesystem, as it counts them.
 fn free_bytes(directory: &OwnedFd) -> u64 {
     fstatvfs(directory).map_or(0, |filesystem| {
         filesystem.f_bfree.saturating_mul(filesystem.f_frsize)
     })
 }
 
-/// Deletes what is in the old root: most often all of it here and now; the rest in a child.
-fn clean_up(old: &OwnedFd, device: u64, later: bool) {
-    let mut cleanup = Cleanup {
+/// Deletes the files of the old root; where there are many, a child deletes the rest.
+fn free_old_root(old: &OwnedFd, device: u64, in_child: bool) {
+    let mut deletion = Deletion {
         device,
-        left: if later { 0 } else { IN_PLACE },
+        left: if in_child { 0 } else { DELETED_BEFORE_EXEC },
     };
-    if cleanup.empty(old) {
+    if deletion.empty(old) {
         return;
     }
-    cleanup.left = u32::MAX;
+    deletion.left = u32::MAX;
     let rest = || {
-        take_turns();
+        restore_priority();
         let _ = set_name(c"layerinit-free");
-        // Its kernel log is closed, and the limit that records lift there is to stay as it is.
+        // The child's /dev/kmsg is closed, and a record could lift the limit again.
         log::set_max_level(LevelFilter::Off);
-        cleanup.empty(old);
+        deletion.empty(old);
     };
-    match aside(old.as_fd(), rest) {
-        Ok(()) => debug!("there is much in the old root: a child deletes the rest"),
+    match fork_detached(old.as_fd(), rest) {
+        Ok(()) => debug!("the old root is large: a child deletes the rest"),
         Err(error) => {
-            debug!("the old root is emptied before the real init starts: {error}");
-            cleanup.empty(old);
+            debug!("the old root is deleted before the real init starts: {error}");
+            deletion.empty(old);
         }
     }
 }
 
-/// Deletes what lies on one filesystem, with the fewest calls, as the real init waits.
-struct Cleanup {
+/// Deletes the files of one filesystem with as few system calls as possible, because the real init waits.
+struct Deletion {
     device: u64,
-    /// Names that may still be deleted, besides symbolic links.
+    /// Names that may still be deleted. Symbolic links do not count.
     left: u32,
 }
 
-impl Cleanup {
-    /// Deletes everything in a directory. Never goes into another filesystem, and goes on after
-    /// errors. Whether it came to the end.
+impl Deletion {
+    /// Deletes everything in a directory, except on other filesystems, and goes on after errors. Returns
+    /// `false` if names were left when [`left`](Self::left) ran out.
     fn empty(&mut self, directory: &OwnedFd) -> bool {
         let entries = match Dir::read_from(directory) {
             Ok(entries) => entries,
@@ -228,7 +235,7 @@ impl Cleanup {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(errno) => debug!(
-                    "{} of the old root stays: {}",
+                    "{} of the old root cannot be deleted: {}",
                     text::shown(name.to_bytes()),
                     error::name(errno)
                 ),
@@ -237,13 +244,13 @@ impl Cleanup {
         true
     }
 
-    /// Deletes a directory and all that is in it; `false` where there was too much.
+    /// Deletes a directory and everything in it; `false` as for [`empty`](Self::empty).
     fn remove_directory(
         &mut self,
         directory: &OwnedFd,
         name: &CStr,
     ) -> std::result::Result<bool, Errno> {
-        // Most are mount points that have been moved away: empty.
+        // Most directories are the mount points of mounts that were moved, and empty.
         match unlinkat(directory, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY) => {}
             done => return done.map(|()| true),
@@ -260,8 +267,8 @@ impl Cleanup {
     }
 }
 
-/// Starts the real init in place of this program, with `more` arguments after its own name, then the
-/// kernel's `arguments`, and the environment as it is. Returns only in failure.
+/// Executes the real init in place of `/init`: its arguments are its name, `more`, and `arguments` of the
+/// kernel without the first. The environment is passed on. Returns only on failure.
 pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     let failed = |what: String| Error::new("start", init, what);
     let Ok(path) = CString::new(init) else {
@@ -272,7 +279,7 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
     watchdog::ping();
-    take_turns();
+    restore_priority();
     let Err(errno) = nix::unistd::execv(&path, &argv);
     failed(errno.to_string())
 }

@@ -1,11 +1,11 @@
-//! What systemd is told when it is the real init: when userspace began, and what device is below `/`.
+//! What `/init` passes to systemd as the real init: when the initramfs started, and the device below `/`.
 //!
-//! systemd hands its state from one instance to the next in a file, whose descriptor the next one
-//! finds after `--deserialize`. An initramfs without systemd can make such a file, too (booster
-//! does): the line `initrd-timestamp=REALTIME MONOTONIC` in microseconds is enough for
-//! `systemd-analyze` to tell the initramfs from the kernel. With `--switched-root` systemd sets the
-//! system up as in any boot. Source: manager_deserialize in src/core/manager-serialize.c, and
-//! early_skip_setup_check in src/core/main.c; both forms are older than systemd 190.
+//! An instance of systemd passes its state to the next one in a file, whose descriptor follows
+//! `--deserialize`. An initramfs without systemd can write such a file, as booster does: with the line
+//! `initrd-timestamp=REALTIME MONOTONIC`, in microseconds, `systemd-analyze` can tell the time of the
+//! initramfs from that of the kernel. With `--switched-root` systemd sets up the system as in any boot.
+//! Source: manager_deserialize in src/core/manager-serialize.c, and early_skip_setup_check in
+//! src/core/main.c; both forms are older than systemd 190.
 
 use std::ffi::CString;
 use std::fs;
@@ -16,26 +16,20 @@ use std::path::Path;
 use log::debug;
 use rustix::fs::{MemfdFlags, SeekFrom, major, memfd_create, minor, seek, stat};
 use rustix::io::{Errno, write};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
+use super::clock::microseconds;
 use crate::error::{Context, Error, Result};
 
-/// A moment on both clocks, in microseconds: since 1970, and since the kernel's start.
+/// A time on both clocks, in microseconds: since 1970, and since the kernel started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct Timestamp {
     realtime: u64,
     monotonic: u64,
 }
 
-/// What a clock shows, in microseconds.
-pub fn microseconds(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    let seconds = time.tv_sec.unsigned_abs().saturating_mul(1_000_000);
-    seconds.saturating_add(time.tv_nsec.unsigned_abs() / 1000)
-}
-
-impl Moment {
-    /// Reads the clocks.
+impl Timestamp {
+    /// The present time.
     pub fn now() -> Self {
         Self {
             realtime: microseconds(ClockId::Realtime),
@@ -43,27 +37,27 @@ impl Moment {
         }
     }
 
-    /// The state file of an instance that knows nothing but this. An empty line ends what concerns
-    /// the whole system; no units follow.
+    /// The state file of a manager with no other state. An empty line ends the manager's own part; no units
+    /// follow.
     fn state(self) -> String {
         format!("initrd-timestamp={} {}\n\n", self.realtime, self.monotonic)
     }
 }
 
-/// A link to the device below an overlay, as systemd-volatile-root makes it (src/volatile-root in
-/// systemd). Without it systemd-gpt-auto-generator sees no disk below `/`, and finds neither swap nor
-/// /home on it (blockdev_get_root in src/shared/blockdev-util.c).
+/// The link to the device below an overlay that systemd-volatile-root creates (src/volatile-root in
+/// systemd). Without it systemd-gpt-auto-generator does not know the disk below `/`, and finds neither swap
+/// nor /home on it (blockdev_get_root in src/shared/blockdev-util.c).
 const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
 
-/// Tells that the device whose node is `node` is below the overlay that becomes `/`. What else may be
-/// the real init has no use for it, and systemd starts without.
-pub fn tell_root_device(node: &str) {
-    if let Err(error) = link_root_device(node) {
+/// Links /run/systemd/volatile-root to the device with the node `node`, which is below the overlay that
+/// becomes `/`. A failure is logged only: systemd starts without the link, and no other init reads it.
+pub fn link_volatile_root(node: &str) {
+    if let Err(error) = try_link_volatile_root(node) {
         debug!("{error}; systemd will not know the disk below /");
     }
 }
 
-fn link_root_device(node: &str) -> Result<()> {
+fn try_link_volatile_root(node: &str) -> Result<()> {
     let device = stat(node).during("stat", node)?.st_rdev;
     let target = format!("/dev/block/{}:{}", major(device), minor(device));
     let directory = Path::new(VOLATILE_ROOT).parent().unwrap_or(Path::new("/"));
@@ -71,41 +65,40 @@ fn link_root_device(node: &str) -> Result<()> {
     symlink(target, VOLATILE_ROOT).during("create", VOLATILE_ROOT)
 }
 
-/// Whether `program` is systemd's manager, links followed: /sbin/init says nothing, and
+/// Whether `program` is systemd's manager. Links are followed, because /sbin/init often is one.
 /// /usr/lib/systemd/systemd-shutdown is another program.
 pub fn is_manager(program: &Path) -> bool {
     fs::canonicalize(program).is_ok_and(|path| path.ends_with("systemd/systemd"))
 }
 
-/// The arguments that come before the kernel's when `init`, a path in the present root, is systemd's
-/// manager; none for any other program, and where it cannot be done. `started` is when the first
-/// program of the initramfs began.
-pub fn arguments(init: &str, started: Moment) -> Vec<CString> {
+/// The arguments that pass the time `started`, when `/init` started, to systemd; the kernel's arguments
+/// follow them. Empty if `init`, a path in the present root, is not systemd's manager, and on failure.
+pub fn arguments(init: &str, started: Timestamp) -> Vec<CString> {
     if !is_manager(Path::new(init)) {
         return Vec::new();
     }
     match state_file(started) {
-        // It stays open, for systemd.
-        Ok(file) => words(file.into_raw_fd()),
+        // It stays open for systemd.
+        Ok(file) => deserialize_arguments(file.into_raw_fd()),
         Err(error) => {
-            debug!("{error}; systemd-analyze will count the initramfs as the kernel's");
+            debug!("{error}; systemd-analyze will add the time of the initramfs to the kernel's");
             Vec::new()
         }
     }
 }
 
-/// In the order of systemd's own hand-over (do_reexecute in src/core/main.c).
-fn words(descriptor: i32) -> Vec<CString> {
+/// In the order of do_reexecute (src/core/main.c).
+fn deserialize_arguments(descriptor: i32) -> Vec<CString> {
     let number = CString::new(descriptor.to_string()).unwrap_or_default();
     let [root, scope, state] = [c"--switched-root", c"--system", c"--deserialize"];
     vec![root.into(), scope.into(), state.into(), number]
 }
 
-/// A file in memory that survives execve(2) and is read from its start.
-fn state_file(started: Moment) -> Result<OwnedFd> {
+/// A memfd with the state, which stays open across execve(2), at its start.
+fn state_file(started: Timestamp) -> Result<OwnedFd> {
     const NAME: &str = "systemd-state";
     let file = match memfd_create(NAME, MemfdFlags::NOEXEC_SEAL) {
-        // Before Linux 6.3; later kernels complain where nothing is said about execution.
+        // Linux before 6.3. Later kernels warn where neither this flag nor MFD_EXEC is given.
         Err(Errno::INVAL) => memfd_create(NAME, MemfdFlags::empty()),
         done => done,
     };
@@ -132,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    const STARTED: Moment = Moment {
+    const STARTED: Timestamp = Timestamp {
         realtime: 1_700_000_000_123_456,
         monotonic: 987_654,
     };
@@ -148,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_those_of_systemds_own_hand_over() {
-        let words = words(7);
+    fn the_arguments_are_those_of_systemds_own_reexecution() {
+        let words = deserialize_arguments(7);
         assert_eq!(
             words,
             [c"--switched-root", c"--system", c"--deserialize", c"7"].map(CString::from)
@@ -157,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn only_systemds_manager_is_told() {
+    fn only_systemds_manager_gets_arguments() {
         let root = std::env::temp_dir().join(format!("layerinit-systemd-{}", std::process::id()));
         fs::create_dir_all(root.join("usr/lib/systemd")).unwrap();
         fs::create_dir_all(root.join("sbin")).unwrap();

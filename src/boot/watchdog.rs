@@ -1,9 +1,9 @@
-//! The hardware watchdog (`rd.watchdog`): pinged until the real init has it.
+//! The hardware watchdog (`rd.watchdog`), which `/init` pings until the real init takes over.
 //!
-//! Opening the device starts it. It is pinged by a thread as long as this program waits for something:
-//! a root device, a user in a shell. At execve(2) it is closed and runs on, so that the real init can
-//! open it (no device can be opened twice) and the machine restarts if that never happens. The kernel
-//! then says `watchdog did not stop!`. Where a failure leaves nothing to wait for, the pings end.
+//! Opening the device starts the watchdog. A thread pings it as long as `/init` runs, also while it waits for
+//! a root device or for a user in a shell. execve(2) closes the device and the watchdog runs on: the real
+//! init can open the device, which cannot be opened twice, and if it never does, the machine restarts. The
+//! kernel then logs `watchdog did not stop!`. A failure after which nothing will happen ends the pings.
 //! Source: Documentation/watchdog/watchdog-api.rst.
 
 use std::fs::File;
@@ -18,11 +18,11 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use crate::sys::signal::guarded;
+use crate::sys::signal::with_signal_stack;
 use crate::sys::watchdog::{support, timeout};
 
-/// Where the driver does not tell its timeout, it is at least some seconds.
-const UNKNOWN: u32 = 3;
+/// The timeout in seconds that is assumed if the driver does not report it: hardware takes at least that.
+const ASSUMED_TIMEOUT: u32 = 3;
 
 struct Watchdog {
     device: File,
@@ -33,16 +33,16 @@ struct Watchdog {
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
 
-/// Whether it is pinged: a signal handler ends that without the lock.
-static PINGED: AtomicBool = AtomicBool::new(false);
+/// Whether it is to be pinged. A signal handler ends that without the lock.
+static PINGING: AtomicBool = AtomicBool::new(false);
 
 fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
-    // A panic while it was held has left it as it was.
+    // A panic while the lock was held has left the value as it was.
     WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens a watchdog. The command line can name anything, and a ping is a byte written: what is not a
-/// character device is not opened, and what does not answer as a watchdog is not written to.
+/// Opens a watchdog. The command line can name any file, and a ping writes a byte to it: only a character
+/// device is opened, and only one that answers as a watchdog is written to.
 fn open(path: &str) -> Result<File> {
     const STEP: &str = "open watchdog";
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -59,7 +59,8 @@ fn open(path: &str) -> Result<File> {
         let what = format!("{path} is not a watchdog: it is {kind}");
         return Err(Error::new(STEP, path, what));
     }
-    // The same node that was looked at. A serial line is not waited for, and becomes no terminal of ours.
+    // Opens the node that was checked, without waiting for a serial line or making it the controlling
+    // terminal.
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = match openat(
         CWD,
@@ -80,17 +81,17 @@ fn open(path: &str) -> Result<File> {
     Ok(device.into())
 }
 
-/// Opens the device, which starts the watchdog, and pings it from now on.
+/// Opens the device, which starts the watchdog, and starts the thread that pings it.
 pub fn start(path: &str) -> Result<()> {
     let device = open(path)?;
     let timeout = match timeout(&device) {
-        Ok(seconds) => u32::try_from(seconds).unwrap_or(UNKNOWN).max(1),
+        Ok(seconds) => u32::try_from(seconds).unwrap_or(ASSUMED_TIMEOUT).max(1),
         Err(errno) => {
             debug!(
-                "{path} does not tell its timeout: {}",
+                "{path} does not report its timeout: {}",
                 crate::error::name(errno)
             );
-            UNKNOWN
+            ASSUMED_TIMEOUT
         }
     };
     info!(
@@ -101,9 +102,9 @@ pub fn start(path: &str) -> Result<()> {
         path: path.into(),
         timeout,
     });
-    PINGED.store(true, Ordering::Relaxed);
+    PINGING.store(true, Ordering::Relaxed);
     let interval = Duration::from_millis(u64::from(timeout).saturating_mul(1000) / 3);
-    let thread = std::thread::Builder::new().spawn(guarded(move || {
+    let thread = std::thread::Builder::new().spawn(with_signal_stack(move || {
         while ping() {
             std::thread::sleep(interval);
         }
@@ -117,10 +118,10 @@ pub fn start(path: &str) -> Result<()> {
     }
 }
 
-/// Gives the machine the whole timeout again. Whether there is a watchdog to be pinged.
+/// Pings the watchdog: its timeout starts anew. Returns whether there is one to ping.
 pub fn ping() -> bool {
     let mut watchdog = watchdog();
-    let pinged = PINGED.load(Ordering::Relaxed);
+    let pinged = PINGING.load(Ordering::Relaxed);
     let Some(watchdog) = watchdog.as_mut().filter(|_| pinged) else {
         return false;
     };
@@ -130,35 +131,35 @@ pub fn ping() -> bool {
     true
 }
 
-/// Ends the pings: the watchdog restarts the machine. Within how many seconds; `None` where there is
-/// no watchdog.
-pub fn abandon() -> Option<u32> {
-    PINGED.store(false, Ordering::Relaxed);
+/// Ends the pings, so that the watchdog restarts the machine. Returns within how many seconds; `None`
+/// without a watchdog.
+pub fn stop_pinging() -> Option<u32> {
+    PINGING.store(false, Ordering::Relaxed);
     watchdog().as_ref().map(|watchdog| watchdog.timeout)
 }
 
-/// [`abandon`] for a signal handler, which waits for no lock. Whether a watchdog was pinged.
-pub fn abandon_from_handler() -> bool {
-    PINGED.swap(false, Ordering::Relaxed)
+/// [`stop_pinging`] for a signal handler: it takes no lock. Returns whether a watchdog was pinged.
+pub fn stop_pinging_from_handler() -> bool {
+    PINGING.swap(false, Ordering::Relaxed)
 }
 
-/// [`stop`] for a signal handler. Where the lock is held just now, the watchdog runs on.
+/// [`stop`] for a signal handler. If another thread holds the lock, the watchdog runs on.
 pub fn stop_from_handler() {
     if let Ok(mut watchdog) = WATCHDOG.try_lock()
         && let Some(watchdog) = watchdog.as_mut()
     {
-        PINGED.store(false, Ordering::Relaxed);
-        // A driver stops at the close after it, which the end of the machine is not: where it has no timer
-        // of its own in the kernel, it runs on.
+        PINGING.store(false, Ordering::Relaxed);
+        // The magic close takes effect when the device is closed, and a halt does not close it: a watchdog
+        // that the kernel does not stop at a halt runs on.
         let _ = watchdog.device.write_all(b"V");
     }
 }
 
-/// Stops the watchdog, where its driver allows it (`nowayout`): a machine that is to stand still must
-/// not be restarted.
+/// Stops the watchdog if its driver allows that (`nowayout`): it must not restart a machine that is to
+/// be halted or switched off.
 pub fn stop() {
     if let Some(mut watchdog) = watchdog().take() {
-        // The magic close. A driver that knows none stops at any close.
+        // The magic close; a driver without it stops at any close.
         if let Err(error) = watchdog.device.write_all(b"V") {
             warn!("stop {}: {error}", watchdog.path);
         }

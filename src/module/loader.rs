@@ -21,7 +21,7 @@ use crate::format::compress::Codec;
 use crate::format::superblock;
 use crate::plan::Module;
 use crate::plan::cmdline::Options;
-use crate::sys::signal::guarded;
+use crate::sys::signal::with_signal_stack;
 
 /// include/uapi/linux/module.h.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
@@ -117,7 +117,7 @@ impl Loader {
             }
             let shared = Arc::clone(&self.shared);
             let load = move || shared.load_with_softdeps(module.name());
-            match std::thread::Builder::new().spawn(guarded(load)) {
+            match std::thread::Builder::new().spawn(with_signal_stack(load)) {
                 Ok(thread) => self.loading.push((module, thread)),
                 // need() loads it.
                 Err(error) => warn!("load {} without a thread: {error}", module.name()),

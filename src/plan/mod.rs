@@ -7,6 +7,7 @@ mod module;
 
 pub mod backend;
 pub mod device_spec;
+pub mod feature;
 
 pub mod cmdline;
 

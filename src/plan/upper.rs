@@ -5,6 +5,7 @@ use std::fmt;
 use super::MountSpec;
 use super::cmdline::Options;
 use super::device_spec::Spec;
+use super::feature::DISK;
 use crate::error::{Context, Error, Result};
 use crate::text::items;
 
@@ -83,7 +84,11 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
         return Ok((Upper::Tmpfs(items(list)), None));
     }
     let fallback = options.overlay_fallback.clone();
-    match parse(text) {
+    let parsed = match DISK.is_on {
+        true => parse(text),
+        false => Err(Error::new("find", "the device", DISK.missing)),
+    };
+    match parsed {
         Ok((spec, directory)) => {
             let device = MountSpec {
                 spec,

@@ -11,9 +11,11 @@ use std::str::FromStr;
 
 use super::backend::{self, Backend};
 use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
+use super::feature::{DISK, Feature, SYSTEMD, WATCHDOG};
 use crate::text::{Words, items};
 
 /// How a word is read. Each function gets the value.
+#[derive(Clone, Copy)]
 enum Read {
     /// `word=VALUE`.
     Value(fn(&mut Parser, &str)),
@@ -23,9 +25,19 @@ enum Read {
     Flag(fn(&mut Parser, bool)),
     /// `word` or `word=VALUE`.
     Either(fn(&mut Parser, Option<&str>)),
+    /// With or without a value it has no effect but this warning.
+    Off(&'static str),
 }
 
-use Read::{Bare, Either, Flag, Value};
+use Read::{Bare, Either, Flag, Off, Value};
+
+/// `read` for a word that needs a cargo feature.
+const fn needs(feature: Feature, read: Read) -> Read {
+    match feature.is_on {
+        true => read,
+        false => Off(feature.missing),
+    }
+}
 
 /// The documentation of a word, in plain text.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +119,7 @@ words! {
     "The device that is the lowest layer; without other layers, the root itself: /dev/vda1, UUID=, LABEL=, \
      PARTUUID= (also with /PARTNROFF=N), PARTLABEL=, /dev/disk/by-uuid/... (by-label, by-partuuid, by-partlabel), \
      8:1 or 0801. Two matching devices are an error: /init does not guess.",
-    Value(|p, device| p.options.root = nonempty(device));
+    needs(DISK, Value(|p, device| p.options.root = nonempty(device)));
 
     "rootfstype", "=TYPE[,TYPE...]", "auto",
     "The filesystem types to try for root=, in order; auto detects the type from the superblock.",
@@ -207,7 +219,7 @@ words! {
 
     "rd.watchdog", "[=DEVICE|=0|=1]", "0",
     "Starts this watchdog (/dev/watchdog without a value), and pings it until the real init starts.",
-    Either(Parser::watchdog);
+    needs(WATCHDOG, Either(Parser::watchdog));
 
     "rd.debug", "[=0|1]", "0",
     "Also logs each refused attempt, at a level that the console shows.",
@@ -215,7 +227,7 @@ words! {
 
     "rd.timestamps", "[=0|1]", "1",
     "Tells systemd when the initramfs started.",
-    Flag(|p, on| p.options.timestamps = on);
+    needs(SYSTEMD, Flag(|p, on| p.options.timestamps = on));
 }
 }
 
@@ -264,6 +276,7 @@ impl Parser {
             (Some(Value(read)), Some(value)) => read(self, value),
             (Some(Bare(read)), None) => read(self),
             (Some(Either(read)), value) => read(self, value),
+            (Some(Off(why)), value) => self.problem(value, why),
             (Some(Flag(read)), value) => match boolean(value) {
                 Some(on) => read(self, on),
                 None => self.problem(value, "neither yes nor no; ignored"),

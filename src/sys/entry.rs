@@ -1,23 +1,22 @@
-//! How the program starts.
+//! The entry point of `/init`.
 //!
-//! Rust's own runtime opens /dev/null for each closed standard stream before `main`, and aborts
-//! where it cannot: in an initramfs without /dev, that is a kernel panic before the first line of
-//! ours. So `/init` is entered from the C library directly.
+//! Before `main`, Rust's runtime opens /dev/null for each closed standard stream, and aborts if it cannot. In
+//! an initramfs without /dev that would panic the kernel, so the C library calls `/init` directly.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
-/// Defines the C `main` that calls `$main`, a `fn(Vec<CString>) -> i32`, with the arguments; and the
-/// note that tells this program from any other ([`Note`](crate::sys::note::Note)).
+/// Defines the C `main`, which calls `$main`, a `fn(Vec<CString>) -> i32`, with the arguments; and the note
+/// that identifies `/init` ([`Note`](crate::sys::note::Note)).
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
-        // SAFETY: a section of notes holds notes alone, of which this is one.
+        // SAFETY: a note section holds nothing but notes, and this is one.
         #[unsafe(link_section = ".note.layerinit")]
         #[used]
         static NOTE: $crate::sys::note::Note = $crate::sys::note::Note::OWN;
 
         /// Called by the C library's start-up code.
-        // SAFETY: no other `main` is linked: the binary that uses this macro says #![no_main].
+        // SAFETY: no other `main` is linked, because the binary that uses this macro has #![no_main].
         #[unsafe(no_mangle)]
         extern "C" fn main(
             argc: ::std::ffi::c_int,
@@ -46,7 +45,7 @@ pub unsafe fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<CString>
         if argument.is_null() {
             break;
         }
-        // SAFETY: a string of the kernel's making on the initial stack, NUL at its end.
+        // SAFETY: the kernel put this string on the initial stack, and NUL ends it.
         arguments.push(unsafe { CStr::from_ptr(argument) }.to_owned());
     }
     arguments

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::io::Result;
 use rustix::ioctl::{NoArg, Opcode, Setter, ioctl};
 
-use super::number::Number;
+use super::int_ioctl::IntIoctl;
 
 const LOOP_SET_FD: Opcode = 0x4C00;
 const LOOP_CLR_FD: Opcode = 0x4C01;
@@ -48,12 +48,12 @@ struct LoopConfig {
 const _: () = assert!(size_of::<LoopInfo64>() == 232);
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 
-/// A read-only part of a file, as a loop device shows it.
+/// The part of a file that a loop device shows, read-only.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     /// First byte; need not be aligned.
     pub offset: u64,
-    /// Bytes; a multiple of 512. May reach beyond the end of the file, where the device ends then.
+    /// Bytes, a multiple of 512. If they reach beyond the end of the file, the device ends there.
     pub length: u64,
 }
 
@@ -77,15 +77,15 @@ impl Range {
     }
 }
 
-/// The number of a loop device that is free now, made if need be. Another process can take it
+/// The number of a free loop device, which the kernel creates if necessary. Another process can take it
 /// before it is configured, which then fails with EBUSY.
 pub fn get_free(control: impl AsFd) -> Result<c_int> {
     // SAFETY: LOOP_CTL_GET_FREE ignores its argument.
-    unsafe { ioctl(control, Number::<LOOP_CTL_GET_FREE>(0)) }
+    unsafe { ioctl(control, IntIoctl::<LOOP_CTL_GET_FREE>(0)) }
 }
 
-/// Binds a free loop device to a range of `file` in one step, read-only, to be released when its
-/// last user is gone. EINVAL or ENOTTY before Linux 5.8.
+/// Binds a free loop device to a range of `file`, read-only and with autoclear. EINVAL or ENOTTY before Linux
+/// 5.8.
 pub fn configure(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()> {
     let config = LoopConfig {
         fd: file.as_fd().as_raw_fd() as u32,
@@ -99,18 +99,19 @@ pub fn configure(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()>
     unsafe { ioctl(device, set) }
 }
 
-/// The same in two steps, for kernels before 5.8. Where the second fails the device is let go.
+/// [`configure`] in two steps, for Linux before 5.8. If the second one fails, the device is released.
 pub fn set_fd_and_status(device: impl AsFd, file: impl AsFd, range: Range) -> Result<()> {
     let device = device.as_fd();
     // SAFETY: LOOP_SET_FD takes a file descriptor by value.
-    unsafe { ioctl(device, Number::<LOOP_SET_FD>(file.as_fd().as_raw_fd())) }?;
+    unsafe { ioctl(device, IntIoctl::<LOOP_SET_FD>(file.as_fd().as_raw_fd())) }?;
     // SAFETY: the ioctl reads one struct loop_info64.
     let set = unsafe { Setter::<LOOP_SET_STATUS64, _>::new(range.info()) };
     // SAFETY: as above; the struct holds no pointers.
     unsafe { ioctl(device, set) }.inspect_err(|_| {
         // SAFETY: LOOP_CLR_FD takes no argument.
         let clear = unsafe { NoArg::<LOOP_CLR_FD>::new() };
-        // SAFETY: as above. A device that cannot be let go stays bound, which wastes it and no more.
+        // SAFETY: as above. A device that cannot be released stays bound, which wastes it and does no other
+        // harm.
         let _ = unsafe { ioctl(device, clear) };
     })
 }

@@ -1,11 +1,11 @@
-//! The ELF note by which `/init` is known from other programs of that name (`readelf -n` shows it).
+//! The ELF note that tells layerinit's `/init` from other programs of that name (`readelf -n` shows it).
 //!
 //! Source: elf(5), "Notes (Nhdr)".
 
 /// The name of the note's owner.
 pub const NAME: &[u8; 10] = b"layerinit\0";
 
-/// The note's type, of those that belong to this owner: the description is the version.
+/// The note's type, in the namespace of its owner: the description is the version.
 pub const VERSION: u32 = 1;
 
 /// A note with room for a version, each part padded to a multiple of 4.
@@ -21,7 +21,7 @@ pub struct Note {
 const _: () = assert!(size_of::<Note>() == 40);
 
 impl Note {
-    /// That of this build: the package's version, and zeros.
+    /// The note of this build: the version of the package, padded with zeros.
     pub const OWN: Self = Self {
         n_namesz: NAME.len() as u32,
         n_descsz: 16,
@@ -31,7 +31,7 @@ impl Note {
     };
 }
 
-/// `text` and zeros. A version that is longer fails the build.
+/// `text`, padded with zeros. A longer text fails the build.
 const fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     let mut field = [0; N];
     let mut i = 0;

@@ -9,35 +9,35 @@ use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use super::signal::guarded;
+use super::signal::with_signal_stack;
 
-/// Starts the program at `path` with `arguments`, its own name first, and this one's environment. It
-/// leads a session of its own, with standard input as controlling terminal where that is a terminal:
-/// what job control and Ctrl-C need.
+/// Starts the program at `path` with `arguments`, the first of which is its name, and the environment of this
+/// process. It leads a new session, whose controlling terminal is standard input if that is a terminal: job
+/// control and Ctrl-C need both. Returns its process id.
 ///
-/// Not std's Command, which with anything to be done between fork and exec wants a pair of sockets: a
-/// kernel without CONFIG_UNIX has none, and a rescue shell is not to need a network.
+/// std's Command is not used: where code runs between fork and exec, it needs a pair of sockets, and a kernel
+/// without CONFIG_UNIX has none.
 pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
     let mut argv: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
     argv.push(ptr::null());
-    // An errno, or the end at once when the program has replaced the child: both ends are close-on-exec.
+    // The child writes an errno if it fails. Otherwise execve(2) closes the pipe: its ends are close-on-exec.
     let (mut reader, writer) = io::pipe()?;
-    // SAFETY: other threads do not go on in the child, so it must not wait for a lock that one of them
-    // had: it makes system calls, allocates nothing, and ends.
+    // SAFETY: the child has none of the other threads, so it must not wait for a lock that one of them held:
+    // it only makes system calls, allocates nothing, and exits.
     let child = match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => child.as_raw(),
         ForkResult::Child => {
-            // Not a terminal, or not ours to take: the shell works without job control.
+            // Standard input may be no terminal, or another session's: the shell then lacks job control.
             if rustix::process::setsid().is_ok() {
                 let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
             }
-            // SAFETY: `path` ends with NUL, as every string of `argv` does; that ends with a null
-            // pointer. All of them live in the caller, of which this is a copy.
+            // SAFETY: NUL ends `path` and every string of `argv`, and a null pointer ends `argv`. All of
+            // them belong to the parent, whose memory the child has a copy of.
             unsafe { libc::execv(path.as_ptr(), argv.as_ptr()) };
             let errno = nix::errno::Errno::last_raw();
-            // Without it the parent takes this for a program that has ended.
+            // If the write fails, the parent sees a program that has exited.
             let _ = rustix::io::write(&writer, &errno.to_ne_bytes());
-            // SAFETY: nothing that the parent has is flushed or undone by it.
+            // SAFETY: _exit(2) flushes and undoes nothing of the parent.
             unsafe { libc::_exit(127) }
         }
     };
@@ -45,7 +45,7 @@ pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
     let mut errno = [0; size_of::<c_int>()];
     match reader.read_exact(&mut errno) {
         Ok(()) => {
-            // Nobody else is to be told of it. Where it has been reaped already, that is as well.
+            // Reaps the child. If another call has done so, the error is harmless.
             let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
             Err(io::Error::from_raw_os_error(c_int::from_ne_bytes(errno)))
         }
@@ -53,7 +53,7 @@ pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
     }
 }
 
-/// Waits for any child; `None` where there is none left.
+/// Waits for any child to end, and returns its process id; `None` if there is no child.
 pub fn reap() -> Option<c_int> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
@@ -64,26 +64,26 @@ pub fn reap() -> Option<c_int> {
     }
 }
 
-/// Runs `work` in a child of which nobody waits for the end, and that has no file open but `kept`: a
-/// watchdog that stayed open there could not be opened by the real init.
-pub fn aside(kept: BorrowedFd<'_>, work: impl FnOnce()) -> nix::Result<()> {
-    // SAFETY: other threads do not go on in the child, so it must not wait for a lock that one of them
-    // had. The C library's own are good after its fork, and `work` takes none.
+/// Runs `work` in a forked child that the caller does not wait for. Only `kept` stays open in the child: the
+/// real init could not open a watchdog that is still open there.
+pub fn fork_detached(kept: BorrowedFd<'_>, work: impl FnOnce()) -> nix::Result<()> {
+    // SAFETY: the child has none of the other threads, so it must not wait for a lock that one of them held.
+    // fork(3) releases those of the C library, and `work` takes no others.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { .. } => Ok(()),
         ForkResult::Child => {
             close_others(kept.as_raw_fd());
             work();
-            // SAFETY: nothing that the parent has is flushed or undone by it.
+            // SAFETY: _exit(2) flushes and undoes nothing of the parent.
             unsafe { libc::_exit(0) }
         }
     }
 }
 
-/// Closes all descriptors but one. Linux 5.9 and newer; before, they stay open.
+/// Closes all descriptors but `kept`. Before Linux 5.9 they stay open.
 fn close_others(kept: RawFd) {
     let close_range = |first: RawFd, last: RawFd| {
-        // SAFETY: only called in a child that does not use its parent's descriptors any more.
+        // SAFETY: only a child calls this, and it uses none of its parent's descriptors any more.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }
     };
     if kept > 0 {
@@ -92,16 +92,16 @@ fn close_others(kept: RawFd) {
     close_range(kept.saturating_add(1), RawFd::MAX);
 }
 
-/// Runs `work` on a thread whose root and working directory are `root`: whatever path it uses,
-/// symbolic links and `..` included, it stays below. The rest of the process keeps its own. When it
-/// returns, nothing of the thread is left at `root` that would keep a filesystem there busy.
-pub fn confined<T: Send>(
+/// Runs `work` on a new thread whose root and working directory are `root`, so that no path, symbolic link or
+/// `..` leads out of it. The other threads keep theirs. When the function returns, the thread no longer keeps
+/// a filesystem at `root` busy.
+pub fn run_chrooted<T: Send>(
     root: &str,
     work: impl FnOnce() -> T + Send,
 ) -> std::result::Result<T, rustix::io::Errno> {
     let run = || {
-        // SAFETY: CLONE_FS takes nothing away that the rest of the process relies on: this thread
-        // gets a copy of root, working directory and umask, the others keep theirs.
+        // SAFETY: CLONE_FS only gives this thread its own copy of root, working directory and umask; the
+        // other threads keep sharing theirs.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let before = rustix::fs::open("/", flags, Mode::empty())?;
@@ -109,16 +109,16 @@ pub fn confined<T: Send>(
         rustix::process::chdir("/")?;
         rustix::process::umask(Mode::empty());
         let done = work();
-        // A thread has been joined before the kernel lets go of its root directory (do_exit).
+        // A join can return before the kernel releases the root directory of the thread (do_exit).
         rustix::process::fchdir(before)?;
         rustix::process::chroot(".")?;
         Ok(done)
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, guarded(run));
+        let thread = std::thread::Builder::new().spawn_scoped(scope, with_signal_stack(run));
         match thread.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
-            // A panic has ended the boot in its hook already; tests see this.
+            // In `/init` the panic hook has ended the boot already; tests get here.
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(error) => {
                 Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN))
@@ -137,11 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_aside_has_nothing_open_but_what_it_keeps() {
+    fn a_detached_child_has_only_the_kept_file_open() {
         let other = File::open("/dev/null").unwrap();
         let (mut reader, mut writer) = io::pipe().unwrap();
         let kept = writer.try_clone().unwrap();
-        aside(kept.as_fd(), || {
+        fork_detached(kept.as_fd(), || {
             let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
             let other = fs::exists(format!("/proc/self/fd/{}", other.as_raw_fd()));
             let _ = writeln!(&kept, "{open} {}", other.is_ok_and(|there| there));
@@ -151,7 +151,7 @@ mod tests {
         drop((writer, kept));
         let mut said = String::new();
         reader.read_to_string(&mut said).unwrap();
-        // The other one is the directory that it looked into.
+        // Two: the kept file, and the directory that is being read.
         assert_eq!(said, "2 false\n");
     }
 

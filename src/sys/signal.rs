@@ -1,4 +1,4 @@
-//! The signals of a fault, and the stacks that their handler runs on.
+//! The signals that end a faulty program, and the alternate stack for their handler.
 //!
 //! Source: sigaction(2), sigaltstack(2), signal-safety(7).
 
@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// What the kernel and the C library end a program with that has gone wrong.
+/// The signals with which the kernel and the C library end a faulty program.
 pub const FAULTS: [(c_int, &str); 7] = [
     (libc::SIGSEGV, "SIGSEGV"),
     (libc::SIGBUS, "SIGBUS"),
@@ -18,52 +18,52 @@ pub const FAULTS: [(c_int, &str); 7] = [
     (libc::SIGTRAP, "SIGTRAP"),
 ];
 
-/// Bytes of a stack for the handler, besides what the kernel puts there.
-const STACK: usize = 32 << 10;
+/// Bytes of stack for the handler, besides the frame that the kernel pushes.
+const STACK_SIZE: usize = 32 << 10;
 
 /// A signal of a fault, as it arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// Its number.
     pub signal: c_int,
-    /// Who raised it.
+    /// What raised it.
     pub origin: Origin,
-    /// Where the thread was, on the architectures that this is known of.
+    /// The address of the instruction, on the architectures for which it is known.
     pub instruction: Option<usize>,
 }
 
-/// Who raised a signal (si_code of sigaction(2)).
+/// What raised a signal (si_code of sigaction(2)).
 #[derive(Clone, Copy, Debug)]
 pub enum Origin {
-    /// The kernel, for an access to this address, or an instruction there.
+    /// The kernel, because of an access to this address or an instruction at it.
     Address(usize),
     /// The kernel, without an address.
     Kernel,
-    /// A process, as kill(2) and abort(3) do.
+    /// The process with this id, by kill(2) or abort(3).
     Process(c_int),
 }
 
 static HANDLER: OnceLock<fn(&Fault)> = OnceLock::new();
 
-/// Has `handler` called for each of [`FAULTS`], on the alternate stack of a thread that has one. It must
-/// keep to what signal-safety(7) allows. Where it returns, the program ends by the signal. At execve(2)
-/// the dispositions are the default ones again, and the stacks are gone.
-pub fn catch(handler: fn(&Fault)) {
+/// Installs `handler` for each of [`FAULTS`]. It runs on the thread's alternate stack, if the thread has one,
+/// and must keep to signal-safety(7). If it returns, the signal ends the program. execve(2) restores the
+/// default dispositions.
+pub fn install_handler(handler: fn(&Fault)) {
     let _ = HANDLER.set(handler);
     let mut action = default_action();
     action.sa_sigaction = entry as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: the set is ours, and filled by the call.
+    // SAFETY: the call fills a set that this function owns.
     unsafe { libc::sigfillset(&mut action.sa_mask) };
     for (signal, _) in FAULTS {
-        // SAFETY: `entry` has the signature that SA_SIGINFO asks for; the old action is not wanted.
+        // SAFETY: `entry` has the signature that SA_SIGINFO requires; no old action is returned.
         unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
     }
 }
 
 fn default_action() -> libc::sigaction {
-    // SAFETY: a struct of integers and an optional function, for all of which zeros are valid: SIG_DFL,
-    // no flags, an empty set.
+    // SAFETY: all fields are integers or an optional function, for which zeros are valid: SIG_DFL, no flags,
+    // an empty set.
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
@@ -73,11 +73,11 @@ extern "C" fn entry(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_v
     let origin = match info.si_code {
         libc::SI_KERNEL => Origin::Kernel,
         code if code > 0 => {
-            // SAFETY: the kernel's own signals of these numbers carry an address.
+            // SAFETY: signals of these numbers that the kernel raises carry an address.
             Origin::Address(unsafe { info.si_addr() } as usize)
         }
         _ => {
-            // SAFETY: signals that a process sends carry its identifier.
+            // SAFETY: signals that a process sends carry its id.
             Origin::Process(unsafe { info.si_pid() })
         }
     };
@@ -95,7 +95,7 @@ extern "C" fn entry(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_v
     unsafe { libc::raise(signal) };
 }
 
-/// The instruction at which a thread was interrupted.
+/// The address of the instruction at which the thread was interrupted.
 fn instruction(context: *mut c_void) -> Option<usize> {
     // SAFETY: with SA_SIGINFO the kernel passes a pointer to the thread's context.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
@@ -124,32 +124,32 @@ fn instruction(context: *mut c_void) -> Option<usize> {
     at.map(|at| *at as usize)
 }
 
-/// Has the first thread get `signal`, and its handler run there.
+/// Sends `signal` to the first thread, whose handler then runs.
 pub fn pass_to_first_thread(signal: c_int) {
     let process = rustix::process::getpid().as_raw_nonzero().get();
-    // SAFETY: tgkill(2) takes three numbers; the first thread is called as its process is.
+    // SAFETY: tgkill(2) takes three integers; the id of the first thread is that of its process.
     unsafe { libc::syscall(libc::SYS_tgkill, process, process, signal) };
 }
 
-/// A stack of this thread for handlers of signals: a stack that is used up cannot take one.
+/// The alternate signal stack of this thread: after a stack overflow the handler cannot use the other one.
 pub struct AlternateStack {
-    /// What the kernel has been told of.
+    /// The stack that the kernel was given.
     _memory: Box<[MaybeUninit<u8>]>,
 }
 
 impl AlternateStack {
-    /// Tells the kernel of a new one. Where it is refused, handlers run on the thread's own stack.
+    /// Sets up an alternate stack. `None` if the kernel refuses: handlers then run on the thread's own stack.
     pub fn new() -> Option<Self> {
-        // SAFETY: getauxval(3) takes a number; an unknown one gives 0.
+        // SAFETY: getauxval(3) takes an integer, and returns 0 for an unknown one.
         let frame = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) };
-        let size = usize::try_from(frame).ok()?.checked_add(STACK)?;
+        let size = usize::try_from(frame).ok()?.checked_add(STACK_SIZE)?;
         let mut memory = Box::new_uninit_slice(size);
         let stack = libc::stack_t {
             ss_sp: memory.as_mut_ptr().cast(),
             ss_flags: 0,
             ss_size: size,
         };
-        // SAFETY: the memory is that long, and stays until `drop` has told the kernel to forget it.
+        // SAFETY: the memory has that size, and is freed only after `drop` has disabled the stack.
         let done = unsafe { libc::sigaltstack(&stack, ptr::null_mut()) };
         (done == 0).then_some(Self { _memory: memory })
     }
@@ -162,13 +162,13 @@ impl Drop for AlternateStack {
             ss_flags: libc::SS_DISABLE,
             ss_size: 0,
         };
-        // SAFETY: no handler runs on it: it is this thread that is here.
+        // SAFETY: no handler runs on the stack, because this thread runs here.
         unsafe { libc::sigaltstack(&none, ptr::null_mut()) };
     }
 }
 
-/// `work` for a thread that can take a signal of a fault whatever its stack is like.
-pub fn guarded<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+/// Wraps the work of a thread so that the thread has an alternate signal stack.
+pub fn with_signal_stack<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || {
         let _stack = AlternateStack::new();
         work()

@@ -452,11 +452,12 @@ fn a_failure_does_what_the_command_line_says() {
 #[ignore = "is started as PID 1 by a_panic_takes_the_way_of_every_other_failure"]
 fn panics_as_pid_1() {
     assert!(rustix::process::getpid().is_init());
-    assert!(layerinit::boot::setup::console().is_empty());
-    layerinit::boot::kmsg::start();
-    layerinit::boot::setup::filesystems().unwrap();
-    let cmdline = layerinit::boot::setup::cmdline().unwrap();
-    layerinit::boot::rescue::follow(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    assert!(layerinit::boot::setup::mount_dev().is_none());
+    layerinit::boot::console::open_streams().unwrap();
+    layerinit::boot::kmsg::install();
+    layerinit::boot::setup::mount_filesystems().unwrap();
+    let cmdline = layerinit::boot::setup::read_cmdline().unwrap();
+    layerinit::boot::rescue::set_options(&layerinit::plan::cmdline::Options::parse(&cmdline));
     layerinit::boot::rescue::catch_panics();
     let nothing: Vec<u8> = Vec::new();
     let _ = nothing[cmdline.len()];
@@ -497,12 +498,13 @@ fn a_panic_takes_the_way_of_every_other_failure() {
 #[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
 fn faults_as_pid_1() {
     assert!(rustix::process::getpid().is_init());
-    assert!(layerinit::boot::setup::console().is_empty());
-    layerinit::boot::kmsg::start();
-    layerinit::boot::setup::filesystems().unwrap();
-    let cmdline = layerinit::boot::setup::cmdline().unwrap();
-    layerinit::boot::rescue::follow(&layerinit::plan::cmdline::Options::parse(&cmdline));
-    layerinit::boot::fault::catch();
+    assert!(layerinit::boot::setup::mount_dev().is_none());
+    layerinit::boot::console::open_streams().unwrap();
+    layerinit::boot::kmsg::install();
+    layerinit::boot::setup::mount_filesystems().unwrap();
+    let cmdline = layerinit::boot::setup::read_cmdline().unwrap();
+    layerinit::boot::rescue::set_options(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    layerinit::boot::fault::install_handler();
     fn deep(depth: u64) -> u64 {
         let frame = std::hint::black_box([depth; 512]);
         match frame[7] {
@@ -539,7 +541,7 @@ fn faults_as_pid_1() {
         }
         other => panic!("{other:?}"),
     };
-    let thread = std::thread::spawn(layerinit::sys::signal::guarded(work));
+    let thread = std::thread::spawn(layerinit::sys::signal::with_signal_stack(work));
     let _ = thread.join();
 }
 
@@ -576,7 +578,7 @@ fn a_fault_takes_the_way_of_every_other_failure() {
         assert_eq!(outcome.status.signal(), Some(signal), "{}", outcome.log);
         outcome
             .says(expected)
-            .says("this is a bug in layerinit, or a fault of the memory");
+            .says("this is a bug in layerinit, or bad memory");
         assert_eq!(outcome.log.matches("boot failed").count(), 1);
         assert!(!outcome.log.contains("shell"), "{}", outcome.log);
     }
@@ -623,7 +625,7 @@ fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
         outcome.console
     );
     outcome
-        .says("starting a shell. Mount a root at /sysroot and exit to go on with it")
+        .says("starting a shell. Mount a root at /sysroot and exit to boot it")
         .says("in the shell: reboot -f or poweroff -f");
 }
 
@@ -639,7 +641,7 @@ fn a_shell_that_nobody_needs_does_not_keep_the_boot_from_ending() {
     let outcome = failure(&mut guest, "init=/none rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
     outcome
-        .says("The root that failed is at /sysroot: exit to try it again")
+        .says("The root that failed is at /sysroot: exit to retry it")
         .says("switching off");
 }
 
@@ -694,15 +696,15 @@ fn a_link_for_a_mount_point_hides_nothing_else() {
     );
     outcome
         .says("/proc of the new root: it is a symbolic link to /etc, which has another use; replaced by a directory")
-        .says("/sys of the new root: it is not a directory, and leads to none: ENOTDIR: Not a directory; replaced")
-        .says("/dev of the new root: it is not a directory, and leads to none: ENOENT: No such file or directory; replaced");
+        .says("/sys of the new root: it is neither a directory nor a link to one: ENOTDIR: Not a directory; replaced")
+        .says("/dev of the new root: it is neither a directory nor a link to one: ENOENT: No such file or directory; replaced");
 
     // Nothing is written to what is not an overlay.
     guest.cmdline = "rd.overlay.readonly init=/bin/cat -- /etc/which";
     guest.arguments = "/etc/which";
     let outcome = guest.boot();
     assert!(outcome.console.contains("app\n"), "{}", outcome.console);
-    outcome.says("the new root has to do without /proc");
+    outcome.says("the new root will lack /proc");
 }
 
 #[test]
@@ -776,7 +778,7 @@ fn a_new_root_without_mount_points_still_boots_where_they_can_be_made_or_done_wi
     guest.cmdline = "rd.overlay.readonly";
     let outcome = guest.boot();
     assert!(outcome.reached().ends_with("done\n"), "{}", outcome.console);
-    outcome.says("the new root has to do without /run");
+    outcome.says("the new root will lack /run");
 }
 
 #[test]

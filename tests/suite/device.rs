@@ -177,7 +177,10 @@ fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
     let wanted = wanted(&plan.spec);
     let mut loader = Loader::new("no release", &Options::default());
     let mut checked = Vec::new();
-    let mut finder = DeviceFinder::new(within(30));
+    let mut finder = DeviceFinder::new(&Options {
+        timeout: Some(30),
+        ..Options::default()
+    });
     let mounted = finder.mount(wanted, &plan, &mut loader, |found| {
         checked.push(found.device.disk_sequence);
         if checked.len() > 1 {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use layerinit::boot::mount::unpack::{Unpacked, unpack};
 use layerinit::bytes::Reader;
 use layerinit::format::cpio::{Archive, Header};
-use layerinit::sys::process::confined;
+use layerinit::sys::process::run_chrooted;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::common::*;
@@ -49,7 +49,7 @@ impl Tree {
 
     pub fn unpack(&self, archive: &[u8]) -> Result<Unpacked, String> {
         let work = || unpack(Archive::new(Reader::new(&archive, 0)), None);
-        let done = confined(self.root.to_str().unwrap(), work).unwrap();
+        let done = run_chrooted(self.root.to_str().unwrap(), work).unwrap();
         if done.is_ok() {
             keep(archive);
         }

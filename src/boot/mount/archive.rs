@@ -19,7 +19,7 @@ use super::context::{FsContext, Mount};
 use super::overlay::{self, Stack};
 use crate::error::{Context, Error, Result};
 use crate::plan::Layer;
-use crate::sys::process::confined;
+use crate::sys::process::run_chrooted;
 
 /// Calls `unpack` in the root directory that an archive is to be unpacked into, and mounts the resulting layer
 /// read-only at `target`. `below` are the layers below; `unpack_dir` is an empty directory on another
@@ -35,7 +35,7 @@ pub fn unpack_layer<T: Send>(
     let done = match below.names.last() {
         None => {
             mount_tmpfs(source, &[], target)?;
-            confined(target, || unpack(None)).during("enter", target)?
+            run_chrooted(target, || unpack(None)).during("enter", target)?
         }
         Some(_) => {
             mount_tmpfs(source, &[], unpack_dir)?;
@@ -81,7 +81,7 @@ pub fn unpack_over<T: Send>(
     let directory = open(&upper, flags, Mode::empty()).during("open", &upper)?;
 
     overlay::mount_for_new_layer(below, unpack_dir, &root)?;
-    let done = confined(&root, || unpack(Some(directory))).during("enter", &root)?;
+    let done = run_chrooted(&root, || unpack(Some(directory))).during("enter", &root)?;
     unmount(&root, UnmountFlags::empty()).during("unmount", &root)?;
     // overlayfs leaves directories in its work directory, which are empty and have mode 0.
     for directory in [&root, &workdir] {

@@ -9,8 +9,10 @@ use rustix::mount::MountAttrFlags;
 use super::context::{FsContext, Mount};
 use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
 use crate::error::{Cause, Error, Result};
+use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
 use crate::plan::MountSpec;
+use crate::plan::cmdline::Options;
 
 /// The flags that select how atime is updated; fsmount(2) takes only one of them.
 const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
@@ -104,11 +106,11 @@ pub struct DeviceFinder {
 }
 
 impl DeviceFinder {
-    /// A finder that waits for each device as long as `policy` allows, and waits its delay once.
-    pub fn new(policy: WaitPolicy) -> Self {
+    /// A finder that waits for each device as long as the options allow, and waits for `rootdelay=` once.
+    pub fn new(options: &Options) -> Self {
         Self {
             search: None,
-            policy,
+            policy: WaitPolicy::of(options),
         }
     }
 
@@ -156,6 +158,19 @@ impl DeviceFinder {
         }
     }
 
+    /// Mounts the device that overlayfs is to write to. `root` is the root device, where that is a layer.
+    pub fn mount_upper(
+        &mut self,
+        device: &MountSpec,
+        root: Option<&MountedDevice>,
+        loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        let wanted = DeviceQuery::of("rd.overlay", device);
+        self.mount(wanted, device, loader, |found| {
+            check_upper(wanted, found, root)
+        })
+    }
+
     fn find(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
         let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
@@ -171,6 +186,35 @@ impl DeviceFinder {
         let found = search.find(wanted, self.policy, &mut load);
         self.policy.delay = Duration::ZERO;
         found
+    }
+}
+
+/// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
+/// device, where that is a layer.
+fn check_upper(
+    wanted: DeviceQuery<'_>,
+    found: &MatchedDevice,
+    root: Option<&MountedDevice>,
+) -> Result<()> {
+    let refuse = |why: &str| {
+        let object = format_args!("{wanted} ({})", found.path.display());
+        Err(Error::new("write to", object, why))
+    };
+    let is_root = |root: &MountedDevice| {
+        let mut nodes = found.companions.iter().chain([&found.path]);
+        nodes.any(|node| node.as_os_str() == root.node.as_str())
+    };
+    if root.is_some_and(is_root) {
+        return refuse("it is the root device too: overlayfs cannot write to one of its layers");
+    }
+    found.check_mountable()?;
+    let unfit = |volume: &Volume| {
+        let why = volume.kind.upper_refusal()?;
+        Some(format!("it is {}: {why}", volume.kind))
+    };
+    match found.volume().and_then(unfit) {
+        Some(why) => refuse(&why),
+        None => Ok(()),
     }
 }
 

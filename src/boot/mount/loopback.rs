@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
-use crate::boot::setup::is_in_memory;
+use crate::boot::filesystem::is_in_memory;
 use crate::boot::source::OpenSource;
 use crate::error::{self, Context, Error, Result};
 use crate::module::loader::Loader;

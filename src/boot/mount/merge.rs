@@ -25,7 +25,7 @@ use super::attributes::copy_attributes;
 use super::context::Mount;
 use super::overlay::Stack;
 use crate::error::{Context, Result};
-use crate::sys::process::confined;
+use crate::sys::process::run_chrooted;
 
 /// The number of layers that are stacked before they are merged. Fewer consecutive archives are not worth it.
 pub const MERGE_EVERY: usize = 16;
@@ -94,7 +94,7 @@ impl MergedLayers {
             [] => {
                 let upper = format!("{directory}/upper");
                 fs::create_dir(&upper).during("create", &upper)?;
-                let done = confined(&upper, || unpack(None)).during("enter", &upper)?;
+                let done = run_chrooted(&upper, || unpack(None)).during("enter", &upper)?;
                 Mount::bind(&upper)?.attach(&target)?;
                 done
             }

@@ -4,6 +4,7 @@ mod context;
 pub mod paths;
 
 mod attributes;
+#[cfg_attr(not(feature = "disk"), path = "device_off.rs")]
 pub mod device;
 #[cfg(feature = "extract")]
 pub mod extract;

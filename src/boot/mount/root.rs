@@ -8,7 +8,6 @@ use super::overlay::{self, Stack};
 use super::paths::{LAYERS, SYSROOT, create_directory};
 use super::upper::{self, MountedUpper};
 use crate::boot::systemd;
-use crate::device::DeviceQuery;
 use crate::error::{Error, Result};
 use crate::plan::{Content, Layer, PersistentUpper, Root, Upper};
 
@@ -43,7 +42,7 @@ impl Mounter<'_> {
                 }
                 self.mounted.upper = self.mount_overlay(&lower, upper)?;
                 if let Some(device) = &self.mounted.device {
-                    systemd::tell_root_device(&device.node);
+                    systemd::link_volatile_root(&device.node);
                 }
                 info!("layers stacked: {}", lower.names.len());
             }
@@ -76,12 +75,10 @@ impl Mounter<'_> {
         persistent: &PersistentUpper,
         root_of: Option<usize>,
     ) -> Result<MountedUpper> {
-        let device = &persistent.device;
-        let wanted = DeviceQuery::of("rd.overlay", device);
         let root = self.mounted.device.as_ref();
-        let check = |found: &_| upper::check_device(wanted, found, root);
-        let loader = &mut self.loader;
-        let (device, mount) = self.finder.mount(wanted, device, loader, check)?;
+        let (device, mount) =
+            self.finder
+                .mount_upper(&persistent.device, root, &mut self.loader)?;
         let upper = upper::attach_device(persistent, device, mount, root_of)?;
         overlay::mount(lower, Some(&upper), SYSROOT).inspect_err(|_| upper::detach())?;
         info!("writes go to {} and are kept", upper.directory);

@@ -13,7 +13,7 @@ use crate::bytes::Part;
 use crate::error::{Context, Error, Result};
 use crate::initrd;
 use crate::plan::{Content, Layer};
-use crate::sys::process::confined;
+use crate::sys::process::run_chrooted;
 
 impl<'a> Mounter<'a> {
     /// Writes every layer into a tmpfs at [`SYSROOT`], the lowest first, each over what is there as overlayfs
@@ -105,7 +105,7 @@ impl<'a> Mounter<'a> {
             unpack::clear_opaque(open()?)?;
             unpack::unpack(open()?, None)
         };
-        let unpacked = confined(SYSROOT, work)
+        let unpacked = run_chrooted(SYSROOT, work)
             .during("enter", SYSROOT)?
             .during("unpack", layer)?;
         info!(

@@ -15,10 +15,9 @@ use super::attributes::copy_attributes;
 use super::context::{FsContext, Mount};
 use super::device::MountedDevice;
 use super::paths::{UPPER, create_directory, layer_directory};
-use crate::boot::kmsg::say;
-use crate::device::{DeviceQuery, MatchedDevice};
+use crate::boot::kmsg::warn_on_console;
 use crate::error::{self, Context, Error, Result};
-use crate::format::superblock::{Volume, VolumeKind};
+use crate::format::superblock::VolumeKind;
 use crate::plan::PersistentUpper;
 
 /// The mounted filesystem that overlayfs writes to.
@@ -40,7 +39,7 @@ pub fn mount_fallback(
     why: Error,
 ) -> Result<MountedUpper> {
     let (options, warning) = persistent.fall_back(why)?;
-    say(&warning);
+    warn_on_console(&warning);
     let mounted = mount_tmpfs(&options, root_of)?;
     Ok(MountedUpper {
         fallback: Some(warning),
@@ -101,35 +100,6 @@ pub fn attach_device(
 pub fn detach() {
     if let Err(errno) = unmount(UPPER, UnmountFlags::DETACH) {
         debug!("unmount {UPPER}: {}", error::name(errno));
-    }
-}
-
-/// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
-/// device, where that is a layer.
-pub fn check_device(
-    wanted: DeviceQuery<'_>,
-    found: &MatchedDevice,
-    root: Option<&MountedDevice>,
-) -> Result<()> {
-    let refuse = |why: &str| {
-        let object = format_args!("{wanted} ({})", found.path.display());
-        Err(Error::new("write to", object, why))
-    };
-    let is_root = |root: &MountedDevice| {
-        let mut nodes = found.companions.iter().chain([&found.path]);
-        nodes.any(|node| node.as_os_str() == root.node.as_str())
-    };
-    if root.is_some_and(is_root) {
-        return refuse("it is the root device too: overlayfs cannot write to one of its layers");
-    }
-    found.check_mountable()?;
-    let unfit = |volume: &Volume| {
-        let why = volume.kind.upper_refusal()?;
-        Some(format!("it is {}: {why}", volume.kind))
-    };
-    match found.volume().and_then(unfit) {
-        Some(why) => refuse(&why),
-        None => Ok(()),
     }
 }
 

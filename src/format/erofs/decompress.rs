@@ -4,6 +4,11 @@
 //! decompressor_zstd.c of Linux 7.2. Each fills its output exactly, or says why it cannot; a cluster
 //! that is not `partial` must end where its output does.
 
+#![cfg_attr(
+    not(all(feature = "gzip", feature = "lz4", feature = "xz", feature = "zstd")),
+    allow(unused, reason = "what only the missing decoders use")
+)]
+
 use super::{Algorithm, Cluster};
 #[cfg(feature = "lz4")]
 use crate::bytes::Cursor;

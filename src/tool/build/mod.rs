@@ -26,7 +26,7 @@ use std::io::{self, IsTerminal, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::boot::verify_init::LINKS;
+use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::text::shown;
@@ -224,7 +224,7 @@ fn resolve_links(path: &Path) -> Result<PathBuf> {
         return Err(Error::new("write", path.display(), what));
     }
     let mut path = path.to_path_buf();
-    for _ in 0..LINKS {
+    for _ in 0..MAX_SYMLINKS {
         let Ok(target) = fs::read_link(&path) else {
             break;
         };

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::context::Check;
-use crate::boot::setup::{MOVED, belongs_at};
+use crate::boot::filesystem::{MOVED_MOUNTS, is_mount_target};
 use crate::plan::{Content, Layer, Plan, Root, Upper};
 use crate::text::shown;
 use crate::tool::finding::Findings;
@@ -22,7 +22,7 @@ pub fn mount_points(check: &Check, findings: &mut Findings) {
         Root::Extracted { writable, .. } => *writable,
         Root::Initramfs | Root::Device | Root::Assembled | Root::Layer => false,
     };
-    for name in MOVED {
+    for name in MOVED_MOUNTS {
         if let Some(node) = check.root.lookup(name.as_bytes())
             && let Some(what) = blocked(check.root, name, node)
         {
@@ -51,7 +51,7 @@ fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
     let file = root.lookup(&target)?;
     let target = Path::new("/").join(OsStr::from_bytes(&target));
     match file.mode & libc::S_IFMT {
-        libc::S_IFDIR if belongs_at(name, &target) => None,
+        libc::S_IFDIR if is_mount_target(name, &target) => None,
         libc::S_IFDIR => Some(format!("{link}, which has another use")),
         _ => Some(format!("{link}, which is a {}", kind(file.mode))),
     }

@@ -1,8 +1,8 @@
 //! The real init: whether it is in the new root, and the kernel can start it.
 
 use super::context::Check;
-use crate::boot::setup::MOVED;
-use crate::boot::verify_init::DEPTH;
+use crate::boot::filesystem::MOVED_MOUNTS;
+use crate::boot::verify_init::MAX_INTERPRETERS;
 use crate::plan::{Plan, Root};
 use crate::text::shown;
 use crate::tool::finding::Findings;
@@ -65,7 +65,7 @@ fn select<'a>(check: &Check, plan: &'a Plan) -> Option<InitSelection<'a>> {
     }
     let can_start = |init: &str| match initramfs {
         true => find(&check.boot.rootfs, init).and_then(|(_, node)| is_program(node.mode)),
-        false => can_start(check, init, DEPTH),
+        false => can_start(check, init, MAX_INTERPRETERS),
     };
     let mut selection = InitSelection::default();
     for init in &plan.inits {
@@ -103,7 +103,10 @@ pub fn is_program(mode: u32) -> std::result::Result<(), String> {
 fn can_start(check: &Check, path: &str, depth: usize) -> std::result::Result<(), String> {
     let (found, node) = find(check.root, path)?;
     let top = found.split(|byte| *byte == b'/').next();
-    if let Some(name) = MOVED.iter().find(|name| top == Some(name.as_bytes())) {
+    if let Some(name) = MOVED_MOUNTS
+        .iter()
+        .find(|name| top == Some(name.as_bytes()))
+    {
         return Err(format!("it lies in /{name}, which is mounted over it"));
     }
     is_program(node.mode)?;

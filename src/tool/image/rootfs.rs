@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::boot::verify_init::LINKS;
+use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
 use crate::format::erofs::Inode;
 
@@ -280,7 +280,7 @@ impl Rootfs {
                 continue;
             }
             links += 1;
-            if links > LINKS {
+            if links > MAX_SYMLINKS {
                 return Err(ResolveError::Links);
             }
             if node.target.starts_with(b"/") {

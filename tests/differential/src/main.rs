@@ -22,7 +22,7 @@ use layerinit::error::Context as _;
 use layerinit::format::compress::{Codec, Decoder};
 use layerinit::format::cpio::Archive;
 use layerinit::initrd::{Kind, Segment, open_archive, walk};
-use layerinit::sys::process::confined;
+use layerinit::sys::process::run_chrooted;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -96,7 +96,7 @@ fn ours(initrd: &Path) -> Result<()> {
         c"mode=0755,nr_inodes=0,size=80%",
     )?;
     let plain = &plain[..];
-    say(confined(&root, || {
+    say(run_chrooted(&root, || {
         unpack(Archive::new(Reader::new(&plain, 0)), None)
     })?);
     Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)

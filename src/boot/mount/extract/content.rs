@@ -12,7 +12,7 @@ use super::attributes::{self, Attributes};
 use crate::bytes::ReadAt;
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Cluster, Data, Extent};
-use crate::sys::signal::guarded;
+use crate::sys::signal::with_signal_stack;
 
 /// A batch is handed to a thread when it has this many bytes: a thread that waits for the next one costs
 /// more than the copy of a short batch.
@@ -131,7 +131,7 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
                 break;
             }
             let (receiver, failure) = (Arc::clone(&receiver), failure.clone());
-            let run = guarded(move || Decoder::new(bytes).run(&receiver, &failure));
+            let run = with_signal_stack(move || Decoder::new(bytes).run(&receiver, &failure));
             match thread::Builder::new().spawn_scoped(scope, run) {
                 Ok(_) => started += 1,
                 Err(error) => log::debug!("extract with {started} threads: {error}"),

@@ -1,7 +1,7 @@
 //! Unpacks a cpio archive into a tmpfs with the result of the kernel's unpacker, init/initramfs.c, whose functions
 //! are named here. Modification times are preserved (INITRAMFS_PRESERVE_MTIME).
 //!
-//! The caller sets the root directory (see [`crate::sys::process::confined`]), so that paths mean what they mean
+//! The caller sets the root directory (see [`crate::sys::process::run_chrooted`]), so that paths mean what they mean
 //! to the kernel, and none leads out of the layer.
 //!
 //! Two kinds of members are for layers only, and the kernel would create them: a character device 0:0 hides its

@@ -1,0 +1,28 @@
+//! The cargo features of `/init` that words of the command line need.
+
+/// A cargo feature.
+#[derive(Clone, Copy, Debug)]
+pub struct Feature {
+    /// Whether this program is built with it.
+    pub is_on: bool,
+    /// Why a word that needs it has no effect.
+    pub missing: &'static str,
+}
+
+/// `root=`, and an upper on a device.
+pub const DISK: Feature = Feature {
+    is_on: cfg!(feature = "disk"),
+    missing: "this /init is built without disks (feature disk)",
+};
+
+/// What systemd gets as the real init.
+pub const SYSTEMD: Feature = Feature {
+    is_on: cfg!(feature = "systemd"),
+    missing: "this /init is built without support for systemd (feature systemd)",
+};
+
+/// `rd.watchdog`.
+pub const WATCHDOG: Feature = Feature {
+    is_on: cfg!(feature = "watchdog"),
+    missing: "this /init is built without watchdogs (feature watchdog)",
+};
