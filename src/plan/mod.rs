@@ -168,6 +168,21 @@ impl Plan {
         self.cmdline_warnings.iter().chain(&self.content_warnings)
     }
 
+    /// Whether `/init` may extract every EROFS layer, where the kernel cannot mount them.
+    pub fn may_extract_layers(&self) -> bool {
+        self.layers.iter().all(|layer| match &layer.content {
+            Content::Erofs { backends, .. } => backends.iter().any(|backend| backend.is_extract()),
+            Content::Cpio { .. } => true,
+        })
+    }
+
+    /// Whether `/init` may write all layers into one tmpfs, where the kernel lacks overlayfs. A root device
+    /// cannot be extracted, and writes to a device need the overlay.
+    pub fn may_extract_all(&self) -> bool {
+        let upper = matches!(self.root, Root::Overlay(Upper::Tmpfs(_) | Upper::None));
+        cfg!(feature = "extract") && upper && self.device.is_none() && self.may_extract_layers()
+    }
+
     /// The devices to mount.
     pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
         let store = match &self.root {

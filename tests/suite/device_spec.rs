@@ -110,7 +110,7 @@ fn what_is_no_escape_stays() {
     }
 }
 
-const EXPECTED: &str = "not understood; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
+const EXPECTED: &str = "unknown form; expected /dev/NAME, UUID=, LABEL=, PARTUUID=, \
                         PARTLABEL=, MAJOR:MINOR or a hexadecimal device number";
 
 fn refused(cases: &[(&str, &str)]) {

@@ -40,7 +40,8 @@ pub fn unpack_layer<T: Send>(
         Some(_) => {
             mount_tmpfs(source, &[], unpack_dir)?;
             let done = unpack_over(below, unpack_dir, target, unpack)?;
-            unmount(unpack_dir, UnmountFlags::empty()).during("unmount", unpack_dir)?;
+            // Detached: a process that was forked meanwhile may have it open.
+            unmount(unpack_dir, UnmountFlags::DETACH).during("unmount", unpack_dir)?;
             done
         }
     };
@@ -82,7 +83,7 @@ pub fn unpack_over<T: Send>(
 
     overlay::mount_for_new_layer(below, unpack_dir, &root)?;
     let done = run_chrooted(&root, || unpack(Some(directory))).during("enter", &root)?;
-    unmount(&root, UnmountFlags::empty()).during("unmount", &root)?;
+    unmount(&root, UnmountFlags::DETACH).during("unmount", &root)?;
     // overlayfs leaves directories in its work directory, which are empty and have mode 0.
     for directory in [&root, &workdir] {
         fs::remove_dir_all(directory).during("remove", directory)?;

@@ -299,7 +299,7 @@ impl<'a> Mounter<'a> {
     fn do_without_overlay(&mut self, error: Error) -> Result<()> {
         #[cfg(feature = "extract")]
         if let Root::Overlay(upper) = &self.plan.root
-            && self.may_extract_all()
+            && self.plan.may_extract_all()
         {
             let (options, writable) = match upper {
                 Upper::Tmpfs(options) => (options.as_slice(), true),

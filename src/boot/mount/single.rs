@@ -37,16 +37,6 @@ impl<'a> Mounter<'a> {
         Ok(())
     }
 
-    /// Whether every layer may be extracted: `rd.layers.backend=` may leave this backend out, and a root device
-    /// is no image.
-    pub(super) fn may_extract_all(&self) -> bool {
-        let may = |layer: &Layer| match &layer.content {
-            Content::Erofs { backends, .. } => backends.iter().any(|backend| backend.is_extract()),
-            Content::Cpio { .. } => true,
-        };
-        self.plan.device.is_none() && self.plan.layers.iter().all(may)
-    }
-
     /// Writes the files of an EROFS layer into a directory.
     pub(super) fn extract_layer(
         &self,

@@ -171,7 +171,9 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         return;
     };
     let mut options = OptionFindings { config, findings };
-    let mut require = |option: &str, module: &str, what: &str| match config.value(option) {
+    let mut require = |option: &str, module: &str, (severity, what): (Severity, &str)| match config
+        .value(option)
+    {
         "y" => {}
         "m" => match check.modules.why_missing(config.version, module) {
             None => {}
@@ -180,20 +182,22 @@ pub fn modular(check: &Check, findings: &mut Findings) {
                     format!("the loader that is built into the kernel must hold {module}.ko");
                 options.report(Severity::Warning, option, &what);
             }
-            Some(why) => options.report(Severity::Error, option, &format!("{why}: {what}")),
+            Some(why) => options.report(severity, option, &format!("{why}: {what}")),
         },
-        _ => options.report(Severity::Error, option, what),
+        _ => options.report(severity, option, what),
     };
     for (option, module) in [("EROFS_FS", Module::Erofs), ("OVERLAY_FS", Module::Overlay)] {
         if plan.modules.contains(&module) {
-            require(option, module.name(), module.purpose());
+            let (severity, what) = without(plan, module);
+            require(option, module.name(), (severity, &what));
         }
     }
     for backend in unsupported(check, plan, config) {
         let patched = Backend::ALL.iter().filter(|other| !other.is_mainline());
         let patched: Vec<_> = patched.map(|backend| backend.name()).collect();
+        let (severity, instead) = instead_of_mount(plan);
         let what = format!(
-            "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}",
+            "without the {backend} backend, this kernel cannot mount the EROFS layers, unless it supports {}{instead}",
             patched.join(" or ")
         );
         // EROFS_FS is reported above. The options are no modules: "y" or "n".
@@ -201,8 +205,38 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         let needed = modules.filter(|module| **module != Module::Erofs);
         let needed = needed.map(|module| (module.option(), module.name()));
         for (option, name) in needed.chain(backend.options().iter().map(|option| (*option, ""))) {
-            require(option.trim_start_matches("CONFIG_"), name, &what);
+            require(
+                option.trim_start_matches("CONFIG_"),
+                name,
+                (severity, &what),
+            );
         }
+    }
+}
+
+/// What a kernel without a module means for the boot, and how bad that is.
+pub fn without(plan: &Plan, module: Module) -> (Severity, String) {
+    let (severity, instead) = match module {
+        Module::Erofs => instead_of_mount(plan),
+        // Another backend may do: memback, file.
+        Module::Loop => (Severity::Warning, ""),
+        Module::Overlay if plan.may_extract_all() => (
+            Severity::Warning,
+            "; /init writes all layers into one tmpfs instead",
+        ),
+        Module::Overlay => (Severity::Error, ""),
+    };
+    (severity, format!("{}{instead}", module.purpose()))
+}
+
+/// What `/init` does with EROFS layers that the kernel cannot mount.
+fn instead_of_mount(plan: &Plan) -> (Severity, &'static str) {
+    match plan.may_extract_layers() {
+        true => (
+            Severity::Warning,
+            "; /init extracts the layers into memory instead",
+        ),
+        false => (Severity::Error, ""),
     }
 }
 
@@ -219,6 +253,7 @@ fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Ba
     let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
     let works = |backend: &Backend, place: &Place| {
         backend.is_mainline()
+            && !backend.is_extract()
             && backend.is_likely(place, check.boot.options.hints())
             && backend.options().iter().all(built_in)
             && backend.modules().iter().all(has)

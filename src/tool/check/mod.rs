@@ -14,10 +14,11 @@ pub mod directories;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
-pub mod modules;
 pub mod plan_warnings;
 pub mod rdinit;
 pub mod segments;
+
+pub mod modules;
 
 use std::io::Write;
 

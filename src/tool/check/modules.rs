@@ -1,6 +1,7 @@
 //! The kernel modules in the loader.
 
 use super::context::Check;
+use super::kernel_options::without;
 use crate::module::dep::Index;
 use crate::plan::Module;
 use crate::text::shown;
@@ -91,12 +92,8 @@ pub fn loadable(check: &Check, findings: &mut Findings) {
             let Some(problem) = modules.problem(release, module.name()) else {
                 continue;
             };
-            let what = format!("{problem}: {}", module.purpose());
-            match module {
-                // A kernel with the memback patches does not need it.
-                Module::Loop => findings.warning("loader", what),
-                Module::Erofs | Module::Overlay => findings.error("loader", what),
-            }
+            let (severity, without) = without(plan, *module);
+            findings.report(severity, "loader", format!("{problem}: {without}"));
         }
     }
 }

@@ -29,7 +29,8 @@ fn modules_of_another_kernel_than_the_configuration_s_are_found() {
     assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
     assert_eq!(
         of_loader(&directory, &x86_loader(), &WITH)[0],
-        "error: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted"
+        "warning: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted; /init \
+         extracts the layers into memory instead"
     );
     // Another kernel's.
     let old = "6.1.0-56-cloud-amd64";
@@ -38,8 +39,8 @@ fn modules_of_another_kernel_than_the_configuration_s_are_found() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert_eq!(
         lines[0],
-        "error: CONFIG_EROFS_FS=m: the loader has modules of other kernels only: 6.1.0-56-cloud-amd64: no EROFS \
-         layer can be mounted"
+        "warning: CONFIG_EROFS_FS=m: the loader has modules of other kernels only: 6.1.0-56-cloud-amd64: no EROFS \
+         layer can be mounted; /init extracts the layers into memory instead"
     );
     assert_eq!(of("6.120.1", DEP, &FILES, &WITH).len(), 3);
 }
@@ -74,8 +75,9 @@ fn modules_without_an_index_are_found() {
         (
             3,
             &*format!(
-                "error: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
-                 backend, this kernel cannot mount the EROFS layers, unless it supports memback"
+                "warning: CONFIG_BLK_DEV_LOOP=m: {place} has no modules.dep (depmod): without the loop \
+                 backend, this kernel cannot mount the EROFS layers, unless it supports memback; /init extracts \
+                 the layers into memory instead"
             )
         )
     );
@@ -91,16 +93,17 @@ fn modules_that_the_index_names_and_are_not_there_are_found() {
     // A file that is gone: what a module needs, and the module itself.
     let without = |name: &str| Vec::from_iter(FILES.into_iter().filter(|file| file.0 != name));
     let text = format!(
-        "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted"
+        "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted; \
+         /init extracts the layers into memory instead"
     );
     let gone = without("libcrc32c.ko");
     assert_eq!(
         of(OURS, DEP, &gone, &[]),
-        [format!("error: loader: {text}")]
+        [format!("warning: loader: {text}")]
     );
     assert_eq!(
         of(OURS, DEP, &gone, &WITH),
-        [format!("error: CONFIG_EROFS_FS=m: {text}")]
+        [format!("warning: CONFIG_EROFS_FS=m: {text}")]
     );
     let lines = of(OURS, DEP, &without("loop.ko"), &[]);
     assert_eq!(
@@ -145,7 +148,8 @@ fn config_with(directory: &Path, more: &str) {
 /// The error of an erofs.ko without signature.
 fn unsigned(place: &str, why: &str) -> String {
     format!(
-        "error: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no module without one ({why}): no EROFS layer can be mounted"
+        "warning: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no module \
+         without one ({why}): no EROFS layer can be mounted; /init extracts the layers into memory instead"
     )
 }
 
