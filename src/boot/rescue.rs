@@ -172,11 +172,12 @@ fn announce_shell(may_continue: bool) {
 
 /// The probable reason where no layers were found at all.
 fn hint() -> Option<&'static str> {
-    let sources = ["/sys/firmware/initrd", "/initrd.image", "/layers"];
-    // After the switch the sources are gone, and layers are mounted.
-    let mounted = fs::read_dir(LAYERS).is_ok_and(|mut layers| layers.next().is_some());
+    let images = ["/sys/firmware/initrd", "/initrd.image"];
+    // After the switch the sources are gone, and layers are mounted. The loader has an empty /layers.
+    let holds_files = |path: &&str| fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
+    let files = [LAYERS, "/layers"].iter().any(holds_files);
     let root = options().is_some_and(|options| options.root.is_some());
-    if mounted || root || sources.iter().any(|source| Path::new(source).exists()) {
+    if files || root || images.iter().any(|image| Path::new(image).exists()) {
         return None;
     }
     let retain = options().is_some_and(|options| options.retain_initrd);
