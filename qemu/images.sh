@@ -213,10 +213,10 @@ pad() {
 
 image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 # Without kernel modules.
-image_bare() {
+image_moduleless() {
 	"$layerinit" build -o "$@" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
 }
-image_bare_inside() { image_bare "$1" --layers-inside; }
+image_moduleless_inside() { image_moduleless "$1" --layers-inside; }
 image_base() { build "$1" --layer "$(tree base)"; }
 # An /init without the cargo features disk, extract, systemd and watchdog.
 image_layers_only() {

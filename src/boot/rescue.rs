@@ -174,7 +174,8 @@ fn announce_shell(may_continue: bool) {
 fn hint() -> Option<&'static str> {
     let images = ["/sys/firmware/initrd", "/initrd.image"];
     // After the switch the sources are gone, and layers are mounted. The loader has an empty /layers.
-    let holds_files = |path: &&str| fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
+    let holds_files =
+        |path: &&str| fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
     let files = [LAYERS, "/layers"].iter().any(holds_files);
     let root = options().is_some_and(|options| options.root.is_some());
     if files || root || images.iter().any(|image| Path::new(image).exists()) {

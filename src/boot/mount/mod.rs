@@ -311,6 +311,8 @@ impl<'a> Mounter<'a> {
                 let directory = layer_directory(mounted.layer.number);
                 unmount(&directory, UnmountFlags::DETACH).during("unmount", &directory)?;
             }
+            // The new root is to find no empty directories there.
+            fs::remove_dir_all(LAYERS).during("remove", LAYERS)?;
             return self.extract_all(options, writable);
         }
         Err(error.hint(
