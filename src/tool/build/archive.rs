@@ -30,7 +30,7 @@ pub struct CpioOptions {
     pub data_align: u32,
 }
 
-/// The result of [`write`].
+/// The result of [`write()`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Written {
     /// The length with the trailer and its padding, in bytes.

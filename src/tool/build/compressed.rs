@@ -34,7 +34,7 @@ pub fn write(codec: Codec, input: &mut dyn Read, out: &mut dyn Write) -> io::Res
 }
 
 /// The program that compresses standard input to standard output, and its Debian package; `None` for the codecs of
-/// [`write`].
+/// [`write()`].
 pub fn program(codec: Codec) -> Option<(Command, &'static str)> {
     let (name, arguments, package): (_, &[&str], _) = match codec {
         Codec::Zstd => ("zstd", &["-q", "-c", "-19", "-T1"], "zstd"),
