@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
         ..CheckOptions::default()
     };
     let mut said = Vec::new();
-    let good = Image::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &options, &mut said));
+    let good = Initrd::open(&[IMAGE.clone()], 4).and_then(|image| check(&image, &options, &mut said));
     std::fs::remove_file(&*IMAGE).expect("it was there");
     let said = String::from_utf8(said).expect("text");
     assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");
