@@ -83,6 +83,10 @@ pub struct Cpio {
     pub only_extra: bool,
 }
 
+/// The bytes of memory that a tmpfs takes for a file beside its pages: struct shmem_inode_info, a dentry, the
+/// directory entry, the blob of a security module.
+pub const FILE_MEMORY: u64 = 1280;
+
 impl Cpio {
     /// The offset, in the plain archive, of the member at which the kernel's unpacker stopped.
     pub fn stopped_at(&self) -> Option<u64> {
@@ -92,11 +96,13 @@ impl Cpio {
     /// Memory that it takes when unpacked into a tmpfs, in bytes, with inodes and names, which do not count
     /// for the size of the tmpfs. A layer is unpacked through an overlay, which takes more.
     pub fn memory(&self, overlay: bool) -> u64 {
-        /// struct shmem_inode_info, a dentry, the directory entry, the blob of a security module.
-        const FILE: u64 = 1280;
         /// struct ovl_inode, and one more dentry.
         const OVERLAY: u64 = 768;
-        let file = if overlay { FILE + OVERLAY } else { FILE };
+        let file = if overlay {
+            FILE_MEMORY + OVERLAY
+        } else {
+            FILE_MEMORY
+        };
         let files = self.members.saturating_mul(file);
         self.unpacked.saturating_add(files)
     }

@@ -18,7 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
-use crate::format::erofs::{Checksum, Dirent, Image, Inode, Superblock};
+use crate::format::erofs::{Checksum, Data, Dirent, Image, Inode, Superblock};
+use crate::initrd::FILE_MEMORY;
 use crate::text::shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
@@ -33,9 +34,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
-
-/// The memory that a tmpfs takes for a file beside its pages: inode, directory entry and name.
-const FILE_MEMORY: u64 = 1024;
 
 /// Where an image is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +122,7 @@ pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<
                 libc::S_IFREG => {
                     for extent in image.extents(&inode) {
                         let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-                        if extent.data != crate::format::erofs::Data::Hole {
+                        if extent.data != Data::Hole {
                             total = total.saturating_add(extent.length.next_multiple_of(PAGE));
                         }
                     }
