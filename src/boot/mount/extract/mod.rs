@@ -19,7 +19,6 @@ use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Checksum, Data, Dirent, Image, Inode, Superblock};
-use crate::initrd::FILE_MEMORY;
 use crate::text::shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
@@ -87,17 +86,8 @@ pub fn extract(
     })
 }
 
-/// The bytes of memory that the files of an image take in a tmpfs. Holes count where `holes` is set, which
-/// spares looking for them.
-///
-/// # Errors
-/// The image is damaged.
-pub fn needed_memory(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<u64> {
-    let (bytes, files) = needed(bytes, superblock, holes)?;
-    Ok(bytes.saturating_add(files.saturating_mul(FILE_MEMORY)))
-}
-
-/// The bytes that the files of an image take, in whole pages, and the number of its files.
+/// The bytes that the files of an image take, in whole pages, and the number of its files. Holes count where
+/// `holes` is set, which spares looking for them.
 ///
 /// # Errors
 /// The image is damaged.
