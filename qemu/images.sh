@@ -224,7 +224,7 @@ image_damaged() {
 	local broken=$work/layers/damaged.erofs size
 	cp "$(layer app -zlz4hc)" "$broken"
 	size=$(stat -c %s "$broken")
-	tr '\0' '\377' </dev/zero 2>/dev/null | head -c 4096 |
+	head -c 4096 /dev/zero | tr '\0' '\377' |
 		dd of="$broken" bs=4096 seek=$((size / 8192)) conv=notrunc status=none
 	moduleless "$1" "$(layer base)" "$broken"
 }
