@@ -4,6 +4,7 @@
 
 pub mod finding;
 pub mod kernel_config;
+pub mod progress;
 pub mod tmpfile;
 
 pub mod image;
@@ -16,5 +17,8 @@ pub mod list;
 pub mod cat;
 pub mod extract;
 pub mod plan;
+pub mod segments;
+
+pub mod diff;
 
 pub mod cli;

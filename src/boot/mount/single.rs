@@ -27,11 +27,13 @@ impl<'a> Mounter<'a> {
         self.mounted.single = true;
         self.mounted.layers.clear();
         self.check_memory_of_all()?;
+        let mut onto = Onto::Root;
         for layer in &self.plan.layers {
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
-                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, Onto::Root)?,
+                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, onto)?,
             };
+            onto = Onto::Layers;
             self.mounted.layers.push(MountedLayer { layer, method });
             self.free_consumed(layer);
         }

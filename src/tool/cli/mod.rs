@@ -18,7 +18,7 @@ use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs};
+use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs};
 
 use super::build::layer::LayerInput;
 use crate::error::{Context, Result};
@@ -53,6 +53,7 @@ enum Command {
     Plan(PlanArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
+    Diff(DiffArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -148,17 +149,19 @@ where
 }
 
 impl Request {
-    /// Runs the command; its output goes to `out`. False if a problem was found.
-    pub fn run(self, out: &mut dyn Write) -> Result<bool> {
-        match self.command {
+    /// Runs the command; its output goes to `out`. Returns the exit status: 1 if a problem was found.
+    pub fn run(self, out: &mut dyn Write) -> Result<u8> {
+        let good = match self.command {
+            Command::Diff(args) => return Ok(args.run(out)),
             Command::Build(args) => args.run(self.layers, out).map(|()| true),
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),
             Command::Cat(args) => args.run(out).map(|()| true),
-            Command::Extract(args) => args.run(out),
+            Command::Extract(args) => args.run(),
             Command::Completions(args) => args.run(out).map(|()| true),
             Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
-        }
+        };
+        good.map(|good| u8::from(!good))
     }
 }

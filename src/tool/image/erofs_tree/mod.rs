@@ -4,83 +4,25 @@
 //! bounded by its size.
 
 mod gaps;
-mod xattr;
-
-use std::collections::HashSet;
 
 use super::files::{File, Links};
-use crate::error::{Error, Result};
-use crate::format::cpio::PATH_MAX;
+use crate::error::Result;
 use crate::format::erofs::{Image, Inode};
 pub use gaps::{Gap, Gaps};
-pub use xattr::{Attributes, Marks};
-
-/// The longest path that is followed. The kernel has no limit, but programs have PATH_MAX.
-const DEPTH_MAX: usize = 16 * PATH_MAX as usize;
 
 /// Hands over every file, a directory before what is in it.
 pub fn walk(image: &Image, mut take: impl FnMut(File, &Inode) -> Result<()>) -> Result<()> {
-    // An honest image stores every name once. One in which directories share their blocks could go on
-    // for a long time.
-    let mut left = names_max(image);
-    let mut seen = HashSet::new();
     let mut links = Links::default();
-    // Of the entry last taken. The directory that an entry is in is always a part of it.
-    let mut path: Vec<u8> = Vec::new();
-    let mut todo = vec![(0, Vec::new(), image.root()?.nid)];
-    while let Some((directory, name, nid)) = todo.pop() {
-        path.truncate(directory);
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(&name);
-        if path.len() > DEPTH_MAX {
-            let what = "directories nested deeper than any path can be";
-            return Err(broken(nid, what));
-        }
-        let inode = image.inode(nid)?;
-        let mut file = file(&inode, path.clone());
+    image.walk(&mut |path, inode| {
+        let mut file = file(inode, path.to_vec());
         if inode.file_type() == libc::S_IFLNK {
-            file.target = Some(image.target(&inode)?);
+            file.target = Some(image.target(inode)?);
         }
         if !inode.is_directory() && file.nlink > 1 {
-            file.link = links.first(nid, &path);
+            file.link = links.first(inode.nid, path);
         }
-        take(file, &inode)?;
-        if !inode.is_directory() {
-            continue;
-        }
-        if !seen.insert(nid) {
-            return Err(broken(nid, "a directory that is in the tree twice"));
-        }
-        let first = todo.len();
-        for dirent in image.entries(&inode) {
-            let dirent = dirent?;
-            left = left
-                .checked_sub(1)
-                .ok_or_else(|| broken(nid, "more names than the image has room for"))?;
-            todo.push((path.len(), dirent.name, dirent.nid));
-        }
-        if let Some(below) = todo.get_mut(first..) {
-            below.reverse();
-        }
-    }
-    Ok(())
-}
-
-/// How many names an honest image can have.
-fn names_max(image: &Image) -> u64 {
-    /// The bytes that a name takes in a directory at least: a dirent and a letter.
-    const NAME_MIN: u64 = 13;
-    /// How much large directories may be compressed; small ones, of names that are much alike, to next to
-    /// nothing.
-    const RATIO_MAX: u64 = 16;
-    const SMALL: u64 = 1 << 18;
-    let names = image.bytes().size() / NAME_MIN;
-    match image.superblock().algorithms().is_empty() {
-        true => names,
-        false => names.saturating_mul(RATIO_MAX).max(SMALL),
-    }
+        take(file, inode)
+    })
 }
 
 /// An inode under a name.
@@ -97,10 +39,6 @@ fn file(inode: &Inode, path: Vec<u8>) -> File {
         target: None,
         link: None,
     }
-}
-
-fn broken(nid: u64, what: &str) -> Error {
-    Error::new("read", format_args!("EROFS inode {nid}"), what)
 }
 
 #[cfg(test)]
