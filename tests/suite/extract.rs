@@ -229,7 +229,7 @@ fn layers_in_one_tree_are_what_overlayfs_would_show() {
     let to = path("to");
     fs::create_dir(&to).unwrap();
     write(&base, &to, Onto::Root).unwrap();
-    write(&app, &to, Onto::Root).unwrap();
+    write(&app, &to, Onto::Layers).unwrap();
     let merged = tree(&to);
     let names: Vec<_> = merged.keys().map(String::as_str).collect();
     assert_eq!(
@@ -262,7 +262,7 @@ fn layers_in_one_tree_are_what_overlayfs_would_show() {
     )
     .unwrap();
     let renamed = image(&scratch, "app", &[]);
-    let error = write(&renamed, &to, Onto::Root).unwrap_err().to_string();
+    let error = write(&renamed, &to, Onto::Layers).unwrap_err().to_string();
     assert_eq!(
         error,
         "extract /etc: merge file: it is a redirect or has metadata only: this needs overlayfs in the kernel"

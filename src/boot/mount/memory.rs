@@ -43,17 +43,27 @@ pub fn check(target: &str, layers: &[(&Layer, Need)]) -> Result<()> {
         };
         (*need, freed)
     });
-    let refused = refusal(needs, room);
+    let refused = refusal(needs.collect::<Vec<_>>().into_iter(), room);
     refused.map_or(Ok(()), |why| Err(Error::new("extract", "all layers", why)))
 }
 
-/// Why layers do not fit: what each needs, and the bytes that are freed when it is written.
-fn refusal(layers: impl Iterator<Item = (Need, u64)>, room: Room) -> Option<String> {
-    let (mut peak, mut now, mut content, mut files) = (0u64, 0u64, 0u64, 0u64);
-    for (need, freed) in layers {
-        now = now.saturating_add(need.memory);
+/// The most memory that layers take which are written one after the other: the bytes that each needs, and those
+/// that are freed when it is written.
+pub fn peak(layers: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let (mut peak, mut now) = (0u64, 0u64);
+    for (needed, freed) in layers {
+        now = now.saturating_add(needed);
         peak = peak.max(now);
         now = now.saturating_sub(freed);
+    }
+    peak
+}
+
+/// Why layers do not fit: what each needs, and the bytes that are freed when it is written.
+fn refusal(layers: impl Iterator<Item = (Need, u64)> + Clone, room: Room) -> Option<String> {
+    let peak = peak(layers.clone().map(|(need, freed)| (need.memory, freed)));
+    let (mut content, mut files) = (0u64, 0u64);
+    for (need, _) in layers {
         content = content.saturating_add(need.content);
         files = files.saturating_add(need.files);
     }

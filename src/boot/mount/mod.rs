@@ -25,7 +25,7 @@ pub mod archive;
 pub mod merge;
 
 #[cfg(feature = "extract")]
-mod memory;
+pub mod memory;
 #[cfg(feature = "extract")]
 mod single;
 

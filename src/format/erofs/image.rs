@@ -256,7 +256,7 @@ struct Pages {
 }
 
 impl Pages {
-    const COUNT: u64 = 16;
+    const COUNT: u64 = 64;
     const PAGE: usize = 4096;
 
     /// Fills `buf`. `None`: it is too long for that, or the page cannot be read.

@@ -9,6 +9,8 @@ pub mod context;
 pub mod real_init;
 pub mod requirements;
 
+pub mod backends;
+
 pub mod conflicts;
 pub mod directories;
 pub mod kernel_32bit;
@@ -48,7 +50,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 29] = [
+pub const CHECKS: [NamedCheck; 30] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -86,6 +88,7 @@ pub const CHECKS: [NamedCheck; 29] = [
     row("time32", "a 32-bit kernel without the system calls with 32-bit times (--kernel-config)", kernel_32bit::time32),
     row("loadable", "modules that /init cannot load", modules::loadable),
     row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
+    row("methods", "the backend of each layer, and its memory (--kernel-config)", backends::backends),
     row("memory", "the memory that the boot takes", memory::memory),
 ];
 

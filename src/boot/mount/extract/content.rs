@@ -13,6 +13,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Cluster, Data, Extent};
 use crate::sys::signal::with_signal_stack;
+use crate::text::Shown;
 
 /// A batch is handed to a thread when it has this many bytes: a thread that waits for the next one costs
 /// more than the copy of a short batch.
@@ -33,14 +34,14 @@ pub struct OutFile {
     /// What it gets at the end.
     pub attributes: Attributes,
     /// Its path, for messages.
-    pub path: String,
+    pub path: Vec<u8>,
     failure: Failure,
 }
 
 impl Drop for OutFile {
     fn drop(&mut self) {
         if let Err(errno) = attributes::set_on_file(&self.file, &self.attributes) {
-            let error: Result<()> = Err(errno).during("set the attributes of", &self.path);
+            let error: Result<()> = Err(errno).during("set the attributes of", Shown(&self.path));
             error.unwrap_or_else(|error| self.failure.report(error));
         }
     }
@@ -81,7 +82,7 @@ pub struct Writer<'a> {
 
 impl Writer<'_> {
     /// Begins a file.
-    pub fn file(&self, file: OwnedFd, attributes: Attributes, path: String) -> Arc<OutFile> {
+    pub fn file(&self, file: OwnedFd, attributes: Attributes, path: Vec<u8>) -> Arc<OutFile> {
         Arc::new(OutFile {
             file,
             attributes,
@@ -198,7 +199,7 @@ impl Pending {
         let used = mem::take(&mut self.used);
         match (self.to.take(), self.bytes.get(..used)) {
             (Some((file, at)), Some(bytes)) => {
-                write_at(&file.file, bytes, at).during("write", &file.path)
+                write_at(&file.file, bytes, at).during("write", Shown(&file.path))
             }
             _ => Ok(()),
         }
@@ -244,7 +245,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn piece(&mut self, file: &Arc<OutFile>, extent: &Extent) -> Result<()> {
-        let path = &file.path;
+        let path = Shown(&file.path);
         let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
         match &extent.data {
             Data::Hole => Ok(()),
@@ -288,7 +289,7 @@ impl<'a> Decoder<'a> {
                 .pending
                 .room(file, at, usize::try_from(n).unwrap_or(0))?;
             let read = self.image.read_exact_at(to, from);
-            read.during("read", &file.path)?;
+            read.during("read", Shown(&file.path))?;
             from = from.saturating_add(n);
             at = at.saturating_add(n);
             left = left.saturating_sub(n);
@@ -306,8 +307,8 @@ pub fn copy_file(from: &Opened, to: &OutFile) -> Result<()> {
         let n = from.size().saturating_sub(at).min(CHUNK);
         buffer.resize(usize::try_from(n).unwrap_or(0), 0);
         let read = from.read_exact_at(&mut buffer, at);
-        read.during("read", &to.path)?;
-        write_at(&to.file, &buffer, at).during("write", &to.path)?;
+        read.during("read", Shown(&to.path))?;
+        write_at(&to.file, &buffer, at).during("write", Shown(&to.path))?;
         at = from.next_data(at.saturating_add(n));
     }
     Ok(())

@@ -24,7 +24,7 @@ use super::trees::remove;
 use crate::bytes::ReadAt;
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Checksum, Data, Image, Inode, Limits, Superblock};
-use crate::text::shown;
+use crate::text::Shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
 use content::{Writer, with_writer};
@@ -100,11 +100,18 @@ pub fn extract(
 /// # Errors
 /// The image is damaged.
 pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<(u64, u64)> {
+    needed_of(&Image::new(bytes, superblock)?, holes)
+}
+
+/// The same of an image that is open.
+///
+/// # Errors
+/// The image is damaged.
+pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
     const PAGE: u64 = 4096;
-    let image = Image::new(bytes, superblock)?;
     let (mut total, mut files) = (0u64, 0u64);
     let mut seen = BTreeSet::new();
-    let mut limits = Limits::of(&image);
+    let mut limits = Limits::of(image);
     image.walk(&mut |path, inode| {
         let again = inode.nlink > 1 && !inode.is_directory() && !seen.insert(inode.nid);
         if path.is_empty() || again {
@@ -167,7 +174,7 @@ impl Tree<'_, '_, '_> {
                 self.done.files = self.done.files.saturating_add(1);
                 let created = self.create(inode, &level.file, name, path);
                 self.levels.push(level);
-                created.during("extract", format_args!("/{}", shown(path)))?
+                created.during("extract", format_args!("/{}", Shown(path)))?
             }
         };
         if let Some(file) = below {
@@ -184,7 +191,7 @@ impl Tree<'_, '_, '_> {
     /// Finishes directories, up to one that is left open: files that are created in a directory change its time.
     fn leave(&mut self, until: Option<&[u8]>) -> Result<()> {
         while let Some(level) = self.levels.pop_if(|level| Some(&*level.path) != until) {
-            let shown = shown(&level.path);
+            let shown = Shown(&level.path);
             attributes::set_on_file(&level.file, &level.attributes)
                 .during("set the attributes of", format_args!("/{shown}"))?;
         }
@@ -209,7 +216,7 @@ impl Tree<'_, '_, '_> {
         name: &[u8],
         path: &[u8],
     ) -> Result<Option<OwnedFd>> {
-        let c_name = c_string(name).during("name", shown(name))?;
+        let c_name = c_string(name).during("name", Shown(name))?;
         let name = c_name.as_c_str();
         let mut metacopy = false;
         if self.onto != Onto::Layer {
@@ -234,7 +241,7 @@ impl Tree<'_, '_, '_> {
             if let Some(first) = self.links.get(&inode.nid) {
                 let first = c_string(first).during("link to", "another name")?;
                 linkat(self.to, first.as_c_str(), directory, name, AtFlags::empty())
-                    .during("link to", format_args!("/{}", shown(first.to_bytes())))?;
+                    .during("link to", format_args!("/{}", Shown(first.to_bytes())))?;
                 return Ok(None);
             }
             self.links.insert(inode.nid, path.to_vec());
@@ -244,7 +251,7 @@ impl Tree<'_, '_, '_> {
             libc::S_IFREG if metacopy => {
                 let bytes = self.staging.open(self.to, path)?;
                 let file = node::file(directory, name, bytes.size())?;
-                let path = format!("/{}", shown(path));
+                let path = [b"/", path].concat();
                 content::copy_file(&bytes, &self.writer.file(file, attributes, path))?;
             }
             libc::S_IFREG => self.content(inode, directory, name, attributes, path)?,
@@ -270,9 +277,7 @@ impl Tree<'_, '_, '_> {
     ) -> Result<()> {
         let file = node::file(directory, name, 0)?;
         self.done.bytes = self.done.bytes.saturating_add(inode.size);
-        let file = self
-            .writer
-            .file(file, attributes, format!("/{}", shown(path)));
+        let file = self.writer.file(file, attributes, [b"/", path].concat());
         for extent in self.image.extents(inode) {
             self.limits.extent(inode)?;
             let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
