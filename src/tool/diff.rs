@@ -10,9 +10,8 @@ use super::image::input::Initrd;
 use super::image::merged::equal;
 use super::image::rootfs::Node;
 use super::image::view::{self, View};
-use crate::bytes::ReadAt;
-use crate::error::{Context, Error, Result};
-use crate::format::erofs::{Data, Limits};
+use crate::error::{Context, Result};
+use crate::format::erofs::Limits;
 use crate::json::{Array, Object};
 use crate::text::shown;
 
@@ -42,19 +41,14 @@ struct Change {
 ///
 /// # Errors
 /// A layer cannot be read: nothing is said then.
-pub fn diff(
-    old: &Initrd,
-    new: &Initrd,
-    options: DiffOptions,
-    out: &mut dyn Write,
-) -> Result<bool> {
+pub fn diff(old: &Initrd, new: &Initrd, options: DiffOptions, out: &mut dyn Write) -> Result<bool> {
     let found = view::with(old, None, |before| {
         before.complete().during("read", &old.name)?;
         view::with(new, None, |after| {
             after.complete().during("read", &new.name)?;
             let mut sides = Sides {
-                old: Side::new(before, old),
-                new: Side::new(after, new),
+                old: Side::new(before),
+                new: Side::new(after),
                 times: options.times,
             };
             sides.all()
@@ -64,7 +58,8 @@ pub fn diff(
         true => json(old, new, &found),
         false => text(&found),
     };
-    out.write_all(text.as_bytes()).during("write", "the differences")?;
+    out.write_all(text.as_bytes())
+        .during("write", "the differences")?;
     Ok(found.is_empty())
 }
 
@@ -74,15 +69,10 @@ struct Side<'v> {
     limits: HashMap<usize, Limits>,
     /// The first name of each file.
     first: BTreeMap<usize, &'v [u8]>,
-    /// The bytes of content that may still be read.
-    left: u64,
 }
 
 impl<'v> Side<'v> {
-    fn new(view: &'v View<'v>, image: &Initrd) -> Self {
-        /// More than any codec of EROFS makes of a byte.
-        const RATIO_MAX: u64 = 4096;
-        const ROOM: u64 = 1 << 30;
+    fn new(view: &'v View<'v>) -> Self {
         let mut first = BTreeMap::new();
         for (name, index) in &view.root.names {
             first.entry(*index).or_insert(name.as_slice());
@@ -91,7 +81,6 @@ impl<'v> Side<'v> {
             view,
             limits: HashMap::new(),
             first,
-            left: image.size().saturating_mul(RATIO_MAX).max(ROOM),
         }
     }
 
@@ -102,23 +91,12 @@ impl<'v> Side<'v> {
     /// Counts the bytes of a file without its holes.
     fn count(&mut self, node: &Node) -> Result<()> {
         let node = node.with_bytes();
-        let mut bytes = node.size();
         if let (Some(image), Some(inode)) = (self.view.layers.image(node.layer), &node.inode) {
-            bytes = 0;
             let limits = self.limits.entry(node.layer);
-            let limits = limits.or_insert_with(|| Limits::of(image));
-            for extent in image.extents(inode) {
-                limits.extent(inode)?;
-                let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-                if extent.data != Data::Hole {
-                    bytes = bytes.saturating_add(extent.length);
-                }
-            }
+            limits
+                .or_insert_with(|| Limits::of(image))
+                .file(image, inode)?;
         }
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            let what = "the files of the image have more than 4096 times its bytes";
-            Error::new("compare", "content", what)
-        })?;
         Ok(())
     }
 }
@@ -184,7 +162,8 @@ impl<'v> Sides<'v> {
         let owner = |node: &Node| format!("{}:{}", node.owner.0, node.owner.1);
         add("owner", owner(old), owner(new));
         let device = |node: &Node| {
-            node.device.map_or(String::new(), |(major, minor)| format!("{major}:{minor}"))
+            node.device
+                .map_or(String::new(), |(major, minor)| format!("{major}:{minor}"))
         };
         add("device", device(old), device(new));
         add("target", shown(&old.target), shown(&new.target));
@@ -232,7 +211,9 @@ impl<'v> Sides<'v> {
         self.new.count(new)?;
         let before = self.old.view.layers.content(old)?;
         let after = self.new.view.layers.content(new)?;
-        equal(&*before, &*after).map(|equal| !equal).during("read", "content")
+        equal(&*before, &*after)
+            .map(|equal| !equal)
+            .during("read", "content")
     }
 }
 
@@ -247,7 +228,10 @@ fn quoted(value: &[u8]) -> String {
     const MAX: usize = 64;
     match value.len() {
         ..=MAX => format!("\"{}\"", value.escape_ascii()),
-        n => format!("{n} bytes \"{}...\"", value.get(..MAX).unwrap_or_default().escape_ascii()),
+        n => format!(
+            "{n} bytes \"{}...\"",
+            value.get(..MAX).unwrap_or_default().escape_ascii()
+        ),
     }
 }
 
@@ -277,7 +261,10 @@ fn json(old: &Initrd, new: &Initrd, found: &BTreeMap<Vec<u8>, Difference>) -> St
     let mut object = Object::new(&mut text);
     object.text("old", &old.name).text("new", &new.name);
     let file = |array: &mut Array, path: &[u8], kind: &str| {
-        array.object().text("path", &display(path)).text("type", kind);
+        array
+            .object()
+            .text("path", &display(path))
+            .text("type", kind);
     };
     let mut array = object.array("added");
     for (path, difference) in found {

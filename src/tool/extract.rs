@@ -17,15 +17,13 @@ use super::image::merged::Place;
 use super::image::rootfs::{Node, join, split};
 use super::image::view::{self, View};
 use super::progress;
-use crate::boot::mount::extract::attributes::{
-    Attributes, c_string, set_on_file, xattrs,
-};
+use crate::boot::mount::extract::attributes::{Attributes, c_string, set_on_file, xattrs};
 use crate::boot::mount::extract::content::{Writer, with_writer};
 use crate::boot::mount::extract::node;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
-use crate::format::erofs::{self, Extent, Image, Inode, Limits};
+use crate::format::erofs::{self, Extent, Image, Limits};
 use crate::text::shown;
 
 /// What is to be extracted, and where.
@@ -98,11 +96,19 @@ fn select<'v>(view: &'v View, paths: &[String]) -> Result<Vec<(&'v [u8], usize)>
         let mut around = name.as_slice();
         while !around.is_empty() {
             around = split(around).0;
-            found.extend(root.names.get_key_value(around).map(|(name, _)| name.as_slice()));
+            found.extend(
+                root.names
+                    .get_key_value(around)
+                    .map(|(name, _)| name.as_slice()),
+            );
         }
         let inside = root.below(name).map(|below| join(name, below));
         for below in inside {
-            found.extend(root.names.get_key_value(&below).map(|(name, _)| name.as_slice()));
+            found.extend(
+                root.names
+                    .get_key_value(&below)
+                    .map(|(name, _)| name.as_slice()),
+            );
         }
     }
     let names = root.names.iter();
@@ -173,12 +179,17 @@ impl<'v> Tree<'v> {
             }
             let context = || shown(name);
             // The error is that of its content.
-            drop(self.view.layers.content(node).during("extract", context())?);
+            drop(
+                self.view
+                    .layers
+                    .content(node)
+                    .during("extract", context())?,
+            );
             let node = node.with_bytes();
             let bytes = match (self.view.layers.image(node.layer), node.inode.as_deref()) {
                 (Some(image), Some(inode)) => {
                     let limits = limits(&mut self.limits, node.layer, image);
-                    stored(image, inode, limits).during("extract", context())?
+                    limits.file(image, inode).during("extract", context())?
                 }
                 _ => node.size(),
             };
@@ -206,7 +217,10 @@ impl<'v> Tree<'v> {
                 links.push((*name, *first));
             } else if node.has_type(libc::S_IFREG) {
                 first.insert(*index, *name);
-                files.entry(node.with_bytes().layer).or_default().push((*name, node));
+                files
+                    .entry(node.with_bytes().layer)
+                    .or_default()
+                    .push((*name, node));
             } else {
                 let made = self.special(name, node);
                 if made.during("create", shown(name))? {
@@ -234,10 +248,13 @@ impl<'v> Tree<'v> {
     /// link.
     fn enter(&mut self, path: &[u8], make: bool) -> std::result::Result<&OwnedFd, Errno> {
         if self.directory.as_ref().is_none_or(|(last, _)| last != path) {
-            let mut here = self.top.try_clone().map_err(|error| {
-                Errno::from_io_error(&error).unwrap_or(Errno::IO)
-            })?;
-            let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+            let mut here = self
+                .top
+                .try_clone()
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            let names = path
+                .split(|byte| *byte == b'/')
+                .filter(|name| !name.is_empty());
             for name in names {
                 let name = c_string(name)?;
                 here = match make {
@@ -247,7 +264,10 @@ impl<'v> Tree<'v> {
             }
             self.directory = Some((path.to_vec(), here));
         }
-        self.directory.as_ref().map(|(_, directory)| directory).ok_or(Errno::NOENT)
+        self.directory
+            .as_ref()
+            .map(|(_, directory)| directory)
+            .ok_or(Errno::NOENT)
     }
 
     /// Creates a symbolic link, a device, a pipe or a socket. False if it is left out.
@@ -278,7 +298,12 @@ impl<'v> Tree<'v> {
             // An empty file of an archive has no bytes anywhere.
             let place = match (bytes.size(), bytes.inode.is_some()) {
                 (0, false) => None,
-                _ => Some(self.view.layers.place(bytes).during("extract", shown(name))?),
+                _ => Some(
+                    self.view
+                        .layers
+                        .place(bytes)
+                        .during("extract", shown(name))?,
+                ),
             };
             places.push(place);
         }
@@ -290,7 +315,8 @@ impl<'v> Tree<'v> {
         };
         with_writer(source, |writer| {
             for ((name, node), place) in files.iter().zip(&places) {
-                self.file(writer, name, node, place.as_ref()).during("extract", shown(name))?;
+                self.file(writer, name, node, place.as_ref())
+                    .during("extract", shown(name))?;
                 progress.inc(node.size());
             }
             Ok(())
@@ -334,7 +360,9 @@ impl<'v> Tree<'v> {
         let (from, to) = (split(first), split(path));
         let (old, new) = (c_string(from.1)?, c_string(to.1)?);
         let from = self.enter(from.0, true)?;
-        let from = from.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let from = from
+            .try_clone()
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         let to = self.enter(to.0, true)?;
         linkat(&from, old.as_c_str(), to, new.as_c_str(), AtFlags::empty())
     }
@@ -376,19 +404,10 @@ pub fn node_xattrs(
     Ok(found)
 }
 
-fn limits<'l>(known: &'l mut HashMap<usize, Limits>, layer: usize, image: &Image) -> &'l mut Limits {
+fn limits<'l>(
+    known: &'l mut HashMap<usize, Limits>,
+    layer: usize,
+    image: &Image,
+) -> &'l mut Limits {
     known.entry(layer).or_insert_with(|| Limits::of(image))
-}
-
-/// The bytes of a file of an image without its holes.
-fn stored(image: &Image, inode: &Inode, limits: &mut Limits) -> Result<u64> {
-    let mut total = 0u64;
-    for extent in image.extents(inode) {
-        limits.extent(inode)?;
-        let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-        if extent.data != erofs::Data::Hole {
-            total = total.saturating_add(extent.length);
-        }
-    }
-    Ok(total)
 }

@@ -147,7 +147,11 @@ mod tests {
                 16,
                 &[(0, 12, "cpio"), (12, 4, "erofs")],
             ),
-            (&[(0, 4, "padding"), (4, 4, "erofs")], 8, &[(0, 4, "padding"), (4, 4, "erofs")]),
+            (
+                &[(0, 4, "padding"), (4, 4, "erofs")],
+                8,
+                &[(0, 4, "padding"), (4, 4, "erofs")],
+            ),
             (
                 // The sections of a PE file need not be in the order of the initrd.
                 &[(90, 10, "cpio"), (64, 6, "erofs"), (70, 2, "padding")],

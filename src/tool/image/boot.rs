@@ -64,7 +64,10 @@ impl Boot {
     }
 
     /// Opens all sources, in their order.
-    pub fn open<'a>(&self, image: &'a (dyn ReadAt + Sync)) -> Result<Vec<Box<dyn ReadAt + Sync + 'a>>> {
+    pub fn open<'a>(
+        &self,
+        image: &'a (dyn ReadAt + Sync),
+    ) -> Result<Vec<Box<dyn ReadAt + Sync + 'a>>> {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
         let files = self.sources.iter().enumerate().map(|(index, source)| {
@@ -78,7 +81,11 @@ impl Boot {
     }
 
     /// The bytes of a regular file of the rootfs.
-    pub fn content<'a>(&self, image: &'a (dyn ReadAt + Sync), node: &Node) -> Result<Box<dyn ReadAt + Sync + 'a>> {
+    pub fn content<'a>(
+        &self,
+        image: &'a (dyn ReadAt + Sync),
+        node: &Node,
+    ) -> Result<Box<dyn ReadAt + Sync + 'a>> {
         let nothing = Walk::default();
         open(image, self.image().unwrap_or(&nothing), node.body)
     }
@@ -156,7 +163,12 @@ fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findin
 
 /// The walk that the running `/init` makes: it looks for its own file in the archives, and knows this by one
 /// name. That is the path that `rdinit=` leads to, or `init` if a script is there, which starts it.
-fn walk_for_init(image: &(dyn ReadAt + Sync), walk: Walk, rootfs: &Rootfs, options: &Options) -> Walk {
+fn walk_for_init(
+    image: &(dyn ReadAt + Sync),
+    walk: Walk,
+    rootfs: &Rootfs,
+    options: &Options,
+) -> Walk {
     let rdinit = options.rdinit.as_bytes();
     let Some((path, node)) = rootfs.find(rdinit) else {
         return walk;

@@ -46,7 +46,12 @@ impl<'a> Spool<'a> {
         if let Some(file) = self.file.get() {
             return Ok((file, 0));
         }
-        let file = decompress(self.source, (self.offset, self.length), codec, (0, u64::MAX))?;
+        let file = decompress(
+            self.source,
+            (self.offset, self.length),
+            codec,
+            (0, u64::MAX),
+        )?;
         Ok((self.file.get_or_init(|| file), 0))
     }
 }

@@ -221,7 +221,10 @@ impl Unpacker<'_> {
                 _ => device.then(|| device_number(header)),
             },
             over: old.and_then(|old| {
-                let kept = old.inode.as_deref().filter(|inode| inode.xattrs_length() > 0);
+                let kept = old
+                    .inode
+                    .as_deref()
+                    .filter(|inode| inode.xattrs_length() > 0);
                 let kept = kept.map(|inode| Rc::new((old.layer, inode.clone())));
                 kept.or_else(|| old.over.clone())
             }),

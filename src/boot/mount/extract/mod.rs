@@ -74,7 +74,7 @@ pub fn extract(
         Onto::Layers => Staging::of(&image, &to)?,
         Onto::Layer | Onto::Root => Staging::default(),
     };
-    let done = with_writer(bytes, |writer| {
+    with_writer(bytes, |writer| {
         let mut tree = Tree {
             image: &image,
             writer,
@@ -88,11 +88,12 @@ pub fn extract(
             to: &to,
         };
         image.walk(&mut |path, inode| tree.file(path, inode))?;
+        // Before the root gets its time.
+        tree.leave(Some(b""))?;
+        staging.remove(&to)?;
         tree.leave(None)?;
         Ok(tree.done)
-    })?;
-    staging.remove(&to)?;
-    Ok(done)
+    })
 }
 
 /// The bytes of memory that the files of an image take in a tmpfs. Holes count where `holes` is set, which
@@ -126,8 +127,8 @@ pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<
             libc::S_IFREG if holes => add(inode.size),
             libc::S_IFREG => {
                 for extent in image.extents(inode) {
-                    limits.extent(inode)?;
                     let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+                    limits.extent(inode, &extent)?;
                     if extent.data != Data::Hole {
                         add(extent.length);
                     }
@@ -240,14 +241,8 @@ impl Tree<'_, '_, '_> {
         if inode.nlink > 1 {
             if let Some(first) = self.links.get(&inode.nid) {
                 let first = c_string(first).during("link to", "another name")?;
-                linkat(
-                    self.to,
-                    first.as_c_str(),
-                    directory,
-                    name,
-                    AtFlags::empty(),
-                )
-                .during("link to", format_args!("/{}", shown(first.to_bytes())))?;
+                linkat(self.to, first.as_c_str(), directory, name, AtFlags::empty())
+                    .during("link to", format_args!("/{}", shown(first.to_bytes())))?;
                 return Ok(None);
             }
             self.links.insert(inode.nid, path.to_vec());
@@ -287,8 +282,8 @@ impl Tree<'_, '_, '_> {
             .writer
             .file(file, attributes, format!("/{}", shown(path)));
         for extent in self.image.extents(inode) {
-            self.limits.extent(inode)?;
             let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+            self.limits.extent(inode, &extent)?;
             self.writer.write(&file, extent)?;
         }
         Ok(())
