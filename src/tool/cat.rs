@@ -7,6 +7,7 @@ use super::image::input::Initrd;
 use super::image::view;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
+use crate::format::erofs::Limits;
 use crate::text::shown;
 
 /// Writes the bytes of the file at `path`. Symbolic links are followed, within that root. With `layer`,
@@ -32,6 +33,17 @@ pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write
             return Err(Error::new("read", context(), what));
         }
         let content = view.layers.content(node).during("read", context())?;
+        let bytes = node.with_bytes();
+        if let (Some(image), Some(inode)) = (view.layers.image(bytes.layer), &bytes.inode) {
+            Limits::of(image)
+                .file(image, inode)
+                .during("read", context())?;
+            if inode.size > Limits::content_max(image) {
+                let what = format!("it has {} bytes, nearly all of them holes", inode.size);
+                let error = Error::new("read", context(), what);
+                return Err(error.hint("`layerinit extract` keeps holes"));
+            }
+        }
         copy(&*content, out, path)
     })
 }

@@ -10,9 +10,8 @@ use super::image::input::Initrd;
 use super::image::merged::equal;
 use super::image::rootfs::Node;
 use super::image::view::{self, View};
-use crate::bytes::ReadAt;
-use crate::error::{Context, Error, Result};
-use crate::format::erofs::{Data, Limits};
+use crate::error::{Context, Result};
+use crate::format::erofs::Limits;
 use crate::json::{Array, Object};
 use crate::text::shown;
 
@@ -48,8 +47,8 @@ pub fn diff(old: &Initrd, new: &Initrd, options: DiffOptions, out: &mut dyn Writ
         view::with(new, None, |after| {
             after.complete().during("read", &new.name)?;
             let mut sides = Sides {
-                old: Side::new(before, old),
-                new: Side::new(after, new),
+                old: Side::new(before),
+                new: Side::new(after),
                 times: options.times,
             };
             sides.all()
@@ -70,15 +69,10 @@ struct Side<'v> {
     limits: HashMap<usize, Limits>,
     /// The first name of each file.
     first: BTreeMap<usize, &'v [u8]>,
-    /// The bytes of content that may still be read.
-    left: u64,
 }
 
 impl<'v> Side<'v> {
-    fn new(view: &'v View<'v>, image: &Initrd) -> Self {
-        /// More than any codec of EROFS makes of a byte.
-        const RATIO_MAX: u64 = 4096;
-        const ROOM: u64 = 1 << 30;
+    fn new(view: &'v View<'v>) -> Self {
         let mut first = BTreeMap::new();
         for (name, index) in &view.root.names {
             first.entry(*index).or_insert(name.as_slice());
@@ -87,7 +81,6 @@ impl<'v> Side<'v> {
             view,
             limits: HashMap::new(),
             first,
-            left: image.size().saturating_mul(RATIO_MAX).max(ROOM),
         }
     }
 
@@ -98,23 +91,12 @@ impl<'v> Side<'v> {
     /// Counts the bytes of a file without its holes.
     fn count(&mut self, node: &Node) -> Result<()> {
         let node = node.with_bytes();
-        let mut bytes = node.size();
         if let (Some(image), Some(inode)) = (self.view.layers.image(node.layer), &node.inode) {
-            bytes = 0;
             let limits = self.limits.entry(node.layer);
-            let limits = limits.or_insert_with(|| Limits::of(image));
-            for extent in image.extents(inode) {
-                limits.extent(inode)?;
-                let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-                if extent.data != Data::Hole {
-                    bytes = bytes.saturating_add(extent.length);
-                }
-            }
+            limits
+                .or_insert_with(|| Limits::of(image))
+                .file(image, inode)?;
         }
-        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            let what = "the files of the image have more than 4096 times its bytes";
-            Error::new("compare", "content", what)
-        })?;
         Ok(())
     }
 }

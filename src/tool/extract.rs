@@ -23,7 +23,7 @@ use crate::boot::mount::extract::node;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
-use crate::format::erofs::{self, Extent, Image, Inode, Limits};
+use crate::format::erofs::{self, Extent, Image, Limits};
 use crate::text::shown;
 
 /// What is to be extracted, and where.
@@ -189,7 +189,7 @@ impl<'v> Tree<'v> {
             let bytes = match (self.view.layers.image(node.layer), node.inode.as_deref()) {
                 (Some(image), Some(inode)) => {
                     let limits = limits(&mut self.limits, node.layer, image);
-                    stored(image, inode, limits).during("extract", context())?
+                    limits.file(image, inode).during("extract", context())?
                 }
                 _ => node.size(),
             };
@@ -410,17 +410,4 @@ fn limits<'l>(
     image: &Image,
 ) -> &'l mut Limits {
     known.entry(layer).or_insert_with(|| Limits::of(image))
-}
-
-/// The bytes of a file of an image without its holes.
-fn stored(image: &Image, inode: &Inode, limits: &mut Limits) -> Result<u64> {
-    let mut total = 0u64;
-    for extent in image.extents(inode) {
-        limits.extent(inode)?;
-        let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-        if extent.data != erofs::Data::Hole {
-            total = total.saturating_add(extent.length);
-        }
-    }
-    Ok(total)
 }

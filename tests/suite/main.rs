@@ -25,6 +25,8 @@ mod boot;
 mod device;
 #[cfg(feature = "tool")]
 mod extract;
+#[cfg(feature = "tool")]
+mod merged;
 mod stacked;
 mod tree;
 mod unpack;

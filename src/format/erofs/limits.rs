@@ -1,28 +1,31 @@
 //! How much of everything an image can hold, by its length: what a hostile one makes a reader do ends there.
 
-use super::{Image, Inode};
+use super::{Data, Extent, Image, Inode};
 use crate::error::{Error, Result};
 
 /// What is left of it.
 pub struct Limits {
     names: u64,
     extents: u64,
+    content: u64,
     xattrs: u64,
 }
 
+/// For small images.
+const ROOM: u64 = 1 << 20;
+
 impl Limits {
-    /// Those of an image: names as [`Self::names`] says, an extent for each byte of metadata, and 16 bytes of
-    /// extended attributes for each byte of metadata, as files share them.
+    /// Those of an image: names as [`Self::names`] says; for each byte of metadata an extent, and 16 bytes of
+    /// extended attributes, as files share them; and [`Self::content_max`].
     pub fn of(image: &Image) -> Self {
         /// How much the metabox may be compressed.
         const METABOX_RATIO: u64 = 64;
-        /// For small images.
-        const ROOM: u64 = 1 << 20;
         let longest = image.bytes().size().saturating_mul(METABOX_RATIO);
         let metadata = image.metadata_length().min(longest);
         Self {
             names: Self::names(image),
             extents: metadata.saturating_add(ROOM),
+            content: Self::content_max(image),
             xattrs: metadata.saturating_mul(16).saturating_add(ROOM),
         }
     }
@@ -42,6 +45,16 @@ impl Limits {
         }
     }
 
+    /// The bytes that the files of an image may have without their holes: 4096 for each of its bytes. A cluster
+    /// decodes to 3072 times its bytes at most, and files may share clusters.
+    pub fn content_max(image: &Image) -> u64 {
+        image
+            .bytes()
+            .size()
+            .saturating_mul(4096)
+            .saturating_add(ROOM)
+    }
+
     /// Counts a name in a directory.
     ///
     /// # Errors
@@ -51,8 +64,21 @@ impl Limits {
     }
 
     /// Counts an extent of a file.
-    pub fn extent(&mut self, file: &Inode) -> Result<()> {
+    pub fn extent(&mut self, file: &Inode, extent: &Extent) -> Result<()> {
+        if extent.data != Data::Hole {
+            take(&mut self.content, extent.length, file, "content")?;
+        }
         take(&mut self.extents, 1, file, "extents")
+    }
+
+    /// The bytes of a file without its holes.
+    pub fn file(&mut self, image: &Image, file: &Inode) -> Result<u64> {
+        let before = self.content;
+        for extent in image.extents(file) {
+            let extent = extent.map_err(|fault| fault.of_inode(file.nid))?;
+            self.extent(file, &extent)?;
+        }
+        Ok(before.saturating_sub(self.content))
     }
 
     /// Counts bytes of extended attributes.

@@ -341,9 +341,9 @@ Files:
 
 Limits:
   What a damaged or hostile image can cost is bounded. Refused are files that take more room than
-  there is, more than 256 MiB of names, and more names, extents and extended attributes than an
-  image of its length can have: a name for each 13 bytes (16 times as many in a compressed image),
-  an extent and 16 bytes of attributes for each byte.
+  there is, more than 256 MiB of names, and more than an EROFS image of its length can have: a name
+  for each 13 bytes (16 times as many in a compressed image), an extent, 16 bytes of extended
+  attributes and 4096 bytes of content for each byte.
 
 Segments:
   --segments writes the parts of the image as they are: 0.cpio, 1.erofs, 2.cpio.zst and so on. Zeros

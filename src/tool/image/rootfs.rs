@@ -140,9 +140,9 @@ pub enum Change {
     /// A file takes the place of another.
     Replaced {
         /// The file of the lower layer.
-        old: Node,
+        old: Box<Node>,
         /// The file that takes its place.
-        new: Node,
+        new: Box<Node>,
         /// The number of files below the old one, which are lost.
         below: usize,
     },
@@ -155,7 +155,7 @@ impl Changes {
     pub fn replaced(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
         let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
         if old.layer != new.layer && !both(libc::S_IFDIR) {
-            let (old, new) = (old.clone(), new.clone());
+            let (old, new) = (Box::new(old.clone()), Box::new(new.clone()));
             self.add(path, Change::Replaced { old, new, below });
         }
     }

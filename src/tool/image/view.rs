@@ -3,7 +3,7 @@
 use super::boot::Boot;
 use super::input::Initrd;
 use super::merged::{self, Layers, Stacking};
-use super::rootfs::Rootfs;
+use super::rootfs::{Node, Rootfs};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Root};
 use crate::tool::finding::{Findings, Severity};
@@ -21,6 +21,11 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// All files with their paths, in the order of the paths.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+        self.root.entries()
+    }
+
     /// The first reason why some of the files are unknown.
     ///
     /// # Errors

@@ -73,7 +73,7 @@ pub fn extract(
         Onto::Layers => Staging::of(&image, &to)?,
         Onto::Layer | Onto::Root => Staging::default(),
     };
-    let done = with_writer(bytes, |writer| {
+    with_writer(bytes, |writer| {
         let mut tree = Tree {
             image: &image,
             writer,
@@ -87,11 +87,12 @@ pub fn extract(
             to: &to,
         };
         image.walk(&mut |path, inode| tree.file(path, inode))?;
+        // Before the root gets its time.
+        tree.leave(Some(b""))?;
+        staging.remove(&to)?;
         tree.leave(None)?;
         Ok(tree.done)
-    })?;
-    staging.remove(&to)?;
-    Ok(done)
+    })
 }
 
 /// The bytes that the files of an image take, in whole pages, and the number of its files. Holes count where
@@ -123,8 +124,8 @@ pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
             libc::S_IFREG if holes => add(inode.size),
             libc::S_IFREG => {
                 for extent in image.extents(inode) {
-                    limits.extent(inode)?;
                     let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+                    limits.extent(inode, &extent)?;
                     if extent.data != Data::Hole {
                         add(extent.length);
                     }
@@ -279,8 +280,8 @@ impl Tree<'_, '_, '_> {
         self.done.bytes = self.done.bytes.saturating_add(inode.size);
         let file = self.writer.file(file, attributes, [b"/", path].concat());
         for extent in self.image.extents(inode) {
-            self.limits.extent(inode)?;
             let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
+            self.limits.extent(inode, &extent)?;
             let end = extent.offset.saturating_add(extent.length);
             // Of a file that ends with bytes, the last write sets the size.
             if extent.data == Data::Hole && end >= inode.size {

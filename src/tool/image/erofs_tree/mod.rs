@@ -44,6 +44,7 @@ fn file(inode: &Inode, path: Vec<u8>) -> File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::mount::extract::marks::MarkReader;
     use crate::format::erofs::MAGIC;
 
     /// Where the first inode is; the others follow, `SLOTS` slots apart.
@@ -98,10 +99,10 @@ mod tests {
     fn list(image: &[u8]) -> std::result::Result<Vec<String>, String> {
         let mut lines = Vec::new();
         let image = Image::open(&image).map_err(|error| error.to_string())?;
-        let mut attributes = Attributes::new(&image);
+        let mut marks = MarkReader::new(&image);
         let walked = walk(&image, |file, inode| {
             lines.push(file.to_string());
-            attributes.marks(inode).map(|_| ())
+            marks.of(inode).map(|_| ())
         });
         walked.map(|()| lines).map_err(|error| error.to_string())
     }
@@ -142,8 +143,10 @@ mod tests {
             list(&image(&circle)).unwrap_err(),
             "read EROFS inode 36: a directory that is in the tree twice"
         );
-        // Three directories that share one block of three hundred names.
-        let mut block = names(&[("a", 2); 300]);
+        // Three directories that share one block of two hundred names.
+        let letters: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
+        let letters: Vec<_> = letters.iter().map(|name| (name.as_str(), 2)).collect();
+        let mut block = names(&letters);
         block.resize(4096, 0);
         let mut shared = inode(0o040_700, 2, 1, b"");
         (shared[0], shared[8], shared[9]) = (0, 0x00, 0x10);
@@ -164,22 +167,37 @@ mod tests {
             error,
             "read EROFS inode 66: more names than the image has room for"
         );
+        let mut twice = sound();
+        twice[1] = inode(0o040_700, 2, 0, &names(&[("b", 2), ("b", 3)]));
+        assert_eq!(
+            list(&image(&twice)).unwrap_err(),
+            "read EROFS inode 42: a directory whose names are not in order"
+        );
     }
 
     #[test]
     fn attributes_that_overlap_are_read_only_so_often() {
-        let mut crowded = inode(0o040_700, 2, 0, b"");
-        // Two thousand bytes of them.
+        // A file with two thousand bytes of them, under two hundred names in each of two or three directories.
+        let mut crowded = inode(0o100_600, 1, 0, b"");
         crowded[2..4].copy_from_slice(&500u16.to_le_bytes());
-        let mut tree = vec![inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2)]))];
-        tree.extend([crowded.clone(), crowded.clone()]);
-        assert_eq!(list(&image(&tree)).unwrap().len(), 3);
-        tree[0] = inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2), ("c", 3)]));
-        tree.push(crowded);
-        let error = list(&image(&tree)).unwrap_err();
+        let letters: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
+        let letters: Vec<_> = letters.iter().map(|name| (name.as_str(), 4)).collect();
+        let mut block = names(&letters);
+        block.resize(4096, 0);
+        let mut shared = inode(0o040_755, 2, 1, b"");
+        (shared[0], shared[8], shared[9]) = (0, 0x00, 0x10);
+        let whole = |directories: &[(&str, u64)]| {
+            let root = inode(0o040_755, 2, 0, &names(directories));
+            let shared = || shared.clone();
+            let inodes = [root, shared(), shared(), shared(), crowded.clone()];
+            [image(&inodes), block.clone()].concat()
+        };
+        let two = whole(&[("a", 1), ("b", 2)]);
+        assert_eq!(list(&two).unwrap().len(), 1 + 2 + 400);
+        let error = list(&whole(&[("a", 1), ("b", 2), ("c", 3)])).unwrap_err();
         assert_eq!(
             error,
-            "read EROFS inode 54: more attributes than the image has room for"
+            "read EROFS inode 60: more attributes than the image has room for"
         );
     }
 
