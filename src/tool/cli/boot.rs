@@ -18,21 +18,21 @@ use crate::tool::qemu::{self, BootOptions};
 #[command(after_help = concat!(images!(), "\
 Kernel:
   Without --kernel, it is the usr/lib/modules/VERSION/vmlinuz of the layers with the highest
-  version; else the /boot/vmlinuz-VERSION for which the loader has modules; else, if it has none, that
-  of the running system. The machine is that of the kernel's architecture: x86_64, aarch64, arm or
-  riscv64.
+  version; else the /boot/vmlinuz-VERSION for which the loader has modules; else, if it has none,
+  that of the running system. The machine is that of the kernel's architecture: x86_64, aarch64, arm
+  or riscv64.
 
 Machine:
   The memory is what `layerinit check` predicts, and 256 MiB for the system. The kernel gets the
-  words of a unified kernel image, console= for the serial port, panic=-1, retain_initrd if the image
-  needs it, ip=dhcp with --port, and then those of --append. KVM is used if it boots this kernel, which
-  takes a second to find out, and up to ten where it does not; --accel skips that.
+  words of a unified kernel image, console= for the serial port, panic=-1, retain_initrd if the
+  image needs it, ip=dhcp with --port, and then those of --append. KVM is used if it boots this
+  kernel: the kernel is started with it for up to ten seconds to see that; --accel skips this.
 
   The command that runs is printed to standard error first.
 
 Terminal:
-  The console is this terminal, as with qemu -nographic: Ctrl-A X ends QEMU, Ctrl-A C is its monitor,
-  Ctrl-C goes to the guest.
+  The console is this terminal, as with qemu -nographic: Ctrl-A X ends QEMU, Ctrl-A C is its
+  monitor, Ctrl-C goes to the guest.
 
 Exit status:
   That of the program of a container image (the line `layerinit-run: exit status N` of its init). For

@@ -101,7 +101,10 @@ fn a_missing_qemu_is_named_with_its_package() {
 
 #[test]
 fn the_newest_kernel_of_the_layers_is_used() {
-    let directory = guest("boot-kernel", "while [ \"$1\" != -kernel ]; do shift; done; cmp \"$2\" newest && echo \"$1\"");
+    let directory = guest(
+        "boot-kernel",
+        "while [ \"$1\" != -kernel ]; do shift; done; cmp \"$2\" newest && echo \"$1\"",
+    );
     for version in ["6.9.1", "6.12.3", "6.12.3-empty"] {
         let place = directory.join("root/usr/lib/modules").join(version);
         fs::create_dir_all(&place).unwrap();
@@ -132,7 +135,10 @@ fn the_newest_kernel_of_the_layers_is_used() {
 
 #[test]
 fn several_files_are_joined_for_qemu() {
-    let directory = guest("boot-join", "while [ \"$1\" != -initrd ]; do shift; done; cp \"$2\" seen");
+    let directory = guest(
+        "boot-join",
+        "while [ \"$1\" != -initrd ]; do shift; done; cp \"$2\" seen",
+    );
     let words = [
         "a.img",
         "late.cpio",
