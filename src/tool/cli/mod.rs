@@ -6,6 +6,8 @@
 mod build;
 mod image;
 
+mod boot;
+
 mod init_page;
 
 mod man;
@@ -14,6 +16,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use boot::BootArgs;
 use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -33,13 +36,13 @@ use crate::error::{Context, Result};
 )]
 #[command(after_help = "\
 Exit status:
-  0 for success, 1 for a failure or a problem found, 2 for wrong usage.
+  0 for success, 1 for a failure or a problem found, 2 for wrong usage; of `layerinit boot`, that of
+  the guest.
 
 Examples:
   layerinit build -o demo.img --layer rootfs/
   layerinit check demo.img
-  qemu-system-x86_64 -nographic -kernel vmlinuz -initrd demo.img \\
-      -append 'console=ttyS0 retain_initrd'")]
+  layerinit boot demo.img --kernel vmlinuz")]
 struct Tool {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +57,7 @@ enum Command {
     Cat(CatArgs),
     Extract(ExtractArgs),
     Diff(DiffArgs),
+    Boot(BootArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -153,6 +157,7 @@ impl Request {
     pub fn run(self, out: &mut dyn Write) -> Result<u8> {
         let good = match self.command {
             Command::Diff(args) => return Ok(args.run(out)),
+            Command::Boot(args) => return args.run(out),
             Command::Build(args) => args.run(self.layers, out).map(|()| true),
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),

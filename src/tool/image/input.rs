@@ -121,6 +121,14 @@ impl Initrd {
         }
     }
 
+    /// The path of the only file, if the image is this file as a whole.
+    pub fn plain_file(&self) -> Option<&Path> {
+        match (self.paths.as_slice(), self.pieces.as_slice()) {
+            ([path], [Piece { whole: true, .. }]) => Some(path),
+            _ => None,
+        }
+    }
+
     /// A message for each U-Boot ramdisk whose bytes do not have the CRC in its header.
     pub fn bad_u_boot_crcs(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
