@@ -2,10 +2,14 @@
 
 use super::context::Check;
 use crate::boot::mount::extract;
+use crate::bytes::ReadAt;
+use crate::format::erofs::Image;
 use crate::initrd::FILE_MEMORY;
 use crate::plan::backend::Backend;
 use crate::plan::{Content, Layer, Module, Place, Plan, Root};
 use crate::tool::finding::Findings;
+use crate::tool::image::boot::Boot;
+use crate::tool::image::merged::{self, LayerPart};
 use crate::tool::kernel_config::KernelConfig;
 
 /// How a layer becomes a part of the new root.
@@ -54,12 +58,32 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
                     .find(|backend| backends.iter().all(|other| other == backend)),
             };
             match all || backend.is_some_and(Backend::is_extract) {
-                true => Method::Extracted(extracted(check, index)),
+                true => Method::Extracted(check.layers.image(index).map_or(0, extracted)),
                 false => Method::Mounted(backend),
             }
         }
     };
     plan.layers.iter().enumerate().map(method).collect()
+}
+
+/// The same for a kernel that is unknown, from the image alone.
+pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<Method> {
+    let sources = boot.open(image).unwrap_or_default();
+    let parts = merged::layer_parts(plan, &sources);
+    let method = |(layer, part): (&Layer, &LayerPart)| match &layer.content {
+        Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Erofs {
+            superblock,
+            backends,
+        } => match backends.iter().all(|backend| backend.is_extract()) {
+            true => {
+                let image = Image::new(part, superblock).ok();
+                Method::Extracted(image.map_or(0, |image| extracted(&image)))
+            }
+            false => Method::Mounted(None),
+        },
+    };
+    plan.layers.iter().zip(&parts).map(method).collect()
 }
 
 /// Whether a kernel with this configuration supports a backend, with the modules of the loader.
@@ -91,9 +115,8 @@ fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
 }
 
 /// The bytes of memory that the files of a layer take. An image that cannot be read is reported elsewhere.
-fn extracted(check: &Check, index: usize) -> u64 {
-    let image = check.layers.image(index);
-    let needed = image.and_then(|image| extract::needed_of(image, false).ok());
+fn extracted(image: &Image) -> u64 {
+    let needed = extract::needed_of(image, false).ok();
     needed.map_or(0, |(bytes, files)| {
         bytes.saturating_add(files.saturating_mul(FILE_MEMORY))
     })

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::io::Read;
 
-use super::backends::{Method, methods};
+use super::backends::{Method, methods, methods_of};
 use super::context::Check;
 use super::uefi::UefiLoader;
 use crate::boot::mount::memory::peak;
@@ -51,8 +51,9 @@ pub fn memory(check: &Check, findings: &mut Findings) {
 }
 
 /// The memory of a machine, in bytes, on which an image boots with a kernel that does not copy the initrd.
-pub fn of_machine(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> u64 {
-    Memory::new(image, boot, plan, false).machine()
+pub fn of_machine(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> u64 {
+    let methods = methods_of(image, boot, plan);
+    Memory::new(image, boot, plan, false, &methods).machine()
 }
 
 /// The memory that a boot takes, in bytes.
