@@ -174,13 +174,17 @@ struct InMemory {
 }
 
 impl InMemory {
-    /// `None`: there is no such file, or it is on a disk or in sysfs, and not ours to free.
+    /// `None`: there is no such file, it is on a disk or in sysfs, or another name may be another layer.
     fn open(path: &str) -> Option<Self> {
         let mut options = File::options();
         let options = options.write(true).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(path).ok()?;
         if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
             debug!("{path}: not in a ramfs or tmpfs; not freed");
+            return None;
+        }
+        if file.metadata().is_ok_and(|metadata| metadata.nlink() > 1) {
+            debug!("{path}: has several names; not freed");
             return None;
         }
         Some(Self { file })

@@ -138,11 +138,10 @@ impl Memory {
             }
         }
         let steps = plan.layers.iter().zip(methods).map(|(layer, method)| {
-            let in_rootfs = match layer.place {
-                Place::File(_) => true,
-                // A ramfs frees no part of a file.
-                Place::Initrd | Place::InitrdImage => self.copied && self.tmpfs,
-            };
+            // A ramfs frees no part of a file.
+            let in_image = matches!(layer.place, Place::Initrd | Place::InitrdImage);
+            let in_rootfs =
+                matches!(layer.place, Place::File(_)) || in_image && self.copied && self.tmpfs;
             let freed = match method {
                 Method::Unpacked(_) | Method::Extracted(_) if in_rootfs => layer.length,
                 _ => 0,
