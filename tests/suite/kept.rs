@@ -3,11 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 
-use crate::common::disk::{Image, Loop};
+use crate::common::disk::{Image, Loop, ext4_of};
 use crate::common::guest::*;
 use crate::upper::{ext4, failure_of, mounted, words};
 
@@ -133,11 +132,7 @@ fn the_root_device_may_be_below() {
         &base,
         "touch /written 2>&1; echo x >>/etc/count; grep -c x /etc/count",
     );
-    let root = Image::new(16 << 20);
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&base)
-        .arg(root.path()));
+    let root = ext4_of(&base);
     let before = fs::read(&root.0).unwrap();
     let data = ext4(&[]);
     let [root_disk, data_disk] = [&root, &data].map(Loop::attach);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::disk::{Image, Loop};
+use crate::common::disk::{Image, Loop, ext4_of};
 use crate::common::guest::*;
 use crate::upper::{ext4, failure_of, guest, mounted, words};
 
@@ -282,12 +282,7 @@ fn the_root_device_is_part_of_the_stack() {
         let scratch = Scratch::new();
         system(&scratch.join("base"), SCRIPT);
         fs::write(scratch.join("base/etc/which"), which).unwrap();
-        let image = Image::new(16 << 20);
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-d"])
-            .arg(scratch.join("base"))
-            .arg(image.path()));
-        image
+        ext4_of(&scratch.join("base"))
     };
     let (one, two, data) = (base("one"), base("two"), ext4(&[]));
     let [one, two, data] = [&one, &two, &data].map(Loop::attach);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::common::disk::{Image, Loop, fresh_uuid};
+use crate::common::disk::{Image, Loop, ext4_of, fresh_uuid};
 use crate::common::guest::*;
 use layerinit::boot::mount::upper;
 
@@ -128,11 +128,7 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
         &base,
         "cat /kept 2>/dev/null || echo nothing kept; echo kept >/kept; ls /run/initramfs/layers/0",
     );
-    let root = Image::new(16 << 20);
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&base)
-        .arg(root.path()));
+    let root = ext4_of(&base);
     let before = fs::read(&root.0).unwrap();
     let data = ext4(&[]);
     let (root_disk, data_disk) = (Loop::attach(&root), Loop::attach(&data));
