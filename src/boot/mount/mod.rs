@@ -16,9 +16,14 @@ mod loopback;
 mod memback;
 pub mod unpack;
 
+pub mod generation;
+mod identity;
+
 pub mod upper;
 
 pub mod overlay;
+
+mod kept;
 
 pub mod archive;
 
@@ -52,10 +57,11 @@ use crate::plan::backend::Backend;
 use crate::plan::{Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
+pub use kept::MountedKept;
 use memback::Memback;
 use merge::{MERGE_EVERY, MergedLayers};
 use overlay::Stack;
-pub use paths::{LAYERS, SYSROOT, UPPER};
+pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
 pub use upper::MountedUpper;
 
@@ -91,6 +97,8 @@ pub struct MountedRoot<'a> {
     pub upper: Option<MountedUpper>,
     /// Bytes of the initrd and of layer files that were freed.
     pub freed: u64,
+    /// The directories of `rd.overlay.for=`.
+    pub kept: Option<MountedKept>,
     /// Whether all layers were written into one tmpfs, which is the root.
     pub single: bool,
 }
