@@ -31,6 +31,7 @@ pub mod merge;
 
 #[cfg(feature = "extract")]
 pub mod memory;
+
 #[cfg(feature = "extract")]
 mod single;
 
