@@ -84,18 +84,21 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
 #[test]
 fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
     let scratch = Scratch::new();
-    let script = "cat /etc/which /etc/top; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
+    let script = "cat /etc/which /etc/top; stat -c %Y /etc; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
                   touch /written && echo writable; \
                   grep -o '\"backend\":\"[a-z]*\"\\|\"root\":\"[a-z]*\"' /run/initramfs/layerinit.json";
     let [base, app] = two_layers(&scratch, script);
-    let top = cpio(&[dir("etc"), file("etc/top", b"top\n")]);
+    // The kernel sets the times of directories when all archives are unpacked: the lowest layer's.
+    let mut etc = dir("etc");
+    etc.header.mtime = 77;
+    let top = cpio(&[etc, file("etc/top", b"top\n")]);
     let files: [(&str, &[u8]); 3] = [("layers/a", &base), ("layers/b", &app), ("layers/c", &top)];
     let mut guest = Guest::new(&files);
     guest.cmdline = "rd.layers.backend=extract";
     let outcome = guest.boot();
     assert_eq!(
         outcome.reached(),
-        "app\ntop\ntmpfs\nwritable\n\"backend\":\"extract\"\n\"backend\":\"extract\"\n\
+        "app\ntop\n0\ntmpfs\nwritable\n\"backend\":\"extract\"\n\"backend\":\"extract\"\n\
          \"backend\":\"unpack\"\n\"root\":\"tmpfs\"\n"
     );
     outcome.says("layer 1 (b): extracted, ");
@@ -105,7 +108,7 @@ fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
     let outcome = guest.boot();
     let console = outcome.reached();
     assert!(
-        console.starts_with("app\ntop\nUNKNOWN\ndirectory\nwritable\n\"backend\":\"extract\"\n"),
+        console.starts_with("app\ntop\n0\nUNKNOWN\ndirectory\nwritable\n\"backend\":\"extract\"\n"),
         "{console}"
     );
 
