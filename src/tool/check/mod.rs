@@ -11,6 +11,7 @@ pub mod requirements;
 
 pub mod conflicts;
 pub mod directories;
+pub mod in_place;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
@@ -48,7 +49,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 29] = [
+pub const CHECKS: [NamedCheck; 30] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -87,6 +88,7 @@ pub const CHECKS: [NamedCheck; 29] = [
     row("loadable", "modules that /init cannot load", modules::loadable),
     row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
     row("memory", "the memory that the boot takes", memory::memory),
+    row("in-place", "how much of uncompressed layers a kernel with memback maps in place", in_place::in_place),
 ];
 
 /// The list of [`CHECKS`] for the help, a line of at most 100 columns each.

@@ -24,7 +24,15 @@ enum Piece<'a> {
     Unread,
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
+    /// The EROFS image of a layer, if it could be read.
+    pub fn image(&self, layer: usize) -> Option<&Image<'a>> {
+        match self.pieces.get(layer)? {
+            Piece::Erofs(image) => Some(image),
+            _ => None,
+        }
+    }
+
     /// The bytes of a regular file, unless it is in a compressed archive.
     pub fn content<'n>(&'n self, node: &'n Node) -> Option<Box<dyn ReadAt + 'n>> {
         match (self.pieces.get(node.layer)?, &node.inode, node.body) {
