@@ -13,6 +13,7 @@ pub mod backends;
 
 pub mod conflicts;
 pub mod directories;
+pub mod in_place;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
@@ -92,6 +93,7 @@ pub const CHECKS: [NamedCheck; 32] = [
     row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
     row("methods", "the backend of each layer, and its memory (--kernel-config)", backends::backends),
     row("memory", "the memory that the boot takes", memory::memory),
+    row("in-place", "how much of uncompressed layers a kernel with memback maps in place", in_place::in_place),
 ];
 
 /// The list of [`CHECKS`] for the help, a line of at most 100 columns each.
