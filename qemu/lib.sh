@@ -39,6 +39,15 @@ need() {
 		{ tail -n 20 "$cache/apt.log" >&2; die "apt could not install ${missing[*]}"; }
 }
 
+# need_files FILE=PACKAGE...: the same for files that are no commands.
+need_files() {
+	local item missing=()
+	for item; do
+		[[ -e ${item%=*} ]] || missing+=("missing-${item#*=}=${item#*=}")
+	done
+	[[ ${#missing[@]} == 0 ]] || need "${missing[@]}"
+}
+
 # The package lists of this machine may be missing or outdated.
 install_packages() {
 	local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends)
@@ -47,9 +56,12 @@ install_packages() {
 }
 
 # busybox_static: prints the path of a static busybox, unpacked: installed, it would replace a dynamic one.
-busybox_static() {
+busybox_static() { busybox_of trixie; }
+
+# busybox_of SUITE[:ARCHITECTURE]: the same for another architecture.
+busybox_of() {
 	local deb dir
-	deb=$("$repo/qemu/kernel/debian-package" trixie busybox-static | tail -n 1)
+	deb=$("$repo/qemu/kernel/debian-package" "$1" busybox-static | tail -n 1)
 	dir=$cache/busybox/$(basename "$deb" .deb)
 	[[ -e $dir ]] || unpack "$dir" "$deb"
 	find "$dir" -type f -path '*/bin/busybox'

@@ -1,9 +1,10 @@
-//! The host tool: builds, lists and checks images, and shows the plan for them.
+//! The host tool: builds, lists, checks and boots images, and shows the plan for them.
 //!
 //! Nothing here is linked into `/init`. The modules above this one are for both.
 
 pub mod finding;
 pub mod kernel_config;
+pub mod progress;
 pub mod tmpfile;
 
 pub mod image;
@@ -16,5 +17,9 @@ pub mod list;
 pub mod cat;
 pub mod extract;
 pub mod plan;
+pub mod qemu;
+pub mod segments;
+
+pub mod diff;
 
 pub mod cli;

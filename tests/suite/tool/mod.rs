@@ -13,6 +13,7 @@ use crate::common::{
 use crate::support::{aligned, elf, erofs_with_init, said, scratch, tool};
 use layerinit::bytes::Opened;
 
+mod boot;
 mod build;
 mod build_as;
 mod build_failure;
@@ -21,7 +22,7 @@ mod build_modules;
 mod build_output;
 mod container;
 mod gen_init_cpio;
-mod inputs;
+pub mod inputs;
 mod list;
 mod plan;
 mod reproducible;
