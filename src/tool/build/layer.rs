@@ -66,7 +66,7 @@ pub struct PreparedLayer {
     pub name: OsString,
     /// A warning about what the layer cannot hold.
     pub warning: Option<String>,
-    /// A line about what the layer costs.
+    /// A line about what the layer is made from, or what it costs.
     pub note: Option<String>,
 }
 
