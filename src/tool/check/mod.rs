@@ -152,7 +152,7 @@ pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Res
 fn examine(image: &Initrd, options: &CheckOptions) -> Result<Findings> {
     context::with(image, options, |check| {
         let mut findings = Findings::default();
-        for NamedCheck { run, .. } in &CHECKS {
+        for NamedCheck { run, .. } in CHECKS {
             run(check, &mut findings);
         }
         if let Some(plan) = check.plan() {
@@ -182,7 +182,7 @@ mod tests {
         assert!(help.contains("\n    u-boot           U-Boot ramdisks with a wrong CRC\n"));
         assert_eq!(help.lines().count(), CHECKS.len());
         let mut names = Vec::new();
-        for (line, NamedCheck { name, .. }) in help.lines().zip(&CHECKS) {
+        for (line, NamedCheck { name, .. }) in help.lines().zip(CHECKS) {
             assert!(line.len() <= 100 && name.len() <= 16, "{line}");
             assert!(!names.contains(name), "{name} twice");
             names.push(*name);
