@@ -692,6 +692,25 @@ disk_vfat_root() {
 	mcopy -s -i "$out" "$dir"/* ::
 }
 
+# For rd.layers.from=: images and archives in the directories a and b, with a link to one of them, and files that are
+# no layers in others.
+tree_media() {
+	mkdir -p a b junk links empty
+	cp "$(layer base)" a/10-base.erofs
+	cp "$(layer app -zlz4hc)" a/20-app.erofs
+	zstd -q -c "$(archive etc)" >a/30-etc.cpio.zst
+	cp a/10-base.erofs b
+	cp "$(layer many-1)" b/20-many.erofs
+	cp a/10-base.erofs junk
+	echo 'no image' >junk/20-text
+	mkdir junk/30-directory
+	ln -s ../../a/20-app.erofs links/20
+	ln -s /a/10-base.erofs links/10
+	ln -s around links/around
+	ln -s ../../../../init links/out
+}
+disk_sys() { mkfs.ext4 -q -F -L sys -d "$(tree media)" "$1"; }
+
 # A Debian with systemd, which reports how it booted (qemu/guest/demo).
 disk_debian() {
 	local out=$1 dir=$work/trees/debian units=etc/systemd/system base

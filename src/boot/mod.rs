@@ -19,6 +19,8 @@ pub mod source;
 
 pub mod mount;
 
+pub mod media;
+
 pub mod verify_init;
 
 pub mod switch_root;

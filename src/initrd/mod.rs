@@ -141,16 +141,22 @@ pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
     Walker::new(image, rdinit).walk()
 }
 
-/// Walks a file of /layers. Data after an EROFS image (a dm-verity hash tree, a signature) is ignored.
+/// Walks a file that holds layers only. Data after an EROFS image (a dm-verity hash tree, a signature) is ignored,
+/// and not read.
 pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
-    let mut walk = walk(image, b"");
-    let first = walk.segments.first();
-    if first.is_some_and(|segment| matches!(segment.kind, Kind::Erofs(_))) {
-        walk.segments.truncate(1);
-        walk.trouble = None;
-    }
-    walk
+    let walker = Walker::new(image, b"");
+    walker.up_to_image().walk()
 }
+
+/// Walks a block device that holds images one after the other. [`DEVICE_PADDING`] zero bytes end them: the rest of
+/// the device is not read.
+pub fn walk_device(device: &dyn ReadAt) -> Walk {
+    let walker = Walker::new(device, b"");
+    walker.with_padding(DEVICE_PADDING).walk()
+}
+
+/// More zero bytes than are between two images on a device: partitioning tools align to 1 MiB.
+const DEVICE_PADDING: u64 = 2 << 20;
 
 /// Opens the archive of a cpio segment.
 pub fn open_archive<'a>(

@@ -22,6 +22,10 @@ pub(super) struct Walker<'a> {
     position: u64,
     /// The end of the segments: the bootconfig trailer, or the end of the image.
     end: u64,
+    /// An EROFS image in front ends the walk.
+    up_to_image: bool,
+    /// So many zero bytes end the walk.
+    padding_max: u64,
     /// Unrecognised data is a bootconfig that the kernel ignores.
     damaged_trailer: bool,
     /// Whether the kernel's unpacker has got this far.
@@ -37,9 +41,27 @@ impl<'a> Walker<'a> {
             rdinit: cpio::normalized(rdinit),
             position: 0,
             end: image.size(),
+            up_to_image: false,
+            padding_max: u64::MAX,
             damaged_trailer: false,
             by_kernel: true,
             segments: Vec::new(),
+        }
+    }
+
+    /// Ends the walk after an EROFS image at offset 0.
+    pub(super) fn up_to_image(self) -> Self {
+        Self {
+            up_to_image: true,
+            ..self
+        }
+    }
+
+    /// Ends the walk where `max` zero bytes follow.
+    pub(super) fn with_padding(self, max: u64) -> Self {
+        Self {
+            padding_max: max,
+            ..self
         }
     }
 
@@ -65,6 +87,12 @@ impl<'a> Walker<'a> {
                 );
             }
             self.segment()?;
+            if self.up_to_image
+                && let [Segment { kind, .. }] = self.segments.as_slice()
+                && matches!(kind, Kind::Erofs(_))
+            {
+                return Ok(());
+            }
         }
         if let Some(Trailer::Intact(trailer)) = trailer {
             self.segments.push(trailer);
@@ -74,7 +102,12 @@ impl<'a> Walker<'a> {
 
     /// Adds the next segment, and the padding before it.
     fn segment(&mut self) -> Result<()> {
-        let start = self.first_nonzero()?;
+        let padding_end = self.position.saturating_add(self.padding_max);
+        let start = self.first_nonzero(padding_end)?;
+        if start >= padding_end {
+            self.end = self.position;
+            return Ok(());
+        }
         if start == self.end {
             self.push(start, Kind::Padding);
             return Ok(());
@@ -121,13 +154,14 @@ impl<'a> Walker<'a> {
         Err(self.trouble(start, what))
     }
 
-    /// The offset of the next byte other than zero, or the end.
-    fn first_nonzero(&self) -> Result<u64> {
-        let mut reader = Reader::bounded(self.image, self.position, self.end);
+    /// The offset of the next byte other than zero, or the end, or `limit`.
+    fn first_nonzero(&self, limit: u64) -> Result<u64> {
+        let end = self.end.min(limit);
+        let mut reader = Reader::bounded(self.image, self.position, end);
         let skipped = skip_zeros(&mut reader);
         let at = reader.position();
         match skipped.during("read at", format_args!("{at:#x}"))? {
-            (_, None) if at < self.end => Err(self.trouble(at, "the source ends early")),
+            (_, None) if at < end => Err(self.trouble(at, "the source ends early")),
             _ => Ok(at),
         }
     }

@@ -104,9 +104,12 @@ impl Backend {
     pub fn can_mount(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
         match self {
             Self::Memback => *place == Place::Initrd,
-            // A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
+            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
             // fsoffset= must be a multiple of the block size (fs/erofs/super.c).
-            Self::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
+            Self::File => {
+                let is_file = *place != Place::Initrd && !place.is_device();
+                is_file && offset.is_multiple_of(superblock.block_size())
+            }
             Self::Loop => true,
             #[cfg(feature = "extract")]
             Self::Extract => true,
@@ -130,7 +133,7 @@ impl Backend {
             // A kernel with the memback patches keeps the initrd without retain_initrd.
             Self::Memback => !hints.retain_initrd,
             // The kernel does not mount files of a tmpfs (ENOTBLK).
-            Self::File => !matches!(place, Place::File(_)) || !hints.rootfs_is_tmpfs,
+            Self::File => !place.is_in_initramfs() || !hints.rootfs_is_tmpfs,
             Self::Loop => true,
             #[cfg(feature = "extract")]
             Self::Extract => true,

@@ -9,6 +9,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(name) => f.write_str(&shown(name.as_bytes())),
+            Self::Medium(file) => f.write_str(&file.name),
             Self::InitrdImage => f.write_str("initrd.image"),
             Self::Initrd => f.write_str("initrd"),
         }
@@ -17,7 +18,11 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = shown(self.name.as_bytes());
+        let name = match (&self.place, self.offset) {
+            // With its device.
+            (Place::Medium(file), 0) => file.name.clone(),
+            _ => shown(self.name.as_bytes()),
+        };
         write!(f, "layer {} ({name})", self.number)
     }
 }

@@ -1,7 +1,7 @@
 //! Segments to layers: which segments are layers, which backends can mount them, and which layers are left out.
 
 use super::cmdline::Options;
-use super::{Content, Layer, Place, Source};
+use super::{Content, Layer, MediumFile, Place, Source, Storage};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
@@ -11,9 +11,9 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
     let segments = &source.walk.segments;
     // The loader ends with the archive that holds the running /init. If several archives hold one, the
     // kernel's unpacker keeps the last.
-    let loader = match source.place {
-        Place::File(_) => 0,
-        _ => segments
+    let loader = match source.place.is_initrd() {
+        false => 0,
+        true => segments
             .iter()
             .rposition(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init))
             .map_or(0, |last| last.saturating_add(1)),
@@ -26,10 +26,10 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
             Kind::Erofs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files that the kernel unpacked to /layers are sources of their own.
-            Kind::Cpio(cpio) => match source.place {
-                Place::File(_) => true,
-                _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
-            },
+            Kind::Cpio(cpio) => {
+                let by_kernel = source.place.is_initrd() && cpio.by_kernel;
+                !(by_kernel && (cpio.only_early || cpio.only_layer_files))
+            }
         })
 }
 
@@ -73,6 +73,7 @@ fn layer(
     };
     let name = match (place, segment.offset) {
         (Place::File(name), 0) => name.clone(),
+        (Place::Medium(file), 0) => file.file_name().into(),
         (place, offset) => format!("{place}+{offset:#x}"),
     };
     Some(Layer {
@@ -158,6 +159,16 @@ pub(super) fn warnings(layer: &Layer) -> Vec<String> {
     warnings
 }
 
+impl MediumFile {
+    /// The last component of its path; of a device, its name.
+    fn file_name(&self) -> &str {
+        match (self.storage, self.path.rsplit_once('/')) {
+            (Storage::Filesystem | Storage::Initramfs, Some((_, name))) => name,
+            _ => &self.name,
+        }
+    }
+}
+
 impl Layer {
     /// Why no backend of `rd.layers.backend=` can mount it; `None` if one can.
     pub fn unreachable(&self) -> Option<String> {
@@ -189,11 +200,8 @@ pub(super) fn unpacker_warnings(sources: &[&Source]) -> Vec<String> {
     let mut warnings = Vec::new();
     for source in sources {
         for segment in &source.walk.segments {
-            // The kernel does not read the files of /layers; /init refuses to unpack damaged ones.
-            if matches!(
-                (&source.place, &segment.kind),
-                (Place::File(_), Kind::Cpio(_))
-            ) {
+            // The kernel does not read other files; /init refuses to unpack damaged ones.
+            if !source.place.is_initrd() && matches!(segment.kind, Kind::Cpio(_)) {
                 continue;
             }
             let what = segment.stopped();

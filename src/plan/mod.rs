@@ -17,6 +17,8 @@ mod device;
 mod layers;
 mod upper;
 
+pub mod medium;
+
 mod display;
 
 use crate::error::{Error, Result};
@@ -27,6 +29,7 @@ use backend::Backend;
 use cmdline::Options;
 pub use device::MountSpec;
 pub use layers::segments as layer_segments;
+pub use medium::Medium;
 pub use module::Module;
 pub use upper::{PersistentUpper, Upper};
 
@@ -38,13 +41,42 @@ pub const MAX_LAYERS: usize = 500;
 pub enum Place {
     /// A file of `/layers` in the rootfs, by name.
     File(String),
+    /// What `rd.layers.from=` names: a file, or a device.
+    Medium(MediumFile),
     /// `/initrd.image`: the kernel's copy of the whole initrd in the rootfs.
     InitrdImage,
     /// `/sys/firmware/initrd`: the initrd in memory, where the boot loader put it.
     Initrd,
 }
 
+/// A file with layers that `rd.layers.from=` names, or a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediumFile {
+    /// The number of the [`Medium`].
+    pub medium: usize,
+    /// Device and path as in messages: `LABEL=sys:/a/base.erofs`.
+    pub name: String,
+    /// Its path in the initramfs, without symbolic links; of a device, the path of its node.
+    pub path: String,
+    /// What holds it.
+    pub storage: Storage,
+}
+
+/// What holds a [`MediumFile`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// The filesystem on a device.
+    Filesystem,
+    /// The initramfs.
+    Initramfs,
+    /// It is the device itself.
+    Device,
+}
+
 impl Place {
+    /// Where the filesystems of `rd.layers.from=` are mounted, each at its number.
+    pub const MEDIA: &str = "/run/initramfs/media";
+
     /// The directory of [`Place::File`]; each file holds one layer or more.
     pub const LAYERS: &str = "/layers";
 
@@ -52,8 +84,31 @@ impl Place {
     pub fn path(&self) -> String {
         match self {
             Self::File(name) => format!("{}/{name}", Self::LAYERS),
+            Self::Medium(file) => file.path.clone(),
             Self::InitrdImage => "/initrd.image".into(),
             Self::Initrd => "/sys/firmware/initrd".into(),
+        }
+    }
+
+    /// Whether it is a block device.
+    pub fn is_device(&self) -> bool {
+        matches!(self, Self::Medium(file) if file.storage == Storage::Device)
+    }
+
+    /// Whether it is a file that an archive brought into the initramfs.
+    pub fn is_in_initramfs(&self) -> bool {
+        match self {
+            Self::File(_) => true,
+            Self::Medium(file) => file.storage == Storage::Initramfs,
+            Self::Initrd | Self::InitrdImage => false,
+        }
+    }
+
+    /// Whether the kernel unpacks its archives before `/init` starts, and one of them is the loader.
+    pub fn is_initrd(&self) -> bool {
+        match self {
+            Self::Initrd | Self::InitrdImage => true,
+            Self::File(_) | Self::Medium(_) => false,
         }
     }
 }
@@ -202,7 +257,8 @@ impl Plan {
 const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
                         and what is written to / is written to it";
 
-/// Makes the plan. `sources` are in the order of layers: the files of `/layers` by name, then the initrd.
+/// Makes the plan. `sources` are in the order of layers: those of `rd.layers.from=`, the files of `/layers` by name,
+/// then the initrd.
 ///
 /// # Errors
 ///
@@ -266,7 +322,7 @@ fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec
                 "{trouble} (if the kernel's log says \"incomplete write\", the rootfs had no room for this copy of the \
                  initrd; retain_initrd needs none, from Linux 6.8 on)"
             ),
-            Place::Initrd | Place::File(_) => trouble.to_string(),
+            Place::Initrd | Place::File(_) | Place::Medium(_) => trouble.to_string(),
         };
         if options.strict {
             let what = format!("{trouble} (rd.layers.strict)");
@@ -334,13 +390,16 @@ fn blacklisted<'a>(
 pub fn assembled(options: &Options) -> Result<Plan> {
     let (upper, lost) = upper::upper(options)?;
     let why = "the kernel has already stacked the layers, under a tmpfs";
+    let mut cmdline_warnings = options.problems.clone();
+    let unused = options.from.iter();
+    cmdline_warnings.extend(unused.map(|text| format!("{}={text}: not used: {why}", medium::WORD)));
     Ok(Plan {
         device: None,
         layers: Vec::new(),
         root: Root::Assembled,
         modules: Vec::new(),
         inits: options.inits(),
-        cmdline_warnings: options.problems.clone(),
+        cmdline_warnings,
         content_warnings: Vec::new(),
         unread: Vec::new(),
         lost: lost.or(upper.unused(why)?),

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::files::kind;
 use super::image::input::Initrd;
 use super::image::merged::{self, layer_parts};
@@ -13,7 +13,7 @@ use crate::text::shown;
 /// Writes the bytes of the file at `path`. Symbolic links are followed, within that root. With `layer`,
 /// a number as in the plan, that layer alone is looked at.
 pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write) -> Result<()> {
-    let boot = Boot::new(image, "");
+    let boot = Boot::new(image, "", &StandIns::default());
     let mut plan = boot.plan()?;
     if let Some(number) = layer {
         let last = plan.layers.len();

@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::erofs_tree::walk;
 use super::image::files;
 use super::image::input::Initrd;
@@ -41,7 +41,7 @@ pub struct Wanted {
 /// Extracts a layer. False, if attributes or special files were refused to this user; `out` says which.
 pub fn extract(image: &Initrd, wanted: &Wanted, out: &mut dyn Write) -> Result<bool> {
     // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(image, "");
+    let boot = Boot::new(image, "", &StandIns::default());
     let plan = boot.plan()?;
     let index = choose(&plan, wanted.layer)?;
     let sources = boot.open(image)?;

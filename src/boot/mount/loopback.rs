@@ -14,7 +14,7 @@ use crate::boot::filesystem::is_in_memory;
 use crate::boot::source::OpenSource;
 use crate::error::{self, Context, Error, Result};
 use crate::module::loader::Loader;
-use crate::plan::{Layer, Module};
+use crate::plan::{Layer, Module, Place};
 use crate::sys::loopdev::{self, Range};
 
 /// The driver's major number (LOOP_MAJOR in include/uapi/linux/major.h).
@@ -31,6 +31,8 @@ pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<
     let range = Range {
         offset: layer.offset,
         length: whole_pages(layer.length),
+        // The pages of a file in memory are in the page cache already.
+        direct: matches!(&layer.place, Place::Medium(_)) && !layer.place.is_in_initramfs(),
     };
     let end = range.offset.saturating_add(range.length);
     let path = source.path();

@@ -20,7 +20,7 @@ use super::uefi::UefiLoader;
 use crate::bytes::{Part, ReadAt, Reader};
 use crate::format::compress::Codec;
 use crate::initrd::Kind;
-use crate::plan::{Content, Place, Plan};
+use crate::plan::{Content, Plan};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
 
@@ -108,10 +108,10 @@ impl Memory {
             } = layer.content
             {
                 memory.layers = memory.layers.saturating_add(size);
-                let buffers = match layer.place {
+                let buffers = match layer.place.is_initrd() {
                     // Its bytes are not in the image as they are.
-                    Place::File(_) => codec.map_or(0, |codec| codec.memory(&[])),
-                    _ => decompressor_memory(image, layer.offset, codec),
+                    false => codec.map_or(0, |codec| codec.memory(&[])),
+                    true => decompressor_memory(image, layer.offset, codec),
                 };
                 memory.init_decompressor = memory.init_decompressor.max(buffers);
             }

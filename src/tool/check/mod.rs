@@ -23,6 +23,7 @@ pub mod modules;
 use std::io::Write;
 
 use super::finding::{Findings, Severity};
+use super::image::boot::StandIns;
 use super::image::input::Initrd;
 use crate::error::{Context as _, Result};
 use context::Check;
@@ -103,10 +104,16 @@ pub fn help() -> String {
 ///
 /// # Errors
 /// The image cannot be read, or `out` not be written.
-pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(
+    image: &Initrd,
+    cmdline: &str,
+    stand_ins: &StandIns,
+    out: &mut dyn Write,
+) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: LoaderLocation::Either,
+        stand_ins: stand_ins.clone(),
         ..CheckOptions::default()
     };
     let findings = examine(image, &options)?;

@@ -54,13 +54,14 @@ pub fn segments(check: &Check, findings: &mut Findings) {
 fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
-        _ => format!("{offset:#010x}"),
+        Place::Medium(file) => format!("{} {offset:#x}", file.name),
+        Place::Initrd | Place::InitrdImage => format!("{offset:#010x}"),
     }
 }
 
 /// Why the walk over a source ended early, or found nothing in a file of /layers.
 fn trouble(source: &Source, findings: &mut Findings) {
-    let file = matches!(source.place, Place::File(_));
+    let file = !source.place.is_initrd();
     let place = match file {
         true => place(source, 0),
         false => "image".into(),
@@ -86,7 +87,7 @@ fn is_layer(segment: &Segment) -> bool {
 /// unpacks it.
 fn not_unpacked(source: &Source, segment: &Segment, cpio: &Cpio, findings: &mut FindingsAt) {
     // The kernel does not unpack a file of /layers. A wrong sum is reported with its member.
-    let file = matches!(source.place, Place::File(_));
+    let file = !source.place.is_initrd();
     let stopped = segment.stopped();
     let stopped = stopped.filter(|_| !file && cpio.bad_sum.is_none());
     let (severity, refused) = match cpio.only_layer_files {
