@@ -130,6 +130,7 @@ fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
                     Kind::Padding => "padding",
                     Kind::Cpio(_) => "cpio",
                     Kind::Erofs(_) => "erofs",
+                    Kind::Squashfs(_) => "squashfs",
                     Kind::Bootconfig { .. } => "bootconfig",
                 },
             );
@@ -170,6 +171,9 @@ fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
             MountMethod::Erofs(backend) => {
                 object.text("type", "erofs").text("backend", backend.name())
             }
+            MountMethod::Squashfs(backend) => object
+                .text("type", "squashfs")
+                .text("backend", backend.name()),
             #[cfg(feature = "extract")]
             MountMethod::Extracted => object.text("type", "erofs").text("backend", "extract"),
             MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),

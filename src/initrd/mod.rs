@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::Archive;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use walk::Walker;
 
 /// One contiguous part of an initrd.
@@ -45,6 +46,8 @@ pub enum Kind {
     Cpio(Cpio),
     /// An EROFS image.
     Erofs(Superblock),
+    /// A SquashFS image.
+    Squashfs(squashfs::Superblock),
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
     Bootconfig {
         /// Whether size and checksum are correct; the kernel ignores it otherwise.
@@ -129,7 +132,7 @@ impl Walk {
         let taken = |segment: &Segment| match &segment.kind {
             Kind::Cpio(cpio) => cpio.by_kernel && cpio.stopped_at().is_none(),
             Kind::Padding | Kind::Bootconfig { intact: true } => true,
-            Kind::Erofs(_) | Kind::Bootconfig { intact: false } => false,
+            Kind::Erofs(_) | Kind::Squashfs(_) | Kind::Bootconfig { intact: false } => false,
         };
         self.trouble.is_none() && self.segments.iter().all(taken)
     }
@@ -141,7 +144,7 @@ pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
     Walker::new(image, rdinit).walk()
 }
 
-/// Walks a file that holds layers only. Data after an EROFS image (a dm-verity hash tree, a signature) is ignored,
+/// Walks a file that holds layers only. Data after an EROFS or SquashFS image (a dm-verity hash tree, a signature) is ignored,
 /// and not read.
 pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
     let walker = Walker::new(image, b"");

@@ -10,6 +10,7 @@ use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
 use crate::format::erofs::{self, SUPER_OFFSET, Superblock};
+use crate::format::squashfs;
 
 /// More than any real image has: limits the memory that a hostile one takes.
 const MAX_SEGMENTS: usize = 8192;
@@ -22,7 +23,7 @@ pub(super) struct Walker<'a> {
     position: u64,
     /// The end of the segments: the bootconfig trailer, or the end of the image.
     end: u64,
-    /// An EROFS image in front ends the walk.
+    /// An EROFS or SquashFS image in front ends the walk.
     up_to_image: bool,
     /// So many zero bytes end the walk.
     padding_max: u64,
@@ -49,7 +50,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Ends the walk after an EROFS image at offset 0.
+    /// Ends the walk after an EROFS or SquashFS image at offset 0.
     pub(super) fn up_to_image(self) -> Self {
         Self {
             up_to_image: true,
@@ -89,7 +90,7 @@ impl<'a> Walker<'a> {
             self.segment()?;
             if self.up_to_image
                 && let [Segment { kind, .. }] = self.segments.as_slice()
-                && matches!(kind, Kind::Erofs(_))
+                && matches!(kind, Kind::Erofs(_) | Kind::Squashfs(_))
             {
                 return Ok(());
             }
@@ -127,6 +128,9 @@ impl<'a> Walker<'a> {
         // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can
         // hold anything: `erofs_around` tries the others.
         if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
+            return Ok(());
+        }
+        if self.squashfs(start, first)? {
             return Ok(());
         }
         if let Some(codec) = Codec::detect(first) {
@@ -192,6 +196,30 @@ impl<'a> Walker<'a> {
         }
         self.push(start, Kind::Padding);
         self.push(start.saturating_add(length), Kind::Erofs(superblock));
+        Ok(true)
+    }
+
+    /// Adds the SquashFS image at `start`, if there is one.
+    fn squashfs(&mut self, start: u64, first: &[u8]) -> Result<bool> {
+        if !first.starts_with(&squashfs::MAGIC) {
+            return Ok(false);
+        }
+        let image = Part::new(self.image, 0, self.end);
+        let superblock = squashfs::Superblock::read(&image, start)
+            .during("read", format_args!("SquashFS superblock at {start:#x}"))?;
+        let Some(superblock) = superblock else {
+            return Ok(false);
+        };
+        self.by_kernel = false;
+        let (length, left) = (superblock.bytes_used, self.end.saturating_sub(start));
+        if length > left {
+            let what = format!(
+                "truncated SquashFS image: its superblock says {length} bytes, and {left} follow from here"
+            );
+            return Err(self.trouble(start, what));
+        }
+        self.push(start, Kind::Padding);
+        self.push(start.saturating_add(length), Kind::Squashfs(superblock));
         Ok(true)
     }
 

@@ -50,6 +50,14 @@ impl fmt::Display for Plan {
         if let Some(device) = &self.device {
             writeln!(f, "root device {device}")?;
         }
+        for medium in &self.media {
+            write!(f, "layers from {medium}")?;
+            match (&medium.device, &medium.path) {
+                (Some(_), Some(_)) => writeln!(f, ", mounted at {}", medium.mount_point())?,
+                (Some(_), None) => writeln!(f, ", a device without a filesystem")?,
+                (None, _) => writeln!(f, " of the initramfs")?,
+            }
+        }
         for layer in &self.layers {
             write!(f, "{layer}: {} bytes, ", layer.length)?;
             match &layer.content {
@@ -63,6 +71,10 @@ impl fmt::Display for Plan {
                         write!(f, " {label:?}")?;
                     }
                     f.write_str(" by ")?;
+                    list(f, backends)?;
+                }
+                Content::Squashfs { backends, .. } => {
+                    f.write_str("squashfs by ")?;
                     list(f, backends)?;
                 }
                 Content::Cpio {

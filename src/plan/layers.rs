@@ -1,7 +1,7 @@
 //! Segments to layers: which segments are layers, which backends can mount them, and which layers are left out.
 
 use super::cmdline::Options;
-use super::{Content, Layer, MediumFile, Place, Source, Storage};
+use super::{Content, Layer, MediumFile, Module, Place, Source, Storage};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
@@ -23,7 +23,7 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
         .skip(loader)
         .filter(|segment| match &segment.kind {
             Kind::Padding | Kind::Bootconfig { .. } => false,
-            Kind::Erofs(_) => true,
+            Kind::Erofs(_) | Kind::Squashfs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files that the kernel unpacked to /layers are sources of their own.
             Kind::Cpio(cpio) => {
@@ -61,6 +61,15 @@ fn layer(
                 .iter()
                 .copied()
                 .filter(|backend| backend.can_mount(place, segment.offset, superblock))
+                .collect(),
+        },
+        Kind::Squashfs(superblock) => Content::Squashfs {
+            superblock: superblock.clone(),
+            backends: options
+                .backends
+                .iter()
+                .copied()
+                .filter(|backend| backend.can_mount_squashfs())
                 .collect(),
         },
         Kind::Cpio(cpio) => Content::Cpio {
@@ -172,14 +181,18 @@ impl MediumFile {
 impl Layer {
     /// Why no backend of `rd.layers.backend=` can mount it; `None` if one can.
     pub fn unreachable(&self) -> Option<String> {
-        match &self.content {
-            Content::Erofs { backends, .. } if backends.is_empty() => {
+        match self.content.image() {
+            Some((Module::Squashfs, [])) => Some(
+                "a SquashFS image needs the backend loop, which rd.layers.backend= leaves out"
+                    .into(),
+            ),
+            Some((_, [])) => {
                 let place = self.place.path();
                 Some(format!(
                     "rd.layers.backend= names none that can reach {place}"
                 ))
             }
-            Content::Erofs { .. } | Content::Cpio { .. } => None,
+            _ => None,
         }
     }
 
@@ -188,7 +201,7 @@ impl Layer {
     pub fn is(&self, word: &str) -> bool {
         let label = match &self.content {
             Content::Erofs { superblock, .. } => superblock.label(),
-            Content::Cpio { .. } => String::new(),
+            Content::Squashfs { .. } | Content::Cpio { .. } => String::new(),
         };
         let stem = self.name.rsplit_once('.').map(|(stem, _)| stem);
         word == self.number.to_string() || word == self.name || Some(word) == stem || word == label

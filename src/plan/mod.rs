@@ -24,6 +24,7 @@ mod display;
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
@@ -158,6 +159,13 @@ pub enum Content {
         /// The backends that can mount it from its source, in the order to try them.
         backends: Vec<Backend>,
     },
+    /// A SquashFS image.
+    Squashfs {
+        /// The superblock of the image.
+        superblock: squashfs::Superblock,
+        /// The backends that can mount it, in the order to try them.
+        backends: Vec<Backend>,
+    },
     /// A cpio archive, which is unpacked into a tmpfs.
     Cpio {
         /// The compression; `None` for a plain archive.
@@ -169,6 +177,17 @@ pub enum Content {
         /// Whether it has an entry for its root directory (`.`).
         has_root: bool,
     },
+}
+
+impl Content {
+    /// Of an image: the module of its filesystem, and the backends that can mount it, in the order to try them.
+    pub fn image(&self) -> Option<(Module, &[Backend])> {
+        match self {
+            Self::Erofs { backends, .. } => Some((Module::Erofs, backends)),
+            Self::Squashfs { backends, .. } => Some((Module::Squashfs, backends)),
+            Self::Cpio { .. } => None,
+        }
+    }
 }
 
 /// What becomes `/`.
@@ -198,7 +217,9 @@ pub enum Root {
 pub struct Plan {
     /// The root device. Unless it is the root itself, it is the lowest layer, number 0.
     pub device: Option<MountSpec>,
-    /// The layers of the initrd, lowest first.
+    /// What `rd.layers.from=` names.
+    pub media: Vec<Medium>,
+    /// The layers, lowest first.
     pub layers: Vec<Layer>,
     /// What becomes `/`.
     pub root: Root,
@@ -223,11 +244,11 @@ impl Plan {
         self.cmdline_warnings.iter().chain(&self.content_warnings)
     }
 
-    /// Whether `/init` may extract every EROFS layer, where the kernel cannot mount them.
+    /// Whether `/init` may extract every image, where the kernel cannot mount them.
     pub fn may_extract_layers(&self) -> bool {
-        self.layers.iter().all(|layer| match &layer.content {
-            Content::Erofs { backends, .. } => backends.iter().any(|backend| backend.is_extract()),
-            Content::Cpio { .. } => true,
+        self.layers.iter().all(|layer| match layer.content.image() {
+            Some((_, backends)) => backends.iter().any(|backend| backend.is_extract()),
+            None => true,
         })
     }
 
@@ -238,13 +259,17 @@ impl Plan {
         cfg!(feature = "extract") && upper && self.device.is_none() && self.may_extract_layers()
     }
 
-    /// The devices to mount.
+    /// The devices to mount, in order.
     pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
         let store = match &self.root {
             Root::Overlay(Upper::Device(store)) => Some(&store.device),
             _ => None,
         };
-        self.device.iter().chain(store)
+        let media = self
+            .media
+            .iter()
+            .filter_map(|medium| medium.device.as_ref());
+        media.chain(&self.device).chain(store)
     }
 
     /// The warnings that are logged even with `quiet`.
@@ -300,6 +325,7 @@ pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
     Ok(Plan {
         modules,
         device,
+        media: medium::media(options)?,
         layers,
         root,
         inits: options.inits(),
@@ -395,6 +421,7 @@ pub fn assembled(options: &Options) -> Result<Plan> {
     cmdline_warnings.extend(unused.map(|text| format!("{}={text}: not used: {why}", medium::WORD)));
     Ok(Plan {
         device: None,
+        media: Vec::new(),
         layers: Vec::new(),
         root: Root::Assembled,
         modules: Vec::new(),
@@ -415,10 +442,13 @@ fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
         return modules;
     }
     for layer in layers {
-        let Content::Erofs { backends, .. } = &layer.content else {
+        let Some((filesystem, backends)) = layer.content.image() else {
             continue;
         };
         for backend in backends {
+            if !backend.is_extract() {
+                modules.push(filesystem);
+            }
             modules.extend(backend.modules());
             if backend.is_likely(&layer.place, hints) {
                 break;

@@ -25,6 +25,7 @@ mod boot;
 mod device;
 #[cfg(feature = "tool")]
 mod extract;
+mod media;
 mod stacked;
 mod tree;
 mod unpack;

@@ -1,5 +1,7 @@
 //! Finds, identifies and mounts the devices of `root=`, `rd.overlay=` and `rd.layers.from=`.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use log::{info, warn};
@@ -181,8 +183,12 @@ impl DeviceFinder {
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
         let wanted = DeviceQuery::of("rd.overlay", device);
-        self.mount(wanted, device, loader, |found| {
+        let mounted = self.mount(wanted, device, loader, |found| {
             check_upper(wanted, found, root)
+        });
+        mounted.map_err(|error| match error.has(&[Errno::BUSY]) {
+            true => error.hint("a device of rd.layers.from= is mounted read-only, and cannot take the writes as well"),
+            false => error,
         })
     }
 
@@ -266,17 +272,20 @@ fn mount_unreplayed(
 }
 
 /// The devices of a filesystem, which the kernel lets nobody write to until this is dropped.
-struct Protected(Vec<Opened>);
+struct Protected(Vec<File>);
 
 impl Protected {
     fn new(found: &MatchedDevice) -> Self {
         let mut devices = Vec::new();
         for node in found.companions.iter().chain([&found.path]) {
             let mut protect = || {
-                let device = Opened::open(node)?;
+                let mut options = File::options();
+                // Without NONBLOCK, a CD drive closes its tray and waits for the disc.
+                let options = options.read(true).custom_flags(libc::O_NONBLOCK);
                 let object = node.display();
-                if !blockdev::is_read_only(&device.file).during("read access of", &object)? {
-                    blockdev::set_read_only(&device.file, true).during("write-protect", &object)?;
+                let device = options.open(node).during("open", &object)?;
+                if !blockdev::is_read_only(&device).during("read access of", &object)? {
+                    blockdev::set_read_only(&device, true).during("write-protect", &object)?;
                     devices.push(device);
                 }
                 Ok::<_, Error>(())
@@ -293,7 +302,7 @@ impl Protected {
 impl Drop for Protected {
     fn drop(&mut self) {
         for device in &self.0 {
-            if let Err(errno) = blockdev::set_read_only(&device.file, false) {
+            if let Err(errno) = blockdev::set_read_only(device, false) {
                 warn!("a device stays write-protected: {}", error::name(errno));
             }
         }

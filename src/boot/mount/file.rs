@@ -23,7 +23,7 @@ fn path(source: &OpenSource) -> String {
 
 /// Mounts an image that starts on a block boundary of a file.
 pub fn mount(layer: &Layer, source: &OpenSource) -> Result<Mount> {
-    let context = FsContext::erofs()?;
+    let context = FsContext::read_only("erofs")?;
     context.string("source", &path(source))?;
     if layer.offset != 0 {
         context.string("fsoffset", &layer.offset.to_string())?;

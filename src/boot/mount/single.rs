@@ -25,9 +25,14 @@ impl<'a> Mounter<'a> {
         self.mounted.single = true;
         self.mounted.layers.clear();
         for layer in &self.plan.layers {
+            if let Some(why) = layer.unreachable() {
+                return Err(Error::new("extract", layer, why));
+            }
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
-                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, Onto::Root)?,
+                Content::Erofs { .. } | Content::Squashfs { .. } => {
+                    self.extract_layer(layer, SYSROOT, Onto::Root)?
+                }
             };
             self.mounted.layers.push(MountedLayer { layer, method });
         }

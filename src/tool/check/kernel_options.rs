@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::context::Check;
 use super::options::LoaderLocation;
 use super::requirements::{
-    compressed_archives, decompression_options, has_layers_in_initrd, is_mounted, needs_tmpfs,
+    compressed_archives, decompression, has_layers_in_initrd, is_mounted, needs_tmpfs,
 };
 use crate::format::erofs::Superblock;
 use crate::format::superblock::VolumeKind;
@@ -137,12 +137,12 @@ pub fn required(check: &Check, findings: &mut Findings) {
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
         options.require(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
-    let layers = plan.layers.iter().enumerate();
-    for (index, layer) in layers.filter(|_| is_mounted(plan)) {
-        let Content::Erofs { superblock, .. } = &layer.content else {
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let image = layer.content.image();
+        if !image.is_some_and(|(filesystem, _)| plan.modules.contains(&filesystem)) {
             continue;
-        };
-        let mut needed = decompression_options(superblock);
+        }
+        let mut needed = decompression(&layer.content);
         if needed.is_empty() && has_compressed_files(check.root, index) {
             needed.push("CONFIG_EROFS_FS_ZIP");
         }
@@ -186,7 +186,11 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         },
         _ => options.report(severity, option, what),
     };
-    for (option, module) in [("EROFS_FS", Module::Erofs), ("OVERLAY_FS", Module::Overlay)] {
+    for (option, module) in [
+        ("EROFS_FS", Module::Erofs),
+        ("SQUASHFS", Module::Squashfs),
+        ("OVERLAY_FS", Module::Overlay),
+    ] {
         if plan.modules.contains(&module) {
             let (severity, what) = without(plan, module);
             require(option, module.name(), (severity, &what));
@@ -202,8 +206,7 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         );
         // EROFS_FS is reported above. The options are no modules: "y" or "n".
         let modules = backend.modules().iter();
-        let needed = modules.filter(|module| **module != Module::Erofs);
-        let needed = needed.map(|module| (module.option(), module.name()));
+        let needed = modules.map(|module| (module.option(), module.name()));
         for (option, name) in needed.chain(backend.options().iter().map(|option| (*option, ""))) {
             require(
                 option.trim_start_matches("CONFIG_"),
@@ -218,6 +221,7 @@ pub fn modular(check: &Check, findings: &mut Findings) {
 pub fn without(plan: &Plan, module: Module) -> (Severity, String) {
     let (severity, instead) = match module {
         Module::Erofs => instead_of_mount(plan),
+        Module::Squashfs => (Severity::Error, ""),
         // Another backend may do: memback, file.
         Module::Loop => (Severity::Warning, ""),
         Module::Overlay if plan.may_extract_all() => (
@@ -260,7 +264,7 @@ fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Ba
     };
     let mut found = BTreeSet::new();
     for layer in &plan.layers {
-        if let Content::Erofs { backends, .. } = &layer.content
+        if let Some((_, backends)) = layer.content.image()
             && !backends.iter().any(|backend| works(backend, &layer.place))
         {
             found.extend(Backend::most_portable(backends));

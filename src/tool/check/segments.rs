@@ -42,6 +42,15 @@ pub fn segments(check: &Check, findings: &mut Findings) {
                 Kind::Bootconfig { intact: false } => findings
                     .error("the bootconfig's size or checksum is wrong: the kernel ignores it"),
                 Kind::Cpio(cpio) => not_unpacked(source, segment, cpio, &mut findings),
+                Kind::Squashfs(superblock) => {
+                    if superblock.decompressor().is_none() {
+                        let what = format!(
+                            "SquashFS image with compression {}, which no kernel has: it refuses the image",
+                            superblock.compression
+                        );
+                        findings.error(what);
+                    }
+                }
                 Kind::Padding | Kind::Bootconfig { .. } => {}
             }
         }
@@ -69,7 +78,10 @@ fn trouble(source: &Source, findings: &mut Findings) {
     match &source.walk.trouble {
         Some(trouble) => findings.error(place, trouble.to_string()),
         None if file && !source.walk.segments.iter().any(is_layer) => {
-            findings.error(place, "neither an EROFS image nor a cpio archive");
+            findings.error(
+                place,
+                "neither an EROFS or SquashFS image nor a cpio archive",
+            );
         }
         None => {}
     }
@@ -77,7 +89,7 @@ fn trouble(source: &Source, findings: &mut Findings) {
 
 fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
-        Kind::Erofs(_) => true,
+        Kind::Erofs(_) | Kind::Squashfs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
         Kind::Padding | Kind::Bootconfig { .. } => false,
     }

@@ -85,7 +85,8 @@ pub fn merge<'a>(
                     }
                 }
             }
-            Content::Erofs { .. } => rootfs.partial = true,
+            // The tool does not read SquashFS.
+            Content::Erofs { .. } | Content::Squashfs { .. } => rootfs.partial = true,
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
                     if codec.is_none() {
