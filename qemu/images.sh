@@ -718,7 +718,7 @@ disk_sys_xfs() {
 }
 disk_sys_btrfs() { truncate -s 128M "$1" && mkfs.btrfs -q -L sys --rootdir "$(tree media)" "$1" >/dev/null; }
 disk_sys_f2fs() { truncate -s 128M "$1" && mkfs.f2fs -q -l sys "$1" >/dev/null && sload.f2fs -f "$(tree media)" "$1" >/dev/null; }
-disk_sys_erofs() { mkfs.erofs --quiet --all-root -T 0 -L sys "$1" "$(tree media)"; }
+disk_sys_erofs() { mkfs.erofs --quiet --all-root -T 0 "$1" "$(tree media)"; }
 disk_sys_vfat() {
 	local out=$1
 	mkfs.vfat -n BOOT "$out" >/dev/null
@@ -817,6 +817,7 @@ image_loader() {
 	[[ ! $kernel_dir ]] || module=("${virtio[@]}")
 	build "$out" "${module[@]}"
 }
+image_shell_disk() { image_loader "$1" && { cat "$(archive shell)" "$1"; } >"$1.both" && mv "$1.both" "$1"; }
 image_top_disk() { build "$1" "${virtio[@]}" && cat "$(layer app -zlz4hc)" >>"$1"; }
 image_squashfs() { build "$@" --layer "$(squashfs)" --layer "$(layer app -zlz4hc)"; }
 image_squashfs_inside() { image_squashfs "$1" --layers-inside; }

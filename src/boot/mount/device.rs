@@ -261,8 +261,8 @@ fn mount_unreplayed(
         Ok(mounted) => {
             warn!(
                 "{wanted} ({}): mounted with {option}, because its journal has to be replayed and /init writes \
-                 nothing to it: what was written last may be missing until the filesystem has been mounted for \
-                 writing",
+                 nothing to it: what was written last may be missing. Do not remount it for writing: its journal \
+                 would be replayed over that later",
                 found.path.display()
             );
             Ok(mounted)

@@ -8,13 +8,11 @@ use super::requirements::{
     compressed_archives, decompression, has_layers_in_initrd, is_mounted, needs_tmpfs,
 };
 use crate::format::erofs::Superblock;
-use crate::format::superblock::VolumeKind;
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Module, MountSpec, Place, Plan};
+use crate::plan::{Content, Module, Place, Plan};
 use crate::text::Words;
 use crate::tool::finding::{Findings, Severity};
-use crate::tool::image::loader_modules::LoaderModules;
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
 
@@ -271,45 +269,6 @@ fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Ba
         }
     }
     found
-}
-
-/// Reports devices whose `rootfstype=` the kernel does not mount.
-pub fn filesystems(check: &Check, findings: &mut Findings) {
-    let Some((plan, config)) = check.plan_and_config() else {
-        return;
-    };
-    if check.options.loader == LoaderLocation::BuiltIn {
-        return;
-    }
-    for device in plan.devices() {
-        if let Some(what) = no_filesystem(config, check.modules, device) {
-            let types = device.types.join(",");
-            findings.error(format_args!("rootfstype={types}"), what);
-        }
-    }
-}
-
-/// Why a kernel mounts none of the filesystem types of a device; `None` if it mounts one, or one is unknown
-/// here.
-fn no_filesystem(
-    config: &KernelConfig,
-    modules: &LoaderModules,
-    device: &MountSpec,
-) -> Option<String> {
-    let mut refusals = Vec::new();
-    for fstype in &device.types {
-        let (option, module) = VolumeKind::filesystem(fstype)?.driver()?;
-        refusals.push(match config.value(option) {
-            "y" => return None,
-            "m" => format!(
-                "CONFIG_{option}=m, and {}",
-                modules.why_missing(config.version, module)?
-            ),
-            value => format!("CONFIG_{option}={value}"),
-        });
-    }
-    let what = format!("{} cannot be mounted: {}", device.spec, refusals.join("; "));
-    Some(what).filter(|_| !refusals.is_empty())
 }
 
 /// Reports options without which the system runs, and lacks something.

@@ -11,6 +11,7 @@ pub mod requirements;
 
 pub mod conflicts;
 pub mod directories;
+pub mod filesystems;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
@@ -49,7 +50,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 29] = [
+pub const CHECKS: [NamedCheck; 30] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -76,8 +77,10 @@ pub const CHECKS: [NamedCheck; 29] = [
     row("required", "kernel options that are not built in (--kernel-config)", kernel_options::required),
     row("modular", "kernel options neither built in nor a module of the loader (--kernel-config)",
         kernel_options::modular),
-    row("filesystems", "a rootfstype= that the kernel does not mount (--kernel-config)",
-        kernel_options::filesystems),
+    row("filesystems", "filesystems of devices that the kernel does not mount (--kernel-config)",
+        filesystems::drivers),
+    row("character-sets", "character sets that the driver of a filesystem needs and the kernel lacks",
+        filesystems::character_sets),
     row("recommended", "kernel options without which something is lost (--kernel-config)",
         kernel_options::recommended),
     row("initrd-access", "an initrd that /init cannot read (--kernel-config)", kernel_options::initrd_access),

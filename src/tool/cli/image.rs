@@ -85,6 +85,7 @@ JSON:
                 (bad_name): the member at which the kernel stops unpacking
     erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
                 checksum (good, bad, none, truncated)
+    squashfs    block_size, inodes, algorithm (null: unknown)
     bootconfig  intact
     padding     none
 

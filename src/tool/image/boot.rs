@@ -37,6 +37,8 @@ pub struct Boot {
     pub findings: Findings,
     /// Why the layers of `rd.layers.from=` are not known.
     media_error: Option<Error>,
+    /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of that.
+    media_types: Vec<(usize, String)>,
     /// Where the bytes of each source are.
     bodies: Vec<Body>,
 }
@@ -94,6 +96,7 @@ impl Boot {
             options,
             findings: Findings::default(),
             media_error: None,
+            media_types: Vec::new(),
             bodies: Vec::new(),
         };
         let initrd = Source {
@@ -122,7 +125,17 @@ impl Boot {
         if let Some(error) = &self.media_error {
             return Err(error.clone());
         }
-        plan::plan(&self.sources, &self.options)
+        let mut plan = plan::plan(&self.sources, &self.options)?;
+        for (medium, fstype) in &self.media_types {
+            if let Some(device) = plan
+                .media
+                .get_mut(*medium)
+                .and_then(|medium| medium.device.as_mut())
+            {
+                device.types = vec![fstype.clone()];
+            }
+        }
+        Ok(plan)
     }
 
     /// Opens all sources, in their order.
@@ -184,6 +197,9 @@ impl Boot {
     /// Finds the sources of a medium in a directory of this machine.
     fn find_on_host(&mut self, medium: &Medium, directory: &Path, path: &str) -> Result<()> {
         let directory = fs::canonicalize(directory).during("open", directory.display())?;
+        let fstype = mounted_type(&directory);
+        self.media_types
+            .extend(fstype.map(|fstype| (medium.number, fstype)));
         let (sources, unused) = media::find(medium, &directory, path)?;
         for (name, what) in unused {
             self.findings.at(name).warning(what);
@@ -302,6 +318,19 @@ impl Boot {
             }
         }
     }
+}
+
+/// The type of the filesystem that is mounted at a path without symbolic links; `None`: it is no mount point.
+fn mounted_type(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // A space in a path is written \040; such a path is not found. The last mount covers those before it.
+    let mut lines = mounts.lines().rev();
+    lines.find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        let fstype = filesystem.split(' ').next()?;
+        (Path::new(point) == path).then(|| fstype.to_string())
+    })
 }
 
 /// Unpacks the archives that the kernel unpacks. Findings are by the offset of the archive.
