@@ -24,6 +24,15 @@ use crate::text::shown;
 /// The number of names that an error lists.
 const NAMES_MAX: usize = 20;
 
+/// The files at a path.
+#[derive(Debug)]
+pub struct FoundFiles {
+    /// The files, open.
+    pub sources: Vec<OpenSource>,
+    /// The names that are not used, each with the reason.
+    pub unused: Vec<(String, String)>,
+}
+
 /// A medium whose files are open.
 #[derive(Debug)]
 pub struct OpenMedium {
@@ -93,24 +102,20 @@ fn open_device(
 }
 
 fn find_logged(medium: &Medium, root: &Path, path: &str) -> Result<Vec<OpenSource>> {
-    let (sources, unused) = find(medium, root, path)?;
-    for (name, why) in unused {
+    let found = find(medium, root, path)?;
+    for (name, why) in found.unused {
         warn!("{name}: {why}");
     }
-    Ok(sources)
+    Ok(found.sources)
 }
 
 /// Opens the file at `path`, or the files of the directory there, by name. `root` is the directory in which symbolic
-/// links are followed, and which they do not leave. Returns also the names that are not used, each with the reason.
+/// links are followed, and which they do not leave.
 ///
 /// # Errors
 ///
 /// The path does not exist; the error lists what is there. A file cannot be opened.
-pub fn find(
-    medium: &Medium,
-    root: &Path,
-    path: &str,
-) -> Result<(Vec<OpenSource>, Vec<(String, String)>)> {
+pub fn find(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
     let root = File::open(root).during("open", root.display())?;
     let root = root.as_fd();
     let object = format_args!("{WORD}={medium}");
@@ -142,7 +147,7 @@ pub fn find(
         }
         _ => return Err(Error::new("open", object, "neither a file nor a directory")),
     }
-    Ok((sources, unused))
+    Ok(FoundFiles { sources, unused })
 }
 
 /// A file on a medium.

@@ -1,8 +1,8 @@
 //! The words of the kernel command line that `/init` reads: one entry each in `words!`.
 //!
 //! [`Words`] splits the line as the kernel does: double quotes keep spaces, and words after `--` are for the
-//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.break=` and the lists of
-//! drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
+//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.layers.from=`, `rd.break=` and
+//! the lists of drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
 //! [`Options::problems`], and the default applies.
 //!
 //! [`DOCS`] is not linked into `/init`.

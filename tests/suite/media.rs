@@ -214,7 +214,7 @@ fn what_is_missing_or_no_layer_ends_the_boot_with_what_is_there() {
     ] {
         let cmdline = format!("rd.layers.from={from} panic=-1");
         let outcome = failure(&mut guest, cmdline.leak());
-        outcome.says(&format!("boot failed: ")).says(&expected);
+        outcome.says("boot failed: ").says(&expected);
     }
 }
 

@@ -200,11 +200,11 @@ impl Boot {
         let fstype = mounted_type(&directory);
         self.media_types
             .extend(fstype.map(|fstype| (medium.number, fstype)));
-        let (sources, unused) = media::find(medium, &directory, path)?;
-        for (name, what) in unused {
+        let found = media::find(medium, &directory, path)?;
+        for (name, what) in found.unused {
             self.findings.at(name).warning(what);
         }
-        for mut source in sources {
+        for mut source in found.sources {
             let host = PathBuf::from(source.path());
             if let Place::Medium(file) = &mut source.source.place {
                 let inside = host.strip_prefix(&directory).unwrap_or(&host);

@@ -149,7 +149,11 @@ fn a_directory_stands_in_for_the_device_of_the_layers() {
         dir("images"),
         file("images/05-low.erofs", &erofs_with_init("low")),
     ]);
-    fs::write(directory.join("image"), aligned(loader, &erofs_with_init("top"))).unwrap();
+    fs::write(
+        directory.join("image"),
+        aligned(loader, &erofs_with_init("top")),
+    )
+    .unwrap();
     for name in ["sys/a", "sys/empty", "other"] {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
@@ -158,7 +162,7 @@ fn a_directory_stands_in_for_the_device_of_the_layers() {
     fs::write(directory.join("sys/base.erofs"), erofs_with_init("base")).unwrap();
     fs::write(
         directory.join("other/raw"),
-        join(&[&erofs(1, "one"), &erofs(2, "two")]),
+        join(&[&erofs_with_init("one"), &erofs_with_init("two")]),
     )
     .unwrap();
     let from = "rd.layers.from=LABEL=sys:/a rd.layers.from=/images init=/sbin/init";
@@ -193,7 +197,7 @@ init: /sbin/init
     for line in [
         "layers from 8:1, a device without a filesystem\n",
         "layer 1 (8:1): 4096 bytes, erofs \"one\" by loop, extract\n",
-        "layer 2 (8:1+0x1000): 8192 bytes, erofs \"two\" by loop, extract\n",
+        "layer 2 (8:1+0x1000): 4096 bytes, erofs \"two\" by loop, extract\n",
     ] {
         assert!(plan.contains(line), "{plan}");
     }
