@@ -25,8 +25,10 @@ mod boot;
 mod device;
 #[cfg(feature = "tool")]
 mod extract;
+mod kept;
 mod media;
 mod stacked;
+mod stale;
 mod tree;
 mod unpack;
 mod upper;
