@@ -27,6 +27,8 @@ mod device;
 mod extract;
 mod kept;
 mod media;
+#[cfg(feature = "tool")]
+mod merged;
 mod stacked;
 mod stale;
 mod tree;

@@ -24,6 +24,7 @@ impl<'a> Mounter<'a> {
             .during("make", "the tmpfs for all layers (rd.overlay=)")?;
         self.mounted.single = true;
         self.mounted.layers.clear();
+        let mut onto = Onto::Root;
         for layer in &self.plan.layers {
             if let Some(why) = layer.unreachable() {
                 return Err(Error::new("extract", layer, why));
@@ -31,9 +32,10 @@ impl<'a> Mounter<'a> {
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
                 Content::Erofs { .. } | Content::Squashfs { .. } => {
-                    self.extract_layer(layer, SYSROOT, Onto::Root)?
+                    self.extract_layer(layer, SYSROOT, onto)?
                 }
             };
+            onto = Onto::Layers;
             self.mounted.layers.push(MountedLayer { layer, method });
         }
         if !writable {
