@@ -12,8 +12,8 @@ use layerinit::boot::release::Later;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
 use layerinit::boot::{
-    console, fault, filesystem, kmsg, release, rescue, setup, source, switch_root, verify_init,
-    watchdog,
+    console, fault, filesystem, kmsg, media, release, rescue, setup, source, switch_root,
+    verify_init, watchdog,
 };
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
@@ -73,11 +73,21 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         .for_each(|error| warn!("{error}"));
     times.end("setup");
 
+    let mut loader = Loader::new(&kernel, &options);
+    loader.load_pre();
+    if let Some(device) = &options.watchdog
+        && let Err(error) = watchdog::start(device)
+    {
+        warn!("{error}");
+    }
+    let mut finder = DeviceFinder::new(&options);
     let assembled = filesystem::root_is_overlay()?;
-    let sources = match assembled {
-        true => Vec::new(),
-        false => source::find(&options.rdinit)?,
-    };
+    let (mut media, mut sources) = (Vec::new(), Vec::new());
+    if !assembled {
+        let wanted = plan::medium::media(&options)?;
+        (media, sources) = media::open(wanted, &mut finder, &mut loader)?;
+        sources.extend(source::find(&options.rdinit)?);
+    }
     times.end("discover");
 
     let plan = match assembled {
@@ -91,15 +101,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     rescue::break_at(Break::Plan, &options);
     times.end("plan");
 
-    let mut loader = Loader::new(&kernel, &options);
-    loader.load_pre();
-    if let Some(device) = &options.watchdog
-        && let Err(error) = watchdog::start(device)
-    {
-        warn!("{error}");
-    }
     loader.begin(&plan.modules);
-    let finder = DeviceFinder::new(&options);
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
     times.end("layers");
@@ -107,6 +109,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     let new_root = mounter.mount_root()?;
     let (mounted, loader) = mounter.finish();
     let released = release::release(&plan, &sources, &mounted.images());
+    media::release(&mut media, &mounted.images());
     let mut freed = mounted.freed.saturating_add(released.bytes);
     times.end("root");
     rescue::break_at(Break::Mount, &options);
@@ -122,6 +125,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("switch");
     let report = BootReport {
         kernel: &kernel,
+        media: &media,
         sources: &sources,
         plan: &plan,
         mounted: &mounted,

@@ -21,6 +21,8 @@ pub mod release;
 
 pub mod mount;
 
+pub mod media;
+
 pub mod verify_init;
 
 pub mod switch_root;

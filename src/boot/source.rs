@@ -29,8 +29,13 @@ impl AsRef<Source> for OpenSource {
 
 impl OpenSource {
     /// Opens a source, and walks it with `walk`.
-    fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
+    pub(super) fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
         let file = Opened::open(Path::new(&place.path()))?;
+        Ok(Self::new(place, file, walk))
+    }
+
+    /// A source whose file is open.
+    pub(super) fn new(place: Place, file: Opened, walk: impl FnOnce(&Opened) -> Walk) -> Self {
         let walk = walk(&file);
         debug!(
             "{place}: {} segments in {} bytes",
@@ -41,7 +46,7 @@ impl OpenSource {
             debug!("{segment}");
         }
         let source = Source { place, walk };
-        Ok(Self { source, file })
+        Self { source, file }
     }
 
     /// Its path in the initramfs.

@@ -6,5 +6,6 @@ pub mod elf;
 pub mod compress;
 pub mod cpio;
 pub mod erofs;
+pub mod squashfs;
 
 pub mod superblock;

@@ -192,7 +192,15 @@ fn workshop(page: &Path) -> PathBuf {
         "loop",
         "virtio_pci",
         "virtio_blk",
+        "virtio_scsi",
+        "sr_mod",
         "ext4",
+        "vfat",
+        "isofs",
+        "nls_cp437",
+        "nls_iso8859_1",
+        "nls_ascii",
+        "nls_utf8",
     ] {
         fs::write(modules.join(format!("kernel/{name}.ko")), "module").unwrap();
         dep += &format!("kernel/{name}.ko:\n");

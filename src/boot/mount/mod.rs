@@ -71,6 +71,8 @@ pub use upper::MountedUpper;
 pub enum MountMethod {
     /// As an EROFS image, by this backend.
     Erofs(Backend),
+    /// As a SquashFS image, by this backend.
+    Squashfs(Backend),
     /// As a tmpfs that an archive was unpacked into.
     Unpacked,
     /// As a tmpfs that the files of an EROFS image were written into.
@@ -108,7 +110,12 @@ impl<'a> MountedRoot<'a> {
     /// The layers whose bytes the kernel goes on to read where they are.
     pub fn images(&self) -> Vec<&'a Layer> {
         let layers = self.layers.iter();
-        let mounted = layers.filter(|mounted| matches!(mounted.method, MountMethod::Erofs(_)));
+        let mounted = layers.filter(|mounted| match mounted.method {
+            MountMethod::Erofs(_) | MountMethod::Squashfs(_) => true,
+            MountMethod::Unpacked => false,
+            #[cfg(feature = "extract")]
+            MountMethod::Extracted => false,
+        });
         mounted.map(|mounted| mounted.layer).collect()
     }
 }
@@ -222,6 +229,14 @@ impl<'a> Mounter<'a> {
             } => self
                 .try_backends(layer, backends, source)
                 .map_err(|errors| not_mounted(layer, superblock, errors))?,
+            Content::Squashfs { .. } => {
+                self.loader.need(Module::Squashfs).during("mount", layer)?;
+                loopback::mount(layer, source, &mut self.loader)
+                    .and_then(|mount| mount.attach(&layer_directory(layer.number)))
+                    .during("mount", layer)?;
+                info!("{layer}: mounted by {}", Backend::Loop);
+                MountMethod::Squashfs(Backend::Loop)
+            }
         };
         self.mounted.layers.push(MountedLayer { layer, method });
         // Until overlayfs is known to work, the layer may have to be read again.

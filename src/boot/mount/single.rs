@@ -29,9 +29,14 @@ impl<'a> Mounter<'a> {
         self.check_memory_of_all()?;
         let mut onto = Onto::Root;
         for layer in &self.plan.layers {
+            if let Some(why) = layer.unreachable() {
+                return Err(Error::new("extract", layer, why));
+            }
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
-                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, onto)?,
+                Content::Erofs { .. } | Content::Squashfs { .. } => {
+                    self.extract_layer(layer, SYSROOT, onto)?
+                }
             };
             onto = Onto::Layers;
             self.mounted.layers.push(MountedLayer { layer, method });

@@ -8,6 +8,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use crate::initrd::{self, Kind};
 
 /// The format of the layer that is made from a directory.
@@ -93,7 +94,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
                 layers = layers.saturating_add(1);
                 last_image = Some((segment.offset, segment.length));
             }
-            Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Squashfs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
             Kind::Bootconfig { .. } => {
                 return refuse(
                     "it ends with a bootconfig, which only works at the end of the whole image",
@@ -117,6 +118,12 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
         warning: None,
         note: None,
     })
+}
+
+/// Whether a file begins with a SquashFS image. A file that cannot be read is reported when the layer is prepared.
+pub fn is_squashfs(path: &Path) -> bool {
+    let superblock = Opened::open(path).map(|file| squashfs::Superblock::read(&file, 0));
+    matches!(superblock, Ok(Ok(Some(_))))
 }
 
 /// Refuses an image with data on other devices: no backend can mount it.

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
+use crate::plan::Module;
 use crate::text::shown;
 use archive::CpioOptions;
 use container::layers::{ArchiveLayers, ContainerOptions};
@@ -171,7 +172,15 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
 fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<Entry>> {
     let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
     if let Some(modules) = &options.modules {
-        let (files, host) = depmod::entries(modules, &entries)?;
+        let mut modules = modules.clone();
+        if options
+            .layers
+            .iter()
+            .any(|layer| layer::is_squashfs(&layer.path))
+        {
+            modules.names.push(Module::Squashfs.name().into());
+        }
+        let (files, host) = depmod::entries(&modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {

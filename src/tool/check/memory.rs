@@ -23,7 +23,7 @@ use crate::boot::mount::memory::peak;
 use crate::bytes::{Part, ReadAt, Reader};
 use crate::format::compress::Codec;
 use crate::initrd::Kind;
-use crate::plan::{Content, Place, Plan};
+use crate::plan::{Content, Plan};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
 
@@ -116,10 +116,10 @@ impl Memory {
         }
         for layer in &plan.layers {
             if let Content::Cpio { codec, .. } = layer.content {
-                let buffers = match layer.place {
+                let buffers = match layer.place.is_initrd() {
                     // Its bytes are not in the image as they are.
-                    Place::File(_) => codec.map_or(0, |codec| codec.memory(&[])),
-                    _ => decompressor_memory(image, layer.offset, codec),
+                    false => codec.map_or(0, |codec| codec.memory(&[])),
+                    true => decompressor_memory(image, layer.offset, codec),
                 };
                 memory.init_decompressor = memory.init_decompressor.max(buffers);
             }

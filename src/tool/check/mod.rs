@@ -13,6 +13,7 @@ pub mod backends;
 
 pub mod conflicts;
 pub mod directories;
+pub mod filesystems;
 pub mod in_place;
 pub mod kernel_32bit;
 pub mod kernel_options;
@@ -26,6 +27,7 @@ pub mod modules;
 use std::io::Write;
 
 use super::finding::{Findings, Severity};
+use super::image::boot::StandIns;
 use super::image::input::Initrd;
 use crate::error::{Context as _, Result};
 use context::Check;
@@ -80,8 +82,10 @@ pub const CHECKS: &[NamedCheck] = &[
     row("required", "kernel options that are not built in (--kernel-config)", kernel_options::required),
     row("modular", "kernel options neither built in nor a module of the loader (--kernel-config)",
         kernel_options::modular),
-    row("filesystems", "a rootfstype= that the kernel does not mount (--kernel-config)",
-        kernel_options::filesystems),
+    row("filesystems", "filesystems of devices that the kernel does not mount (--kernel-config)",
+        filesystems::drivers),
+    row("character-sets", "character sets that the driver of a filesystem needs and the kernel lacks",
+        filesystems::character_sets),
     row("recommended", "kernel options without which something is lost (--kernel-config)",
         kernel_options::recommended),
     row("initrd-access", "an initrd that /init cannot read (--kernel-config)", kernel_options::initrd_access),
@@ -110,10 +114,16 @@ pub fn help() -> String {
 ///
 /// # Errors
 /// The image cannot be read, or `out` not be written.
-pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(
+    image: &Initrd,
+    cmdline: &str,
+    stand_ins: &StandIns,
+    out: &mut dyn Write,
+) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: LoaderLocation::Either,
+        stand_ins: stand_ins.clone(),
         ..CheckOptions::default()
     };
     let findings = examine(image, &options)?;

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use super::build::temp_files::TempFiles;
 use super::check::memory;
 use super::check::requirements::has_layers_in_initrd;
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
@@ -63,7 +63,8 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         None => options.append.clone(),
     };
     // The command line decides the layers, and so the memory, but not the other way round.
-    let boot = Boot::new(image, &format!("retain_initrd {cmdline}"));
+    let words = format!("retain_initrd {cmdline}");
+    let boot = Boot::new(image, &words, &StandIns::default());
     let plan = boot.plan();
     let found = kernel::find(image, &boot, options.kernel.as_deref())?;
     let head = found.head(image, &boot)?;
