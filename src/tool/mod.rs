@@ -4,15 +4,19 @@
 
 pub mod finding;
 pub mod kernel_config;
+pub mod platform;
 pub mod tmpfile;
 
 pub mod image;
 
 pub mod build;
 
+pub mod kernel_file;
+
 pub mod check;
 pub mod list;
 
+pub mod bundle;
 pub mod cat;
 pub mod extract;
 pub mod plan;

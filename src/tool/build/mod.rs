@@ -30,7 +30,7 @@ use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::text::shown;
-use archive::CpioOptions;
+use archive::{CpioOptions, Written};
 use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
@@ -58,6 +58,8 @@ pub struct BuildOptions {
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
     pub layers: Vec<LayerInput>,
+    /// Whether the image has no loader.
+    pub layers_only: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
     /// The alignment of layers, in bytes: a multiple of 4.
@@ -94,7 +96,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = loader_entries(options, &mut lines)?;
+    let mut entries = match options.layers_only {
+        true => Vec::new(),
+        false => loader_entries(options, &mut lines)?,
+    };
     let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
@@ -125,7 +130,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     }
     let mut output = ImageWriter::new(target.as_deref(), temp, expected)?;
     let name = object.display().to_string();
-    let loader = archive::write(&entries, cpio, &mut output, &name)?;
+    let loader = match options.layers_only {
+        true => Written::default(),
+        false => archive::write(&entries, cpio, &mut output, &name)?,
+    };
     append(appended, options.align, page, &mut output)?;
     let length = output.length();
     let not_kept = output.finish()?;

@@ -168,7 +168,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
                 .unwrap(),
         )
     };
-    let missing = "layerinit: find init: not in the directory of this program; build it with `cargo build --release --bin init`, \
+    let missing = "layerinit: find init: neither in the directory of this program nor in ../lib/layerinit; build it with `cargo build --release --bin init`, \
                    or use --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
     // A spec that does not ask for it does not need it.
