@@ -60,6 +60,8 @@ pub struct BuildOptions {
     pub layers: Vec<LayerInput>,
     /// Whether the image has no loader.
     pub layers_only: bool,
+    /// Whether each layer gets a line on standard error when it is ready.
+    pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
     /// The alignment of layers, in bytes: a multiple of 4.
@@ -110,7 +112,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let temp = TempFiles::new(target.as_deref())?;
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        layers.push(prepare::prepare(input, number, &options.erofs, &temp)?);
+        let layer = prepare::prepare(input, number, &options.erofs, &temp)?;
+        if options.verbose {
+            let (path, length) = (input.path.display(), layer.length);
+            eprintln!("layer {number}, {path}: {length} bytes");
+        }
+        layers.push(layer);
     }
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();

@@ -204,6 +204,13 @@ pub(super) struct BuildArgs {
 
     #[command(flatten)]
     bundles: BundleArgs,
+
+    /// Print one line for each layer to standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 /// What boot loaders take
@@ -399,6 +406,7 @@ impl BuildArgs {
             modules,
             layers,
             layers_only: bundles.is_addon(),
+            verbose: self.verbose,
             layers_inside: self.layers_inside,
             align: self.align,
             cpio: CpioOptions {
@@ -422,7 +430,8 @@ impl BuildArgs {
             }
             lines.extend(bundle::write(&image, &bundles, temp)?);
         }
-        for line in lines {
+        let shown = |line: &String| !self.quiet || line.starts_with("warning: ");
+        for line in lines.into_iter().filter(shown) {
             match to_file {
                 true => writeln!(out, "{line}").during("write", "standard output")?,
                 false => eprintln!("{line}"),
@@ -449,9 +458,10 @@ fn kernel_path(kernel: &str) -> Option<PathBuf> {
 
 /// The release of the kernel that --kernel names. That of a file is in its name: vmlinuz-RELEASE, RELEASE/vmlinuz.
 fn kernel_release(kernel: &str) -> Result<String> {
-    let Some(path) = kernel_path(kernel) else {
+    let path = Path::new(kernel);
+    if !path.is_file() {
         return Ok(kernel.into());
-    };
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let of_name = name.split_once('-').map(|(_, release)| release.to_string());
     let directory = path.parent().and_then(Path::file_name);

@@ -206,3 +206,29 @@ fn a_link_to_an_image_stays_a_link() {
         fs::write(directory.join("elsewhere/other"), "old").unwrap();
     }
 }
+
+#[test]
+fn layers_are_told_one_by_one_or_nothing_is() {
+    let directory = workshop("build-verbose");
+    let words = [
+        "build",
+        "-o",
+        "a.img",
+        "--init",
+        "init",
+        "--layer",
+        "base.erofs",
+        "--layer",
+        "late.cpio",
+    ];
+    let (stdout, stderr, status) = run(&directory, &[&words[..], &["-v"]].concat());
+    assert_eq!(status, 0);
+    assert!(stdout.ends_with(", 2 layers\n"), "{stdout}");
+    assert_eq!(
+        stderr,
+        "layer 0, base.erofs: 8192 bytes\nlayer 1, late.cpio: 240 bytes\n"
+    );
+    assert_eq!(good(&directory, &[&words[..], &["-q"]].concat()), "");
+    let (_, stderr, status) = run(&directory, &[&words[..], &["-q", "-v"]].concat());
+    assert_eq!(status, 2, "{stderr}");
+}
