@@ -60,8 +60,9 @@ Boot loaders:
   --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
   --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
 
-  An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to the
-  initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in /loader/addons/.
+  An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
+  the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
+  /loader/addons/.
 
 Reproducible builds:
   The same input gives the same image. Files keep owner and mode. Their modification time is

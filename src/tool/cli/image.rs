@@ -25,8 +25,8 @@ Images:
   An image is a file or a block device. From a unified kernel image or an addon, the sections
   .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header; from a
   FIT image, the ramdisk of its default configuration; from an ISO, /boot/initrd.img, or the file of
-  FILE.iso:/PATH. Several images are concatenated in this order, as a boot loader does. Offsets count from the start
-  of the first.
+  FILE.iso:/PATH. Several images are concatenated in this order, as a boot loader does. Offsets
+  count from the start of the first.
 
 "
     };
