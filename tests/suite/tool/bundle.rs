@@ -36,7 +36,7 @@ fn ukify_words(directory: &Path) -> Vec<String> {
         (Some((option, _)), Some((path, name))) if path.contains(".layerinit-") => {
             format!("{option}=TMP/{name}")
         }
-        (Some((option, _)), _) if option == "--output" => "--output=TMP".into(),
+        (Some(("--output", _)), _) => "--output=TMP".into(),
         _ => word.to_string(),
     };
     words.lines().map(short).collect()
