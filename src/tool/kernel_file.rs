@@ -8,7 +8,7 @@ use super::build::temp_files::TempFiles;
 use super::image::boot::Boot;
 use super::image::input::Initrd;
 use super::image::loader_modules::LoaderModules;
-use super::image::merged::{self, layer_parts};
+use super::image::merged::{self, Stacking, layer_parts};
 use super::platform::Platform;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
@@ -117,7 +117,7 @@ pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<Found> {
     let plan = boot.plan().ok()?;
     let sources = boot.open(image).ok()?;
     let parts = layer_parts(&plan, &sources);
-    let (root, _, _) = merged::merge(&plan, &sources, &parts, false);
+    let (root, _, _) = merged::merge(&plan, &sources, &parts, Stacking::default());
     let mut kernels = Vec::new();
     for directory in MODULES {
         let Some((directory, _)) = root.find(directory) else {
@@ -203,12 +203,11 @@ pub fn with_content<T>(
     let plan = boot.plan()?;
     let sources = boot.open(image)?;
     let parts = layer_parts(&plan, &sources);
-    let (root, layers, _) = merged::merge(&plan, &sources, &parts, false);
-    let content = root.find(path).and_then(|(_, node)| layers.content(node));
-    let content = content.ok_or_else(|| {
-        let what = "it is in a compressed archive, from which this command takes no kernel";
-        Error::new("read", shown(path), what).hint("name a kernel with --kernel")
-    })?;
+    let (root, layers, _) = merged::merge(&plan, &sources, &parts, Stacking::default());
+    let (_, node) = root
+        .find(path)
+        .ok_or_else(|| Error::new("find", shown(path), "not there"))?;
+    let content = layers.content(node).during("read", shown(path))?;
     use_it(&*content)
 }
 

@@ -5,6 +5,7 @@
 pub mod finding;
 pub mod kernel_config;
 pub mod platform;
+pub mod progress;
 pub mod tmpfile;
 
 pub mod image;
@@ -21,5 +22,8 @@ pub mod cat;
 pub mod extract;
 pub mod plan;
 pub mod qemu;
+pub mod segments;
+
+pub mod diff;
 
 pub mod cli;

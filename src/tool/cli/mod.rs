@@ -21,7 +21,7 @@ use build::{BuildArgs, BuildRequest};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs};
+use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs};
 
 use crate::error::{Context, Result};
 
@@ -55,6 +55,7 @@ enum Command {
     Plan(PlanArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
+    Diff(DiffArgs),
     Boot(BootArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -156,13 +157,14 @@ impl Request {
     /// Runs the command; its output goes to `out`. Returns the exit status: 1 if a problem was found.
     pub fn run(self, out: &mut dyn Write) -> Result<u8> {
         let good = match self.command {
+            Command::Diff(args) => return Ok(args.run(out)),
             Command::Boot(args) => return args.run(out),
             Command::Build(args) => args.run(self.build, out).map(|()| true),
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),
             Command::Cat(args) => args.run(out).map(|()| true),
-            Command::Extract(args) => args.run(out),
+            Command::Extract(args) => args.run(),
             Command::Completions(args) => args.run(out).map(|()| true),
             Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
         };

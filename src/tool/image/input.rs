@@ -36,6 +36,8 @@ pub struct Piece {
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
+    /// Its offset in the file.
+    pub at: u64,
     /// Whether it is the whole file.
     whole: bool,
     /// The CRC32 in its U-Boot header or FIT image.
@@ -112,6 +114,19 @@ impl Initrd {
         match self.pieces.as_slice() {
             [Piece { whole: true, .. }] => &[],
             pieces => pieces,
+        }
+    }
+
+    /// Its pieces, also if that is one whole file.
+    pub fn all_pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// The file that it is in, if that is one file.
+    pub fn only_file(&self) -> Result<Option<Opened>> {
+        match self.paths.as_slice() {
+            [path] => open(path).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -195,6 +210,7 @@ fn piece(file: Opened, name: String, offset: u64, length: u64) -> PieceBytes {
         name,
         offset: 0,
         length: bytes.size(),
+        at: offset,
         whole,
         crc: None,
     };

@@ -13,6 +13,7 @@ pub mod files;
 pub mod erofs_tree;
 
 pub mod rootfs;
+pub mod spool;
 
 pub mod unpack;
 
@@ -22,4 +23,9 @@ pub mod machine;
 pub mod rdinit;
 
 pub mod loader_modules;
+
+mod over;
+
 pub mod merged;
+
+pub mod view;

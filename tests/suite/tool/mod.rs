@@ -22,7 +22,7 @@ mod build_modules;
 mod build_output;
 mod bundle;
 mod gen_init_cpio;
-mod inputs;
+pub mod inputs;
 mod list;
 mod plan;
 mod reproducible;
