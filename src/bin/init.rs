@@ -118,6 +118,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("proof");
     rescue::break_at(Break::Switch, &options);
 
+    systemd::keep_stub_files(new_root);
     if new_root != "/" {
         freed = freed.saturating_add(switch_root::switch(new_root, released.later)?);
         info!("switched to the new root, {freed} bytes freed");
@@ -150,12 +151,13 @@ fn boot_rescued(arguments: &[CString], started: Timestamp) -> Result<Infallible>
     };
     let inits = options.inits();
     let init = verify_init::find_init(SYSROOT, &inits)?;
+    systemd::keep_stub_files(SYSROOT);
     switch_root::switch(SYSROOT, Later::default())?;
     let started = options.timestamps.then_some(started);
     Err(exec(init, started, arguments, &options))
 }
 
-/// Executes the real init. systemd also gets the time when `/init` started.
+/// Executes the real init. systemd also gets the time when `/init` started, and the place of its credentials.
 fn exec(init: &str, started: Option<Timestamp>, arguments: &[CString], options: &Options) -> Error {
     kmsg::restore_limit();
     // Only a module of rd.driver.pre= can be the driver of a console that is worth waiting for.
@@ -164,5 +166,5 @@ fn exec(init: &str, started: Option<Timestamp>, arguments: &[CString], options: 
         false => console::DRIVER_WAIT,
     });
     let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
-    switch_root::exec(init, more, arguments)
+    switch_root::exec(init, more, systemd::environment(init), arguments)
 }

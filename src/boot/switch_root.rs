@@ -3,9 +3,10 @@
 //! [`crate::boot::verify_init`] has checked before what can be checked. From the first move on there is no
 //! way back, so that later errors are only reported.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use log::{LevelFilter, debug, info, warn};
@@ -275,8 +276,13 @@ impl Deletion {
 }
 
 /// Executes the real init in place of `/init`: its arguments are its name, `more`, and `arguments` of the
-/// kernel without the first. The environment is passed on. Returns only on failure.
-pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
+/// kernel without the first. The environment is passed on, with `variables` added. Returns only on failure.
+pub fn exec(
+    init: &str,
+    more: Vec<CString>,
+    variables: Vec<CString>,
+    arguments: &[CString],
+) -> Error {
     let failed = |what: String| Error::new("start", init, what);
     let Ok(path) = CString::new(init) else {
         return failed("its name holds a NUL byte".into());
@@ -287,6 +293,16 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     info!("starting {init}");
     watchdog::ping();
     restore_priority();
-    let Err(errno) = nix::unistd::execv(&path, &argv);
+    let Err(errno) = match variables.is_empty() {
+        true => nix::unistd::execv(&path, &argv),
+        false => {
+            let variable = |(name, value): (OsString, OsString)| {
+                CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()
+            };
+            let mut environment: Vec<_> = std::env::vars_os().filter_map(variable).collect();
+            environment.extend(variables);
+            nix::unistd::execve(&path, &argv, &environment)
+        }
+    };
     failed(errno.to_string())
 }

@@ -4,6 +4,7 @@
 
 pub mod finding;
 pub mod kernel_config;
+pub mod platform;
 pub mod progress;
 pub mod tmpfile;
 
@@ -11,9 +12,12 @@ pub mod image;
 
 pub mod build;
 
+pub mod kernel_file;
+
 pub mod check;
 pub mod list;
 
+pub mod bundle;
 pub mod cat;
 pub mod extract;
 pub mod plan;

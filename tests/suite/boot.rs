@@ -259,6 +259,64 @@ fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
     assert_eq!(guest.boot().reached(), "single a b\n");
 }
 
+/// systemd-stub puts files into /.extra; systemd looks for them only in an initramfs of its own.
+#[test]
+fn systemd_finds_the_credentials_of_its_stub() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "");
+    let systemd = base.join("usr/lib/systemd/systemd");
+    fs::create_dir_all(systemd.parent().unwrap()).unwrap();
+    fs::rename(base.join("sbin/init"), &systemd).unwrap();
+    symlink("../usr/lib/systemd/systemd", base.join("sbin/init")).unwrap();
+    let script = "#!/bin/sh\necho \"[$ENCRYPTED_CREDENTIALS_DIRECTORY]\"\n[ -d /run/credentials/@encrypted ] || exit 0\ncd /run/credentials/@encrypted\n\
+                  stat -c %a . *\ngrep . *\ncat /run/systemd/stub/profile\nls /run/systemd/stub /run\n";
+    fs::write(&systemd, script).unwrap();
+    let mut guest = Guest::new(&[("layers/10-base", &mkfs(&base))]);
+    assert_eq!(guest.boot().reached(), "[]\n");
+
+    let extra = cpio(&[
+        dir(".extra"),
+        file(".extra/profile", b"ID=main\n"),
+        dir(".extra/credentials"),
+        entry(".extra/credentials/a.cred", 0o100_444, b"one"),
+        file(".extra/credentials/other", b"no credential"),
+        entry(".extra/credentials/link.cred", 0o120_777, b"/etc/passwd"),
+        dir(".extra/global_credentials"),
+        file(".extra/global_credentials/a.cred", b"not the first"),
+        file(".extra/global_credentials/b.cred", b"two"),
+        dir(".extra/sysext"),
+        file(".extra/sysext/x.raw", b"unsigned"),
+    ]);
+    // As a layer, and in the rootfs.
+    let image = mkfs(&base);
+    let as_layer = Guest::new(&[("layers/10-base", &image), ("layers/20-extra", &extra)]);
+    let in_rootfs = Guest::new(&[
+        ("layers/10-base", &image),
+        (".extra/profile", b"ID=main\n"),
+        (".extra/credentials/a.cred", b"one"),
+        (".extra/global_credentials/a.cred", b"not the first"),
+        (".extra/global_credentials/b.cred", b"two"),
+    ]);
+    for guest in [as_layer, in_rootfs] {
+        let outcome = guest.boot();
+        let lines: Vec<_> = outcome.reached().lines().collect();
+        let expected = [
+            "[/run/credentials/@encrypted]",
+            "700",
+            "400",
+            "400",
+            "a:one",
+            "b:two",
+            "ID=main",
+        ];
+        assert_eq!(lines[..expected.len()], expected, "{lines:?}");
+        assert!(!lines.contains(&"extensions"), "{lines:?}");
+    }
+    guest.cmdline = "rd.timestamps=0";
+    assert_eq!(guest.boot().reached(), "[]\n");
+}
+
 #[test]
 fn signals_and_descriptors_are_those_that_the_kernel_gave() {
     let scratch = Scratch::new();

@@ -31,6 +31,8 @@ layerinit() {
         /*) echo "what is $word on this machine?" >&2; return 1 ;;
         esac
         words+=("$word")
+        # systemd's stub is not on every machine.
+        [[ $word != --uki ]] || words=("${words[0]}" --uki-stub stub "${words[@]:1}")
     done
     BUSYBOX=${BUSYBOX:+base/sbin/init} "$LAYERINIT" "${words[@]}"
     echo "${words[*]}" >>calls
@@ -43,7 +45,7 @@ skopeo() {
     umoci raw add-layer --image debian:12 base.tar
 } >&2
 export XDG_CACHE_HOME=$PWD/cache
-for name in cargo mount qemu-system-x86_64 ukify; do eval "$name() { :; }"; done
+for name in cargo mount qemu-system-x86_64; do eval "$name() { :; }"; done
 "#;
 
 fn repository() -> &'static Path {
@@ -180,6 +182,18 @@ fn workshop(page: &Path) -> PathBuf {
     }
     // What the tool runs.
     copy_program("/bin/true", directory.join("bin/qemu-system-x86_64"));
+    for (name, script) in [
+        (
+            "ukify",
+            "for word; do case $word in --output=*) cp \"$initrd\" \"${word#*=}\";; --initrd=*) initrd=${word#*=};; esac; done",
+        ),
+        ("grub-mkrescue", "genisoimage -quiet -o \"$2\" \"$3\""),
+    ] {
+        let path = directory.join("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(directory.join("board.dtb"), "no tree").unwrap();
     let machine = directory.join("machine");
     let mut kernel = vec![0; 1024];
     kernel[0x202..0x206].copy_from_slice(b"HdrS");

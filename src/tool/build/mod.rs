@@ -33,7 +33,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::plan::Module;
 use crate::text::shown;
-use archive::CpioOptions;
+use archive::{CpioOptions, Written};
 use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
@@ -62,6 +62,10 @@ pub struct BuildOptions {
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
     pub layers: Vec<LayerInput>,
+    /// Whether the image has no loader.
+    pub layers_only: bool,
+    /// Whether each layer gets a line on standard error when it is ready.
+    pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
     /// The alignment of layers, in bytes: a multiple of 4.
@@ -100,7 +104,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = loader_entries(options, &mut lines)?;
+    let mut entries = match options.layers_only {
+        true => Vec::new(),
+        false => loader_entries(options, &mut lines)?,
+    };
     let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
@@ -112,13 +119,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        layers.extend(prepare::prepare(
-            input,
-            number,
-            &options.erofs,
-            &temp,
-            &mut archives,
-        )?);
+        let prepared = prepare::prepare(input, number, &options.erofs, &temp, &mut archives)?;
+        for layer in prepared {
+            if options.verbose {
+                let (number, path, length) = (layers.len(), input.path.display(), layer.length);
+                eprintln!("layer {number}, {path}: {length} bytes");
+            }
+            layers.push(layer);
+        }
     }
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();
@@ -138,7 +146,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     }
     let mut output = ImageWriter::new(target.as_deref(), temp, expected)?;
     let name = object.display().to_string();
-    let loader = archive::write(&entries, cpio, &mut output, &name)?;
+    let loader = match options.layers_only {
+        true => Written::default(),
+        false => archive::write(&entries, cpio, &mut output, &name)?,
+    };
     append(appended, options.align, page, &mut output)?;
     let length = output.length();
     let not_kept = output.finish()?;
@@ -150,7 +161,6 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     }));
     lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
-    lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     let count = match layers.len() {
         1 => "1 layer".to_string(),

@@ -1,21 +1,25 @@
 //! `layerinit build`: arguments, and the layer that each --as and --label applies to.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgMatches, Args};
+use clap::{ArgGroup, ArgMatches, Args};
 
 use super::named;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::tool::build::archive::CpioOptions;
 use crate::tool::build::container::layers::ContainerOptions;
 use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
+use crate::tool::bundle::fit::FitKey;
+use crate::tool::bundle::uki::Signing;
+use crate::tool::bundle::{self, BundleOptions};
 
 const HELP: &str = "\
 Layers:
@@ -55,6 +59,17 @@ Modules:
   a signature taints the kernel, and a kernel that enforces signatures (module.sig_enforce, lockdown
   under Secure Boot) does not load it.
 
+Boot loaders:
+  With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
+  distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
+  grub-mkrescue (grub-common, xorriso, GRUB's platforms). -o is not needed then. The kernel is
+  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
+  --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
+
+  An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
+  the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
+  /loader/addons/.
+
 Reproducible builds:
   The same input gives the same image. Files keep owner and mode. Their modification time is
   --mtime; with --keep-times, files in directories keep their own, for programs that compare times
@@ -76,15 +91,22 @@ Examples:
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \\
     --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
+  layerinit build --uki linux.efi --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/ \\
+    --cmdline 'console=ttyS0 retain_initrd' --uki-sign db.key db.crt
+  layerinit build --uki app.addon.efi --layer app/
+  layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
+  layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
 #[derive(Args)]
 #[command(after_help = HELP)]
+#[command(group = ArgGroup::new("for_a_kernel").args(["modules", "uki", "fit", "iso"]).multiple(true))]
+#[command(group = ArgGroup::new("for_a_cmdline").args(["uki", "iso"]).multiple(true))]
 pub(super) struct BuildArgs {
     /// Write the image to this file; `-` writes it to standard output, and messages to standard error
-    #[arg(short, long, value_name = "IMG")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "IMG", required_unless_present_any = ["uki", "fit", "iso"])]
+    output: Option<PathBuf>,
 
     /// Append a layer: a directory, an EROFS image, a cpio or tar archive, or a container image
     #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
@@ -162,7 +184,8 @@ pub(super) struct BuildArgs {
     #[arg(long = "spec", value_name = "FILE", help_heading = "Loader options")]
     specs: Vec<PathBuf>,
     /// Set ${LAYERINIT_INIT}, the program that a spec installs as /init
-    /// [default: the environment variable, else `init` in the directory of this program]
+    /// [default: the environment variable, else `init` in the directory of this program,
+    /// else ../lib/layerinit/init from there]
     #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
     /// Set the modification time of all files, in seconds since 1970
@@ -184,11 +207,12 @@ pub(super) struct BuildArgs {
     /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
     #[arg(long, value_name = "DIR", help_heading = "Module options")]
     modules: Option<PathBuf>,
-    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]
+    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]; or the
+    /// kernel's file, for --uki, --fit and --iso
     #[arg(
         long,
-        value_name = "VERSION",
-        requires = "modules",
+        value_name = "KERNEL",
+        requires = "for_a_kernel",
         help_heading = "Module options"
     )]
     kernel: Option<String>,
@@ -212,6 +236,69 @@ pub(super) struct BuildArgs {
     /// Remove the signatures of modules: the kernel loads them faster, but is tainted
     #[arg(long, requires = "modules", help_heading = "Module options")]
     strip_module_signatures: bool,
+
+    #[command(flatten)]
+    bundles: BundleArgs,
+
+    /// Print one line for each layer to standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+/// What boot loaders take
+#[derive(Args)]
+#[group(skip)]
+struct BundleArgs {
+    /// Write a unified kernel image with the kernel and the image; FILE.addon.efi: an addon with the
+    /// layers only
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    uki: Option<PathBuf>,
+    /// Write a FIT image for U-Boot
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    fit: Option<PathBuf>,
+    /// Write an ISO that a BIOS and UEFI start
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    iso: Option<PathBuf>,
+    /// Set the kernel command line of --uki and --iso [default: retain_initrd, if the image needs it]
+    #[arg(
+        long,
+        value_name = "STRING",
+        requires = "for_a_cmdline",
+        help_heading = "Boot loader options"
+    )]
+    cmdline: Option<String>,
+    /// Sign the unified kernel image for Secure Boot
+    #[arg(long, value_names = ["KEY", "CERTIFICATE"], num_args = 2, requires = "uki",
+        help_heading = "Boot loader options")]
+    uki_sign: Option<Vec<PathBuf>>,
+    /// Use this systemd-stub for --uki [default: that in /usr/lib/systemd/boot/efi]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "uki",
+        help_heading = "Boot loader options"
+    )]
+    uki_stub: Option<PathBuf>,
+    /// Add a device tree, with a configuration of its own, to the FIT image; may be given several
+    /// times
+    #[arg(
+        long = "dtb",
+        value_name = "FILE",
+        requires = "fit",
+        help_heading = "Boot loader options"
+    )]
+    device_trees: Vec<PathBuf>,
+    /// Sign the configurations of the FIT image with this key; NAME.crt is beside it
+    #[arg(
+        long,
+        value_name = "NAME.key",
+        requires = "fit",
+        help_heading = "Boot loader options"
+    )]
+    fit_key: Option<PathBuf>,
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
@@ -272,12 +359,68 @@ impl BuildArgs {
         Ok(layers)
     }
 
+    /// What to write besides the image.
+    ///
+    /// # Errors
+    /// Options do not fit together.
+    pub(super) fn bundles(&self) -> std::result::Result<BundleOptions, String> {
+        let args = &self.bundles;
+        let signing = args.uki_sign.as_deref().and_then(|paths| match paths {
+            [key, certificate] => Some(Signing {
+                key: key.clone(),
+                certificate: certificate.clone(),
+            }),
+            _ => None,
+        });
+        let options = BundleOptions {
+            uki: args.uki.clone(),
+            fit: args.fit.clone(),
+            iso: args.iso.clone(),
+            kernel: self.kernel.as_deref().and_then(kernel_path),
+            cmdline: args.cmdline.clone(),
+            signing,
+            stub: args.uki_stub.clone(),
+            device_trees: args.device_trees.clone(),
+            fit_key: None,
+        };
+        options.check()?;
+        if options.is_addon()
+            && (self.modules.is_some() || !self.specs.is_empty() || self.init.is_some())
+        {
+            return Err(
+                "an addon (*.addon.efi) has no loader: leave out --modules, --spec and --init"
+                    .into(),
+            );
+        }
+        if self
+            .output
+            .as_deref()
+            .is_some_and(|output| output.as_os_str() == "-")
+            && options.first().is_some()
+        {
+            return Err("--uki, --fit and --iso need an image in a file, and -o - has none".into());
+        }
+        Ok(options)
+    }
+
     /// Builds the image and prints its size and warnings.
-    pub(super) fn run(self, layers: Vec<LayerInput>, out: &mut dyn Write) -> Result<()> {
+    pub(super) fn run(self, request: BuildRequest, out: &mut dyn Write) -> Result<()> {
+        let BuildRequest {
+            layers,
+            mut bundles,
+        } = request;
+        bundles.fit_key = self
+            .bundles
+            .fit_key
+            .as_deref()
+            .map(FitKey::read)
+            .transpose()?;
+        let temp = bundles.first().map(TempFiles::with_names).transpose()?;
         let mtime = build::mtime(self.mtime)?;
+        let release = self.kernel.as_deref().map(kernel_release).transpose()?;
         let modules = self.modules.map(|root| ModuleSelection {
             root,
-            kernel: self.kernel,
+            kernel: release,
             names: self.module,
             host: self.host,
             options: ModuleOptions {
@@ -285,13 +428,20 @@ impl BuildArgs {
                 strip_signatures: self.strip_module_signatures,
             },
         });
-        let to_file = self.output.as_os_str() != "-";
-        let lines = build::build(&BuildOptions {
-            output: to_file.then_some(self.output),
+        let to_file = self
+            .output
+            .as_ref()
+            .is_none_or(|output| output.as_os_str() != "-");
+        let own = temp.as_ref().map(|temp| temp.path("initrd"));
+        let output = self.output.or(own.clone());
+        let mut lines = build::build(&BuildOptions {
+            output: output.clone().filter(|_| to_file),
             specs: self.specs,
             init: self.init,
             modules,
             layers,
+            layers_only: bundles.is_addon(),
+            verbose: self.verbose,
             layers_inside: self.layers_inside,
             align: self.align,
             cpio: CpioOptions {
@@ -315,7 +465,15 @@ impl BuildArgs {
                 absolute_names: self.absolute_names,
             },
         })?;
-        for line in lines {
+        if let (Some(temp), Some(image)) = (&temp, output) {
+            if let (Some(own), Some(last)) = (own.filter(|own| *own == image), lines.last_mut()) {
+                // The user has not named this file.
+                *last = last.replacen(&own.display().to_string(), "initrd", 1);
+            }
+            lines.extend(bundle::write(&image, &bundles, temp)?);
+        }
+        let shown = |line: &String| !self.quiet || line.starts_with("warning: ");
+        for line in lines.into_iter().filter(shown) {
             match to_file {
                 true => writeln!(out, "{line}").during("write", "standard output")?,
                 false => eprintln!("{line}"),
@@ -323,4 +481,39 @@ impl BuildArgs {
         }
         Ok(())
     }
+}
+
+/// What the command line of `build` means beyond its single options.
+#[derive(Default)]
+pub struct BuildRequest {
+    /// The layers, each with the --as and --label that follow it.
+    pub layers: Vec<LayerInput>,
+    /// What to write besides the image.
+    pub bundles: BundleOptions,
+}
+
+/// The kernel's file, if --kernel names one: it has a slash, or there is such a file.
+fn kernel_path(kernel: &str) -> Option<PathBuf> {
+    let path = Path::new(kernel);
+    (kernel.contains('/') || path.is_file()).then(|| path.into())
+}
+
+/// The release of the kernel that --kernel names. That of a file is in its name: vmlinuz-RELEASE, RELEASE/vmlinuz.
+fn kernel_release(kernel: &str) -> Result<String> {
+    let path = Path::new(kernel);
+    if !path.is_file() {
+        return Ok(kernel.into());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let of_name = name.split_once('-').map(|(_, release)| release.to_string());
+    let directory = path.parent().and_then(Path::file_name);
+    let of_directory = || directory.map(|name| name.to_string_lossy().into_owned());
+    let release = of_name.or_else(|| of_directory().filter(|_| name == "vmlinuz"));
+    release.ok_or_else(|| {
+        Error::new(
+            "find",
+            format_args!("the release of {kernel}"),
+            "its name has none",
+        )
+    })
 }

@@ -25,9 +25,10 @@ macro_rules! images {
         "\
 Images:
   An image is a file or a block device. From a unified kernel image or an addon, the sections
-  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header.
-  Several images are concatenated in this order, as a boot loader does. Offsets count from the start
-  of the first.
+  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header; from a
+  FIT image, the ramdisk of its default configuration; from an ISO, /boot/initrd.img, or the file of
+  FILE.iso:/PATH. Several images are concatenated in this order, as a boot loader does. Offsets
+  count from the start of the first.
 
 "
     };
@@ -37,7 +38,8 @@ pub(super) use images;
 /// The image that a command reads.
 #[derive(Args)]
 pub(super) struct ImageArgs {
-    /// Image, unified kernel image or U-Boot ramdisk; several are concatenated in this order
+    /// Image, unified kernel image, FIT image, ISO or U-Boot ramdisk; several are concatenated in this
+    /// order
     #[arg(value_name = "IMG", required = true)]
     images: Vec<PathBuf>,
     /// Start each of several images at a multiple of BYTES, as the boot loader does
@@ -109,6 +111,7 @@ Examples:
   layerinit list --files initrd.img
   layerinit list loader.cpio base.erofs app.erofs
   layerinit list linux.efi linux.efi.extra.d/layers.addon.efi
+  layerinit list debian-live.iso:/live/initrd.img
   layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'"))]
 pub(super) struct ListArgs {
     #[command(flatten)]

@@ -1,6 +1,8 @@
 //! Reads what an image holds, without mounting anything.
 
 pub mod date;
+pub mod fit;
+pub mod iso9660;
 pub mod pe;
 pub mod uimage;
 
