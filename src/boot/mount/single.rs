@@ -84,6 +84,10 @@ impl<'a> Mounter<'a> {
                     files,
                 })
             }
+            Content::Squashfs { .. } => {
+                let what = "the files of a SquashFS image cannot be extracted";
+                Err(Error::new("extract", layer, what))
+            }
         }
     }
 

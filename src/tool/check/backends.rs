@@ -40,12 +40,27 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
     let all = matches!(plan.root, Root::Extracted { .. }) || lacks_overlay(check, plan);
     let method = |(index, layer): (usize, &Layer)| match &layer.content {
         Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Squashfs { backends, .. } => {
+            let works = |config: &KernelConfig| {
+                has_module(check, config, Module::Squashfs)
+                    && backends
+                        .iter()
+                        .any(|backend| supports(check, config, *backend, &layer.place))
+            };
+            match !all && check.config.is_none_or(works) {
+                true => Method::Mounted(Some(Backend::Loop)),
+                false => Method::Failed,
+            }
+        }
         Content::Erofs { backends, .. } => {
             let backend = match check.config {
                 Some(config) => {
                     let mut works = backends.iter().copied();
-                    let works =
-                        works.find(|backend| supports(check, config, *backend, &layer.place));
+                    let works = works.find(|backend| {
+                        let filesystem =
+                            backend.is_extract() || has_module(check, config, Module::Erofs);
+                        filesystem && supports(check, config, *backend, &layer.place)
+                    });
                     match works {
                         Some(backend) => Some(backend),
                         None => return Method::Failed,
@@ -72,6 +87,7 @@ pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<
     let parts = merged::layer_parts(plan, &sources);
     let method = |(layer, part): (&Layer, &LayerPart)| match &layer.content {
         Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Squashfs { .. } => Method::Mounted(Some(Backend::Loop)),
         Content::Erofs {
             superblock,
             backends,

@@ -139,9 +139,8 @@ impl Memory {
         }
         let steps = plan.layers.iter().zip(methods).map(|(layer, method)| {
             // A ramfs frees no part of a file.
-            let in_image = matches!(layer.place, Place::Initrd | Place::InitrdImage);
-            let in_rootfs =
-                matches!(layer.place, Place::File(_)) || in_image && self.copied && self.tmpfs;
+            let in_image = layer.place.is_initrd();
+            let in_rootfs = layer.place.is_in_initramfs() || in_image && self.copied && self.tmpfs;
             let freed = match method {
                 Method::Unpacked(_) | Method::Extracted(_) if in_rootfs => layer.length,
                 _ => 0,
