@@ -227,7 +227,9 @@ impl Drop for TempFiles {
         let prefix = self.directory_prefix();
         let is_own = |path: &PathBuf| {
             let name = path.as_os_str().as_bytes();
-            *path == self.own || name.ends_with(new.as_bytes()) || name.starts_with(prefix.as_bytes())
+            *path == self.own
+                || name.ends_with(new.as_bytes())
+                || name.starts_with(prefix.as_bytes())
         };
         let mut paths = locked(&PATHS);
         let (own, others) = std::mem::take(&mut *paths).into_iter().partition(is_own);

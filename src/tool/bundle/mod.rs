@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use super::build::program::run;
 use super::build::temp_files::TempFiles;
 use super::check::requirements::has_layers_in_initrd;
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use super::kernel_file::{self, Found, Provided};
 use super::platform::{self, Platform};
@@ -116,6 +116,7 @@ pub fn write(initrd: &Path, options: &BundleOptions, temp: &TempFiles) -> Result
     let boot = Boot::new(
         &image,
         options.cmdline.as_deref().unwrap_or("retain_initrd"),
+        &StandIns::default(),
     );
     let needs_retaining = boot.plan().as_ref().is_ok_and(has_layers_in_initrd);
     let found = match &options.kernel {
