@@ -95,7 +95,7 @@ impl<'a> Mounter<'a> {
         let work = || {
             // An opaque directory hides the layers below, and not what this archive has for it.
             unpack::clear_opaque(open()?)?;
-            unpack::unpack(open()?, None)
+            unpack::unpack_over_layers(open()?)
         };
         let unpacked = run_chrooted(SYSROOT, work)
             .during("enter", SYSROOT)?
