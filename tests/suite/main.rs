@@ -25,9 +25,11 @@ mod boot;
 mod device;
 #[cfg(feature = "tool")]
 mod extract;
+mod kept;
 #[cfg(feature = "tool")]
 mod merged;
 mod stacked;
+mod stale;
 mod tree;
 mod unpack;
 mod upper;
