@@ -11,7 +11,7 @@ use crate::common::*;
 use crate::extract::{image, tree, write};
 use crate::support::{said, tool};
 use layerinit::boot::mount::extract::Onto;
-use layerinit::boot::mount::unpack::{clear_opaque, unpack_over_layers};
+use layerinit::boot::mount::unpack::{clear_opaque, unpack_over};
 use layerinit::bytes::{Opened, ReadAt};
 use layerinit::format::compress::Codec;
 use layerinit::initrd::open_archive;
@@ -405,7 +405,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
         let open = || open_archive(&packed, 0, packed.size(), codec).unwrap();
         let unpacked = run_chrooted(single.to_str().unwrap(), || {
             clear_opaque(open())?;
-            unpack_over_layers(open())
+            unpack_over(open())
         });
         unpacked.unwrap().unwrap();
         equal(command, "boot", &tree(&single), &found);

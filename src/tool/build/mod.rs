@@ -19,6 +19,8 @@ pub mod cpio_layer;
 pub mod depmod;
 pub mod mkfs;
 
+pub mod container;
+
 pub mod prepare;
 
 use std::fs;
@@ -31,6 +33,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::text::shown;
 use archive::CpioOptions;
+use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
@@ -66,6 +69,8 @@ pub struct BuildOptions {
     pub cpio: CpioOptions,
     /// How directories become EROFS images.
     pub erofs: ErofsOptions,
+    /// How archives and container images do.
+    pub container: ContainerOptions,
 }
 
 /// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
@@ -103,9 +108,16 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(error.hint("redirect it, or name a file with -o"));
     }
     let temp = TempFiles::new(target.as_deref())?;
+    let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        layers.push(prepare::prepare(input, number, &options.erofs, &temp)?);
+        layers.extend(prepare::prepare(
+            input,
+            number,
+            &options.erofs,
+            &temp,
+            &mut archives,
+        )?);
     }
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();
@@ -135,7 +147,9 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     lines.extend(unaligned.map(|name| {
         format!("warning: {name}: not aligned, as its name in the archive would get too long")
     }));
+    lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
+    lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     let count = match layers.len() {
         1 => "1 layer".to_string(),

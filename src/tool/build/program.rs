@@ -14,6 +14,21 @@ use crate::error::{Context, Error, Result};
 /// Lines of a failed program's messages that are shown.
 const LINES_MAX: usize = 20;
 
+/// What a program prints, to standard output or error; nothing if it is not installed.
+pub fn output(command: &mut Command, temp: &TempFiles) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.env("LC_ALL", "C").stdin(Stdio::null());
+    let child = match temp.spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        child => child.during("run", &program)?,
+    };
+    let output = child.wait_with_output().during("run", &program);
+    temp.forget_child();
+    let output = output?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Runs a program for a layer, with a spinner on a terminal. `package` is the Debian package of the program.
 ///
 /// # Errors

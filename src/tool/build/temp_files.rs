@@ -42,8 +42,8 @@ pub struct TempFiles {
     unnamed: bool,
     /// Whether `parent` is going to hold the image.
     holds_image: bool,
-    /// The directory to remove at the end. Locked while the image gets its name.
-    directory: Arc<Mutex<Option<PathBuf>>>,
+    /// The directories to remove at the end. Locked while the image gets its name.
+    directories: Arc<Mutex<Vec<PathBuf>>>,
     /// The process to kill at the end. Locked while it is started: a signal at that time must find it.
     child: Arc<Mutex<Option<Pid>>>,
 }
@@ -83,14 +83,14 @@ impl TempFiles {
         }
         let temp = Self {
             parent,
-            directory: Arc::new(Mutex::new((!unnamed).then(|| own.clone()))),
+            directories: Arc::new(Mutex::new(Vec::from_iter((!unnamed).then(|| own.clone())))),
             own,
             unnamed,
             holds_image: image.is_some(),
             child: Arc::new(Mutex::new(None)),
         };
-        let (directory, child) = (temp.directory.clone(), temp.child.clone());
-        thread::spawn(move || exit_on_signal(&signals, &directory, &child));
+        let (directories, child) = (temp.directories.clone(), temp.child.clone());
+        thread::spawn(move || exit_on_signal(&signals, &directories, &child));
         Ok(temp)
     }
 
@@ -112,10 +112,38 @@ impl TempFiles {
         Ok((file.during("create", path.display())?, Some(path)))
     }
 
+    /// Creates an empty directory, which is removed at the end with what is in it.
+    ///
+    /// It is beside the image if that filesystem has unnamed files, else among the system's temporary files: a
+    /// filesystem without them (FAT, say) has no owners and devices either.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let mut hidden = self.own.clone().into_os_string();
+        if !self.unnamed {
+            hidden = std::env::temp_dir().into_os_string();
+            hidden.push(format!("/layerinit-{}", std::process::id()));
+        }
+        hidden.push(format!(".{name}"));
+        let path = PathBuf::from(hidden);
+        let mut directories = locked(&self.directories);
+        let created = fs::DirBuilder::new().mode(0o700).create(&path);
+        created.during("create", path.display())?;
+        directories.push(path.clone());
+        Ok(path)
+    }
+
+    /// Removes a directory of [`directory`](Self::directory) early.
+    pub fn remove_directory(&self, path: &Path) -> Result<()> {
+        let mut directories = locked(&self.directories);
+        let removed = fs::remove_dir_all(path);
+        removed.during("remove", path.display())?;
+        directories.retain(|other| other != path);
+        Ok(())
+    }
+
     /// Gives a file the name of the image, and replaces a file of that name. `from` is the present path.
     pub fn publish(&self, file: &File, from: Option<&Path>, image: &Path) -> Result<()> {
         // A signal waits until this is done.
-        let _directory = locked(&self.directory);
+        let _directories = locked(&self.directories);
         if let Some(from) = from {
             return fs::rename(from, image).during("rename to", image.display());
         }
@@ -150,7 +178,7 @@ impl TempFiles {
 
 impl Drop for TempFiles {
     fn drop(&mut self) {
-        remove(locked(&self.directory).take());
+        remove(&mut locked(&self.directories));
     }
 }
 
@@ -183,14 +211,10 @@ fn ignored_signals() -> u64 {
 }
 
 /// Waits for one of the signals, then kills the child, removes the directory and ends the program.
-fn exit_on_signal(
-    signals: &SigSet,
-    directory: &Mutex<Option<PathBuf>>,
-    child: &Mutex<Option<Pid>>,
-) {
+fn exit_on_signal(signals: &SigSet, directories: &Mutex<Vec<PathBuf>>, child: &Mutex<Option<Pid>>) {
     let Ok(signal) = signals.wait() else { return };
     // Waits here while the image gets its name.
-    let mut directory = locked(directory);
+    let mut directories = locked(directories);
     // A living child could still create a file in the directory. The lock keeps another one from starting.
     let mut running = locked(child);
     let deadline = Instant::now() + KILL_TIMEOUT;
@@ -204,16 +228,16 @@ fn exit_on_signal(
         running = locked(child);
     }
     // Both locks are held up to the end.
-    remove(directory.take());
+    remove(&mut directories);
     std::process::exit((signal as i32).saturating_add(128));
 }
 
-/// Removes the directory. An error is printed: nothing else can be done.
-fn remove(directory: Option<PathBuf>) {
-    if let Some(path) = directory
-        && let Err(error) = fs::remove_dir_all(&path)
-    {
-        eprintln!("layerinit: remove {}: {error}", path.display());
+/// Removes the directories. An error is printed: nothing else can be done.
+fn remove(directories: &mut Vec<PathBuf>) {
+    for path in directories.drain(..) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            eprintln!("layerinit: remove {}: {error}", path.display());
+        }
     }
 }
 

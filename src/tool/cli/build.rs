@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args};
 use super::named;
 use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
+use crate::tool::build::container::layers::ContainerOptions;
 use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
@@ -22,6 +23,11 @@ Layers:
   becomes an EROFS image, made by mkfs.erofs (package erofs-utils), or with --as a cpio archive. An
   EROFS image or a cpio archive (plain, gzip, xz, zstd or lz4) is recognized by its content and
   appended unchanged.
+
+  A tar archive, compressed or not, becomes an EROFS image, and so does each layer of a container
+  image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG], as skopeo names
+  them. Whiteouts become those of overlayfs. mkfs.erofs reads tar archives from version 1.7 on; an
+  older one needs root. The images are kept in ${XDG_CACHE_HOME:-~/.cache}/layerinit/layers.
 
   --as and --label apply to the --layer before them. A volume label names the layer in
   rd.layers.only= and rd.layers.skip=. /init unpacks cpio layers: they suit a few small files, and
@@ -61,6 +67,7 @@ Reproducible builds:
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
+  layerinit build -o demo.img --layer oci:debian:12 --layer etc.tar.gz
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
@@ -79,7 +86,7 @@ pub(super) struct BuildArgs {
     #[arg(short, long, value_name = "IMG")]
     output: PathBuf,
 
-    /// Append a layer: a directory, an EROFS image or a cpio archive
+    /// Append a layer: a directory, an EROFS image, a cpio or tar archive, or a container image
     #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
     layers: Vec<PathBuf>,
     /// Make the directory of the preceding --layer into this format [default: erofs]
@@ -107,7 +114,8 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     align: u64,
-    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it
+    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it: larger images, without
+    /// inline data, whose files a kernel with the memback patches maps in place
     #[arg(
         long,
         value_name = "ALGORITHM",
@@ -115,6 +123,32 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     erofs_compression: String,
+    /// Take the image for this platform, as in linux/arm64, from those of a container image
+    /// [default: this machine's]
+    #[arg(
+        long,
+        value_name = "PLATFORM",
+        requires = "layers",
+        help_heading = "Container options"
+    )]
+    platform: Option<String>,
+    /// Make one layer of each container image
+    #[arg(long, requires = "layers", help_heading = "Container options")]
+    flatten: bool,
+    /// Take absolute names in tar archives relative to the new root
+    #[arg(long, requires = "layers", help_heading = "Container options")]
+    absolute_names: bool,
+    /// Do not use the cache of layers
+    #[arg(long, help_heading = "Container options")]
+    no_cache: bool,
+    /// Keep at most so many MiB in the cache of layers
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 4096,
+        help_heading = "Container options"
+    )]
+    cache_size: u64,
     /// Pass an option to mkfs.erofs, after the tool's own
     #[arg(
         long = "mkfs-erofs-arg",
@@ -271,7 +305,14 @@ impl BuildArgs {
                     true => Timestamps::Preserved(mtime.unwrap_or(u32::MAX)),
                     false => Timestamps::Fixed(mtime.unwrap_or(0)),
                 },
+                mtime,
                 args: self.mkfs_erofs_args,
+            },
+            container: ContainerOptions {
+                platform: self.platform,
+                flatten: self.flatten,
+                cache: (!self.no_cache).then(|| self.cache_size.saturating_mul(1 << 20)),
+                absolute_names: self.absolute_names,
             },
         })?;
         for line in lines {

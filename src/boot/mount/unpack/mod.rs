@@ -51,16 +51,15 @@ pub struct Unpacked {
 /// directory.
 pub fn unpack<I: Skip>(archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
     let over = upper.is_some();
-    unpack_into(archive, upper, over)
+    unpack_members(archive, upper, over)
 }
 
-/// Unpacks every member of `archive` into the root directory, over what lower layers have left there: the result is
-/// that of [`unpack`] in an overlay of them.
-pub fn unpack_over_layers<I: Skip>(archive: Archive<I>) -> Result<Unpacked> {
-    unpack_into(archive, None, true)
+/// The same where the layers below are in the root directory itself.
+pub fn unpack_over<I: Skip>(archive: Archive<I>) -> Result<Unpacked> {
+    unpack_members(archive, None, true)
 }
 
-fn unpack_into<I: Skip>(
+fn unpack_members<I: Skip>(
     mut archive: Archive<I>,
     upper: Option<OwnedFd>,
     over: bool,
@@ -111,7 +110,7 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
 }
 
 struct Unpacker {
-    /// The upper directory, where there are layers below.
+    /// The upper directory of the overlay.
     upper: Option<OwnedFd>,
     /// Whether there are layers below.
     over: bool,
