@@ -13,14 +13,14 @@ mod attributes;
 mod times;
 mod whiteout;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use log::{debug, warn};
 use rustix::fs::{
-    AtFlags, CWD, FileType, OFlags, chownat, fchmod, fchown, ftruncate, futimens, link, lstat,
-    mkdir, mknodat, open, rmdir, stat, symlink, unlink,
+    AtFlags, CWD, FileType, OFlags, chownat, fchmod, fchown, fstat, ftruncate, futimens, link,
+    lstat, mkdir, mknodat, open, rmdir, stat, symlink, unlink,
 };
 use rustix::io::{Errno, write};
 
@@ -67,6 +67,7 @@ fn unpack_members<I: Skip>(
     let mut unpacker = Unpacker {
         upper,
         over,
+        own: BTreeSet::new(),
         links: BTreeMap::new(),
         times: DirectoryTimes::default(),
         buffer: vec![0; 128 << 10],
@@ -95,8 +96,11 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
         match archive.next_member()? {
             Next::Member(member) if member.counts() => {
                 if let Some(Whiteout::Directory(directory)) = whiteout(&member) {
+                    let mut times = DirectoryTimes::default();
+                    times.preserve(&member.name);
                     whiteout::remove_lower(directory, None)
                         .during("clear", format_args!("directory {}", shown(directory)))?;
+                    times.set();
                 }
             }
             Next::Member(_) | Next::Trailer => {}
@@ -110,6 +114,8 @@ struct Unpacker {
     upper: Option<OwnedFd>,
     /// Whether there are layers below.
     over: bool,
+    /// The inodes of this archive's files with several names.
+    own: BTreeSet<u64>,
     /// The first name of each file that may have further ones.
     links: BTreeMap<LinkKey, Vec<u8>>,
     times: DirectoryTimes,
@@ -155,6 +161,7 @@ impl Unpacker {
     fn file<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
         let (name, header) = (&member.name, &member.header);
         clean_path(name, Some(libc::S_IFREG));
+        self.unshare(name);
         let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         match self.link(member) {
             // The data comes with this name, or came with an earlier one.
@@ -170,6 +177,9 @@ impl Unpacker {
         };
         let (uid, gid) = owner(header);
         let failed = |errno| Error::with("write", shown(name), Cause::Os(errno));
+        if self.over && link_key(header).is_some() {
+            self.own.insert(fstat(&file).map_err(failed)?.st_ino);
+        }
         fchown(&file, uid, gid).map_err(failed)?;
         fchmod(&file, mode(header)).map_err(failed)?;
         if header.filesize != 0 {
@@ -200,6 +210,19 @@ impl Unpacker {
             return Err(Error::new("unpack", shown(name), what));
         }
         Ok(())
+    }
+
+    /// Removes a file of lower layers that has other names, too: these keep their content, as in an overlay.
+    fn unshare(&self, name: &[u8]) {
+        if self.over
+            && self.upper.is_none()
+            && let Ok(stat) = lstat(name)
+            && stat.st_nlink > 1
+            && !self.own.contains(&stat.st_ino)
+        {
+            // If this fails, opening it fails, too, and is reported.
+            let _ = unlink(name);
+        }
     }
 
     fn directory(&mut self, member: &Member) -> Done {
