@@ -242,6 +242,27 @@ image_moduleless() {
 	"$layerinit" build -o "$@" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
 }
 image_moduleless_inside() { image_moduleless "$1" --layers-inside; }
+# moduleless FILE LAYER...: writes a loader without kernel modules, and the layers, images or archives.
+moduleless() { "$layerinit" build -o "$1" && cat "${@:2}" >>"$1"; }
+# A layer with a cluster that cannot be decompressed: the middle of its only file.
+image_damaged() {
+	local broken=$work/layers/damaged.erofs size
+	cp "$(layer app -zlz4hc)" "$broken"
+	size=$(stat -c %s "$broken")
+	head -c 4096 /dev/zero | tr '\0' '\377' |
+		dd of="$broken" bs=4096 seek=$((size / 8192)) conv=notrunc status=none
+	moduleless "$1" "$(layer base)" "$broken"
+}
+# The second layer takes 300 MB in a tmpfs.
+tree_zeros() { mkdir -p zeros; head -c "$1M" /dev/zero >zeros/data; }
+image_no_room() { moduleless "$1" "$(layer base)" "$(layer zeros-300 -zlz4hc)"; }
+image_layers_500() {
+	local number layers=()
+	for number in {001..499}; do
+		layers+=("$(layer "many-$number")")
+	done
+	moduleless "$1" "$(layer base)" "${layers[@]}"
+}
 image_base() { build "$1" --layer "$(tree base)"; }
 # An /init without the cargo features disk, extract, systemd and watchdog.
 image_layers_only() {

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::priority::raise_priority;
+use layerinit::boot::release::Later;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
 use layerinit::boot::{
-    console, fault, filesystem, kmsg, rescue, setup, source, switch_root, verify_init, watchdog,
+    console, fault, filesystem, kmsg, release, rescue, setup, source, switch_root, verify_init,
+    watchdog,
 };
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
@@ -104,8 +106,8 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
 
     let new_root = mounter.mount_root()?;
     let (mounted, loader) = mounter.finish();
-    let released = source::release_image(&plan, &mounted.images());
-    let mut freed = released.unwrap_or(0);
+    let released = release::release(&plan, &sources, &mounted.images());
+    let mut freed = mounted.freed.saturating_add(released.bytes);
     times.end("root");
     rescue::break_at(Break::Mount, &options);
 
@@ -115,7 +117,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
 
     systemd::keep_stub_files(new_root);
     if new_root != "/" {
-        freed = freed.saturating_add(switch_root::switch(new_root, released.is_none())?);
+        freed = freed.saturating_add(switch_root::switch(new_root, released.later)?);
         info!("switched to the new root, {freed} bytes freed");
     }
     times.end("switch");
@@ -146,7 +148,7 @@ fn boot_rescued(arguments: &[CString], started: Timestamp) -> Result<Infallible>
     let inits = options.inits();
     let init = verify_init::find_init(SYSROOT, &inits)?;
     systemd::keep_stub_files(SYSROOT);
-    switch_root::switch(SYSROOT, false)?;
+    switch_root::switch(SYSROOT, Later::default())?;
     let started = options.timestamps.then_some(started);
     Err(exec(init, started, arguments, &options))
 }

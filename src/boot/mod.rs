@@ -17,6 +17,8 @@ pub mod watchdog;
 
 pub mod source;
 
+pub mod release;
+
 pub mod mount;
 
 pub mod verify_init;

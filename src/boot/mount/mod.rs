@@ -30,6 +30,9 @@ pub mod archive;
 pub mod merge;
 
 #[cfg(feature = "extract")]
+pub mod memory;
+
+#[cfg(feature = "extract")]
 mod single;
 
 mod root;
@@ -42,6 +45,7 @@ use log::{debug, info};
 #[cfg(feature = "extract")]
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::release;
 use super::source::OpenSource;
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
@@ -92,6 +96,8 @@ pub struct MountedRoot<'a> {
     pub layers: Vec<MountedLayer<'a>>,
     /// The filesystem that overlayfs writes to.
     pub upper: Option<MountedUpper>,
+    /// Bytes of the initrd and of layer files that were freed.
+    pub freed: u64,
     /// The directories of `rd.overlay.for=`.
     pub kept: Option<MountedKept>,
     /// Whether all layers were written into one tmpfs, which is the root.
@@ -114,6 +120,7 @@ pub struct Mounter<'a> {
     finder: DeviceFinder,
     loader: Loader,
     memback: Memback,
+    has_overlay: bool,
     lacks_overlay: bool,
     mounted: MountedRoot<'a>,
 }
@@ -132,6 +139,7 @@ impl<'a> Mounter<'a> {
             finder,
             loader,
             memback: Memback::default(),
+            has_overlay: false,
             lacks_overlay: false,
             mounted: MountedRoot::default(),
         }
@@ -216,7 +224,27 @@ impl<'a> Mounter<'a> {
                 .map_err(|errors| not_mounted(layer, superblock, errors))?,
         };
         self.mounted.layers.push(MountedLayer { layer, method });
+        // Until overlayfs is known to work, the layer may have to be read again.
+        if self.has_overlay || !matches!(self.plan.root, Root::Overlay(_)) {
+            self.free_consumed(layer);
+        }
         Ok(())
+    }
+
+    /// Frees the bytes of a layer, unless it is mounted from there.
+    fn free_consumed(&mut self, layer: &Layer) {
+        let mounted = &self.mounted.layers;
+        let consumed = |layer: &Layer| {
+            mounted.iter().any(|mounted| {
+                mounted.layer.number == layer.number
+                    && !matches!(mounted.method, MountMethod::Erofs(_))
+            })
+        };
+        if consumed(layer) {
+            let layers = self.plan.layers.iter();
+            let freed = release::free_layer(layer, &mut layers.filter(|layer| !consumed(layer)));
+            self.mounted.freed = self.mounted.freed.saturating_add(freed);
+        }
     }
 
     /// Tries the backends of a layer in order. Fails with the error of each.
@@ -301,6 +329,7 @@ impl<'a> Mounter<'a> {
 
     fn need_overlay(&mut self) -> Result<()> {
         let done = self.loader.need(Module::Overlay);
+        self.has_overlay = done.is_ok();
         self.lacks_overlay = done.is_err();
         done
     }

@@ -66,6 +66,8 @@ pub struct PreparedLayer {
     pub name: OsString,
     /// A warning about what the layer cannot hold.
     pub warning: Option<String>,
+    /// A line about what the layer costs.
+    pub note: Option<String>,
 }
 
 /// A layer from a file. `path` is for messages.
@@ -113,6 +115,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
         location: path.into(),
         name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
         warning: None,
+        note: None,
     })
 }
 

@@ -15,7 +15,9 @@ use super::tree::{self, Timestamps};
 use crate::bytes::{Opened, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::checksum::digest;
-use crate::format::erofs::{Checksum, SUPER_OFFSET, Superblock};
+use crate::format::erofs::{Checksum, Image, SUPER_OFFSET, Superblock};
+use crate::text::shown;
+use crate::tool::image::in_place::{self, InPlace};
 use crate::tool::tmpfile;
 
 /// Offsets of fields in the image, in bytes (struct erofs_super_block in fs/erofs/erofs_fs.h).
@@ -44,9 +46,11 @@ impl ErofsOptions {
     fn command(&self, image: &Path, source: &Path) -> Result<Command> {
         const NIL: &str = "00000000-0000-0000-0000-000000000000";
         let mut command = Command::new("mkfs.erofs");
-        if let Some(compression) = &self.compression {
-            command.arg(format!("-z{compression}"));
-        }
+        match &self.compression {
+            Some(compression) => command.arg(format!("-z{compression}")),
+            // Whole blocks alone: a kernel with memback maps them in place.
+            None => command.arg("-Enoinline_data"),
+        };
         command.env_remove("SOURCE_DATE_EPOCH");
         match self.times {
             Timestamps::Fixed(mtime) => command.arg(format!("-T{mtime}")),
@@ -116,6 +120,10 @@ pub fn prepare(
     if length < size {
         opened.file.set_len(length).during("write", &object)?;
     }
+    let note = match options.compression {
+        Some(_) => None,
+        None => Some(uncompressed(&opened, &superblock, directory)?),
+    };
     Ok(PreparedLayer {
         file: opened.file,
         length,
@@ -124,7 +132,19 @@ pub fn prepare(
         location,
         name: OsString::new(),
         warning: None,
+        note,
     })
+}
+
+/// What an image costs that is not compressed, and what it gains.
+fn uncompressed(image: &Opened, superblock: &Superblock, directory: &Path) -> Result<String> {
+    let sum = InPlace::of(&Image::new(image, superblock)?, 0, in_place::PAGE)?;
+    Ok(format!(
+        "{}: not compressed: {} bytes, {} of them behind the ends of files; memback maps {sum}",
+        shown(directory.as_os_str().as_encoded_bytes()),
+        superblock.length(),
+        sum.padding,
+    ))
 }
 
 /// Derives the UUID of an image from its content: version 8 of RFC 9562, not cryptographic. Images of different content

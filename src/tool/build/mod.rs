@@ -151,6 +151,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         format!("warning: {name}: not aligned, as its name in the archive would get too long")
     }));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
+    lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     let count = match layers.len() {
         1 => "1 layer".to_string(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::backends::supports;
 use super::context::Check;
 use super::options::LoaderLocation;
 use super::requirements::{
@@ -242,21 +243,8 @@ fn instead_of_mount(plan: &Plan) -> (Severity, &'static str) {
 
 /// For layers that no backend can mount with this configuration: the backend that most kernels support.
 fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Backend> {
-    let has = |module: &Module| match config.value(module.option().trim_start_matches("CONFIG_")) {
-        "y" => true,
-        "m" => {
-            let missing = check.modules.why_missing(config.version, module.name());
-            missing.is_none()
-        }
-        _ => false,
-    };
-    let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
     let works = |backend: &Backend, place: &Place| {
-        backend.is_mainline()
-            && !backend.is_extract()
-            && backend.is_likely(place, check.boot.options.hints())
-            && backend.options().iter().all(built_in)
-            && backend.modules().iter().all(has)
+        !backend.is_extract() && supports(check, config, *backend, place)
     };
     let mut found = BTreeSet::new();
     for layer in &plan.layers {

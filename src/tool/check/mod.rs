@@ -9,8 +9,11 @@ pub mod context;
 pub mod real_init;
 pub mod requirements;
 
+pub mod backends;
+
 pub mod conflicts;
 pub mod directories;
+pub mod in_place;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
@@ -48,7 +51,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 31] = [
+pub const CHECKS: [NamedCheck; 33] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -88,7 +91,9 @@ pub const CHECKS: [NamedCheck; 31] = [
     row("time32", "a 32-bit kernel without the system calls with 32-bit times (--kernel-config)", kernel_32bit::time32),
     row("loadable", "modules that /init cannot load", modules::loadable),
     row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
+    row("methods", "the backend of each layer, and its memory (--kernel-config)", backends::backends),
     row("memory", "the memory that the boot takes", memory::memory),
+    row("in-place", "how much of uncompressed layers a kernel with memback maps in place", in_place::in_place),
 ];
 
 /// The list of [`CHECKS`] for the help, a line of at most 100 columns each.

@@ -129,7 +129,8 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     align: u64,
-    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it
+    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it: larger images, without
+    /// inline data, whose files a kernel with the memback patches maps in place
     #[arg(
         long,
         value_name = "ALGORITHM",

@@ -363,3 +363,57 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
         assert_eq!(said(&config, 1), expected, "{config}");
     }
 }
+
+#[test]
+fn the_backend_of_each_layer_and_its_bytes_are_told() {
+    let image = Parts::new("check-config-backends", &["-zlz4hc"]);
+    let length = image.image.len() - image.layer;
+    let keeps = |backend: &str| format!("mounted by {backend}, which keeps its {length} bytes");
+    let extracted = |line: &str| {
+        // An ELF file and 50000 bytes of text, in whole pages, and three inodes.
+        line == format!(
+            "by extract, into {} bytes of memory",
+            4096 + 13 * 4096 + 3 * 1280
+        )
+    };
+    for (config, words, expected) in [
+        (sufficient(), "retain_initrd", keeps("loop")),
+        (
+            sufficient() + "CONFIG_EROFS_FS_MEMBACK=y\n",
+            "quiet",
+            keeps("memback"),
+        ),
+        (
+            sufficient().replace("LOOP=y", "LOOP=n"),
+            "retain_initrd",
+            String::new(),
+        ),
+        (
+            sufficient().replace("OVERLAY_FS=y", "OVERLAY_FS=n"),
+            "retain_initrd",
+            String::new(),
+        ),
+        (as_modules(), "retain_initrd", String::new()),
+        (
+            sufficient(),
+            "retain_initrd rd.layers.backend=extract",
+            String::new(),
+        ),
+    ] {
+        fs::write(image.directory.join("config"), &config).unwrap();
+        let words = ["--kernel-config", "config", "--cmdline", words];
+        let (lines, _) = check(&image.directory, &image.image, &words);
+        let prefix = format!("layer 0 (initrd+{:#x}): ", image.layer);
+        let lines: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .collect();
+        let [line] = lines[..] else {
+            panic!("{words:?}: {lines:?}");
+        };
+        match expected.is_empty() {
+            true => assert!(extracted(line), "{words:?}: {line}"),
+            false => assert_eq!(line, expected, "{words:?}"),
+        }
+    }
+}

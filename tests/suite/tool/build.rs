@@ -232,3 +232,22 @@ fn layers_are_told_one_by_one_or_nothing_is() {
     let (_, stderr, status) = run(&directory, &[&words[..], &["-q", "-v"]].concat());
     assert_eq!(status, 2, "{stderr}");
 }
+
+#[test]
+fn an_image_that_is_not_compressed_can_be_mapped_in_place() {
+    let directory = workshop("tool-build-plain");
+    fs::write(directory.join("root/data"), [1; 5000]).unwrap();
+    let words = ["build", "--init", "init", "-o", "image", "--layer", "root"];
+    let stdout = good(
+        &directory,
+        &[&words[..], &["--erofs-compression", "none"]].concat(),
+    );
+    let line = stdout.lines().next().unwrap();
+    // Two files in whole blocks, and at least one block of metadata.
+    assert!(line.starts_with("root: not compressed: "), "{line}");
+    let what = " bytes, 7282 of them behind the ends of files; memback maps 5006 of 5006 bytes, 2 of 2 files";
+    assert!(line.ends_with(what), "{line}");
+    let checked = good(&directory, &["list", "image"]);
+    assert!(checked.contains("0x00001000"), "{checked}");
+    assert!(!good(&directory, &words).contains("memback"));
+}

@@ -49,9 +49,24 @@ pub struct Unpacked {
 
 /// Unpacks every member of `archive` into the root directory. Where that is an overlay, `upper` is its upper
 /// directory.
-pub fn unpack<I: Skip>(mut archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
+pub fn unpack<I: Skip>(archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
+    let over = upper.is_some();
+    unpack_members(archive, upper, over)
+}
+
+/// The same where the layers below are in the root directory itself.
+pub fn unpack_over<I: Skip>(archive: Archive<I>) -> Result<Unpacked> {
+    unpack_members(archive, None, true)
+}
+
+fn unpack_members<I: Skip>(
+    mut archive: Archive<I>,
+    upper: Option<OwnedFd>,
+    over: bool,
+) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
         upper,
+        over,
         links: BTreeMap::new(),
         times: DirectoryTimes::default(),
         buffer: vec![0; 128 << 10],
@@ -91,8 +106,10 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
 }
 
 struct Unpacker {
-    /// The upper directory, where there are layers below.
+    /// The upper directory of the overlay.
     upper: Option<OwnedFd>,
+    /// Whether there are layers below.
+    over: bool,
     /// The first name of each file that may have further ones.
     links: BTreeMap<LinkKey, Vec<u8>>,
     times: DirectoryTimes,
@@ -110,7 +127,7 @@ impl Unpacker {
             return Ok(());
         }
         let name = &member.name;
-        if self.upper.is_some() {
+        if self.over {
             self.times.preserve(name);
         }
         let done = match (whiteout(member), member.header.file_type()) {
