@@ -151,7 +151,7 @@ pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
     walker.up_to_image().walk()
 }
 
-/// Walks a block device that holds images one after the other. [`DEVICE_PADDING`] zero bytes end them: the rest of
+/// Walks a block device that holds images one after the other. 2 MiB of zeros end them: the rest of
 /// the device is not read.
 pub fn walk_device(device: &dyn ReadAt) -> Walk {
     let walker = Walker::new(device, b"");

@@ -46,7 +46,7 @@ pub struct StackRecord {
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordFault {
-    /// Its format is newer than [`FORMAT`].
+    /// Its format is newer than `FORMAT`.
     Newer(u64),
     /// It is not a record: why.
     Damaged(String),

@@ -15,7 +15,7 @@ pub struct Limits {
 const ROOM: u64 = 1 << 20;
 
 impl Limits {
-    /// Those of an image: names as [`Self::names`] says; for each byte of metadata an extent, and 16 bytes of
+    /// Those of an image: of names as many as `names` says; for each byte of metadata an extent, and 16 bytes of
     /// extended attributes, as files share them; and [`Self::content_max`].
     pub fn of(image: &Image) -> Self {
         /// How much the metabox may be compressed.

@@ -21,7 +21,7 @@ const VARIABLE: &str = "LAYERINIT_INIT";
 const TEXT_MAX: u64 = 256 << 20;
 
 /// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`, or else the
-/// environment variable, or else [the installed one](installed_init).
+/// environment variable, or else the installed one.
 ///
 /// # Errors
 /// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
