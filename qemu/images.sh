@@ -212,6 +212,73 @@ pad() {
 }
 
 image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+# A loader that lists its layers, with a shell.
+verified() {
+	BUSYBOX=$busybox LAYERINIT_INIT=$init build "$@" --verify \
+		--spec "$repo/initramfs-spec/loader" --spec "$repo/initramfs-spec/shell"
+}
+verified_layers() { echo --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+# shellcheck disable=SC2046
+image_verified() { verified "$1" $(verified_layers); }
+image_verified_moduleless() { kernel_dir='' verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+image_verified_inside() { verified "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+# The list by sha256sum, and the image by cat.
+image_verified_by_hand() {
+	local dir=$work/trees/verified-by-hand
+	mkdir -p "$dir"
+	(cd "$work/layers" && sha256sum "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)") >"$dir/list"
+	cat >"$dir/spec" <<-END
+		dir /etc 0755 0 0
+		dir /etc/layerinit 0755 0 0
+		file /etc/layerinit/layers.sha256 $dir/list 0644 0 0
+	END
+	LAYERINIT_INIT=$init build "$dir/loader" --spec "$repo/initramfs-spec/loader" --spec "$dir/spec"
+	truncate -s %4096 "$dir/loader"
+	cat "$dir/loader" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)" >"$1"
+}
+# flip FILE OFFSET: changes a bit.
+flip() {
+	local byte
+	byte=$(od -An -tu1 -j "$2" -N1 "$1")
+	printf '%b' "\\x$(printf %x $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+image_verified_bit() {
+	image_verified "$1"
+	flip "$1" $(($(stat -c %s "$1") - $(stat -c %s "$(archive etc)") - 5000))
+}
+image_verified_list() {
+	local app at
+	image_verified "$1"
+	app=$(sha256sum "$(layer app -zlz4hc)")
+	at=$(grep -abo "${app:0:64}" "$1")
+	# The first of its digits that is one with the bit changed, too.
+	app=${app%%[0-9]*}
+	flip "$1" $((${at%%:*} + ${#app}))
+}
+image_verified_appended() { image_verified "$1" && cat "$(archive parents)" >>"$1"; }
+image_verified_twice() { image_verified "$1" && cat "$(archive etc)" >>"$1"; }
+# verified_again FILE LAYER...: the loader of the good image, and other layers.
+verified_again() {
+	local first
+	image_verified "$1"
+	first=$("$layerinit" list "$1" | sed -n '/ erofs /{s/ .*//p;q}')
+	truncate -s $((first)) "$1"
+	cat "${@:2}" >>"$1"
+}
+image_verified_removed() { verified_again "$1" "$(layer base)" "$(archive etc)"; }
+image_verified_swapped() { verified_again "$1" "$(layer app -zlz4hc)" "$(layer base)" "$(archive etc)"; }
+tree_other() { mkdir -p bin; printf '#!/bin/sh\necho unpacked by the kernel\n' >init; chmod +x init; }
+image_verified_other_init() { image_verified_inside "$1" && cat "$(archive other)" >>"$1"; }
+tree_credentials() { mkdir -p srv/credentials; echo secret >srv/credentials/key; }
+tree_shadow() { mkdir -p etc; echo root::0:: >etc/shadow; }
+image_verified_except() {
+	verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --verify-except credentials:/srv/credentials
+	cat "$(archive credentials)" >>"$1"
+}
+image_verified_except_other() {
+	verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --verify-except credentials:/srv/credentials
+	cat "$(archive shadow)" >>"$1"
+}
 # Without kernel modules.
 image_moduleless() {
 	"$layerinit" build -o "$@" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"

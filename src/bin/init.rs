@@ -10,6 +10,7 @@ use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::priority::raise_priority;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
+use layerinit::boot::trust::Trust;
 use layerinit::boot::{
     console, fault, filesystem, kmsg, rescue, setup, source, switch_root, verify_init, watchdog,
 };
@@ -60,7 +61,8 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     let early_errors = [setup::mount_dev(), console::open_streams().err()];
     kmsg::install();
     setup::mount_filesystems()?;
-    let options = Options::parse(&setup::read_cmdline()?);
+    let mut options = Options::parse(&setup::read_cmdline()?);
+    let trust = Trust::restrict(&mut options);
     rescue::set_options(&options);
     kmsg::set_verbosity(options.verbosity);
     let kernel = setup::kernel_release();
@@ -69,9 +71,11 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         .iter()
         .flatten()
         .for_each(|error| warn!("{error}"));
+    let trust = trust?;
     times.end("setup");
 
     let assembled = filesystem::root_is_overlay()?;
+    trust.check_assembled(assembled)?;
     let sources = match assembled {
         true => Vec::new(),
         false => source::find(&options.rdinit)?,
@@ -97,6 +101,10 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         warn!("{error}");
     }
     loader.begin(&plan.modules);
+    let verified = trust.verify(&plan, &sources, &options)?;
+    if verified.is_some() {
+        times.end("verify");
+    }
     let finder = DeviceFinder::new(&options);
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
@@ -122,6 +130,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         kernel: &kernel,
         sources: &sources,
         plan: &plan,
+        verified: verified.as_ref(),
         mounted: &mounted,
         modules: &loader.finish(),
         warnings: &kmsg::warnings(),

@@ -17,6 +17,9 @@ pub mod watchdog;
 
 pub mod source;
 
+#[cfg_attr(not(feature = "verify"), path = "trust_off.rs")]
+pub mod trust;
+
 pub mod mount;
 
 pub mod verify_init;

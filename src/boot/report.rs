@@ -8,6 +8,7 @@ use super::clock::microseconds;
 use super::filesystem::is_mount_point;
 use super::mount::{self, MountMethod, MountedRoot, UPPER};
 use super::source::OpenSource;
+use super::trust::Verified;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};
@@ -32,6 +33,8 @@ pub struct BootReport<'a> {
     pub sources: &'a [OpenSource],
     /// The plan.
     pub plan: &'a Plan,
+    /// The layers that were verified, if the loader lists them.
+    pub verified: Option<&'a Verified>,
     /// How the root device, the layers and the upper were mounted.
     pub mounted: &'a MountedRoot<'a>,
     /// The files of the kernel modules that were loaded, in order.
@@ -80,6 +83,12 @@ impl BootReport<'_> {
             object.text("node", &how.node).text("type", &how.fstype);
         }
         layers(report.array("layers"), self);
+        if let Some(verified) = self.verified {
+            let mut object = report.object("verified");
+            object.number("layers", verified.layers);
+            object.number("bytes", verified.bytes);
+            object.number("us", verified.microseconds);
+        }
         root(&mut report, self);
         strings(report.array("modules"), self.modules);
         strings(report.array("warnings"), self.warnings);
@@ -124,6 +133,7 @@ fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
                 "kind",
                 match segment.kind {
                     Kind::Padding => "padding",
+                    Kind::Stop => "stop",
                     Kind::Cpio(_) => "cpio",
                     Kind::Erofs(_) => "erofs",
                     Kind::Bootconfig { .. } => "bootconfig",

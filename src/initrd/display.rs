@@ -22,7 +22,9 @@ impl Segment {
                     "a bootconfig whose size or checksum is wrong: the kernel has ignored it";
                 return Some(what.into());
             }
-            Kind::Padding | Kind::Erofs(_) | Kind::Bootconfig { .. } => return None,
+            Kind::Padding | Kind::Stop | Kind::Erofs(_) | Kind::Bootconfig { .. } => {
+                return None;
+            }
         };
         let stopped = "the kernel stopped unpacking there";
         match (cpio.bad_sum, cpio.bad_name, cpio.refused) {
@@ -45,6 +47,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Padding => f.write_str("padding"),
+            Self::Stop => f.write_str("stop of the kernel's unpacker"),
             Self::Cpio(cpio) => cpio.fmt(f),
             Self::Erofs(sb) => {
                 write!(f, "erofs {} blocks of {}", sb.blocks, sb.block_size())?;

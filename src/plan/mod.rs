@@ -26,7 +26,7 @@ use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
 pub use device::MountSpec;
-pub use layers::segments as layer_segments;
+pub use layers::{collect as collect_layers, loader_length, segments as layer_segments};
 pub use module::Module;
 pub use upper::{PersistentUpper, Upper};
 

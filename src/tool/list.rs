@@ -101,7 +101,7 @@ fn each_file(
             let image = Image::new(&alone, superblock)?;
             erofs_tree::walk(&image, |file, _| take(file))
         }
-        Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
+        Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => Ok(()),
     }
 }
 
@@ -151,6 +151,9 @@ fn fields(kind: &Kind, object: &mut Object) {
     match kind {
         Kind::Padding => {
             object.text("kind", "padding");
+        }
+        Kind::Stop => {
+            object.text("kind", "stop");
         }
         Kind::Bootconfig { intact } => {
             object.text("kind", "bootconfig").boolean("intact", *intact);

@@ -8,6 +8,8 @@ pub mod tmpfile;
 
 pub mod image;
 
+pub mod verify;
+
 pub mod build;
 
 pub mod check;

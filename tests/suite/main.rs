@@ -27,6 +27,8 @@ mod device;
 mod extract;
 mod stacked;
 mod tree;
+#[cfg(feature = "verify")]
+mod trust;
 mod unpack;
 mod upper;
 

@@ -116,6 +116,7 @@ pub fn prepare(
         opened.file.set_len(length).during("write", &object)?;
     }
     Ok(PreparedLayer {
+        starts_with_image: true,
         file: opened.file,
         length,
         last_image: Some((0, length)),

@@ -21,14 +21,17 @@ pub mod mkfs;
 
 pub mod prepare;
 
+pub mod verify;
+
 use std::fs;
-use std::io::{self, IsTerminal, Read, Seek};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
+use crate::initrd::stop::STOP;
 use crate::text::shown;
 use archive::CpioOptions;
 use depmod::ModuleSelection;
@@ -37,6 +40,7 @@ use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
 use spec::{Body, Entry, FileContent};
 use temp_files::TempFiles;
+use verify::VerifyOptions;
 
 /// The directory of layers in the loader, as a name in an archive.
 const LAYERS: &[u8] = b"layers";
@@ -66,6 +70,8 @@ pub struct BuildOptions {
     pub cpio: CpioOptions,
     /// How directories become EROFS images.
     pub erofs: ErofsOptions,
+    /// What the loader verifies; `None`: nothing.
+    pub verify: Option<VerifyOptions>,
 }
 
 /// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
@@ -116,6 +122,13 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         }
         appended = &mut [];
     }
+    let mut stop = false;
+    if let Some(options) = &options.verify {
+        verify::add_files(options, &mut entries, appended)?;
+        stop = !appended
+            .first()
+            .is_some_and(|layer| layer.starts_with_image);
+    }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
@@ -126,6 +139,9 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut output = ImageWriter::new(target.as_deref(), temp, expected)?;
     let name = object.display().to_string();
     let loader = archive::write(&entries, cpio, &mut output, &name)?;
+    if stop {
+        output.write_all(STOP).during("write", &name)?;
+    }
     append(appended, options.align, page, &mut output)?;
     let length = output.length();
     let not_kept = output.finish()?;

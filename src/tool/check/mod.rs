@@ -17,6 +17,7 @@ pub mod memory;
 pub mod plan_warnings;
 pub mod rdinit;
 pub mod segments;
+pub mod trust;
 
 pub mod modules;
 
@@ -48,7 +49,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 29] = [
+pub const CHECKS: [NamedCheck; 30] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -64,6 +65,7 @@ pub const CHECKS: [NamedCheck; 29] = [
     row("files-in-tmpfs", "files of /layers that the file backend cannot mount",
         plan_warnings::files_in_tmpfs),
     row("layers", "layers that cannot be read, and files of theirs that /init drops", segments::layers),
+    row("verification", "layers other than the loader lists, and words that its policy refuses", trust::trust),
     row("mount-points", "a file or link in place of /dev, /proc, /sys or /run", directories::mount_points),
     row("world-writable", "directories of archives that everybody may write to", directories::world_writable),
     row("skipped-init", "an init that /init skips for the next", real_init::skipped),

@@ -42,7 +42,7 @@ pub fn segments(check: &Check, findings: &mut Findings) {
                 Kind::Bootconfig { intact: false } => findings
                     .error("the bootconfig's size or checksum is wrong: the kernel ignores it"),
                 Kind::Cpio(cpio) => not_unpacked(source, segment, cpio, &mut findings),
-                Kind::Padding | Kind::Bootconfig { .. } => {}
+                Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => {}
             }
         }
         alignment(source, findings);
@@ -78,7 +78,7 @@ fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
         Kind::Erofs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
-        Kind::Padding | Kind::Bootconfig { .. } => false,
+        Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
     }
 }
 

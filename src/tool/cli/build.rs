@@ -14,7 +14,9 @@ use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
 use crate::tool::build::tree::Timestamps;
+use crate::tool::build::verify::{Exception, VerifyOptions};
 use crate::tool::build::{self, BuildOptions, label};
+use crate::verify::policy::Allowed;
 
 const HELP: &str = "\
 Layers:
@@ -49,6 +51,20 @@ Modules:
   a signature taints the kernel, and a kernel that enforces signatures (module.sig_enforce, lockdown
   under Secure Boot) does not load it.
 
+Verification:
+  With --verify, the loader has the list /etc/layerinit/layers.sha256 (in the format of sha256sum) and the
+  policy /etc/layerinit/policy. /init refuses to boot a layer that is not in its place in the list, and a
+  word of the command line that could defeat this, such as init=, root= or rd.break, unless
+  --verify-allow names it. A failed boot starts no shell without --verify-allow rd.shell. This protects
+  the layers as far as the loader itself is protected, by a signature or by where it is stored:
+  docs/trust.md.
+
+  An archive that is not known yet, such as the credentials that a boot loader appends, needs
+  --verify-except NAME:DIR. The name is for people, unless a layer has it as its file name.
+
+  If the first layer is no EROFS image, the loader ends with a stop, at which the kernel's unpacker stops:
+  what follows is not unpacked over the loader.
+
 Reproducible builds:
   The same input gives the same image. Files keep owner and mode. Their modification time is
   --mtime; with --keep-times, files in directories keep their own, for programs that compare times
@@ -69,6 +85,8 @@ Examples:
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \\
     --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
+  layerinit build -o demo.img --layer base/ --layer app/ --verify \\
+    --verify-except credentials:/run/credentials
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
@@ -178,6 +196,28 @@ pub(super) struct BuildArgs {
     /// Remove the signatures of modules: the kernel loads them faster, but is tainted
     #[arg(long, requires = "modules", help_heading = "Module options")]
     strip_module_signatures: bool,
+
+    /// List the layers in the loader: /init boots these and no others
+    #[arg(long, help_heading = "Verification options")]
+    verify: bool,
+    /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
+    /// files of the layer with this file name
+    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse,
+        help_heading = "Verification options")]
+    verify_except: Vec<Exception>,
+    /// Allow a word of the kernel command line that could defeat verification
+    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
+        help_heading = "Verification options")]
+    verify_allow: Vec<String>,
+}
+
+/// Checks a word for the policy.
+fn allowed(text: &str) -> std::result::Result<String, String> {
+    Allowed::parse(text)?;
+    match text.contains('\n') {
+        true => Err("it has a newline".into()),
+        false => Ok(text.into()),
+    }
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
@@ -251,6 +291,10 @@ impl BuildArgs {
                 strip_signatures: self.strip_module_signatures,
             },
         });
+        let verify = self.verify.then_some(VerifyOptions {
+            exceptions: self.verify_except,
+            allowed: self.verify_allow,
+        });
         let to_file = self.output.as_os_str() != "-";
         let lines = build::build(&BuildOptions {
             output: to_file.then_some(self.output),
@@ -273,6 +317,7 @@ impl BuildArgs {
                 },
                 args: self.mkfs_erofs_args,
             },
+            verify,
         })?;
         for line in lines {
             match to_file {

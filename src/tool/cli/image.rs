@@ -12,7 +12,7 @@ use crate::tool::check::options::{CheckOptions, LoaderLocation};
 use crate::tool::check::uefi::UefiLoader;
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
-use crate::tool::{cat, check, extract, plan};
+use crate::tool::{cat, check, extract, plan, verify};
 
 /// The alignments that boot loaders use between files, in bytes.
 const PADS: [(&str, u64); 3] = [("1", 1), ("4", 4), ("4096", 4096)];
@@ -229,6 +229,31 @@ pub(super) struct PlanArgs {
 impl PlanArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
         plan::print(&self.image.open()?, self.cmdline.as_deref(), out)
+    }
+}
+
+/// Compare the layers of an image with the list in its loader, as /init does
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Output:
+  The digest of each layer, in the format of sha256sum, and one line with the verdict. The list is
+  /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
+
+Exit status:
+  1 if a layer is not in its place in the list or is missing, or if there is no list; 2 for wrong
+  usage.
+
+Examples:
+  layerinit verify initrd.img
+  layerinit verify loader.cpio base.erofs app.erofs"))]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+impl VerifyArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        verify::verify(&self.image.open()?, out).map(|()| true)
     }
 }
 

@@ -18,7 +18,7 @@ use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs};
+use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
 
 use super::build::layer::LayerInput;
 use crate::error::{Context, Result};
@@ -51,6 +51,7 @@ enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
+    Verify(VerifyArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
     Completions(CompletionsArgs),
@@ -155,6 +156,7 @@ impl Request {
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),
+            Command::Verify(args) => args.run(out),
             Command::Cat(args) => args.run(out).map(|()| true),
             Command::Extract(args) => args.run(out),
             Command::Completions(args) => args.run(out).map(|()| true),

@@ -1,0 +1,131 @@
+//! Only what was meant to boot: the list of layers in the loader, the policy for words of the command line, and
+//! what the kernel unpacked before `/init` could check it.
+//!
+//! Pure; [`crate::boot::trust`] reads the files and refuses the boot, and `layerinit verify` checks an image by the
+//! same code. docs/trust.md describes what this defends, and against whom.
+
+pub mod digest;
+pub mod policy;
+
+pub mod list;
+
+pub mod content;
+
+mod compare;
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::bytes::ReadAt;
+use crate::error::{Context, Error, Result};
+use crate::initrd::{Kind, Segment};
+use crate::plan::{self, Content, Layer, Place, Source};
+use digest::Digests;
+use list::Entry;
+
+/// The directory of the loader that this room reads.
+pub const DIRECTORY: &str = "/etc/layerinit";
+
+/// Computes the digests of a layer. `file` is its source.
+pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Digests> {
+    let archive = matches!(layer.content, Content::Cpio { codec: None, .. });
+    Digests::of(file, layer.offset, layer.length, archive)
+}
+
+/// Checks that the layers are those of the list, in its order, and that the kernel has unpacked nothing but the
+/// loader. `layers` are all layers of `sources`, with their digests; `files` are the bytes of each source.
+///
+/// # Errors
+/// The first layer that is not in its place in the list, a layer of the list that is missing, data in a source that
+/// cannot be recognised, or an archive in front of the loader that changes it.
+pub fn check(
+    entries: &[Entry],
+    layers: &[(Layer, Digests)],
+    sources: &[&Source],
+    files: &[&dyn ReadAt],
+) -> Result<()> {
+    for (source, file) in sources.iter().zip(files) {
+        before_loader(source, *file)?;
+    }
+    compare::compare(entries, layers, |layer, directory| {
+        let (Some(source), Some(file)) = (sources.get(layer.source), files.get(layer.source))
+        else {
+            return Err("its source is not open".into());
+        };
+        may_vary(layer, source, *file, directory)
+    })
+    .map_err(|error| match unread(sources) {
+        Some(trouble) => error.hint(trouble),
+        None => error,
+    })?;
+    match unread(sources) {
+        Some(trouble) => Err(Error::new("verify", "the layers", trouble)),
+        None => Ok(()),
+    }
+}
+
+/// Why a source was not read to its end, if one was not.
+fn unread(sources: &[&Source]) -> Option<String> {
+    let mut all = sources.iter();
+    all.find_map(|source| {
+        let trouble = source.walk.trouble.as_ref()?;
+        Some(format!("{}: {trouble}", source.place))
+    })
+}
+
+/// Whether a layer is an archive that may vary, with files below `directory` only; else why it is not.
+fn may_vary(
+    layer: &Layer,
+    source: &Source,
+    file: &dyn ReadAt,
+    directory: &str,
+) -> std::result::Result<(), String> {
+    let Content::Cpio { codec, .. } = &layer.content else {
+        return Err("it is no cpio archive".into());
+    };
+    content::is_below(file, layer.offset, layer.length, *codec, directory)?;
+    if matches!(source.place, Place::File(_)) {
+        return Ok(());
+    }
+    let mut segments = source.walk.segments.iter();
+    let by_kernel = |segment: &Segment| {
+        segment.offset == layer.offset
+            && matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel)
+    };
+    // Then its files are in the rootfs, too.
+    match segments.any(by_kernel) {
+        true => {
+            let links = &mut BTreeSet::new();
+            content::changes_loader(file, layer.offset, layer.length, *codec, links)
+        }
+        false => Ok(()),
+    }
+}
+
+/// Checks the archives in front of the loader, which the kernel has unpacked: files for the kernel itself, or such
+/// as do not change what `/init` uses.
+fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
+    let length = plan::loader_length(source);
+    let before = length.saturating_sub(1);
+    let mut links = BTreeSet::new();
+    for segment in source.walk.segments.iter().take(before) {
+        let Kind::Cpio(cpio) = &segment.kind else {
+            continue;
+        };
+        if cpio.only_early || !cpio.by_kernel {
+            continue;
+        }
+        let (offset, length) = (segment.offset, segment.length);
+        content::changes_loader(file, offset, length, cpio.codec, &mut links).map_err(|what| {
+            let object = format!("the archive at {offset:#x} in front of the loader");
+            Error::new("verify", object, what)
+                .hint("build its files into the loader, which is covered by what protects that")
+        })?;
+    }
+    Ok(())
+}
+
+/// Reads a list, as [`list::parse`] does, with its path in the error.
+pub fn read_list(text: &[u8]) -> Result<Vec<Entry>> {
+    list::parse(text).during("read", list::PATH)
+}
