@@ -279,6 +279,32 @@ image_verified_except_other() {
 	verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --verify-except credentials:/srv/credentials
 	cat "$(archive shadow)" >>"$1"
 }
+
+# The kernel and kexec are in a layer of their own, with the script that the first boot starts: it boots the
+# same kernel with the retained initrd, as it lies in memory.
+image_kexec() { build "$1" --layer "$(tree base)" --layer "$(tree kexec)" --layer "$(archive etc)"; }
+tree_kexec() {
+	local deb dir=$work/kexec-tools library
+	deb=$("$repo/qemu/kernel/debian-package" bookworm kexec-tools)
+	# shellcheck disable=SC2046 # one word a line
+	unpack "$dir" $(with_libraries bookworm "$deb")
+	mkdir -p boot etc lib lib64 sbin
+	cp "$dir/sbin/kexec" sbin
+	cp -L "$dir"/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 lib64
+	for library in $(LD_LIBRARY_PATH=$(echo "$dir"{,/usr}/lib/x86_64-linux-gnu | tr ' ' :) ldd sbin/kexec |
+		sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'); do
+		cp -L "$library" lib
+	done
+	cp "$(only "$kernel_dir"/boot/vmlinuz-*)" boot/vmlinuz
+	cat >sbin/again <<-'END'
+		#!/bin/busybox sh
+		/sbin/kexec --load /boot/vmlinuz --initrd=/sys/firmware/initrd \
+			--append="$(/bin/busybox sed 's/init=[^ ]*//' /proc/cmdline)" && echo 'KEXEC now' >/dev/console
+		exec /sbin/kexec --exec
+	END
+	chmod +x sbin/again
+	echo kexec >etc/winner
+}
 # Without kernel modules.
 image_moduleless() {
 	"$layerinit" build -o "$@" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"

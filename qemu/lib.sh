@@ -39,6 +39,15 @@ need() {
 		{ tail -n 20 "$cache/apt.log" >&2; die "apt could not install ${missing[*]}"; }
 }
 
+# need_files FILE=PACKAGE...: the same for files that are no commands.
+need_files() {
+	local item missing=()
+	for item; do
+		[[ -e ${item%=*} ]] || missing+=("missing-${item#*=}=${item#*=}")
+	done
+	[[ ${#missing[@]} == 0 ]] || need "${missing[@]}"
+}
+
 # The package lists of this machine may be missing or outdated.
 install_packages() {
 	local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends)

@@ -34,9 +34,8 @@ fn main() -> ExitCode {
     let done = request.run(&mut out);
     // The output before an error comes first.
     let flushed = out.flush().during("write", "standard output");
-    match done.and_then(|good| flushed.map(|()| good)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    match done.and_then(|status| flushed.map(|()| status)) {
+        Ok(status) => status.into(),
         Err(error) => {
             eprintln!("layerinit: {error}");
             ExitCode::FAILURE

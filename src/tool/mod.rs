@@ -1,4 +1,4 @@
-//! The host tool: builds, lists and checks images, and shows the plan for them.
+//! The host tool: builds, lists, checks and boots images, and shows the plan for them.
 //!
 //! Nothing here is linked into `/init`. The modules above this one are for both.
 
@@ -18,5 +18,6 @@ pub mod list;
 pub mod cat;
 pub mod extract;
 pub mod plan;
+pub mod qemu;
 
 pub mod cli;

@@ -22,3 +22,9 @@ pub fn create(directory: &Path) -> io::Result<File> {
 pub fn proc_path(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
+
+/// A path to an open file for another program of the same user, valid while this process keeps the file open. Files of
+/// this program are not inherited.
+pub fn shared_path(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
+}

@@ -123,8 +123,10 @@ fn ends_exactly(what: &str, codec: Codec, stream: &[u8], plain: &[u8]) {
     for (name, after) in followers() {
         let input = [stream, &after].concat();
         for step in [usize::MAX, 1, 7, 4096] {
-            if step < 4096 && plain.len() > 1 << 20 {
-                continue; // slow, and tried with the smaller samples
+            // Small steps are slow: long streams are read in them with two followers, the longest not at all.
+            let slow = step != usize::MAX && plain.len() > 100_000;
+            if slow && (!["nothing", "zeros"].contains(&name) || plain.len() > 1 << 20) {
+                continue;
             }
             let mut rest = input.as_slice();
             let mut buffered;
@@ -290,7 +292,7 @@ fn lz4_archives_end_exactly_although_nothing_marks_their_end() {
 
 #[test]
 fn lz4_archives_of_many_chunks_end_exactly() {
-    let plain = sample(20 << 20);
+    let plain = sample(17 << 20);
     ends_exactly(
         "three chunks",
         Codec::Lz4,
@@ -641,15 +643,15 @@ fn what_the_kernels_decoders_do_not_take_is_known_by_the_first_bytes() {
 #[test]
 fn memory_is_bounded_by_the_window_not_by_the_archive() {
     const MIB: u64 = 1 << 20;
-    let plain = sample(64 << 20);
+    let plain = sample(40 << 20);
     // The window, and what the ways of growing a buffer may cost on top of it.
     for (codec, command, window) in [
         (Codec::Gzip, "gzip -1", 0),
         (Codec::Lz4, "lz4 -q -l", 8 * MIB),
         (Codec::Zstd, "zstd -q", 2 * MIB),
-        (Codec::Zstd, "zstd -q --long=25", 2 * 32 * MIB),
+        (Codec::Zstd, "zstd -q --long=23", 2 * 8 * MIB),
         (Codec::Xz, "xz -0 --check=crc32", MIB),
-        (Codec::Xz, "xz -0 --lzma2=preset=0,dict=32MiB", 2 * 32 * MIB),
+        (Codec::Xz, "xz -0 --lzma2=preset=0,dict=8MiB", 2 * 8 * MIB),
     ] {
         let stream = made_by(command, &plain);
         let (peak, same) = peak_of(|| {
@@ -668,7 +670,7 @@ fn memory_is_bounded_by_the_window_not_by_the_archive() {
             }
         });
         println!(
-            "{command}: 64 MiB decoded with at most {} KiB of heap",
+            "{command}: 40 MiB decoded with at most {} KiB of heap",
             peak >> 10
         );
         assert!(same, "{command}: other bytes");

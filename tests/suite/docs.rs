@@ -19,6 +19,7 @@ use layerinit::tool::cli;
 /// `layerinit` is the tool; each call is one line of the file `calls`.
 const MACHINE: &str = r#"
 set -euo pipefail
+PATH=$PWD/bin:$PATH
 layerinit() {
     local word words=()
     for word; do
@@ -152,6 +153,7 @@ fn workshop(page: &Path) -> PathBuf {
         "machine/proc",
         "qemu/kernel",
         "initramfs-spec",
+        "bin",
     ] {
         fs::create_dir_all(directory.join(path)).unwrap();
     }
@@ -169,7 +171,12 @@ fn workshop(page: &Path) -> PathBuf {
     for name in ["profile", "kernel/build"] {
         copy_program("/bin/true", directory.join("qemu").join(name));
     }
+    // What the tool runs.
+    copy_program("/bin/true", directory.join("bin/qemu-system-x86_64"));
     let machine = directory.join("machine");
+    let mut kernel = vec![0; 1024];
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    fs::write(machine.join("boot/vmlinuz-6.12-test"), kernel).unwrap();
     let modules = machine.join("lib/modules/6.12-test");
     let mut dep = String::new();
     for name in [

@@ -46,6 +46,11 @@ pub fn memory(check: &Check, findings: &mut Findings) {
     }
 }
 
+/// The memory of a machine, in bytes, on which an image boots with a kernel that does not copy the initrd.
+pub fn of_machine(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> u64 {
+    Memory::new(image, boot, plan, false).machine()
+}
+
 /// The memory that a boot takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Memory {

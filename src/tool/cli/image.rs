@@ -30,10 +30,11 @@ Images:
 "
     };
 }
+pub(super) use images;
 
 /// The image that a command reads.
 #[derive(Args)]
-struct ImageArgs {
+pub(super) struct ImageArgs {
     /// Image, unified kernel image or U-Boot ramdisk; several are concatenated in this order
     #[arg(value_name = "IMG", required = true)]
     images: Vec<PathBuf>,
@@ -43,7 +44,7 @@ struct ImageArgs {
 }
 
 impl ImageArgs {
-    fn open(&self) -> Result<Initrd> {
+    pub(super) fn open(&self) -> Result<Initrd> {
         Initrd::open(&self.images, self.pad)
     }
 }

@@ -6,6 +6,8 @@
 mod build;
 mod image;
 
+mod boot;
+
 mod init_page;
 
 mod man;
@@ -14,6 +16,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use boot::BootArgs;
 use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -33,13 +36,13 @@ use crate::error::{Context, Result};
 )]
 #[command(after_help = "\
 Exit status:
-  0 for success, 1 for a failure or a problem found, 2 for wrong usage.
+  0 for success, 1 for a failure or a problem found, 2 for wrong usage; of `layerinit boot`, that of
+  the guest.
 
 Examples:
   layerinit build -o demo.img --layer rootfs/
   layerinit check demo.img
-  qemu-system-x86_64 -nographic -kernel vmlinuz -initrd demo.img \\
-      -append 'console=ttyS0 retain_initrd'")]
+  layerinit boot demo.img --kernel vmlinuz")]
 struct Tool {
     #[command(subcommand)]
     command: Command,
@@ -54,6 +57,7 @@ enum Command {
     Verify(VerifyArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
+    Boot(BootArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -149,9 +153,10 @@ where
 }
 
 impl Request {
-    /// Runs the command; its output goes to `out`. False if a problem was found.
-    pub fn run(self, out: &mut dyn Write) -> Result<bool> {
-        match self.command {
+    /// Runs the command; its output goes to `out`. Returns the exit status: 1 if a problem was found.
+    pub fn run(self, out: &mut dyn Write) -> Result<u8> {
+        let good = match self.command {
+            Command::Boot(args) => return args.run(out),
             Command::Build(args) => args.run(self.layers, out).map(|()| true),
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
@@ -161,6 +166,7 @@ impl Request {
             Command::Extract(args) => args.run(out),
             Command::Completions(args) => args.run(out).map(|()| true),
             Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
-        }
+        };
+        good.map(|good| u8::from(!good))
     }
 }

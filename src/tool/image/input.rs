@@ -17,6 +17,7 @@ use crate::text::shown;
 pub struct Initrd {
     bytes: Chain,
     pieces: Vec<Piece>,
+    paths: Vec<PathBuf>,
     /// The names of the files, for messages.
     pub name: String,
     /// The command line in its unified kernel images.
@@ -81,6 +82,7 @@ impl Initrd {
         let mut image = Self {
             bytes: Chain::default(),
             pieces: Vec::new(),
+            paths: paths.to_vec(),
             name: name.join(" + "),
             cmdline: (!cmdlines.is_empty()).then(|| cmdlines.join(" ")),
         };
@@ -101,6 +103,14 @@ impl Initrd {
         match self.pieces.as_slice() {
             [Piece { whole: true, .. }] => &[],
             pieces => pieces,
+        }
+    }
+
+    /// The path of the only file, if the image is this file as a whole.
+    pub fn plain_file(&self) -> Option<&Path> {
+        match (self.paths.as_slice(), self.pieces.as_slice()) {
+            ([path], [Piece { whole: true, .. }]) => Some(path),
+            _ => None,
         }
     }
 

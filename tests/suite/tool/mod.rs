@@ -13,6 +13,7 @@ use crate::common::{
 use crate::support::{aligned, elf, erofs_with_init, said, scratch, tool};
 use layerinit::bytes::Opened;
 
+mod boot;
 mod build;
 mod build_as;
 mod build_failure;

@@ -6,7 +6,7 @@ use super::*;
 fn help_says_what_to_do_and_wrong_usage_is_status_2() {
     let directory = scratch("tool-help");
     let help = good(&directory, &["--help"]);
-    for command in ["build", "list", "check", "plan"] {
+    for command in ["build", "list", "check", "plan", "boot"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let help = good(&directory, &[command, "--help"]);
         assert!(
@@ -28,6 +28,10 @@ fn help_says_what_to_do_and_wrong_usage_is_status_2() {
         &["build", "-o", "x", "--mtime", "-1"],
         &["build", "-o", "x", "--cpio-align", "6"],
         &["list"],
+        &["boot"],
+        &["boot", "x", "--port", "80"],
+        &["boot", "x", "--memory", "0"],
+        &["boot", "x", "--smp", "0"],
         &["check", "--pad", "8", "a", "b"],
     ] {
         let (stdout, stderr, status) = run(&directory, words);

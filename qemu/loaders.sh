@@ -1,0 +1,138 @@
+# The boot loaders of the rows. Sourced by run-rows.
+# shellcheck shell=bash
+#
+# loader_NAME makes in the current directory, which is empty, what QEMU boots without -kernel and -initrd, and
+# writes QEMU's arguments to the file qemu, one a line. It finds
+#
+#   $kernel     the kernel's file
+#   ${parts[@]} the initrd in pieces, the loader first, then one file for each layer
+#   $words      the command line
+
+# The firmware and boot loaders that are packages with files only.
+loader_packages() {
+	need grub-mkrescue=grub-common xorriso=xorriso mcopy=mtools mkfs.vfat=dosfstools syslinux=syslinux
+	need_files /usr/lib/grub/i386-pc/linux.mod=grub-pc-bin /usr/lib/grub/x86_64-efi/linux.mod=grub-efi-amd64-bin \
+		/usr/share/OVMF/OVMF_CODE_4M.fd=ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi=systemd-boot-efi \
+		/usr/lib/ISOLINUX/isolinux.bin=isolinux /usr/lib/syslinux/modules/bios/ldlinux.c32=syslinux-common \
+		/usr/lib/ipxe/qemu/pxe-virtio.rom=ipxe-qemu
+}
+
+# ---- firmware -----------------------------------------------------------------------
+
+# bios DRIVE-OPTION: QEMU's own SeaBIOS, and a disk.
+bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
+
+# uefi DRIVE-OPTION [VARIANT]: OVMF with variables of its own. The variant "ms" has Secure Boot on, with
+# Microsoft's keys, and needs System Management Mode, which keeps its variables from the kernel.
+uefi() {
+	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
+	if [[ ${2-} == ms ]]; then
+		code=${code%.fd}.ms.fd vars=${vars%.fd}.ms.fd machine=q35,smm=on
+		printf '%s\n' -global driver=cfi.pflash01,property=secure,value=on >qemu
+	else
+		: >qemu
+	fi
+	cp "$vars" vars.fd
+	printf '%s\n' -machine "$machine" -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" \
+		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" -drive "$1,format=raw,snapshot=on" >>qemu
+}
+
+# esp FILE DIR: makes a FAT filesystem of a folder, as an EFI system partition or a boot partition.
+esp() {
+	truncate -s $(($(du -sm "$2" | cut -f 1) + 34))M "$1"
+	mkfs.vfat -F 32 -n BOOT "$1" >/dev/null
+	mcopy -s -i "$1" "$2"/* ::
+}
+
+# ---- boot loaders -------------------------------------------------------------------
+
+# grub_config FOLDER: prints a configuration that boots the pieces below FOLDER.
+grub_config() {
+	cat <<-END
+		serial --unit=0 --speed=115200
+		terminal_input serial
+		terminal_output serial
+		set timeout=0
+		menuentry 'layers' {
+			linux $1/vmlinuz $words
+			initrd $(printf "$1/%s " "${parts[@]##*/}")
+		}
+	END
+}
+
+grub_iso() {
+	mkdir -p iso/boot/grub
+	cp "$kernel" iso/boot/vmlinuz
+	cp "${parts[@]}" iso/boot
+	grub_config /boot >iso/boot/grub/grub.cfg
+	grub-mkrescue -o disk.iso iso >mkrescue.log 2>&1 || { cat mkrescue.log >&2; return 1; }
+}
+
+# GRUB on an ISO, started by a BIOS or by UEFI, with one initrd= for each piece.
+loader_grub() { grub_iso && bios "file=$PWD/disk.iso,media=cdrom"; }
+loader_grub-efi() { grub_iso && uefi "file=$PWD/disk.iso,media=cdrom"; }
+
+# The same with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots an initrd
+# as any other: nobody signs it.
+loader_secure-boot() {
+	local deb dir
+	mkdir -p esp/EFI/{BOOT,debian} shim
+	for deb in $("$repo/qemu/kernel/debian-package" trixie shim-signed grub-efi-amd64-signed); do
+		dpkg-deb -x "$deb" shim
+	done
+	dir=shim/usr/lib
+	cp "$dir/shim/shimx64.efi.signed" esp/EFI/BOOT/BOOTX64.EFI
+	cp "$dir/grub/x86_64-efi-signed/grubx64.efi.signed" esp/EFI/BOOT/grubx64.efi
+	cp "$kernel" esp/vmlinuz
+	cp "${parts[@]}" esp
+	grub_config '' >esp/EFI/debian/grub.cfg
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio" ms
+}
+
+# systemd-boot and an entry of the boot loader specification.
+loader_systemd-boot() {
+	mkdir -p esp/EFI/BOOT esp/loader/entries
+	cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi esp/EFI/BOOT/BOOTX64.EFI
+	cp "$kernel" esp/vmlinuz
+	cp "${parts[@]}" esp
+	echo 'timeout 0' >esp/loader/loader.conf
+	{
+		printf 'title layers\nlinux /vmlinuz\n'
+		printf 'initrd /%s\n' "${parts[@]##*/}"
+		printf 'options %s\n' "$words"
+	} >esp/loader/entries/layers.conf
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+syslinux_config() {
+	local initrd
+	printf -v initrd ',%s' "${parts[@]##*/}"
+	printf 'SERIAL 0 115200\nDEFAULT layers\nLABEL layers\n LINUX vmlinuz\n INITRD %s\n APPEND %s\n' "${initrd#,}" "$words"
+}
+
+# SYSLINUX on a FAT filesystem. It knows names of eight and three characters there.
+loader_syslinux() {
+	mkdir boot
+	cp "$kernel" boot/vmlinuz
+	cp "${parts[@]}" boot
+	syslinux_config >boot/syslinux.cfg
+	esp disk.img boot
+	syslinux --install disk.img
+	bios "file=$PWD/disk.img"
+}
+
+# iPXE, the firmware of QEMU's network cards, with everything from a TFTP server.
+loader_ipxe() {
+	mkdir tftp
+	cp "$kernel" tftp/vmlinuz
+	cp "${parts[@]}" tftp
+	{
+		printf '#!ipxe\nkernel vmlinuz %s\n' "$words"
+		printf 'initrd %s\n' "${parts[@]##*/}"
+		echo boot
+	} >tftp/boot.ipxe
+	printf '%s\n' -netdev "user,id=net,tftp=$PWD/tftp,bootfile=boot.ipxe" \
+		-device 'virtio-net-pci,netdev=net,romfile=/usr/lib/ipxe/qemu/pxe-virtio.rom' -boot n >qemu
+}

@@ -1,0 +1,198 @@
+//! The kernel for an image: a file that the user names, one in the image, or this machine's.
+
+use std::path::{Path, PathBuf};
+
+use super::machine::Emulated;
+use super::{Provided, copy_to_temp};
+use crate::bytes::{Opened, ReadAt};
+use crate::error::{Context, Error, Result};
+use crate::format::elf::Ident;
+use crate::text::shown;
+use crate::tool::build::temp_files::TempFiles;
+use crate::tool::image::boot::Boot;
+use crate::tool::image::input::Initrd;
+use crate::tool::image::loader_modules::LoaderModules;
+use crate::tool::image::merged::{self, layer_parts};
+
+/// Number of bytes at the start of a kernel that tell its architecture.
+const HEAD: usize = 4096;
+
+/// Where an image with a kernel has it: usr/lib/modules/VERSION/vmlinuz, as bootc and ostree do.
+const MODULES: [&[u8]; 2] = [b"usr/lib/modules", b"lib/modules"];
+
+/// The kernel for a boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A file.
+    File(PathBuf),
+    /// A file of the layers, by its path in the new root.
+    InImage(Vec<u8>),
+}
+
+/// A kernel that QEMU can open.
+pub type KernelFile = Provided;
+
+/// Finds the kernel: `given`; else one in the layers; else that of /boot for which the loader has modules; else, if the
+/// loader has none, that of the running system.
+///
+/// # Errors
+/// There is none.
+pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> {
+    if let Some(path) = given {
+        return Ok(Found::File(path.into()));
+    }
+    if let Some(path) = in_layers(image, boot) {
+        return Ok(Found::InImage(path));
+    }
+    let modules = LoaderModules::new(boot, image, None, "");
+    let mut releases: Vec<_> = modules
+        .releases(None)
+        .map(|release| release.name.clone())
+        .collect();
+    let of_loader = !releases.is_empty();
+    if !of_loader {
+        releases.push(
+            rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+        );
+    }
+    let files = releases
+        .iter()
+        .map(|release| PathBuf::from(format!("/boot/vmlinuz-{release}")));
+    let files: Vec<_> = files.collect();
+    if let Some(path) = files.iter().find(|path| path.is_file()) {
+        return Ok(Found::File(path.clone()));
+    }
+    let looked: Vec<_> = files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let why = match of_loader {
+        true => ", of the modules in the loader",
+        false => ", of the running system",
+    };
+    let what = format!(
+        "there is none in the layers (usr/lib/modules/*/vmlinuz), and no {}{why}",
+        looked.join(" or ")
+    );
+    Err(Error::new("find", "a kernel", what).hint("name one with --kernel"))
+}
+
+/// The kernel of the highest version in the layers.
+fn in_layers(image: &Initrd, boot: &Boot) -> Option<Vec<u8>> {
+    let plan = boot.plan().ok()?;
+    let sources = boot.open(image).ok()?;
+    let parts = layer_parts(&plan, &sources);
+    let (root, _, _) = merged::merge(&plan, &sources, &parts, false);
+    let mut kernels = Vec::new();
+    for directory in MODULES {
+        let Some((directory, _)) = root.find(directory) else {
+            continue;
+        };
+        for version in root.directory(&directory) {
+            let path = [directory.as_slice(), b"/", version, b"/vmlinuz"].concat();
+            if let Some((path, node)) = root.find(&path)
+                && node.mode & libc::S_IFMT == libc::S_IFREG
+            {
+                kernels.push((numbers(version), path));
+            }
+        }
+    }
+    kernels.into_iter().max().map(|(_, path)| path)
+}
+
+/// The numbers in a version, so that 6.12 is above 6.9.
+fn numbers(version: &[u8]) -> Vec<u64> {
+    let digits = version.split(|byte| !byte.is_ascii_digit());
+    let parsed = digits.filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    parsed.collect()
+}
+
+impl Found {
+    /// The first bytes of the kernel.
+    pub fn head(&self, image: &Initrd, boot: &Boot) -> Result<Vec<u8>> {
+        match self {
+            Self::File(path) => start(&Opened::open(path)?).during("read", path.display()),
+            Self::InImage(path) => with_content(image, boot, path, |content| {
+                start(content).during("read", shown(path))
+            }),
+        }
+    }
+
+    /// The kernel as a file. With `print`, of a kernel in the image only its name, and the command that takes it out.
+    pub fn provide(
+        &self,
+        image: &Initrd,
+        boot: &Boot,
+        temp: &TempFiles,
+        print: bool,
+    ) -> Result<KernelFile> {
+        match self {
+            Self::File(path) => Ok(Provided::existing(path)),
+            Self::InImage(path) if print => {
+                let path = shown(path);
+                let version = path.rsplit('/').nth(1).unwrap_or_default();
+                let words = ["layerinit", "cat", &image.name, &path].map(String::from);
+                let file = format!("vmlinuz-{version}");
+                let target = super::shell_words(std::slice::from_ref(&file));
+                Ok(Provided {
+                    path: file.into(),
+                    prepare: Some(format!("{} >{target}", super::shell_words(&words))),
+                    _file: None,
+                })
+            }
+            Self::InImage(path) => with_content(image, boot, path, |content| {
+                copy_to_temp(content, "kernel", temp)
+            }),
+        }
+    }
+}
+
+/// The first bytes of a kernel.
+fn start(kernel: &dyn ReadAt) -> std::io::Result<Vec<u8>> {
+    let mut head = vec![0; HEAD];
+    let n = kernel.read_at(&mut head, 0)?;
+    head.truncate(n);
+    Ok(head)
+}
+
+/// Calls `use_it` with the content of a file of the new root.
+fn with_content<T>(
+    image: &Initrd,
+    boot: &Boot,
+    path: &[u8],
+    use_it: impl FnOnce(&dyn ReadAt) -> Result<T>,
+) -> Result<T> {
+    let plan = boot.plan()?;
+    let sources = boot.open(image)?;
+    let parts = layer_parts(&plan, &sources);
+    let (root, layers, _) = merged::merge(&plan, &sources, &parts, false);
+    let content = root.find(path).and_then(|(_, node)| layers.content(node));
+    let content = content.ok_or_else(|| {
+        let what = "it is in a compressed archive, from which this command takes no kernel";
+        Error::new("read", shown(path), what).hint("name a kernel with --kernel")
+    })?;
+    use_it(&*content)
+}
+
+/// The machine of the program that the kernel starts.
+pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Emulated> {
+    let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
+    let program = boot.content(image, node).ok()?;
+    Emulated::of_program(Ident::read(&*program)?.e_machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(numbers(b"6.12.118+deb13-amd64") > numbers(b"6.9.0"));
+        assert!(numbers(b"6.12.10") > numbers(b"6.12.9-rc3"));
+        assert!(numbers(b"7.0") > numbers(b"6.99.99"));
+        assert_eq!(numbers(b"x"), [] as [u64; 0]);
+    }
+}
