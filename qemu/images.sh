@@ -220,6 +220,16 @@ verified() {
 verified_layers() { echo --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 # shellcheck disable=SC2046
 image_verified() { verified "$1" $(verified_layers); }
+# Signed lists, by a key made for this run.
+signed() {
+	local key=$work/minisign
+	[[ -e $key.key ]] || minisign -G -W -p "$key.pub" -s "$key.key" >/dev/null
+	# shellcheck disable=SC2046
+	verified "$1" $(verified_layers) --key "$key.pub" --sign "$key.key" "${@:2}"
+}
+image_signed() { signed "$1" --list-version 7 --minimum-version 7; }
+image_signed_old() { signed "$1" --list-version 6 --minimum-version 7; }
+image_signed_bit() { image_signed "$1" && flip "$1" $(($(grep -abo "trusted comment: version:" "$1" | tail -n 1 | cut -d: -f1) + 25)); }
 image_verified_moduleless() { kernel_dir='' verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_verified_inside() { verified "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 # The list by sha256sum, and the image by cat.

@@ -71,15 +71,16 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         .iter()
         .flatten()
         .for_each(|error| warn!("{error}"));
-    let trust = trust?;
+    let mut trust = trust?;
     times.end("setup");
 
     let assembled = filesystem::root_is_overlay()?;
     trust.check_assembled(assembled)?;
-    let sources = match assembled {
+    let mut sources = match assembled {
         true => Vec::new(),
         false => source::find(&options.rdinit)?,
     };
+    trust.find_list(&mut sources)?;
     times.end("discover");
 
     let plan = match assembled {

@@ -23,15 +23,21 @@ use crate::error::{Context, Error, Result};
 use crate::plan::cmdline::Options;
 use crate::plan::{self, Layer, Place, Plan, Source};
 use crate::verify;
+use crate::verify::content::SignedList;
 use crate::verify::digest::Digests;
 use crate::verify::list::{self, Entry};
 use crate::verify::policy::{self, Policy};
+use crate::verify::signature::{self, Key};
 
 /// What the loader says about trust.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.
     list: Option<Vec<Entry>>,
+    /// The keys of the loader. If there are any, the list has to be signed.
+    keys: Vec<Key>,
+    /// The oldest version of a list that is signed.
+    minimum_version: Option<u64>,
 }
 
 /// The layers that were verified.
@@ -47,7 +53,8 @@ pub struct Verified {
 
 /// Whether the loader wants verification.
 pub fn is_configured() -> bool {
-    Path::new(list::PATH).exists() || Path::new(policy::PATH).exists()
+    let mut files = [list::PATH, policy::PATH, signature::KEYS].into_iter();
+    files.any(|path| Path::new(path).exists())
 }
 
 impl Trust {
@@ -57,26 +64,68 @@ impl Trust {
     /// # Errors
     /// A file is damaged, or the policy does not allow a word. The options allow no shell then.
     pub fn restrict(options: &mut Options) -> Result<Self> {
-        let (list, policy) = match (read(list::PATH), read(policy::PATH)) {
-            (Ok(None), Ok(None)) => return Ok(Self::default()),
-            found => found,
-        };
+        if !is_configured() {
+            return Ok(Self::default());
+        }
         let wants_shell = std::mem::replace(&mut options.shell, false);
         let breaks = std::mem::take(&mut options.breaks);
-        let policy = match policy? {
+        let policy = match read(policy::PATH)? {
             Some(text) => Policy::parse(&text).during("read", policy::PATH)?,
             None => Policy::default(),
         };
         options.shell = wants_shell && policy.allows_shell();
         policy.check(&options.text)?;
         options.breaks = breaks;
-        let list = list?.map(|text| verify::read_list(&text)).transpose()?;
-        Ok(Self { list })
+        let keys = read_keys()?;
+        let list = match keys.as_slice() {
+            [] => read(list::PATH)?.map(|text| verify::read_list(&text)),
+            _ => None,
+        };
+        Ok(Self {
+            list: list.transpose()?,
+            keys,
+            minimum_version: policy.minimum_version,
+        })
+    }
+
+    /// With keys in the loader: reads the list from the first archive behind the loader, which is no layer then, or from
+    /// the rootfs, and verifies its signature.
+    ///
+    /// # Errors
+    /// There is no list, or its signature is not one of the keys'.
+    pub fn find_list(&mut self, sources: &mut [OpenSource]) -> Result<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let mut found = None;
+        for open in sources {
+            if matches!(open.source.place, Place::Initrd | Place::InitrdImage) {
+                found = found.or(verify::take_list(&mut open.source, &open.file));
+            }
+        }
+        let found = match (found, read(list::PATH)?, read(signature::PATH)?) {
+            (Some(found), ..) => found,
+            (None, Some(list), Some(signature)) => SignedList { list, signature },
+            (None, list, _) => {
+                let missing = list.map_or(list::PATH, |_| signature::PATH);
+                let what = format!(
+                    "the loader has keys, and there is no {missing}, neither in the rootfs nor in the first archive \
+                     behind the loader"
+                );
+                return Err(Error::new("verify", "the layers", what));
+            }
+        };
+        self.list = Some(verify::read_signed(
+            &self.keys,
+            &found,
+            self.minimum_version,
+        )?);
+        Ok(())
     }
 
     /// Refuses layers that the kernel has mounted itself: it has not verified them.
     pub fn check_assembled(&self, assembled: bool) -> Result<()> {
-        match assembled && self.list.is_some() {
+        match assembled && (self.list.is_some() || !self.keys.is_empty()) {
             true => {
                 let what =
                     "the kernel has stacked them itself, and has not compared them with the list";
@@ -133,6 +182,30 @@ fn read(path: &str) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         text => text.map(Some).during("read", path),
+    }
+}
+
+/// The keys of the loader.
+fn read_keys() -> Result<Vec<Key>> {
+    let entries = match fs::read_dir(signature::KEYS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.during("read", signature::KEYS)?,
+    };
+    let mut keys = Vec::new();
+    for entry in entries {
+        let path = entry.during("read", signature::KEYS)?.path();
+        if path.extension().is_some_and(|extension| extension == "pub") {
+            let text = fs::read(&path).during("read", path.display())?;
+            keys.push(Key::parse(&path.to_string_lossy(), &text)?);
+        }
+    }
+    match keys.is_empty() {
+        true => Err(Error::new(
+            "read",
+            signature::KEYS,
+            "there is no key (*.pub)",
+        )),
+        false => Ok(keys),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `layerinit verify`: whether an image holds what its loader lists.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use super::image::boot::Boot;
 use super::image::input::Initrd;
@@ -8,30 +10,75 @@ use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::{self, Source};
 use crate::text::shown;
+use crate::verify::content::SignedList;
 use crate::verify::digest::Digest;
 use crate::verify::list::{self, Entry};
-use crate::verify::{measure, read_list};
+use crate::verify::policy::{self, Policy};
+use crate::verify::signature::{self, Key};
+use crate::verify::{measure, read_list, read_signed};
 
 /// The longest file that is read from the rootfs, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Prints the digest of each layer, and compares the layers with the list.
+/// Prints the digest of each layer, and compares the layers with the list. `key` is the public key that has to have
+/// signed the list; `None`: one of the loader's, if it has keys.
 ///
 /// # Errors
 /// Those of [`check`](crate::verify::check), or there is no list.
-pub fn verify(image: &Initrd, out: &mut dyn Write) -> Result<()> {
+pub fn verify(image: &Initrd, key: Option<&Path>, out: &mut dyn Write) -> Result<()> {
     let boot = Boot::new(image, "retain_initrd");
-    let text = file(&boot, image, list::PATH)?.ok_or_else(|| {
+    let entries = entries(&boot, image, key)?.ok_or_else(|| {
         let error = Error::new("verify", &image.name, format!("there is no {}", list::PATH));
         error.hint("`layerinit build --verify` makes an image that has it")
     })?;
-    let entries = read_list(&text)?;
     let mut write = |line: String| writeln!(out, "{line}").during("write", "the digests");
     compare(&boot, image, &entries, |name, digest| {
         write(format!("{digest}  {}", shown(name.as_bytes())))
     })?;
     let name = &image.name;
     write(format!("{name}: as the loader lists it"))
+}
+
+/// The list of an image, if it has one, after its signature is verified.
+///
+/// # Errors
+/// The list, a key or the policy is damaged, or the signature is not one of the keys'.
+pub fn entries(boot: &Boot, image: &dyn ReadAt, key: Option<&Path>) -> Result<Option<Vec<Entry>>> {
+    let mut keys = Vec::new();
+    if let Some(path) = key {
+        let text = fs::read(path).during("read", path.display())?;
+        keys.push(Key::parse(&path.display().to_string(), &text)?);
+    } else {
+        for name in boot
+            .rootfs
+            .directory(signature::KEYS.trim_start_matches('/').as_bytes())
+        {
+            let path = format!("{}/{}", signature::KEYS, String::from_utf8_lossy(name));
+            if let Some(text) = file(boot, image, &path)?.filter(|_| name.ends_with(b".pub")) {
+                keys.push(Key::parse(&path, &text)?);
+            }
+        }
+    }
+    let (list, signed) = (
+        file(boot, image, list::PATH)?,
+        file(boot, image, signature::PATH)?,
+    );
+    if keys.is_empty() {
+        return list.map(|text| read_list(&text)).transpose();
+    }
+    let found = match (&boot.signed, list, signed) {
+        (Some(found), ..) => found.clone(),
+        (None, Some(list), Some(signature)) => SignedList { list, signature },
+        (None, list, _) => {
+            let missing = list.map_or(list::PATH, |_| signature::PATH);
+            let what = format!("the list has to be signed, and there is no {missing}");
+            return Err(Error::new("verify", "the layers", what));
+        }
+    };
+    let policy = file(boot, image, policy::PATH)?;
+    let policy = policy.map(|text| Policy::parse(&text)).transpose()?;
+    let minimum = policy.and_then(|policy| policy.minimum_version);
+    read_signed(&keys, &found, minimum).map(Some)
 }
 
 /// Compares the layers of an image with its list. `tell` gets the name and the digest of each layer.

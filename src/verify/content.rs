@@ -1,6 +1,7 @@
 //! What an archive that is not known beforehand may hold.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 
 use crate::bytes::ReadAt;
 use crate::format::compress::Codec;
@@ -115,6 +116,50 @@ pub fn changes_loader(
             links.insert(path.into());
         }
         None
+    })
+}
+
+/// A list and its signature.
+#[derive(Clone, Debug)]
+pub struct SignedList {
+    /// The bytes of the list.
+    pub list: Vec<u8>,
+    /// The signature, as minisign writes it.
+    pub signature: Vec<u8>,
+}
+
+/// The longest list or signature that is read, in bytes: more than 500 lines take.
+const LIST_MAX: u64 = 1 << 20;
+
+/// The list and the signature in an archive that holds nothing else, but for directories.
+pub fn signed_list(
+    file: &dyn ReadAt,
+    offset: u64,
+    length: u64,
+    codec: Option<Codec>,
+) -> Option<SignedList> {
+    let mut archive = open_archive(file, offset, length, codec).ok()?;
+    let (mut list, mut signature) = (None, None);
+    loop {
+        let member = match archive.next_member().ok()? {
+            Next::Member(member) => member,
+            Next::Trailer => continue,
+            Next::End => break,
+        };
+        let path = [b"/", &member.path()[..]].concat();
+        let place = match member.header.file_type() {
+            libc::S_IFDIR => continue,
+            libc::S_IFREG if path == super::list::PATH.as_bytes() => &mut list,
+            libc::S_IFREG if path == super::signature::PATH.as_bytes() => &mut signature,
+            _ => return None,
+        };
+        let mut bytes = Vec::new();
+        (&mut archive).take(LIST_MAX).read_to_end(&mut bytes).ok()?;
+        *place = Some(bytes);
+    }
+    Some(SignedList {
+        list: list?,
+        signature: signature?,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod policy;
 
 pub mod list;
+pub mod signature;
 
 pub mod content;
 
@@ -20,8 +21,10 @@ use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::initrd::{Kind, Segment};
 use crate::plan::{self, Content, Layer, Place, Source};
+use content::SignedList;
 use digest::Digests;
 use list::Entry;
+use signature::Key;
 
 /// The directory of the loader that this room reads.
 pub const DIRECTORY: &str = "/etc/layerinit";
@@ -123,6 +126,29 @@ fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Takes the list that is signed out of the first archive behind the loader, if it is there. The archive is no layer
+/// then.
+pub fn take_list(source: &mut Source, file: &dyn ReadAt) -> Option<SignedList> {
+    let loader = plan::loader_length(source);
+    let mut segments = source.walk.segments.iter_mut().skip(loader);
+    let segment = segments.find(|segment| matches!(segment.kind, Kind::Cpio(_)))?;
+    let Kind::Cpio(cpio) = &segment.kind else {
+        return None;
+    };
+    let found = content::signed_list(file, segment.offset, segment.length, cpio.codec)?;
+    segment.kind = Kind::Padding;
+    Some(found)
+}
+
+/// Verifies a signature with the keys of the loader, and reads the list.
+///
+/// # Errors
+/// Those of [`signature::verify`] and [`list::parse`].
+pub fn read_signed(keys: &[Key], found: &SignedList, minimum: Option<u64>) -> Result<Vec<Entry>> {
+    signature::verify(keys, &found.list, &found.signature, minimum)?;
+    read_list(&found.list)
 }
 
 /// Reads a list, as [`list::parse`] does, with its path in the error.

@@ -1,6 +1,6 @@
 //! The policy for words of the kernel command line that could defeat verification: `/etc/layerinit/policy`.
 //!
-//! A line `allow WORD` allows a word with any value, `allow WORD=VALUE` with this one only. Empty lines and lines that
+//! A line `minimum-version N` refuses an older list that is signed. A line `allow WORD` allows a word with any value, `allow WORD=VALUE` with this one only. Empty lines and lines that
 //! begin with `#` are comments. [`words`] says which words are guarded; all others are always allowed. Pure.
 
 use crate::error::{Error, Result};
@@ -14,6 +14,8 @@ pub const PATH: &str = "/etc/layerinit/policy";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     allowed: Vec<Allowed>,
+    /// `minimum-version N`: a list that is signed has to have this version or a later one.
+    pub minimum_version: Option<u64>,
 }
 
 /// A word that is allowed.
@@ -61,8 +63,15 @@ impl Policy {
             let number = index.saturating_add(1);
             let wrong = |what: &str| Error::new("read", format_args!("line {number}"), what);
             let text = std::str::from_utf8(line).map_err(|_| wrong("not UTF-8"))?;
+            if let Some(version) = text.strip_prefix("minimum-version ") {
+                let version = version.trim().parse();
+                let version = version.map_err(|_| wrong("the version is not a number"))?;
+                policy.minimum_version = Some(version);
+                continue;
+            }
             let word = text.strip_prefix("allow ").map(str::trim);
-            let word = word.ok_or_else(|| wrong("not `allow WORD` or `allow WORD=VALUE`"))?;
+            let word =
+                word.ok_or_else(|| wrong("not `allow WORD[=VALUE]` or `minimum-version N`"))?;
             policy
                 .allowed
                 .push(Allowed::parse(word).map_err(|what| wrong(&what))?);
@@ -153,8 +162,10 @@ mod tests {
 
     #[test]
     fn a_word_is_allowed_with_any_value_or_with_one() {
-        let policy =
-            policy("# comment\n\nallow rd.break\n allow init=/sbin/other\nallow rd.shell\n");
+        let policy = policy(
+            "# comment\n\nallow rd.break\n allow init=/sbin/other\nallow rd.shell\nminimum-version 7",
+        );
+        assert_eq!(policy.minimum_version, Some(7));
         policy
             .check("rd.break=plan init=/sbin/other rd.break")
             .unwrap();
@@ -172,11 +183,15 @@ mod tests {
         for (text, what) in [
             (
                 "allow init\ninit",
-                "read line 2: not `allow WORD` or `allow WORD=VALUE`",
+                "read line 2: not `allow WORD[=VALUE]` or `minimum-version N`",
             ),
             (
                 "allow",
-                "read line 1: not `allow WORD` or `allow WORD=VALUE`",
+                "read line 1: not `allow WORD[=VALUE]` or `minimum-version N`",
+            ),
+            (
+                "minimum-version x",
+                "read line 1: the version is not a number",
             ),
             (
                 "allow rd.brake",

@@ -123,11 +123,21 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         appended = &mut [];
     }
     let mut stop = false;
-    if let Some(options) = &options.verify {
-        verify::add_files(options, &mut entries, appended)?;
+    let mut signed = Vec::new();
+    if let Some(verify) = &options.verify {
         stop = !appended
             .first()
             .is_some_and(|layer| layer.starts_with_image);
+        let list = verify::add_files(verify, &mut entries, appended, &temp)?;
+        // A list that is signed need not be in the loader, which can then stay as it is.
+        let outside = !verify.keys.is_empty() && !options.layers_inside;
+        stop |= outside;
+        match (outside, verify.sign.is_some()) {
+            (false, _) => verify::add_to_loader(&mut entries, list),
+            (true, true) => signed = list,
+            // Somebody else signs it.
+            (true, false) => {}
+        }
     }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
@@ -141,6 +151,9 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let loader = archive::write(&entries, cpio, &mut output, &name)?;
     if stop {
         output.write_all(STOP).during("write", &name)?;
+    }
+    if !signed.is_empty() {
+        archive::write(&signed, cpio, &mut output, &name)?;
     }
     append(appended, options.align, page, &mut output)?;
     let length = output.length();

@@ -1,17 +1,24 @@
 //! The files by which the loader verifies its layers: the list and the policy.
 
-use std::path::Path;
+use std::fs;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::layer::PreparedLayer;
+use super::program::run;
 use super::spec::{Body, Entry, FileContent};
+use super::temp_files::TempFiles;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Segment, Walk};
 use crate::plan::{self, Place, Source};
 use crate::text::shown;
+use crate::tool::tmpfile::shared_path;
 use crate::verify::digest::Digests;
 use crate::verify::list::{self, Expected};
+use crate::verify::signature::{self, Key};
 use crate::verify::{content, policy};
 
 /// What the loader verifies, and what it allows.
@@ -21,6 +28,14 @@ pub struct VerifyOptions {
     pub exceptions: Vec<Exception>,
     /// Words of the command line that are allowed: `WORD` or `WORD=VALUE`.
     pub allowed: Vec<String>,
+    /// Public keys of minisign for the loader: then the list has to be signed.
+    pub keys: Vec<PathBuf>,
+    /// The secret key of minisign that signs the list.
+    pub sign: Option<PathBuf>,
+    /// The version in the signature.
+    pub version: Option<u64>,
+    /// The oldest version that the loader boots.
+    pub minimum_version: Option<u64>,
 }
 
 /// A layer that may vary.
@@ -62,33 +77,93 @@ struct Part<'a> {
     segment: Segment,
 }
 
-/// Adds the list and the policy to the loader. `appended` are the layers behind it.
+/// Adds the policy and the keys to the loader. `appended` are the layers behind it. Returns the entries of the list, and
+/// of its signature if there is a key that signs it.
 ///
 /// # Errors
-/// The loader has such a file already, a layer cannot be read, or an exception does not fit its layer.
+/// The loader has such a file already, a layer or a key cannot be read, an exception does not fit its layer, or minisign
+/// fails.
 pub fn add_files(
     options: &VerifyOptions,
     loader: &mut Vec<Entry>,
     appended: &[PreparedLayer],
-) -> Result<()> {
-    let files = [
-        (list::PATH, list(options, loader, appended)?),
-        (policy::PATH, text(options)),
-    ];
+    temp: &TempFiles,
+) -> Result<Vec<Entry>> {
+    let exists = |loader: &[Entry], name: &[u8]| {
+        let mut all = loader.iter();
+        all.any(|entry| normalized(&entry.name) == name)
+    };
+    let refuse = |path: &str| {
+        let what = "a spec has this file already, and --verify would write it";
+        Err(Error::new("add", path, what))
+    };
+    let list = list(options, loader, appended)?;
+    let mut entries = Vec::new();
+    if let Some(key) = &options.sign {
+        let signature = sign(list.as_bytes(), key, options.version, temp)?;
+        add(
+            &mut entries,
+            normalized(signature::PATH.as_bytes()),
+            signature,
+        );
+    }
+    let list_name = normalized(list::PATH.as_bytes());
+    if exists(loader, &list_name) {
+        return refuse(list::PATH);
+    }
+    add(&mut entries, list_name, list);
+    let mut files = vec![(policy::PATH.to_string(), text(options))];
+    for path in &options.keys {
+        let text = fs::read(path).during("read", path.display())?;
+        Key::parse(&path.display().to_string(), &text)?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        files.push((format!("{}/{name}.pub", signature::KEYS), text));
+    }
     for (path, text) in files {
         let name = normalized(path.as_bytes());
-        let exists = loader.iter().any(|entry| normalized(&entry.name) == name);
         // A policy of a spec is the builder's own.
-        if exists && path == policy::PATH && options.allowed.is_empty() {
-            continue;
+        let decides = !options.allowed.is_empty() || options.minimum_version.is_some();
+        match exists(loader, &name) {
+            true if path == policy::PATH && !decides => {}
+            true => return refuse(&path),
+            false => add(loader, name, text),
         }
-        if exists {
-            let what = "a spec has this file already, and --verify would write it";
-            return Err(Error::new("add", path, what));
-        }
-        add(loader, name, text);
     }
-    Ok(())
+    Ok(entries)
+}
+
+/// Adds what is the loader's own to it, without directories that it has.
+pub fn add_to_loader(loader: &mut Vec<Entry>, entries: Vec<Entry>) {
+    for entry in entries {
+        let name = normalized(&entry.name);
+        if !loader.iter().any(|other| normalized(&other.name) == name) {
+            loader.push(entry);
+        }
+    }
+}
+
+/// Signs a list with minisign. It reads the password of the key, if there is one, from standard input.
+fn sign(list: &[u8], key: &Path, version: Option<u64>, temp: &TempFiles) -> Result<String> {
+    let (mut input, input_path) = temp.create("layers.sha256")?;
+    let (mut output, output_path) = temp.create("layers.sha256.minisig")?;
+    input.write_all(list).during("write", list::PATH)?;
+    let comment = match version {
+        Some(version) => format!("{}{version}", signature::VERSION),
+        None => "layers of an initrd".into(),
+    };
+    let mut command = Command::new("minisign");
+    command.args(["-S", "-t", &comment, "-s"]).arg(key);
+    let path = input_path.unwrap_or_else(|| shared_path(&input));
+    command.arg("-m").arg(path);
+    let path = output_path.unwrap_or_else(|| shared_path(&output));
+    command.arg("-x").arg(path);
+    run(command.stdout(Stdio::null()), "minisign", key, temp)?;
+    let mut text = String::new();
+    output.rewind().during("read", signature::PATH)?;
+    let read = output.read_to_string(&mut text);
+    read.during("read", signature::PATH)?;
+    Ok(text)
 }
 
 /// Adds a file, and the directories that it is in.
@@ -119,6 +194,9 @@ fn add(loader: &mut Vec<Entry>, name: Vec<u8>, text: String) {
 fn text(options: &VerifyOptions) -> String {
     let mut text =
         String::from("# Words of the kernel command line that could defeat verification.\n");
+    if let Some(version) = options.minimum_version {
+        text.push_str(&format!("minimum-version {version}\n"));
+    }
     for word in &options.allowed {
         text.push_str(&format!("allow {word}\n"));
     }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::tool::finding::Findings;
 use crate::tool::verify;
 use crate::verify::policy::{self, Policy};
-use crate::verify::{list, read_list};
+use crate::verify::{list, signature};
 
 /// Reports layers that are not in their place in the loader's list, and words of the command line that the loader's
 /// policy does not allow: `/init` refuses to boot with either.
@@ -18,19 +18,20 @@ pub fn trust(check: &Check, findings: &mut Findings) {
 }
 
 fn layers(check: &Check) -> Result<()> {
-    match verify::file(check.boot, check.image, list::PATH)? {
-        Some(text) => verify::compare(check.boot, check.image, &read_list(&text)?, |_, _| Ok(())),
+    match verify::entries(check.boot, check.image, None)? {
+        Some(entries) => verify::compare(check.boot, check.image, &entries, |_, _| Ok(())),
         None => Ok(()),
     }
 }
 
 fn words(check: &Check) -> Result<()> {
-    let [list, policy] =
-        [list::PATH, policy::PATH].map(|path| verify::file(check.boot, check.image, path));
-    let policy = match (list?, policy?) {
-        (None, None) => return Ok(()),
-        (_, Some(text)) => Policy::parse(&text)?,
-        (Some(_), None) => Policy::default(),
+    let mut files = [list::PATH, signature::KEYS].into_iter();
+    let policy = match verify::file(check.boot, check.image, policy::PATH)? {
+        Some(text) => Policy::parse(&text)?,
+        None if files.any(|path| check.boot.rootfs.find(path.as_bytes()).is_some()) => {
+            Policy::default()
+        }
+        None => return Ok(()),
     };
     policy.check(&check.boot.options.text)
 }

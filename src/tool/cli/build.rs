@@ -62,7 +62,12 @@ Verification:
   An archive that is not known yet, such as the credentials that a boot loader appends, needs
   --verify-except NAME:DIR. The name is for people, unless a layer has it as its file name.
 
-  If the first layer is no EROFS image, the loader ends with a stop, at which the kernel's unpacker stops:
+  With --key, the list may come from outside: from the first archive behind the loader, with a signature
+  by minisign (package minisign), so that layers can be replaced without the loader. --sign makes it;
+  minisign reads the password of the key from standard input. --minimum-version keeps a loader from
+  booting an older list.
+
+  If the first layer is no EROFS image, or the list is signed, the loader ends with a stop, at which the kernel's unpacker stops:
   what follows is not unpacked over the loader.
 
 Reproducible builds:
@@ -209,6 +214,38 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
         help_heading = "Verification options")]
     verify_allow: Vec<String>,
+    /// Put a public key of minisign into the loader, which then boots only with a list that is signed
+    #[arg(
+        long,
+        value_name = "PUB",
+        requires = "verify",
+        help_heading = "Verification options"
+    )]
+    key: Vec<PathBuf>,
+    /// Sign the list with this secret key of minisign, and put it behind the loader
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    sign: Option<PathBuf>,
+    /// Set the version in the signature
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "sign",
+        help_heading = "Verification options"
+    )]
+    list_version: Option<u64>,
+    /// Boot no list that is signed with an older version than this
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    minimum_version: Option<u64>,
 }
 
 /// Checks a word for the policy.
@@ -294,6 +331,10 @@ impl BuildArgs {
         let verify = self.verify.then_some(VerifyOptions {
             exceptions: self.verify_except,
             allowed: self.verify_allow,
+            keys: self.key,
+            sign: self.sign,
+            version: self.list_version,
+            minimum_version: self.minimum_version,
         });
         let to_file = self.output.as_os_str() != "-";
         let lines = build::build(&BuildOptions {

@@ -241,8 +241,8 @@ Output:
   /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
 
 Exit status:
-  1 if a layer is not in its place in the list or is missing, or if there is no list; 2 for wrong
-  usage.
+  1 if a layer is not in its place in the list or is missing, if there is no list, or if its signature
+  is wrong; 2 for wrong usage.
 
 Examples:
   layerinit verify initrd.img
@@ -250,11 +250,15 @@ Examples:
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     image: ImageArgs,
+    /// Require a signature made with this key of minisign [default: one of the loader's keys, if it has
+    /// any]
+    #[arg(long, value_name = "PUB")]
+    key: Option<PathBuf>,
 }
 
 impl VerifyArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
-        verify::verify(&self.image.open()?, out).map(|()| true)
+        verify::verify(&self.image.open()?, self.key.as_deref(), out).map(|()| true)
     }
 }
 

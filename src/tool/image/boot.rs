@@ -14,6 +14,8 @@ use crate::plan::{self, Place, Plan, Source};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
 use crate::tool::tmpfile;
+use crate::verify::content::SignedList;
+use crate::verify::{self, signature};
 
 /// An image as a kernel boots it.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Boot {
     /// What the kernel drops or changes when it unpacks the archives, except those that are layers: `/init`
     /// unpacks these again. And which files of /layers are not used.
     pub findings: Findings,
+    /// The list that is signed, from the first archive behind the loader, if the loader has keys.
+    pub signed: Option<SignedList>,
     /// Where the bytes of each source are; `None`: the image itself, or an empty file.
     extents: Vec<Option<Extent>>,
 }
@@ -44,12 +48,16 @@ impl Boot {
             sources: Vec::new(),
             options,
             findings: Findings::default(),
+            signed: None,
             extents: Vec::new(),
         };
-        let initrd = Source {
+        let mut initrd = Source {
             place: Place::Initrd,
             walk,
         };
+        if boot.rootfs.find(signature::KEYS.as_bytes()).is_some() {
+            boot.signed = verify::take_list(&mut initrd, image);
+        }
         let layers = layer_offsets(&initrd);
         for (archive, findings) in findings {
             if !layers.contains(&archive) {

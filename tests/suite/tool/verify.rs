@@ -271,6 +271,136 @@ fn an_archive_that_may_vary_keeps_to_its_directory() {
     }
 }
 
+/// Runs minisign with a key pair for tests: `NAME.key` and `NAME.pub`.
+fn minisign(directory: &Path, words: &[&str]) {
+    let mut command = Command::new("minisign");
+    let output = command.current_dir(directory).args(words).output();
+    let output = output.expect("this test needs minisign (package minisign)");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_list_from_outside_the_loader_has_to_be_signed() {
+    let directory = verified("verify-signed", &[]);
+    for name in ["k", "o"] {
+        let (public, secret) = (format!("{name}.pub"), format!("{name}.key"));
+        minisign(
+            &directory,
+            &["-G", "-W", "-f", "-p", &public, "-s", &secret],
+        );
+    }
+    let build = |words: &[&str]| {
+        let all = [
+            "build",
+            "-o",
+            "signed.img",
+            "--init",
+            "init",
+            "--verify",
+            "--key",
+            "k.pub",
+        ];
+        let layers = ["--layer", "base.erofs", "--layer", "late.cpio"];
+        good(&directory, &[&all[..], &layers, words].concat());
+        fs::read(directory.join("signed.img")).unwrap()
+    };
+    let verify = |image: &[u8], words: &[&str]| {
+        fs::write(directory.join("it.img"), image).unwrap();
+        run(&directory, &[&["verify", "it.img"], words].concat())
+    };
+    let image = build(&["--sign", "k.key", "--list-version", "7"]);
+    assert_eq!(image, build(&["--sign", "k.key", "--list-version", "7"]));
+    let (said, _, status) = verify(&image, &[]);
+    assert!(status == 0 && said.lines().count() == 3, "{said}");
+    assert_eq!(verify(&image, &["--key", "k.pub"]).2, 0);
+    let (_, said, status) = verify(&image, &["--key", "o.pub"]);
+    assert!(
+        status == 1 && said.contains("made with none of the keys (o.pub: "),
+        "{said}"
+    );
+    // The list is no layer.
+    let said = good(&directory, &["plan", "signed.img"]);
+    assert_eq!(said.matches("layer ").count(), 2, "{said}");
+    let changed = |from: &[u8]| {
+        let mut image = image.clone();
+        let at = position(&image, from);
+        image[at + from.len()] ^= 1;
+        verify(&image, &[])
+    };
+    for from in [
+        &b"trusted comment: version:"[..],
+        digest(&directory, "base.erofs")[..30].as_bytes(),
+    ] {
+        let (_, said, status) = changed(from);
+        assert!(
+            status == 1 && said.contains("made with none of the keys"),
+            "{said}"
+        );
+    }
+    let key = fs::read(directory.join("k.pub")).unwrap();
+    let (_, said, status) = changed(&key[..key.len() - 20]);
+    assert!(
+        status == 1 && said.contains("verify the signature"),
+        "{said}"
+    );
+    // Without its list.
+    let image = build(&[]);
+    let (_, said, status) = verify(&image, &[]);
+    assert!(
+        status == 1 && said.contains("the list has to be signed, and there is no"),
+        "{said}"
+    );
+    // An older one.
+    let image = build(&[
+        "--sign",
+        "k.key",
+        "--list-version",
+        "7",
+        "--minimum-version",
+        "8",
+    ]);
+    let (_, said, status) = verify(&image, &[]);
+    assert!(
+        status == 1 && said.contains("the list has version 7, and the loader boots none before 8"),
+        "{said}"
+    );
+    // Signed with another key.
+    let image = build(&["--sign", "o.key"]);
+    let (_, said, status) = verify(&image, &[]);
+    assert!(
+        status == 1 && said.contains("made with none of the keys"),
+        "{said}"
+    );
+    // By hand, and in the loader.
+    let image = build(&["--layers-inside", "--sign", "k.key"]);
+    assert_eq!(verify(&image, &[]).2, 0);
+    good(
+        &directory,
+        &[
+            "build", "-o", "loader", "--init", "init", "--verify", "--key", "k.pub",
+        ],
+    );
+    let list = ["base.erofs", "late.cpio"]
+        .map(|name| format!("{}  {name}\n", digest(&directory, name)))
+        .concat();
+    fs::write(directory.join("list"), &list).unwrap();
+    minisign(
+        &directory,
+        &["-S", "-l", "-s", "k.key", "-m", "list", "-x", "sig"],
+    );
+    let [loader, signature, base, late] = ["loader", "sig", "base.erofs", "late.cpio"]
+        .map(|name| fs::read(directory.join(name)).unwrap());
+    let archive = cpio(&[
+        dir("etc"),
+        dir("etc/layerinit"),
+        file("etc/layerinit/layers.sha256", list.as_bytes()),
+        file("etc/layerinit/layers.sha256.minisig", &signature),
+    ]);
+    let image = [loader, archive, base, late].concat();
+    let (_, said, status) = verify(&image, &[]);
+    assert_eq!((said.as_str(), status), ("", 0));
+}
+
 #[test]
 fn exceptions_that_do_not_fit_are_refused() {
     let directory = verified("verify-wrong", &[]);
