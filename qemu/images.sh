@@ -841,3 +841,64 @@ image_options() {
 	cat "$out.options" "$out" >"$out.both"
 	mv "$out.both" "$out"
 }
+
+# ---- dm-verity ----------------------------------------------------------------------
+
+# verity NAME DATA HASH: makes the hash tree of a file, and keeps the root hash in $work/NAME.roothash.
+verity() {
+	veritysetup format --salt=0102 --uuid=00010203-0405-4607-8809-0a0b0c0d0e0f "$2" "$3" "${@:4}" |
+		sed -n 's/^Root hash:[[:blank:]]*//p' >"$work/$1.roothash"
+}
+half() { sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12})$/\1-\2-\3-\4-\5/' <<<"$1"; }
+
+# The partitions of the Discoverable Partitions Specification, from the root hash.
+disk_verity() {
+	local out=$1 data=$1.data hash=$1.hash root
+	truncate -s 56M "$data"
+	mkfs.ext4 -q -F -b 4096 -L root -E root_owner=0:0 -d "$(tree base)" "$data"
+	verity dps "$data" "$hash"
+	root=$(<"$work/dps.roothash")
+	sfdisk --quiet "$out" <<-END
+		label: gpt
+		start=2048, size=114688, name=root, uuid=$(half "${root:0:32}")
+		start=116736, size=8192, name=root-verity, uuid=$(half "${root:32}")
+	END
+	dd if="$data" of="$out" bs=1M seek=1 conv=notrunc status=none
+	dd if="$hash" of="$out" bs=1M seek=57 conv=notrunc status=none
+	rm "$data" "$hash"
+}
+# One bit of a data block, which the mount does not read, and /sbin/init does.
+disk_verity_bit() {
+	local at
+	cp "$(disk verity)" "$1"
+	at=$(grep -abo GUEST-OK "$1" | head -n 1)
+	flip "$1" "${at%%:*}"
+}
+# The tree behind the data.
+disk_verity_behind() { verity_behind erofs "$1" "$(layer base)"; }
+disk_verity_squashfs() {
+	mksquashfs "$(tree base)" "$1.squashfs" -quiet -no-progress -all-root >/dev/null
+	verity_behind squashfs "$1" "$1.squashfs"
+}
+verity_behind() {
+	local blocks=$((($(stat -c %s "$3") + 4095) / 4096))
+	dd if="$3" of="$2" bs=1M conv=notrunc status=none
+	verity "$1" "$2" "$2" --data-blocks=$blocks --hash-offset=$((blocks * 4096))
+	echo $((blocks * 4096)) >"$work/$1.offset"
+}
+
+# verity_image IMAGE DISK NAME: a loader for the disk. IMAGE.words are added to the command line of its rows.
+verity_image() {
+	disk "$2" >/dev/null
+	build "$1" "${drivers[@]/#/--module=}" --module=dm_verity --module=erofs --module=squashfs
+	echo "roothash=$(<"$work/$3.roothash")" >"$1.words"
+	[[ ! -e $work/$3.offset ]] || echo "systemd.verity_root_options=hash-offset=$(<"$work/$3.offset")" >>"$1.words"
+}
+image_verity() { verity_image "$1" verity dps; }
+image_verity_wrong() {
+	disk verity >/dev/null
+	tr 0-9a-f 1-9a-f0 <"$work/dps.roothash" >"$work/wrong.roothash"
+	verity_image "$1" verity wrong
+}
+image_verity_erofs() { verity_image "$1" verity_behind erofs; }
+image_verity_squashfs() { verity_image "$1" verity_squashfs squashfs; }

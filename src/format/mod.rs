@@ -8,3 +8,4 @@ pub mod cpio;
 pub mod erofs;
 
 pub mod superblock;
+pub mod verity;

@@ -11,6 +11,7 @@ pub mod feature;
 
 pub mod cmdline;
 
+pub mod verity;
 pub mod words;
 
 mod device;

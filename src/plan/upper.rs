@@ -91,6 +91,7 @@ pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
     match parsed {
         Ok((spec, directory)) => {
             let device = MountSpec {
+                verity: None,
                 spec,
                 types: Vec::new(),
                 flags: Vec::new(),

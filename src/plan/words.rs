@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use super::backend::{self, Backend};
 use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
-use super::feature::{DISK, Feature, SYSTEMD, WATCHDOG};
+use super::feature::{DISK, Feature, SYSTEMD, VERITY, WATCHDOG};
 use crate::text::{Words, items};
 
 /// How a word is read. Each function gets the value.
@@ -181,6 +181,27 @@ words! {
     "rd.timeout", "=SECONDS", "10",
     "Waits this long for a device; 0 means forever. A number in rootwait= overrides it.",
     Value(|p, s| p.number(s, |o, n| o.timeout = Some(n))), any;
+}
+
+"dm-verity" {
+    "roothash", "=HASH", "none",
+    "The root device is verified: the root hash of its dm-verity hash tree, in hexadecimal. The device is /dev/mapper/root, \
+     and root= may be left out. Without the words below, the UUIDs of the two partitions are the halves of the hash, as \
+     in the Discoverable Partitions Specification.",
+    needs(VERITY, Value(|p, hash| p.options.roothash = nonempty(hash)));
+
+    "systemd.verity_root_data", "=DEVICE", "the partition with the first half of roothash= as its UUID",
+    "The device with the data, in any form of root=.",
+    needs(VERITY, Value(|p, device| p.options.verity_data = nonempty(device)));
+
+    "systemd.verity_root_hash", "=DEVICE", "the partition with the second half of roothash= as its UUID",
+    "The device with the hash tree; may be the same, with hash-offset=BYTES.",
+    needs(VERITY, Value(|p, device| p.options.verity_hash = nonempty(device)));
+
+    "systemd.verity_root_options", "=OPTION[,OPTION...]", "none",
+    "Options of dm-verity as in veritytab(5): restart-on-corruption, panic-on-corruption, ignore-corruption, \
+     ignore-zero-blocks, check-at-most-once, hash-offset=, and with superblock=no the format. Others fail the boot.",
+    needs(VERITY, Value(|p, list| p.options.verity_options = nonempty(list)));
 }
 
 "The upper layer" {

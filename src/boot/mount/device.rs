@@ -144,6 +144,10 @@ impl DeviceFinder {
         device: &MountSpec,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
+        #[cfg(feature = "verify")]
+        if let Some(verity) = &device.verity {
+            super::verity::open(self, verity, loader)?;
+        }
         let wanted = DeviceQuery::of("root", device);
         match self.mount(wanted, device, loader, |_| Ok(())) {
             Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {
@@ -171,7 +175,11 @@ impl DeviceFinder {
         })
     }
 
-    fn find(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
+    pub(super) fn find(
+        &mut self,
+        wanted: DeviceQuery<'_>,
+        loader: &mut Loader,
+    ) -> Result<MatchedDevice> {
         let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
             Some(search) => search,

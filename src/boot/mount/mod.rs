@@ -12,6 +12,8 @@ mod file;
 mod loopback;
 mod memback;
 pub mod unpack;
+#[cfg(all(feature = "disk", feature = "verify"))]
+mod verity;
 
 pub mod upper;
 
