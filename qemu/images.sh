@@ -738,6 +738,21 @@ disk_checksum() { disk_whole "$1"; printf '\x55' | dd of="$1" bs=1 seek=$((1024 
 # For rd.overlay=: a good one; one that overlayfs has marked as volatile; one without a free block; one whose
 # filesystem cannot be an upper.
 disk_data() { mkfs.ext4 -q -F -L data "$1"; }
+# An upper directory over another base, after four boots.
+disk_stale() {
+	local out=$1 dir=$work/trees/stale
+	mkdir -p "$dir/layerinit/"{upper/etc,work}
+	echo 4 | tee "$dir/layerinit/upper/boots" >"$dir/layerinit/upper/etc/boots"
+	printf 'layerinit-upper 1\nlayer erofs UUID=%s,DIGEST=0123456789abcdef base\n' "$(uuid stale)" >"$dir/layerinit/stack"
+	mkfs.ext4 -q -F -L data -d "$dir" "$out"
+}
+# One of a later version.
+disk_newer() {
+	local out=$1 dir=$work/trees/newer
+	mkdir -p "$dir/layerinit/upper"
+	printf 'layerinit-upper 2\n' >"$dir/layerinit/stack"
+	mkfs.ext4 -q -F -L data -d "$dir" "$out"
+}
 disk_volatile() {
 	local out=$1 dir=$work/trees/volatile
 	mkdir -p "$dir/layerinit/"{upper,work/work/incompat/volatile}

@@ -6,7 +6,7 @@ use rustix::time::ClockId;
 
 use super::clock::microseconds;
 use super::filesystem::is_mount_point;
-use super::mount::{self, MountMethod, MountedRoot, UPPER};
+use super::mount::{self, MountMethod, MountedRoot, MountedUpper};
 use super::source::OpenSource;
 use super::trust::Verified;
 use crate::error::{Context, Result};
@@ -177,27 +177,54 @@ fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
         Root::Extracted { .. } => ("tmpfs", None),
     };
     object.text("root", kind);
-    let (Some(upper), Some(mounted)) = (upper, &report.mounted.upper) else {
-        object.null("upper");
-        return;
-    };
-    let mut object = object.object("upper");
-    let wanted = match upper {
-        plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
-        plan::Upper::Device(persistent) => persistent.to_string(),
-        plan::Upper::None => String::new(),
-    };
-    object.text("overlay", &wanted);
+    let lost = report.plan.lost.as_ref();
+    match (upper, &report.mounted.upper) {
+        (Some(upper), Some(mounted)) => {
+            let wanted = match upper {
+                plan::Upper::Tmpfs(options) => format!("tmpfs:{}", options.join(",")),
+                plan::Upper::Device(persistent) => persistent.to_string(),
+                plan::Upper::None => String::new(),
+            };
+            write_upper(object.object("upper"), &wanted, mounted, lost);
+        }
+        _ => {
+            object.null("upper");
+        }
+    }
+    match (&report.plan.kept, &report.mounted.kept) {
+        (Some(plan), Some(mounted)) => {
+            let mut kept = object.object("kept");
+            strings(kept.array("directories"), &mounted.paths);
+            let wanted = plan.store.to_string();
+            write_upper(kept.object("upper"), &wanted, &mounted.upper, lost);
+        }
+        _ => {
+            object.null("kept");
+        }
+    }
+}
+
+/// Writes what takes writes. `lost` says why writes are lost although the command line asks to keep them.
+fn write_upper(
+    mut object: Object<'_>,
+    wanted: &str,
+    mounted: &MountedUpper,
+    lost: Option<&String>,
+) {
+    object.text("overlay", wanted);
     match &mounted.device {
         Some(device) => object
             .text("type", &device.fstype)
             .text("node", &device.node),
         None => object.text("type", "tmpfs").null("node"),
     };
-    object.text("mount", UPPER);
+    object.text("mount", mounted.mount);
     object.text("directory", &mounted.directory);
-    // Why writes are lost although the command line asks to keep them.
-    match mounted.fallback.as_ref().or(report.plan.lost.as_ref()) {
+    if let Some(verdict) = &mounted.verdict {
+        object.text("state", verdict.state.name());
+        strings(object.array("changes"), &verdict.changes);
+    }
+    match mounted.fallback.as_ref().or(lost) {
         Some(why) => object.text("refused", why),
         None => object.null("refused"),
     };

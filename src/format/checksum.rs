@@ -1,6 +1,10 @@
-//! Cyclic redundancy checks: CRC32 of gzip, xz, GPT and U-Boot images, CRC64 of xz, CRC32C of EROFS.
+//! Cyclic redundancy checks: CRC32 of gzip, xz, GPT and U-Boot images, CRC64 of xz, CRC32C of EROFS. And a hash
+//! that tells images apart.
 
+use std::io::{self, Read};
 use std::sync::OnceLock;
+
+use crate::bytes::fill;
 
 /// The CRCs of a byte that is followed by 0 to 7 zero bytes; 16 KiB.
 type Tables = [[u64; 256]; 8];
@@ -113,6 +117,35 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     rest.iter().fold(crc, |crc, byte| {
         (crc >> 8) ^ t0[usize::from(crc as u8 ^ byte)]
     })
+}
+
+/// A 128-bit hash of the rest of the input, not cryptographic. Trailing zero bytes may not change it.
+pub fn digest(input: &mut dyn Read) -> io::Result<u128> {
+    let mut buffer = vec![0; 1 << 16];
+    let (mut a, mut b) = (0x9E37_79B9_7F4A_7C15_u64, 0xC2B2_AE3D_27D4_EB4F_u64);
+    loop {
+        let n = fill(input, &mut buffer)?;
+        for word in buffer.get(..n).unwrap_or_default().chunks(8) {
+            let mut bytes = [0; 8];
+            bytes
+                .iter_mut()
+                .zip(word)
+                .for_each(|(to, from)| *to = *from);
+            let word = u64::from_le_bytes(bytes);
+            a = (a ^ word)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29);
+            b = (b.rotate_left(23) ^ word).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        }
+        if n < buffer.len() {
+            // The multiplications carry upwards only: mix the high bits back down.
+            let (a, b) = (
+                a ^ a >> 32 ^ b.rotate_left(17),
+                b ^ b >> 29 ^ a.rotate_left(41),
+            );
+            return Ok(u128::from(a) << 64 | u128::from(b));
+        }
+    }
 }
 
 #[cfg(test)]

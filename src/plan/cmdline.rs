@@ -24,6 +24,17 @@ pub enum Emergency {
     Halt,
 }
 
+/// What to do with an upper that was written over other layers (`rd.overlay.stale=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    /// Use it.
+    Keep,
+    /// The device cannot be used.
+    Fail,
+    /// Begin a new one, and keep the old one aside.
+    Reset,
+}
+
 /// How long to wait for the root device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -85,6 +96,12 @@ pub struct Options {
     /// `rd.overlay.fallback=tmpfs[:option,...]`: options of the tmpfs to use if the device of `rd.overlay=` cannot
     /// be used; `None`: the boot fails.
     pub overlay_fallback: Option<Vec<String>>,
+    /// `rd.overlay.stale=`.
+    pub overlay_stale: Stale,
+    /// `rd.overlay.reset`: begin the upper anew, once for each value; `1` if it has none.
+    pub overlay_reset: Option<String>,
+    /// `rd.overlay.for=`: the directories whose writes the device keeps; empty: all.
+    pub overlay_for: Vec<String>,
     /// `rd.overlay.readonly`: the overlay has no upper layer.
     pub overlay_readonly: bool,
     /// `rd.overlay` or `systemd.volatile=overlay`: an overlay over `root=` even without layers.
@@ -142,6 +159,9 @@ impl Default for Options {
             rootdelay: 0,
             overlay: None,
             overlay_fallback: None,
+            overlay_stale: Stale::Keep,
+            overlay_reset: None,
+            overlay_for: Vec::new(),
             overlay_readonly: false,
             overlay_root: false,
             volatile: false,

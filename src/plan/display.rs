@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{Content, Layer, MountSpec, Place, Plan, Root, Upper};
+use super::cmdline::Stale;
+use super::{
+    Content, KeptDirectories, Layer, MountSpec, PersistentUpper, Place, Plan, Root, Upper,
+};
 use crate::text::shown;
 
 impl fmt::Display for Place {
@@ -80,6 +83,9 @@ impl fmt::Display for Plan {
             Root::Initramfs => writeln!(f, "root: the initramfs itself, nothing to stack")?,
             Root::Device => writeln!(f, "root: the root device itself")?,
             Root::Assembled => writeln!(f, "root: as the kernel has assembled it")?,
+            Root::Layer if self.layers.is_empty() => {
+                writeln!(f, "root: the root device itself, read-only")?;
+            }
             Root::Layer => writeln!(f, "root: the layer itself, read-only")?,
             Root::Extracted { options, writable } => {
                 f.write_str("root: a tmpfs that all layers are written into")?;
@@ -99,19 +105,39 @@ impl fmt::Display for Plan {
             Root::Overlay(Upper::Device(store)) => {
                 write!(f, "root: overlay, writes to /{} of ", store.directory)?;
                 writeln!(f, "device {}", store.device)?;
-                f.write_str("without that device: ")?;
-                match store.fallback.as_deref() {
-                    None => writeln!(f, "no boot")?,
-                    Some([]) => writeln!(f, "writes to a tmpfs")?,
-                    Some(options) => writeln!(f, "writes to a tmpfs with {}", options.join(","))?,
-                }
             }
+        }
+        if let Some(KeptDirectories { store, paths }) = &self.kept {
+            list(f, paths)?;
+            write!(f, ": overlay, writes to /{} of ", store.directory)?;
+            writeln!(f, "device {}", store.device)?;
+        }
+        if let Some(store) = self.store() {
+            fmt_store(f, store)?;
         }
         f.write_str("modules: ")?;
         list(f, self.modules.iter().map(|module| module.name()))?;
         f.write_str("\ninit: ")?;
         list(f, &self.inits)?;
         writeln!(f)
+    }
+}
+
+/// What becomes of a directory on a device that was written over other layers, and of the boot without it.
+fn fmt_store(f: &mut fmt::Formatter<'_>, store: &PersistentUpper) -> fmt::Result {
+    match &store.reset {
+        Some(value) => writeln!(f, "begins anew: once for rd.overlay.reset={value}")?,
+        None => match store.stale {
+            Stale::Keep => {}
+            Stale::Fail => writeln!(f, "written over other layers: no boot")?,
+            Stale::Reset => writeln!(f, "written over other layers: begins anew")?,
+        },
+    }
+    f.write_str("without that device: ")?;
+    match store.fallback.as_deref() {
+        None => writeln!(f, "no boot"),
+        Some([]) => writeln!(f, "writes to a tmpfs"),
+        Some(options) => writeln!(f, "writes to a tmpfs with {}", options.join(",")),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod verity;
 pub mod words;
 
 mod device;
+pub mod identity;
 mod layers;
 mod upper;
 
@@ -29,7 +30,8 @@ use cmdline::Options;
 pub use device::MountSpec;
 pub use layers::{collect as collect_layers, loader_length, segments as layer_segments};
 pub use module::Module;
-pub use upper::{PersistentUpper, Upper};
+use upper::Writes;
+pub use upper::{KeptDirectories, PersistentUpper, Upper};
 
 /// The number of layers that overlayfs can stack (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -126,7 +128,7 @@ pub enum Root {
     Device,
     /// The stack that the kernel mounted before it started this program.
     Assembled,
-    /// The only layer, read-only.
+    /// The only layer, or the root device without layers, read-only.
     Layer,
     /// An overlay of all layers, with the root device as the lowest if there is one.
     Overlay(Upper),
@@ -148,6 +150,8 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// What becomes `/`.
     pub root: Root,
+    /// Directories whose writes a device keeps, while [`root`](Self::root) says what becomes of other writes.
+    pub kept: Option<KeptDirectories>,
     /// The kernel modules to load early unless they are built in. Others are loaded when a mount needs them.
     pub modules: Vec<Module>,
     /// Candidates for the real init: the first that exists is started. With `init=`, that one only.
@@ -181,16 +185,24 @@ impl Plan {
     /// cannot be extracted, and writes to a device need the overlay.
     pub fn may_extract_all(&self) -> bool {
         let upper = matches!(self.root, Root::Overlay(Upper::Tmpfs(_) | Upper::None));
+        let upper = upper && self.kept.is_none();
         cfg!(feature = "extract") && upper && self.device.is_none() && self.may_extract_layers()
     }
 
     /// The devices to mount.
     pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
-        let store = match &self.root {
-            Root::Overlay(Upper::Device(store)) => Some(&store.device),
+        self.device
+            .iter()
+            .chain(self.store().map(|store| &store.device))
+    }
+
+    /// The directory on a device that keeps writes.
+    pub fn store(&self) -> Option<&PersistentUpper> {
+        match (&self.root, &self.kept) {
+            (Root::Overlay(Upper::Device(store)), _) => Some(store),
+            (_, Some(kept)) => Some(&kept.store),
             _ => None,
-        };
-        self.device.iter().chain(store)
+        }
     }
 
     /// The warnings that are logged even with `quiet`.
@@ -233,20 +245,23 @@ pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
         }
         device => device?,
     };
-    let (root, lost) = root(&layers, device.is_some(), options)?;
+    let writes = upper::writes(options)?;
+    cmdline_warnings.extend_from_slice(&writes.warnings);
+    let (root, kept, lost) = root(&layers, device.is_some(), writes, options)?;
     if options.volatile && root == Root::Device {
         cmdline_warnings.push(VOLATILE.into());
     }
     if let Some(device) = &mut device {
         device.writable &= root == Root::Device && !options.overlay_readonly;
     }
-    let modules = modules(&layers, &root, options);
+    let modules = modules(&layers, &root, kept.is_some(), options);
     cmdline_warnings.extend(blacklisted(&modules, options));
     Ok(Plan {
         modules,
         device,
         layers,
         root,
+        kept,
         inits: options.inits(),
         cmdline_warnings,
         content_warnings,
@@ -285,20 +300,30 @@ fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec
     Ok(warnings)
 }
 
-/// What becomes `/`, and [`Plan::lost`].
-fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, Option<String>)> {
-    let (upper, lost) = upper::upper(options)?;
+/// What becomes `/`, [`Plan::kept`] and [`Plan::lost`].
+fn root(
+    layers: &[Layer],
+    has_device: bool,
+    writes: Writes,
+    options: &Options,
+) -> Result<(Root, Option<KeptDirectories>, Option<String>)> {
+    if layers.is_empty() && !has_device {
+        let lost = writes.unused("there are neither layers nor root=")?;
+        return Ok((Root::Initramfs, None, lost));
+    }
+    let Writes {
+        upper, kept, lost, ..
+    } = writes;
     let over_device = options.overlay_root && upper != Upper::None;
     let root = match (layers, upper) {
-        ([], upper) if !has_device => {
-            let why = "there are neither layers nor root=";
-            return Ok((Root::Initramfs, lost.or(upper.unused(why)?)));
-        }
+        ([], Upper::None) if kept.is_some() => Root::Layer,
         ([], _) if !over_device => Root::Device,
         ([_], Upper::None) if !has_device => Root::Layer,
         (_, upper) => Root::Overlay(upper),
     };
-    let extracted = !has_device && options.backends.iter().all(|backend| backend.is_extract());
+    let extracted = kept.is_none()
+        && !has_device
+        && options.backends.iter().all(|backend| backend.is_extract());
     let root = match root {
         Root::Overlay(Upper::Tmpfs(options)) if extracted => Root::Extracted {
             options,
@@ -310,7 +335,7 @@ fn root(layers: &[Layer], has_device: bool, options: &Options) -> Result<(Root, 
         },
         root => root,
     };
-    Ok((root, lost))
+    Ok((root, kept, lost))
 }
 
 /// Warnings for modules of the plan that `rd.driver.blacklist=` forbids.
@@ -333,24 +358,27 @@ fn blacklisted<'a>(
 ///
 /// `rd.overlay=` names a device for the writes, and no fallback.
 pub fn assembled(options: &Options) -> Result<Plan> {
-    let (upper, lost) = upper::upper(options)?;
+    let writes = upper::writes(options)?;
+    let mut cmdline_warnings = options.problems.clone();
+    cmdline_warnings.extend_from_slice(&writes.warnings);
     let why = "the kernel has already stacked the layers, under a tmpfs";
     Ok(Plan {
         device: None,
         layers: Vec::new(),
         root: Root::Assembled,
+        kept: None,
         modules: Vec::new(),
         inits: options.inits(),
-        cmdline_warnings: options.problems.clone(),
+        cmdline_warnings,
         content_warnings: Vec::new(),
         unread: Vec::new(),
-        lost: lost.or(upper.unused(why)?),
+        lost: writes.unused(why)?,
     })
 }
 
 /// The modules to load early: of each layer, those of the backends up to the first that probably works. A
 /// backend after that one loads its modules when it is tried.
-fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
+fn modules(layers: &[Layer], root: &Root, has_kept: bool, options: &Options) -> Vec<Module> {
     let hints = options.hints();
     let mut modules = Vec::new();
     if matches!(root, Root::Extracted { .. }) {
@@ -367,7 +395,7 @@ fn modules(layers: &[Layer], root: &Root, options: &Options) -> Vec<Module> {
             }
         }
     }
-    if matches!(root, Root::Overlay(_)) {
+    if has_kept || matches!(root, Root::Overlay(_)) {
         modules.push(Module::Overlay);
     }
     modules.sort_unstable();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::MountSpec;
-use super::cmdline::Options;
+use super::cmdline::{Options, Stale};
 use super::device_spec::Spec;
 use super::feature::DISK;
 use crate::error::{Context, Error, Result};
@@ -14,6 +14,9 @@ const DIRECTORY: &str = "layerinit";
 
 /// Longest path of the directory, in bytes: fsconfig(2) takes values of 255, and the mount adds a prefix.
 const PATH_MAX: usize = 200;
+
+/// The directories that `/init` mounts other filesystems on, so that writes to them reach no layer.
+const MOUNTED: [&str; 4] = ["dev", "proc", "run", "sys"];
 
 /// The upper layer of the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,28 @@ pub enum Upper {
     None,
 }
 
+/// Directories whose writes a device keeps, each in an overlay of its own (`rd.overlay.for=`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptDirectories {
+    /// The directory on the device.
+    pub store: PersistentUpper,
+    /// Absolute paths in the new root. None is inside another.
+    pub paths: Vec<String>,
+}
+
+/// What takes the writes.
+#[derive(Debug)]
+pub(super) struct Writes {
+    /// The upper layer of the root.
+    pub upper: Upper,
+    /// The directories that have an upper of their own.
+    pub kept: Option<KeptDirectories>,
+    /// [`super::Plan::lost`].
+    pub lost: Option<String>,
+    /// Warnings about the words.
+    pub warnings: Vec<String>,
+}
+
 /// A directory on a device. Displayed in the form of `rd.overlay=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersistentUpper {
@@ -36,6 +61,12 @@ pub struct PersistentUpper {
     /// Options of the tmpfs to use if the device cannot be used (`rd.overlay.fallback=`); `None`: the boot
     /// fails.
     pub fallback: Option<Vec<String>>,
+    /// What to do if it was written over other layers.
+    pub stale: Stale,
+    /// The value of `rd.overlay.reset`.
+    pub reset: Option<String>,
+    /// Whether it keeps the directories of `rd.overlay.for=` only.
+    pub partial: bool,
 }
 
 impl fmt::Display for PersistentUpper {
@@ -52,6 +83,7 @@ impl fmt::Display for PersistentUpper {
 fn fall_back(
     wanted: &str,
     fallback: Option<&[String]>,
+    partial: bool,
     why: Error,
 ) -> Result<(Vec<String>, String)> {
     match fallback {
@@ -63,8 +95,13 @@ fn fall_back(
             ),
         )),
         None => {
-            let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or \
-                        rd.overlay.readonly";
+            let hint = match partial {
+                true => "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then)",
+                false => {
+                    "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or \
+                     rd.overlay.readonly"
+                }
+            };
             let object = format_args!("rd.overlay={wanted}");
             Err(why)
                 .during("use", object)
@@ -73,42 +110,148 @@ fn fall_back(
     }
 }
 
-/// Reads `rd.overlay=`, `rd.overlay.fallback=` and `rd.overlay.readonly`: the upper layer, and
-/// [`super::Plan::lost`].
-pub(super) fn upper(options: &Options) -> Result<(Upper, Option<String>)> {
+/// Reads `rd.overlay=` and the words that belong to it.
+///
+/// # Errors
+///
+/// The device or a directory cannot be understood, and there is no `rd.overlay.fallback=`.
+pub(super) fn writes(options: &Options) -> Result<Writes> {
     let text = options.overlay.as_deref().unwrap_or("tmpfs");
-    if options.overlay_readonly {
-        return Ok((Upper::None, None));
-    }
-    if let ("tmpfs", list) = text.split_once(':').unwrap_or((text, "")) {
-        return Ok((Upper::Tmpfs(items(list)), None));
-    }
-    let fallback = options.overlay_fallback.clone();
-    let parsed = match DISK.is_on {
-        true => parse(text),
-        false => Err(Error::new("find", "the device", DISK.missing)),
+    let tmpfs = match text.split_once(':').unwrap_or((text, "")) {
+        ("tmpfs", list) => Some(items(list)),
+        _ => None,
     };
+    let names_device = tmpfs.is_none();
+    let partial = !options.overlay_for.is_empty();
+    let mut writes = Writes {
+        upper: match options.overlay_readonly {
+            true => Upper::None,
+            false => Upper::Tmpfs(tmpfs.unwrap_or_default()),
+        },
+        kept: None,
+        lost: None,
+        warnings: idle_words(options, names_device),
+    };
+    let fallback = options.overlay_fallback.as_deref();
+    let parsed = match (names_device, partial) {
+        (false, true) => Err(no_device_for(options)),
+        (true, true) => store(text, options).and_then(|store| kept(store, options)),
+        (true, false) if !options.overlay_readonly => match store(text, options) {
+            Ok(store) => {
+                writes.upper = Upper::Device(store);
+                return Ok(writes);
+            }
+            Err(error) => Err(error),
+        },
+        _ => return Ok(writes),
+    };
+    // The tmpfs takes the writes to the directories as well, if the device cannot.
+    if let (Upper::Tmpfs(options), true, Some(list)) = (&mut writes.upper, partial, fallback) {
+        *options = list.to_vec();
+    }
     match parsed {
-        Ok((spec, directory)) => {
-            let device = MountSpec {
-                verity: None,
-                spec,
-                types: Vec::new(),
-                flags: Vec::new(),
-                writable: true,
-            };
-            let store = PersistentUpper {
-                device,
-                directory,
-                fallback,
-            };
-            Ok((Upper::Device(store), None))
-        }
+        Ok(kept) => writes.kept = Some(kept),
         Err(error) => {
-            let (options, warning) = fall_back(text, fallback.as_deref(), error)?;
-            Ok((Upper::Tmpfs(options), Some(warning)))
+            let (options, warning) = fall_back(text, fallback, partial, error)?;
+            writes.upper = Upper::Tmpfs(options);
+            writes.lost = Some(warning);
         }
     }
+    Ok(writes)
+}
+
+/// Warnings for words that have no effect, because no device keeps writes.
+fn idle_words(options: &Options, names_device: bool) -> Vec<String> {
+    let why = match (names_device, options.overlay_readonly) {
+        (false, _) => "rd.overlay= names no device",
+        (true, true) if options.overlay_for.is_empty() => "rd.overlay.readonly: nothing is written",
+        _ => return Vec::new(),
+    };
+    let words = [
+        ("rd.overlay.stale=", options.overlay_stale != Stale::Keep),
+        ("rd.overlay.reset", options.overlay_reset.is_some()),
+    ];
+    let idle = words.iter().filter(|(_, is_set)| *is_set);
+    idle.map(|(word, _)| format!("{word} has no effect: {why}"))
+        .collect()
+}
+
+fn no_device_for(options: &Options) -> Error {
+    let object = format_args!("rd.overlay.for={}", options.overlay_for.join(","));
+    let why = "rd.overlay= names no device that could keep these directories";
+    Error::new("use", object, why)
+}
+
+/// The directory on a device that `text` names.
+fn store(text: &str, options: &Options) -> Result<PersistentUpper> {
+    if !DISK.is_on {
+        return Err(Error::new("find", "the device", DISK.missing));
+    }
+    let (spec, directory) = parse(text)?;
+    Ok(PersistentUpper {
+        device: MountSpec {
+            verity: None,
+            spec,
+            types: Vec::new(),
+            flags: Vec::new(),
+            writable: true,
+        },
+        directory,
+        fallback: options.overlay_fallback.clone(),
+        stale: options.overlay_stale,
+        reset: options.overlay_reset.clone(),
+        partial: !options.overlay_for.is_empty(),
+    })
+}
+
+/// Reads `rd.overlay.for=`.
+fn kept(store: PersistentUpper, options: &Options) -> Result<KeptDirectories> {
+    let mut paths: Vec<String> = Vec::new();
+    let mut all = Vec::new();
+    for text in &options.overlay_for {
+        let refuse = |why: String| {
+            Err(Error::new(
+                "use",
+                format_args!("rd.overlay.for={text}"),
+                why,
+            ))
+        };
+        let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty()).collect();
+        if !text.starts_with('/') || parts.iter().any(|part| matches!(*part, "." | "..")) {
+            return refuse("not an absolute path (/etc; no . or .. in it)".into());
+        }
+        let Some(first) = parts.first() else {
+            return refuse(
+                "this is the whole root, which rd.overlay= keeps without rd.overlay.for=".into(),
+            );
+        };
+        if MOUNTED.contains(first) {
+            return refuse(format!(
+                "/{first} is a filesystem of its own in the new root"
+            ));
+        }
+        if text.contains([':', '\\']) {
+            return refuse("overlayfs takes no colon and no backslash in a path".into());
+        }
+        let path = format!("/{}", parts.join("/"));
+        if store.directory.len().saturating_add(path.len()) > PATH_MAX {
+            return refuse(
+                "its path and that of the directory on the device are too long together".into(),
+            );
+        }
+        all.push(path);
+    }
+    all.sort_unstable();
+    for path in all {
+        let is_inside = |outer: &String| {
+            let rest = path.strip_prefix(outer.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if !paths.iter().any(is_inside) {
+            paths.push(path);
+        }
+    }
+    Ok(KeptDirectories { store, paths })
 }
 
 impl PersistentUpper {
@@ -118,20 +261,25 @@ impl PersistentUpper {
     ///
     /// Without a fallback: `why`, with a hint how to boot without the device.
     pub fn fall_back(&self, why: Error) -> Result<(Vec<String>, String)> {
-        fall_back(&self.to_string(), self.fallback.as_deref(), why)
+        fall_back(
+            &self.to_string(),
+            self.fallback.as_deref(),
+            self.partial,
+            why,
+        )
     }
 }
 
-impl Upper {
+impl Writes {
     /// The warning for a device that is not used, because there is no overlay. An error without a fallback.
-    pub(super) fn unused(&self, why: &str) -> Result<Option<String>> {
-        match self {
-            Self::Device(store) => {
-                let (_, warning) = store.fall_back(Error::new("make", "an overlay", why))?;
-                Ok(Some(warning))
-            }
-            Self::Tmpfs(_) | Self::None => Ok(None),
-        }
+    pub(super) fn unused(self, why: &str) -> Result<Option<String>> {
+        let store = match (&self.upper, &self.kept) {
+            (Upper::Device(store), _) => store,
+            (_, Some(kept)) => &kept.store,
+            _ => return Ok(self.lost),
+        };
+        let (_, warning) = store.fall_back(Error::new("make", "an overlay", why))?;
+        Ok(Some(warning))
     }
 }
 

@@ -10,7 +10,7 @@
 use std::str::FromStr;
 
 use super::backend::{self, Backend};
-use super::cmdline::{Break, Emergency, Options, Verbosity, Wait};
+use super::cmdline::{Break, Emergency, Options, Stale, Verbosity, Wait};
 use super::feature::{DISK, Feature, SYSTEMD, VERITY, WATCHDOG};
 use crate::text::{Words, items};
 
@@ -215,8 +215,24 @@ words! {
     "A tmpfs takes the writes if the device of rd.overlay= cannot.",
     Value(Parser::overlay_fallback), any;
 
+    "rd.overlay.stale", "=keep|fail|reset", "keep",
+    "What /init does with a directory of rd.overlay=DEVICE that was written over other layers or another root=: keep \
+     uses it, with a warning that names what changed; fail ends the boot (or uses rd.overlay.fallback=); reset begins \
+     a new one, and keeps the old one until the next reset.",
+    Value(Parser::overlay_stale);
+
+    "rd.overlay.reset", "[=VALUE|=0|=1]", "0",
+    "Begins the directory of rd.overlay=DEVICE anew, and keeps the old one until the next reset. It does so once: at \
+     the next boot with the same word /init does nothing, until a boot without the word or with another VALUE.",
+    Either(Parser::overlay_reset);
+
+    "rd.overlay.for", "=/DIRECTORY[,/DIRECTORY...]", "the whole root",
+    "The directory of rd.overlay=DEVICE keeps the writes to these directories only. A tmpfs takes all other writes \
+     (with the options of rd.overlay.fallback=), or nothing with rd.overlay.readonly.",
+    Value(|p, list| p.options.overlay_for = items(list));
+
     "rd.overlay.readonly", "[=0|1]", "0",
-    "Nothing takes writes: the root is read-only.",
+    "Nothing takes writes: the root is read-only, except for the directories of rd.overlay.for=.",
     Flag(|p, on| p.options.overlay_readonly = on), any;
 
     "systemd.volatile", "=overlay", "not set",
@@ -401,6 +417,29 @@ impl Parser {
         }
     }
 
+    fn overlay_stale(&mut self, policy: &str) {
+        self.options.overlay_stale = match policy {
+            "keep" => Stale::Keep,
+            "fail" => Stale::Fail,
+            "reset" => Stale::Reset,
+            _ => return self.problem(Some(policy), "not one of keep, fail, reset; ignored"),
+        };
+    }
+
+    fn overlay_reset(&mut self, value: Option<&str>) {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:+@".contains(c);
+        self.options.overlay_reset = match (boolean(value), value) {
+            (Some(on), _) => on.then(|| "1".into()),
+            (None, Some(value)) if !value.is_empty() && value.chars().all(is_plain) => {
+                Some(value.into())
+            }
+            _ => {
+                let why = "its value may have letters, digits and -._:+@ only; ignored";
+                return self.problem(value, why);
+            }
+        };
+    }
+
     fn watchdog(&mut self, value: Option<&str>) {
         let device = match value {
             Some(path) if path.starts_with('/') => Some(path),
@@ -546,6 +585,17 @@ mod tests {
             parse("rd.layers.skip=1 rd.layers.skip=2,3 rd.layers.only=a rd.layers.only=b");
         assert_eq!((options.skip, options.only), (items("2,3"), items("b")));
         assert!(parse("rd.overlay.readonly").overlay_readonly);
+        let options = parse("rd.overlay.for=/etc,/var rd.overlay.stale=reset rd.overlay.reset");
+        assert_eq!(options.overlay_for, items("/etc,/var"));
+        assert_eq!(options.overlay_stale, Stale::Reset);
+        assert_eq!(options.overlay_reset.as_deref(), Some("1"));
+        for (text, reset) in [
+            ("rd.overlay.reset=2026-11-28", Some("2026-11-28")),
+            ("rd.overlay.reset=yes", Some("1")),
+            ("rd.overlay.reset=a rd.overlay.reset=0", None),
+        ] {
+            assert_eq!(parse(text).overlay_reset.as_deref(), reset, "{text}");
+        }
         let options = parse("rd.overlay=LABEL=a:b rd.overlay.fallback=tmpfs:size=1g");
         assert_eq!(options.overlay.as_deref(), Some("LABEL=a:b"));
         assert_eq!(options.overlay_fallback, Some(vec!["size=1g".into()]));
@@ -581,7 +631,7 @@ mod tests {
     fn bad_values_are_reported_and_the_default_applies() {
         let options = parse(
             "rd.shell=perhaps rd.layers.backend=disk rd.timeout=soon rd.layers.oly=1 rd.break=now rd.emergency=sing \
-             rd.overlay.fallback=LABEL=x rd.watchdog=dog panic=99999999999999999999",
+             rd.overlay.fallback=LABEL=x rd.overlay.stale=old rd.overlay.reset=\"a b\" rd.watchdog=dog panic=99999999999999999999",
         );
         assert_eq!(
             options.problems,
@@ -593,6 +643,8 @@ mod tests {
                 "rd.break=now: not one of plan, mount, switch; /init stops at switch",
                 "rd.emergency=sing: not one of reboot, poweroff, halt; ignored",
                 "rd.overlay.fallback=LABEL=x: not tmpfs[:option,...]; ignored",
+                "rd.overlay.stale=old: not one of keep, fail, reset; ignored",
+                "rd.overlay.reset=a b: its value may have letters, digits and -._:+@ only; ignored",
                 "rd.watchdog=dog: neither yes nor no; ignored",
                 "panic=99999999999999999999: not a number, or out of range; ignored",
             ]

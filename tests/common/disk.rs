@@ -59,6 +59,14 @@ impl Drop for Image {
     }
 }
 
+/// An ext4 that holds a tree.
+pub fn ext4_of(tree: &Path) -> Image {
+    let image = Image::new(16 << 20);
+    let arguments = ["-q", "-F", "-d", tree.to_str().unwrap(), image.path()];
+    run("e2fsprogs", "mkfs.ext4", &arguments);
+    image
+}
+
 /// A loop device on an image, released at the end: its node, and the image's path.
 pub struct Loop(pub String, String);
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use crate::common::disk::{Image, Loop};
+use crate::common::disk::{Loop, ext4_of};
 use crate::common::guest::*;
 use crate::common::*;
 
@@ -447,17 +447,33 @@ fn a_failure_does_what_the_command_line_says() {
     failure(&mut guest, "panic=-1").says("restarting");
 }
 
+/// Does what `/init` does first, and returns the command line. Failures take the way that its words choose.
+fn set_up_pid_1() -> String {
+    use layerinit::boot::{console, kmsg, rescue, setup};
+    assert!(rustix::process::getpid().is_init());
+    assert!(setup::mount_dev().is_none());
+    console::open_streams().unwrap();
+    kmsg::install();
+    setup::mount_filesystems().unwrap();
+    let cmdline = setup::read_cmdline().unwrap();
+    rescue::set_options(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    cmdline
+}
+
+/// A guest whose PID 1 is the ignored test `name` of this program.
+fn guest_of_test(name: &str) -> Guest {
+    let mut guest = Guest::new(&[]);
+    let program = std::env::current_exe().unwrap();
+    copy_program(program, guest.scratch.join("rootfs/init"));
+    guest.arguments = format!("boot::{name} --exact --ignored --nocapture").leak();
+    guest
+}
+
 /// PID 1 of the test below, which is no `/init`, but uses the same failure policy.
 #[test]
 #[ignore = "is started as PID 1 by a_panic_takes_the_way_of_every_other_failure"]
 fn panics_as_pid_1() {
-    assert!(rustix::process::getpid().is_init());
-    assert!(layerinit::boot::setup::mount_dev().is_none());
-    layerinit::boot::console::open_streams().unwrap();
-    layerinit::boot::kmsg::install();
-    layerinit::boot::setup::mount_filesystems().unwrap();
-    let cmdline = layerinit::boot::setup::read_cmdline().unwrap();
-    layerinit::boot::rescue::set_options(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    let cmdline = set_up_pid_1();
     layerinit::boot::rescue::catch_panics();
     let nothing: Vec<u8> = Vec::new();
     let _ = nothing[cmdline.len()];
@@ -465,12 +481,7 @@ fn panics_as_pid_1() {
 
 #[test]
 fn a_panic_takes_the_way_of_every_other_failure() {
-    let mut guest = Guest::new(&[]);
-    copy_program(
-        std::env::current_exe().unwrap(),
-        guest.scratch.join("rootfs/init"),
-    );
-    guest.arguments = "boot::panics_as_pid_1 --exact --ignored --nocapture";
+    let mut guest = guest_of_test("panics_as_pid_1");
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
     outcome
@@ -497,13 +508,7 @@ fn a_panic_takes_the_way_of_every_other_failure() {
 #[expect(unsafe_code, reason = "it faults on purpose")]
 #[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
 fn faults_as_pid_1() {
-    assert!(rustix::process::getpid().is_init());
-    assert!(layerinit::boot::setup::mount_dev().is_none());
-    layerinit::boot::console::open_streams().unwrap();
-    layerinit::boot::kmsg::install();
-    layerinit::boot::setup::mount_filesystems().unwrap();
-    let cmdline = layerinit::boot::setup::read_cmdline().unwrap();
-    layerinit::boot::rescue::set_options(&layerinit::plan::cmdline::Options::parse(&cmdline));
+    let cmdline = set_up_pid_1();
     layerinit::boot::fault::install_handler();
     fn deep(depth: u64) -> u64 {
         let frame = std::hint::black_box([depth; 512]);
@@ -547,14 +552,9 @@ fn faults_as_pid_1() {
 
 #[test]
 fn a_fault_takes_the_way_of_every_other_failure() {
-    let mut guest = Guest::new(&[]);
-    copy_program(
-        std::env::current_exe().unwrap(),
-        guest.scratch.join("rootfs/init"),
-    );
+    let mut guest = guest_of_test("faults_as_pid_1");
     // No shell is started, though there is one.
     rescue_shell(&guest);
-    guest.arguments = "boot::faults_as_pid_1 --exact --ignored --nocapture";
     for (cmdline, expected, signal) in [
         (
             "null rd.emergency=poweroff",
@@ -947,11 +947,7 @@ fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
     let tree = scratch.join("system");
     system(&tree, "echo never");
     fs::copy(tree.join("sbin/init"), tree.join("etc/init")).unwrap();
-    let image = Image::new(16 << 20);
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&tree)
-        .arg(image.path()));
+    let image = ext4_of(&tree);
     // The directory names an inode that is none.
     run(Command::new("debugfs").args(["-w", "-R", "clri /sbin/init", image.path()]));
     let disk = Loop::attach(&image);
@@ -966,12 +962,8 @@ fn the_device_below_the_overlay_is_told_to_systemd() {
     let scratch = Scratch::new();
     let script = "readlink /run/systemd/volatile-root || echo no link";
     system(&scratch.join("system"), script);
-    let image = Image::new(16 << 20);
     let tree = scratch.join("system");
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&tree)
-        .arg(image.path()));
+    let image = ext4_of(&tree);
     let disk = Loop::attach(&image);
     let number = fs::metadata(&disk.0).unwrap().rdev();
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));

@@ -25,7 +25,9 @@ mod boot;
 mod device;
 #[cfg(feature = "tool")]
 mod extract;
+mod kept;
 mod stacked;
+mod stale;
 mod tree;
 #[cfg(feature = "verify")]
 mod trust;

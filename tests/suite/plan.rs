@@ -484,6 +484,142 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
 }
 
 #[test]
+fn directories_that_keep_their_writes_are_planned_beside_the_root() {
+    let image = || initrd(join(&[&loader(), &erofs(1, "")]));
+    let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n";
+    let kept =
+        "/etc, /usr/local: overlay, writes to /layerinit of device LABEL=data: rw, type auto\n";
+    let end = format!("modules: erofs, overlay\n{INIT}");
+    let device = "rd.overlay=LABEL=data rd.overlay.for=/usr//local/,/etc,/etc/ssh";
+    assert_eq!(
+        planned(&image(), device),
+        format!(
+            "{layer}root: overlay, writes to a tmpfs\n{kept}without that device: no boot\n{end}"
+        )
+    );
+    assert_eq!(
+        planned(
+            &image(),
+            &format!("{device} rd.overlay.readonly rd.overlay.stale=reset")
+        ),
+        format!(
+            "{layer}root: the layer itself, read-only\n{kept}written over other layers: begins anew\n\
+             without that device: no boot\n{end}"
+        )
+    );
+    // One tmpfs for the root and for the directories, if the device fails. Layers are not extracted into one tmpfs.
+    let words = format!(
+        "{device} rd.overlay.fallback=tmpfs:size=1g rd.layers.backend=extract rd.overlay.reset"
+    );
+    assert_eq!(
+        planned(&image(), &words),
+        format!(
+            "layer 0 (initrd+0xf4): 4096 bytes, erofs by extract\nroot: overlay, writes to a tmpfs with size=1g\n{kept}\
+             begins anew: once for rd.overlay.reset=1\nwithout that device: writes to a tmpfs with size=1g\n\
+             modules: overlay\n{INIT}"
+        )
+    );
+    let plan = planned(
+        &[],
+        &format!("root=/dev/vda1 rw {device} rd.overlay.readonly"),
+    );
+    assert!(
+        plan.starts_with(
+            "root device /dev/vda1: ro, type auto\nroot: the root device itself, read-only\n/etc, /usr/local: "
+        ),
+        "{plan}"
+    );
+}
+
+#[test]
+fn directories_that_cannot_keep_their_writes_end_the_boot() {
+    let image = || initrd(join(&[&loader(), &erofs(1, "")]));
+    let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then)";
+    let absolute = "not an absolute path (/etc; no . or .. in it)";
+    for (list, object, why) in [
+        ("etc", "etc", absolute),
+        ("/etc,var", "var", absolute),
+        ("/etc/../root", "/etc/../root", absolute),
+        ("/etc/.", "/etc/.", absolute),
+        (
+            "/",
+            "/",
+            "this is the whole root, which rd.overlay= keeps without rd.overlay.for=",
+        ),
+        (
+            "/run",
+            "/run",
+            "/run is a filesystem of its own in the new root",
+        ),
+        (
+            "/dev/shm",
+            "/dev/shm",
+            "/dev is a filesystem of its own in the new root",
+        ),
+        (
+            "/a:b",
+            "/a:b",
+            "overlayfs takes no colon and no backslash in a path",
+        ),
+    ] {
+        let words = format!("rd.overlay=LABEL=data rd.overlay.for={list}");
+        let expected =
+            format!("use rd.overlay=LABEL=data: use rd.overlay.for={object}: {why}; {hint}");
+        assert_eq!(planned(&image(), &words), expected);
+        let fallback = planned(
+            &image(),
+            &format!("{words} rd.overlay.fallback=tmpfs:size=1g"),
+        );
+        assert!(
+            fallback
+                .starts_with("warning: rd.overlay=LABEL=data CANNOT BE USED: use rd.overlay.for=")
+                && fallback.contains("\nroot: overlay, writes to a tmpfs with size=1g\nmodules"),
+            "{fallback}"
+        );
+    }
+    let long = format!("/{}", "a".repeat(199));
+    let plan = planned(
+        &image(),
+        &format!("rd.overlay=LABEL=data rd.overlay.for={long}"),
+    );
+    assert!(plan.contains("are too long together"), "{plan}");
+    for words in [
+        "rd.overlay.for=/etc",
+        "rd.overlay.for=/etc rd.overlay=tmpfs",
+    ] {
+        let plan = planned(&image(), words);
+        let why = "use rd.overlay=tmpfs: use rd.overlay.for=/etc: rd.overlay= names no device that could keep these \
+                   directories";
+        assert_eq!(plan, format!("{why}; {hint}"));
+    }
+}
+
+#[test]
+fn words_for_an_upper_on_a_device_are_idle_without_one() {
+    let image = || initrd(join(&[&loader(), &erofs(1, "")]));
+    for (words, why) in [
+        (
+            "rd.overlay.reset",
+            "rd.overlay.reset has no effect: rd.overlay= names no device",
+        ),
+        (
+            "rd.overlay=tmpfs rd.overlay.stale=reset",
+            "rd.overlay.stale= has no effect: rd.overlay= names no device",
+        ),
+        (
+            "rd.overlay=LABEL=data rd.overlay.readonly rd.overlay.reset",
+            "rd.overlay.reset has no effect: rd.overlay.readonly: nothing is written",
+        ),
+    ] {
+        let plan = planned(&image(), words);
+        assert!(plan.starts_with(&format!("warning: {why}\n")), "{plan}");
+    }
+    let device = "rd.overlay=LABEL=data rd.overlay.for=/etc rd.overlay.readonly rd.overlay.reset";
+    let plan = planned(&image(), device);
+    assert!(!plan.contains("warning"), "{plan}");
+}
+
+#[test]
 fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
     // As systemd-stub writes credentials, behind what it was given.
     let credentials = cpio(&[

@@ -4,24 +4,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::common::disk::{Image, Loop, fresh_uuid};
+use crate::common::disk::{Image, Loop, ext4_of, fresh_uuid};
 use crate::common::guest::*;
 use layerinit::boot::mount::upper;
 
 /// A command line that is made in the test. What fails does not wait for its user.
-fn words(text: String) -> &'static str {
+pub fn words(text: String) -> &'static str {
     format!("{text} panic=-1").leak()
 }
 
 /// A guest with one layer whose init runs `script`.
-fn guest(scratch: &Scratch, script: &str) -> Guest {
+pub fn guest(scratch: &Scratch, script: &str) -> Guest {
     let base = scratch.join("base");
     system(&base, script);
     Guest::new(&[("layers/base.erofs", &mkfs(&base))])
 }
 
 /// An ext4 with these options of mkfs.ext4.
-fn ext4(options: &[&str]) -> Image {
+pub fn ext4(options: &[&str]) -> Image {
     let image = Image::new(16 << 20);
     run(Command::new("mkfs.ext4")
         .args(["-q", "-F"])
@@ -47,12 +47,12 @@ fn what_is_written_is_there_at_the_next_boot() {
     let console = first.reached();
     let node = &disk.0;
     for expected in [
-        "nothing kept\n755 0\nupper\nwork\n",
+        "nothing kept\n755 0\nstack\nupper\nwork\n",
         ",upperdir=/run/initramfs/upper/over/lay/upper,workdir=/run/initramfs/upper/over/lay/work",
         &format!(
             "\"upper\":{{\"overlay\":\"UUID={uuid}:/over/lay\",\"type\":\"ext4\",\"node\":\"{node}\",\
              \"mount\":\"/run/initramfs/upper\",\"directory\":\"/run/initramfs/upper/over/lay\",\
-             \"refused\":null}}"
+             \"state\":\"new\",\"changes\":[],\"refused\":null}}"
         ),
     ] {
         assert!(console.contains(expected), "no {expected} in\n{console}");
@@ -128,11 +128,7 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
         &base,
         "cat /kept 2>/dev/null || echo nothing kept; echo kept >/kept; ls /run/initramfs/layers/0",
     );
-    let root = Image::new(16 << 20);
-    run(Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-d"])
-        .arg(&base)
-        .arg(root.path()));
+    let root = ext4_of(&base);
     let before = fs::read(&root.0).unwrap();
     let data = ext4(&[]);
     let (root_disk, data_disk) = (Loop::attach(&root), Loop::attach(&data));
@@ -161,7 +157,7 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
 }
 
 /// A boot that fails, with the command line as it is.
-fn failure_of(guest: &Guest) -> Outcome {
+pub fn failure_of(guest: &Guest) -> Outcome {
     let outcome = guest.boot();
     assert!(!outcome.status.success(), "{}", outcome.console);
     outcome
@@ -287,7 +283,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
 }
 
 /// Changes the filesystem in an image, in a mount namespace of its own.
-fn mounted(image: &Image, change: impl FnOnce(&std::path::Path)) {
+pub fn mounted(image: &Image, change: impl FnOnce(&std::path::Path)) {
     let scratch = Scratch::new();
     let target = scratch.join("mnt");
     fs::create_dir(&target).unwrap();
@@ -322,7 +318,7 @@ fn what_an_interrupted_boot_has_left_is_no_obstacle() {
     let image = ext4(&[]);
     mounted(&image, |root| {
         let base = root.join("layerinit");
-        fs::create_dir_all(base.join("upper.new")).unwrap();
+        fs::create_dir_all(base.join("next.tmp/upper")).unwrap();
         fs::create_dir_all(base.join("work/work/#12")).unwrap();
         fs::write(base.join("work/work/#13"), "half a copy").unwrap();
     });
@@ -335,6 +331,6 @@ fn what_an_interrupted_boot_has_left_is_no_obstacle() {
     guest.cmdline = words(format!("rd.overlay={}", disk.0));
     assert_eq!(
         guest.boot().reached(),
-        "/run/initramfs/upper/layerinit:\nupper\nwork\n\n/run/initramfs/upper/layerinit/work/work:\n"
+        "/run/initramfs/upper/layerinit:\nstack\nupper\nwork\n\n/run/initramfs/upper/layerinit/work/work:\n"
     );
 }

@@ -95,6 +95,8 @@ pub struct MountedDevice {
     pub node: String,
     /// The filesystem type.
     pub fstype: String,
+    /// The UUID of the filesystem, if it has one that is known.
+    pub uuid: Option<String>,
 }
 
 /// Finds and mounts devices, and loads drivers while it waits for them. The first search loads the drivers of
@@ -252,7 +254,8 @@ pub fn mount(
         match mounted {
             Ok(mount) => {
                 info!("{wanted} ({node}): mounted as {fstype}");
-                return Ok((MountedDevice { node, fstype }, mount));
+                let uuid = found.volume().and_then(|volume| volume.uuid.clone());
+                return Ok((MountedDevice { node, fstype, uuid }, mount));
             }
             Err(error) => refusals.push(error),
         }

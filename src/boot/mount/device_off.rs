@@ -15,6 +15,8 @@ pub struct MountedDevice {
     pub node: String,
     /// The filesystem type.
     pub fstype: String,
+    /// The UUID of the filesystem, if it has one that is known.
+    pub uuid: Option<String>,
 }
 
 /// Finds no devices.

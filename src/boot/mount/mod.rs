@@ -15,9 +15,14 @@ pub mod unpack;
 #[cfg(all(feature = "disk", feature = "verify"))]
 mod verity;
 
+pub mod generation;
+mod identity;
+
 pub mod upper;
 
 pub mod overlay;
+
+mod kept;
 
 pub mod archive;
 
@@ -48,10 +53,11 @@ use crate::plan::backend::Backend;
 use crate::plan::{Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
+pub use kept::MountedKept;
 use memback::Memback;
 use merge::{MERGE_EVERY, MergedLayers};
 use overlay::Stack;
-pub use paths::{LAYERS, SYSROOT, UPPER};
+pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
 pub use upper::MountedUpper;
 
@@ -85,6 +91,8 @@ pub struct MountedRoot<'a> {
     pub layers: Vec<MountedLayer<'a>>,
     /// The filesystem that overlayfs writes to.
     pub upper: Option<MountedUpper>,
+    /// The directories of `rd.overlay.for=`.
+    pub kept: Option<MountedKept>,
     /// Whether all layers were written into one tmpfs, which is the root.
     pub single: bool,
 }

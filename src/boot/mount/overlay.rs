@@ -29,7 +29,7 @@ const REUSABLE_UPPER: [(&str, &str); 4] = [
 pub struct Stack {
     /// The directory that holds them.
     pub directory: String,
-    /// Their names in it, lowest first.
+    /// Their names in it, or paths relative to it, lowest first.
     pub names: Vec<String>,
 }
 
@@ -39,6 +39,14 @@ pub fn mount(layers: &Stack, upper: Option<&MountedUpper>, target: &str) -> Resu
         let reusable = upper.device.is_some();
         upper_options(&upper.directory, reusable)
     });
+    mount_with(layers, &options, target)
+}
+
+/// Mounts an overlay of the layers at `target`, which writes to the directory `upper` of a device; `work` is on the
+/// same device.
+pub fn mount_directory(layers: &Stack, upper: String, work: String, target: &str) -> Result<()> {
+    let mut options = vec![("upperdir", upper), ("workdir", work)];
+    options.extend(reusable_upper());
     mount_with(layers, &options, target)
 }
 
@@ -55,9 +63,13 @@ fn upper_options(directory: &str, reusable: bool) -> Vec<(&'static str, String)>
         ("workdir", format!("{directory}/work")),
     ];
     if reusable {
-        options.extend(REUSABLE_UPPER.map(|(key, value)| (key, value.to_string())));
+        options.extend(reusable_upper());
     }
     options
+}
+
+fn reusable_upper() -> [(&'static str, String); 4] {
+    REUSABLE_UPPER.map(|(key, value)| (key, value.to_string()))
 }
 
 /// Mounts an overlay; without options, read-only. With options, an overlay that is not writable is an error.

@@ -11,6 +11,12 @@ pub const LAYERS: &str = "/run/initramfs/layers";
 /// Where the filesystem is mounted that overlayfs writes to.
 pub const UPPER: &str = "/run/initramfs/upper";
 
+/// Where the device is mounted that keeps the writes to the directories of `rd.overlay.for=`.
+pub const KEPT: &str = "/run/initramfs/kept";
+
+/// An empty directory, the lower one of a directory of `rd.overlay.for=` that no layer has.
+pub const EMPTY: &str = "/run/initramfs/empty";
+
 /// Where archives are unpacked over the layers below them; removed before the new root starts.
 pub const UNPACK_DIR: &str = "/run/initramfs/unpack";
 

@@ -2,13 +2,14 @@
 
 use log::{debug, info};
 
-use super::Mounter;
 use super::context::Mount;
 use super::overlay::{self, Stack};
-use super::paths::{LAYERS, SYSROOT, create_directory};
+use super::paths::{LAYERS, SYSROOT, UPPER, create_directory};
 use super::upper::{self, MountedUpper};
+use super::{Mounter, identity};
 use crate::boot::systemd;
 use crate::error::{Error, Result};
+use crate::plan::identity::StackRecord;
 use crate::plan::{Content, Layer, PersistentUpper, Root, Upper};
 
 impl Mounter<'_> {
@@ -30,6 +31,15 @@ impl Mounter<'_> {
             Root::Device | Root::Extracted { .. } => return Ok(SYSROOT),
             Root::Layer | Root::Overlay(_) => create_directory(SYSROOT)?,
         }
+        let is_complete = self.mount_stack()?;
+        if let Some(kept) = self.plan.kept.as_ref().filter(|_| is_complete) {
+            self.mount_kept(kept)?;
+        }
+        Ok(SYSROOT)
+    }
+
+    /// Mounts the layers at [`SYSROOT`]. `false` if one tmpfs took the place of the overlay.
+    fn mount_stack(&mut self) -> Result<bool> {
         let lower = self.lower();
         let Some(lowest) = lower.names.first() else {
             return Err(Error::new("mount", "root", "there is nothing to mount"));
@@ -38,7 +48,7 @@ impl Mounter<'_> {
             Root::Overlay(upper) => {
                 if let Err(error) = self.need_overlay() {
                     self.do_without_overlay(error)?;
-                    return Ok(SYSROOT);
+                    return Ok(false);
                 }
                 self.mounted.upper = self.mount_overlay(&lower, upper)?;
                 if let Some(device) = &self.mounted.device {
@@ -48,7 +58,7 @@ impl Mounter<'_> {
             }
             _ => Mount::bind(&format!("{LAYERS}/{lowest}"))?.attach(SYSROOT)?,
         }
-        Ok(SYSROOT)
+        Ok(true)
     }
 
     /// Mounts the overlay, and the filesystem that it writes to, which is returned.
@@ -56,11 +66,11 @@ impl Mounter<'_> {
         let root_of = self.root_directory_layer();
         let upper = match upper {
             Upper::None => None,
-            Upper::Tmpfs(options) => Some(upper::mount_tmpfs(options, root_of)?),
+            Upper::Tmpfs(options) => Some(upper::mount_tmpfs(options, UPPER, root_of)?),
             Upper::Device(persistent) => {
                 match self.mount_persistent_overlay(lower, persistent, root_of) {
                     Ok(upper) => return Ok(Some(upper)),
-                    Err(why) => Some(upper::mount_fallback(persistent, root_of, why)?),
+                    Err(why) => Some(upper::mount_fallback(persistent, UPPER, root_of, why)?),
                 }
             }
         };
@@ -75,18 +85,42 @@ impl Mounter<'_> {
         persistent: &PersistentUpper,
         root_of: Option<usize>,
     ) -> Result<MountedUpper> {
-        let root = self.mounted.device.as_ref();
-        let (device, mount) =
-            self.finder
-                .mount_upper(&persistent.device, root, &mut self.loader)?;
-        let upper = upper::attach_device(persistent, device, mount, root_of)?;
-        overlay::mount(lower, Some(&upper), SYSROOT).inspect_err(|_| upper::detach())?;
+        let upper = self.mount_store(persistent, UPPER, root_of)?;
+        overlay::mount(lower, Some(&upper), SYSROOT).inspect_err(|_| upper::detach(UPPER))?;
         info!("writes go to {} and are kept", upper.directory);
         Ok(upper)
     }
 
+    /// Mounts the device of `rd.overlay=` at `target`, with an upper directory in the state that `rd.overlay.stale=`
+    /// and `rd.overlay.reset` demand.
+    pub(super) fn mount_store(
+        &mut self,
+        persistent: &PersistentUpper,
+        target: &'static str,
+        root_of: Option<usize>,
+    ) -> Result<MountedUpper> {
+        let root = self.mounted.device.as_ref();
+        let device = self
+            .finder
+            .mount_upper(&persistent.device, root, &mut self.loader)?;
+        let record = self.stack_record(persistent)?;
+        upper::attach_device(persistent, device, target, root_of, &record)
+    }
+
+    /// The identities of what is mounted, and the value of `rd.overlay.reset`.
+    fn stack_record(&self, persistent: &PersistentUpper) -> Result<StackRecord> {
+        let device = self.plan.device.iter().zip(&self.mounted.device);
+        let device = device.map(|(spec, device)| identity::of_device(spec, device));
+        let layers = self.mounted.layers.iter().map(|mounted| mounted.layer);
+        let layers = layers.map(|layer| identity::of_layer(layer, self.source(layer)?));
+        Ok(StackRecord {
+            members: device.chain(layers).collect::<Result<_>>()?,
+            reset: persistent.reset.clone(),
+        })
+    }
+
     /// The lowest layer that defines owner, mode and attributes of the root directory.
-    fn root_directory_layer(&self) -> Option<usize> {
+    pub(super) fn root_directory_layer(&self) -> Option<usize> {
         let defines_root = |layer: &&Layer| match layer.content {
             Content::Cpio { has_root, .. } => has_root,
             Content::Erofs { .. } => true,

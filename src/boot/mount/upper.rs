@@ -1,12 +1,13 @@
 //! The filesystem that overlayfs writes to: a tmpfs, or a directory on a device.
 
 use std::ffi::CStr;
+use std::fs;
 
-use log::debug;
+use log::{debug, info, warn};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, XattrFlags, chmod, mkdirat, openat,
-    removexattr, renameat, setxattr, statat,
+    CWD, Dir, FileType, Mode, OFlags, RawMode, XattrFlags, chmod, mkdirat, openat, removexattr,
+    setxattr,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
@@ -14,43 +15,54 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use super::attributes::copy_attributes;
 use super::context::{FsContext, Mount};
 use super::device::MountedDevice;
-use super::paths::{UPPER, create_directory, layer_directory};
+use super::generation::UpperStore;
+use super::paths::{create_directory, layer_directory};
 use crate::boot::kmsg::warn_on_console;
 use crate::error::{self, Context, Error, Result};
 use crate::format::superblock::VolumeKind;
 use crate::plan::PersistentUpper;
+use crate::plan::identity::{StackRecord, UpperState, UpperVerdict, judge};
 
 /// The mounted filesystem that overlayfs writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountedUpper {
     /// The directory that holds overlayfs's `upper` and `work`.
     pub directory: String,
+    /// Where the filesystem is mounted.
+    pub mount: &'static str,
     /// The device; `None` for a tmpfs.
     pub device: Option<MountedDevice>,
+    /// What became of the upper directory on the device; `None` for a tmpfs.
+    pub verdict: Option<UpperVerdict>,
     /// The warning that this is the fallback for the device of `rd.overlay=`, with the reason.
     pub fallback: Option<String>,
 }
 
-/// Mounts the tmpfs of `rd.overlay.fallback=`, after `persistent` failed for `why`. Without a fallback, returns
-/// the error that ends the boot.
+/// Mounts the tmpfs of `rd.overlay.fallback=` at `target`, after `persistent` failed for `why`. Without a
+/// fallback, returns the error that ends the boot.
 pub fn mount_fallback(
     persistent: &PersistentUpper,
+    target: &'static str,
     root_of: Option<usize>,
     why: Error,
 ) -> Result<MountedUpper> {
     let (options, warning) = persistent.fall_back(why)?;
     warn_on_console(&warning);
-    let mounted = mount_tmpfs(&options, root_of)?;
+    let mounted = mount_tmpfs(&options, target, root_of)?;
     Ok(MountedUpper {
         fallback: Some(warning),
         ..mounted
     })
 }
 
-/// Mounts a tmpfs at [`UPPER`]. `root_of` is the number of the layer whose root directory `/` takes owner,
-/// mode and attributes from.
-pub fn mount_tmpfs(options: &[String], root_of: Option<usize>) -> Result<MountedUpper> {
-    create_directory(UPPER)?;
+/// Mounts a tmpfs at `target`. `root_of` is the number of the layer whose root directory `/` takes owner, mode and
+/// attributes from.
+pub fn mount_tmpfs(
+    options: &[String],
+    target: &'static str,
+    root_of: Option<usize>,
+) -> Result<MountedUpper> {
+    create_directory(target)?;
     let mount = || {
         let context = FsContext::new("tmpfs")?;
         context.string("source", "upper")?;
@@ -58,48 +70,105 @@ pub fn mount_tmpfs(options: &[String], root_of: Option<usize>) -> Result<Mounted
         for option in options {
             context.option(option)?;
         }
-        context.mount(MountAttrFlags::empty())?.attach(UPPER)
+        context.mount(MountAttrFlags::empty())?.attach(target)
     };
     mount().during("make", "the tmpfs for writes (rd.overlay=)")?;
-    let directory = open_directory(CWD, UPPER, UPPER)?;
-    create_upper(&directory, UPPER, root_of)?;
+    create_upper(&format!("{target}/upper"), root_of)?;
+    create_directory(&format!("{target}/work"))?;
     Ok(MountedUpper {
-        directory: UPPER.into(),
+        directory: target.into(),
+        mount: target,
         device: None,
+        verdict: None,
         fallback: None,
     })
 }
 
-/// Attaches the mount of a device at [`UPPER`], and makes sure that overlayfs can write to it.
+/// Attaches the mount of a device at `target`, and makes sure that overlayfs can write to it. `layers` are those
+/// that the upper will be written over.
 pub fn attach_device(
     persistent: &PersistentUpper,
-    device: MountedDevice,
-    mount: Mount,
+    (device, mount): (MountedDevice, Mount),
+    target: &'static str,
     root_of: Option<usize>,
+    layers: &StackRecord,
 ) -> Result<MountedUpper> {
-    create_directory(UPPER)?;
-    mount.attach(UPPER)?;
+    create_directory(target)?;
+    mount.attach(target)?;
     let directory = match persistent.directory.as_str() {
-        "" => UPPER.into(),
-        below => format!("{UPPER}/{below}"),
+        "" => target.into(),
+        below => format!("{target}/{below}"),
     };
     let prepare = || {
-        let opened = create_path(&persistent.directory)?;
-        create_upper(&opened, &directory, root_of)?;
-        check_upper_support(&directory, &device.fstype)
+        let opened = create_path(target, &persistent.directory, 0o700)?;
+        let store = UpperStore {
+            directory: &opened,
+            path: &directory,
+        };
+        let verdict = prepare_upper(persistent, &store, root_of, layers)?;
+        create_at(&opened, "work", 0o755, &format!("{directory}/work"))?;
+        check_upper_support(&directory, &device.fstype)?;
+        Ok(verdict)
     };
-    prepare().inspect_err(|_| detach())?;
+    let verdict = prepare().inspect_err(|_| detach(target))?;
     Ok(MountedUpper {
         directory,
+        mount: target,
         device: Some(device),
+        verdict: Some(verdict),
         fallback: None,
     })
+}
+
+/// Makes the upper directory and its record, or keeps them, as `rd.overlay.stale=` and `rd.overlay.reset` say.
+fn prepare_upper(
+    persistent: &PersistentUpper,
+    store: &UpperStore<'_>,
+    root_of: Option<usize>,
+    layers: &StackRecord,
+) -> Result<UpperVerdict> {
+    store.recover()?;
+    let record = store.record()?;
+    let verdict = judge(
+        store.has_upper(),
+        record.as_deref(),
+        layers,
+        persistent.stale,
+    )?;
+    let changes = verdict.changes.join("; ");
+    match verdict.state {
+        UpperState::New | UpperState::Reset => {
+            store.begin(&layers.encode(), &|path| create_upper(path, root_of))?;
+        }
+        _ if verdict.write_record => store.write_record(&layers.encode())?,
+        _ => {}
+    }
+    match verdict.state {
+        UpperState::New | UpperState::Same => {}
+        UpperState::Unrecorded => info!("rd.overlay={persistent}: {changes}; recorded now"),
+        UpperState::Kept => warn!(
+            "rd.overlay={persistent} was written over other layers: {changes}; used all the same \
+             (rd.overlay.stale=keep)"
+        ),
+        UpperState::Reset => warn!(
+            "rd.overlay={persistent} begins anew: {changes}; what was written before is in {}/old/upper",
+            store.path
+        ),
+    }
+    let begun = matches!(verdict.state, UpperState::New | UpperState::Reset);
+    if layers.reset.is_some() && !begun {
+        warn!(
+            "rd.overlay.reset: done at an earlier boot with this word, so not again; to begin anew once more, boot \
+             without it first, or give it another value"
+        );
+    }
+    Ok(verdict)
 }
 
 /// Unmounts a device that cannot be used, to make way for the fallback.
-pub fn detach() {
-    if let Err(errno) = unmount(UPPER, UnmountFlags::DETACH) {
-        debug!("unmount {UPPER}: {}", error::name(errno));
+pub fn detach(target: &str) {
+    if let Err(errno) = unmount(target, UnmountFlags::DETACH) {
+        debug!("unmount {target}: {}", error::name(errno));
     }
 }
 
@@ -109,13 +178,13 @@ fn open_directory(parent: impl AsFd, name: &str, path: &str) -> Result<OwnedFd> 
     openat(parent, name, flags, Mode::empty()).during("open directory", path)
 }
 
-/// Creates the missing directories of `path` below [`UPPER`], accessible to root only, and opens the last one.
-fn create_path(path: &str) -> Result<OwnedFd> {
-    let mut at = UPPER.to_string();
-    let mut directory = open_directory(CWD, UPPER, UPPER)?;
+/// Creates the missing directories of `path` below `top`, and opens the last one. Follows no link.
+pub fn create_path(top: &str, path: &str, mode: RawMode) -> Result<OwnedFd> {
+    let mut at = top.to_string();
+    let mut directory = open_directory(CWD, top, top)?;
     for name in path.split('/').filter(|name| !name.is_empty()) {
         at = format!("{at}/{name}");
-        create_at(&directory, name, 0o700, &at)?;
+        create_at(&directory, name, mode, &at)?;
         directory = open_directory(&directory, name, &at)?;
     }
     Ok(directory)
@@ -129,24 +198,13 @@ fn create_at(parent: &OwnedFd, name: &str, mode: RawMode, path: &str) -> Result<
     }
 }
 
-/// Creates the directories `upper` and `work` of overlayfs in `path` unless they exist. A new `upper` takes
-/// owner, mode and attributes from the root directory of layer `root_of`. It is renamed into place: one that a
-/// power failure left unfinished is not used.
-fn create_upper(directory: &OwnedFd, path: &str, root_of: Option<usize>) -> Result<()> {
-    const NEW: &str = "upper.new";
-    create_at(directory, "work", 0o755, &format!("{path}/work"))?;
-    let upper = format!("{path}/upper");
-    match statat(directory, "upper", AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => {}
-        done => return done.during("stat", upper).map(|_| ()),
-    }
-    let new = format!("{path}/{NEW}");
-    create_at(directory, NEW, 0o755, &new)?;
+/// Creates an upper directory of overlayfs with owner, mode and attributes of the root directory of layer `root_of`.
+fn create_upper(path: &str, root_of: Option<usize>) -> Result<()> {
+    fs::create_dir(path).during("create", path)?;
     match root_of {
-        Some(number) => copy_attributes(&layer_directory(number), &new)?,
-        None => chmod(&new, Mode::from_raw_mode(0o755)).during("set mode of", &new)?,
+        Some(number) => copy_attributes(&layer_directory(number), path),
+        None => chmod(path, Mode::from_raw_mode(0o755)).during("set mode of", path),
     }
-    renameat(directory, NEW, directory, "upper").during("rename", new)
 }
 
 /// Refuses a filesystem that overlayfs would mount, but without support for what it needs to write: it would

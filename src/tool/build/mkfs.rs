@@ -14,6 +14,7 @@ use super::temp_files::TempFiles;
 use super::tree::{self, Timestamps};
 use crate::bytes::{Opened, fill};
 use crate::error::{Context, Error, Result};
+use crate::format::checksum::digest;
 use crate::format::erofs::{Checksum, SUPER_OFFSET, Superblock};
 use crate::tool::tmpfile;
 
@@ -149,33 +150,4 @@ fn update_checksum(file: &mut File) -> io::Result<()> {
         file.write_all_at(&computed.to_le_bytes(), CHECKSUM)?;
     }
     file.flush()
-}
-
-/// A 128-bit hash of the rest of a file, not cryptographic.
-fn digest(file: &mut File) -> io::Result<u128> {
-    let mut buffer = vec![0; 1 << 16];
-    let (mut a, mut b) = (0x9E37_79B9_7F4A_7C15_u64, 0xC2B2_AE3D_27D4_EB4F_u64);
-    loop {
-        let n = fill(file, &mut buffer)?;
-        for word in buffer.get(..n).unwrap_or_default().chunks(8) {
-            let mut bytes = [0; 8];
-            bytes
-                .iter_mut()
-                .zip(word)
-                .for_each(|(to, from)| *to = *from);
-            let word = u64::from_le_bytes(bytes);
-            a = (a ^ word)
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .rotate_left(29);
-            b = (b.rotate_left(23) ^ word).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
-        }
-        if n < buffer.len() {
-            // The multiplications carry upwards only: mix the high bits back down.
-            let (a, b) = (
-                a ^ a >> 32 ^ b.rotate_left(17),
-                b ^ b >> 29 ^ a.rotate_left(41),
-            );
-            return Ok(u128::from(a) << 64 | u128::from(b));
-        }
-    }
 }

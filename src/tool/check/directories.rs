@@ -57,6 +57,31 @@ fn blocked(root: &Rootfs, name: &str, node: &Node) -> Option<String> {
     }
 }
 
+/// Reports directories of `rd.overlay.for=` that are links or other files, or cannot be created.
+pub fn kept(check: &Check, findings: &mut Findings) {
+    let Some(plan) = check.plan() else {
+        return;
+    };
+    let read_only = !matches!(plan.root, Root::Overlay(Upper::Tmpfs(_)));
+    for path in plan.kept.iter().flat_map(|kept| &kept.paths) {
+        let ends = path.match_indices('/').skip(1).map(|(end, _)| end);
+        for end in ends.chain([path.len()]) {
+            let inside = path.get(1..end).unwrap_or_default().as_bytes();
+            let why = match check.root.lookup(inside) {
+                Some(node) if node.mode & libc::S_IFMT == libc::S_IFDIR => continue,
+                Some(node) => format!("a {}, not a directory", kind(node.mode)),
+                None if read_only && !check.root.partial => {
+                    "no layer has it, and the root is read-only (rd.overlay.readonly)".into()
+                }
+                None => break,
+            };
+            let what = format!("{}: {why}: /init cannot keep its writes", shown(inside));
+            findings.error(format_args!("rd.overlay.for={path}"), what);
+            break;
+        }
+    }
+}
+
 /// Reports directories of archives that everybody may write to: GRUB's `newc:` makes all of them so, and they
 /// become /etc of the new root. Directories with the sticky bit, such as /tmp, are fine.
 pub fn world_writable(check: &Check, findings: &mut Findings) {

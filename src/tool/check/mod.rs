@@ -49,7 +49,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 30] = [
+pub const CHECKS: [NamedCheck; 32] = [
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -62,6 +62,8 @@ pub const CHECKS: [NamedCheck; 30] = [
     row("backends", "layers that no backend can mount", plan_warnings::unreachable_layers),
     row("freed-initrd", "layers in an initrd that the kernel frees", plan_warnings::freed_initrd),
     row("tmpfs-options", "mount options that tmpfs does not have", plan_warnings::tmpfs_options),
+    row("image-uuid", "images without UUID below writes that stay", plan_warnings::images_without_uuid),
+    row("kept", "directories of rd.overlay.for= that /init cannot keep", directories::kept),
     row("files-in-tmpfs", "files of /layers that the file backend cannot mount",
         plan_warnings::files_in_tmpfs),
     row("layers", "layers that cannot be read, and files of theirs that /init drops", segments::layers),

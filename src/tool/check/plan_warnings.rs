@@ -3,7 +3,7 @@
 use super::context::Check;
 use super::requirements::has_layers_in_initrd;
 use crate::plan::backend::Backend;
-use crate::plan::{self, Content, PersistentUpper, Place, Root, Upper};
+use crate::plan::{self, Content, Place, Plan, Root, Upper};
 use crate::tool::finding::{Findings, Severity};
 
 /// Reports why `/init` makes no plan.
@@ -65,15 +65,34 @@ pub fn freed_initrd(check: &Check, findings: &mut Findings) {
 pub fn tmpfs_options(check: &Check, findings: &mut Findings) {
     let options = match check.plan().map(|plan| &plan.root) {
         Some(Root::Overlay(Upper::Tmpfs(options)) | Root::Extracted { options, .. }) => options,
-        Some(Root::Overlay(Upper::Device(PersistentUpper {
-            fallback: Some(options),
-            ..
-        }))) => options,
-        _ => return,
+        _ => &Vec::new(),
     };
-    for option in options.iter().filter(|option| !is_tmpfs_option(option)) {
+    let store = check.plan().and_then(Plan::store);
+    let fallback = store.and_then(|store| store.fallback.as_ref());
+    // With rd.overlay.for= they are the same.
+    let fallback = fallback.filter(|fallback| *fallback != options);
+    let options = options.iter().chain(fallback.into_iter().flatten());
+    for option in options.filter(|option| !is_tmpfs_option(option)) {
         let what = format!("tmpfs option \"{option}\": unknown here, the kernel may refuse it");
         findings.warning("command line", what);
+    }
+}
+
+/// Reports images that `/init` reads whole at each boot, because nothing in them says when they change.
+pub fn images_without_uuid(check: &Check, findings: &mut Findings) {
+    for layer in check
+        .plan()
+        .filter(|plan| plan.store().is_some())
+        .into_iter()
+        .flat_map(|plan| &plan.layers)
+    {
+        if let Content::Erofs { superblock, .. } = &layer.content
+            && superblock.uuid == [0; 16]
+        {
+            let what = "it has no UUID: with rd.overlay=DEVICE, /init reads all of it at each boot to see whether it has \
+                        changed (layerinit build makes a UUID, mkfs.erofs -U sets one)";
+            findings.warning(layer, what);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub fn requirements(check: &Check, plan: &Plan) -> BTreeSet<&'static str> {
     if needs_tmpfs(plan) {
         needs.insert("CONFIG_TMPFS");
     }
-    if matches!(plan.root, Root::Overlay(_)) {
+    if plan.modules.contains(&Module::Overlay) {
         needs.insert("CONFIG_OVERLAY_FS");
     }
     if has_layers_in_initrd(plan) {
@@ -59,9 +59,8 @@ pub fn needs_tmpfs(plan: &Plan) -> bool {
     let archives = layers.any(|layer| matches!(layer.content, Content::Cpio { .. }));
     let upper = match &plan.root {
         Root::Overlay(Upper::Tmpfs(_)) => true,
-        Root::Overlay(Upper::Device(store)) => store.fallback.is_some(),
         Root::Extracted { .. } => true,
-        _ => false,
+        _ => plan.store().is_some_and(|store| store.fallback.is_some()),
     };
     archives || upper
 }

@@ -35,9 +35,9 @@ Terminal:
   monitor, Ctrl-C goes to the guest.
 
 Exit status:
-  That of the program of a container image (the line `layerinit-run: exit status N` of its init). For
-  other guests: 0 when it powers off or restarts, which ends QEMU; 1 if the boot failed, the kernel
-  panicked, or QEMU failed; 2 for wrong usage.
+  That of the program of a container image (the line `layerinit-run: exit status N` of its init).
+  For other guests: 0 when it powers off or restarts, which ends QEMU; 1 if the boot failed, the
+  kernel panicked, or QEMU failed; 2 for wrong usage.
 
 Examples:
   layerinit boot initrd.img

@@ -203,3 +203,58 @@ fn directories_that_everybody_may_write_to_are_told() {
         [""; 0]
     );
 }
+
+#[test]
+fn directories_that_init_cannot_keep_are_told() {
+    let words = "rd.overlay=LABEL=data rd.overlay.for=";
+    for (name, list, expected) in [
+        ("good", "/etc,/usr/lib,/new/data", ""),
+        (
+            "link",
+            "/lib",
+            "error: rd.overlay.for=/lib: lib: a symlink, not a directory: /init cannot keep its writes",
+        ),
+        (
+            "below-link",
+            "/lib/x",
+            "error: rd.overlay.for=/lib/x: lib: a symlink, not a directory: /init cannot keep its writes",
+        ),
+        (
+            "file",
+            "/etc/name",
+            "error: rd.overlay.for=/etc/name: etc/name: a file, not a directory: /init cannot keep its writes",
+        ),
+        (
+            "read-only",
+            "/etc,/new rd.overlay.readonly",
+            "error: rd.overlay.for=/new: new: no layer has it, and the root is read-only (rd.overlay.readonly): /init \
+             cannot keep its writes",
+        ),
+    ] {
+        let cmdline = format!("retain_initrd {words}{list}");
+        let lines = findings(&format!("kept-{name}"), &[], &["--cmdline", &cmdline]);
+        assert_eq!(lines.join("\n"), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_image_without_uuid_below_writes_that_stay_is_told() {
+    let image = join(&[&loader(), &base(), &erofs_with_init("x")]);
+    let uuid = |cmdline: &str| {
+        let (lines, _) = check(&scratch("check-uuid"), &image, &["--cmdline", cmdline]);
+        lines
+            .iter()
+            .filter(|line| line.contains("has no UUID"))
+            .count()
+    };
+    assert_eq!(uuid("retain_initrd"), 0);
+    assert_eq!(uuid("retain_initrd rd.overlay=LABEL=data"), 1);
+    assert_eq!(
+        uuid("retain_initrd rd.overlay=LABEL=data rd.overlay.for=/etc"),
+        1
+    );
+    assert_eq!(
+        uuid("retain_initrd rd.overlay=LABEL=data rd.overlay.readonly"),
+        0
+    );
+}
