@@ -146,10 +146,6 @@ impl DeviceFinder {
         device: &MountSpec,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
-        #[cfg(feature = "verify")]
-        if let Some(verity) = &device.verity {
-            super::verity::open(self, verity, loader)?;
-        }
         let wanted = DeviceQuery::of("root", device);
         match self.mount(wanted, device, loader, |_| Ok(())) {
             Err(error) if device.writable && error.has(&[Errno::ACCESS, Errno::ROFS]) => {

@@ -52,23 +52,23 @@ Modules:
   under Secure Boot) does not load it.
 
 Verification:
-  With --verify, the loader has the list /etc/layerinit/layers.sha256 (in the format of sha256sum) and the
-  policy /etc/layerinit/policy. /init refuses to boot a layer that is not in its place in the list, and a
-  word of the command line that could defeat this, such as init=, root= or rd.break, unless
-  --verify-allow names it. A failed boot starts no shell without --verify-allow rd.shell. This protects
-  the layers as far as the loader itself is protected, by a signature or by where it is stored:
-  docs/trust.md.
+  With --verify, the loader has the list /etc/layerinit/layers.sha256 (in the format of sha256sum)
+  and the policy /etc/layerinit/policy. /init refuses to boot a layer that is not in its place in
+  the list, and a word of the command line that could defeat this, such as init=, root= or
+  rd.break, unless --verify-allow names it. A failed boot starts no shell without
+  --verify-allow rd.shell. This protects the layers as far as the loader itself is protected, by a
+  signature or by where it is stored: docs/trust.md.
 
   An archive that is not known yet, such as the credentials that a boot loader appends, needs
   --verify-except NAME:DIR. The name is for people, unless a layer has it as its file name.
 
-  With --key, the list may come from outside: from the first archive behind the loader, with a signature
-  by minisign (package minisign), so that layers can be replaced without the loader. --sign makes it;
-  minisign reads the password of the key from standard input. --minimum-version keeps a loader from
-  booting an older list.
+  With --key, the list may come from outside: from the first archive behind the loader, with a
+  signature by minisign (package minisign), so that layers can be replaced without the loader.
+  --sign makes it; minisign reads the password of the key from standard input. --minimum-version
+  keeps a loader from booting an older list.
 
-  If the first layer is no EROFS image, or the list is signed, the loader ends with a stop, at which the kernel's unpacker stops:
-  what follows is not unpacked over the loader.
+  If the first layer is no EROFS image, or the list is signed, the loader ends with a stop, at
+  which the kernel's unpacker stops: what follows is not unpacked over the loader.
 
 Reproducible builds:
   The same input gives the same image. Files keep owner and mode. Their modification time is

@@ -241,8 +241,8 @@ Output:
   /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
 
 Exit status:
-  1 if a layer is not in its place in the list or is missing, if there is no list, or if its signature
-  is wrong; 2 for wrong usage.
+  1 if a layer is not in its place in the list or is missing, if there is no list, or if its
+  signature is wrong; 2 for wrong usage.
 
 Examples:
   layerinit verify initrd.img

@@ -5,6 +5,7 @@ use super::*;
 /// A workshop with an archive of credentials, and the image `good.img` of three layers.
 fn verified(name: &str, words: &[&str]) -> std::path::PathBuf {
     let directory = workshop(name);
+    fs::write(directory.join("init"), init_for(62)).unwrap();
     fs::write(directory.join("app.erofs"), erofs(1, "app")).unwrap();
     let credentials = cpio(&[
         dir("run"),
@@ -319,7 +320,7 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
         "{said}"
     );
     // The list is no layer.
-    let said = good(&directory, &["plan", "signed.img"]);
+    let (said, ..) = run(&directory, &["plan", "signed.img"]);
     assert_eq!(said.matches("layer ").count(), 2, "{said}");
     let changed = |from: &[u8]| {
         let mut image = image.clone();
