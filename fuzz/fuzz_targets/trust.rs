@@ -3,9 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use layerinit::format::verity::Format;
 use layerinit::verify::policy::Policy;
+use layerinit::verify::signature::{self, Key};
 use layerinit::verify::{content, list};
 use libfuzzer_sys::fuzz_target;
+
+/// A public key, whose secret key has signed no such list.
+const KEY: &[u8] = include_bytes!("../../src/verify/testdata/minisign.pub");
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(entries) = list::parse(data) {
@@ -26,6 +31,16 @@ fuzz_target!(|data: &[u8]| {
             assert!(policy.check(cmdline).is_err() || text.contains(word));
         }
         assert!(!policy.allows_shell() || text.contains("rd.shell"));
+    }
+    if let Ok(key) = Key::parse("key", KEY) {
+        assert!(signature::verify(&[key], b"another list", data, None).is_err());
+    }
+    let _ = Key::parse("data", data);
+    if let Some(superblock) = data.first_chunk()
+        && let Ok(format) = Format::parse(superblock)
+    {
+        let table = format.table("8:1", "8:2", data.len() as u64, &[1], &[]);
+        assert_eq!(table.split(' ').count(), 10, "{table}");
     }
     let length = data.len() as u64;
     let is_below = content::is_below(&data, 0, length, None, "/run/a");

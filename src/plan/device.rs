@@ -19,7 +19,7 @@ pub struct MountSpec {
     /// the root itself rather than a layer.
     pub writable: bool,
     /// How dm-verity verifies it; `None`: not at all.
-    pub verity: Option<Verity>,
+    pub verity: Option<Box<Verity>>,
 }
 
 impl MountSpec {
@@ -61,6 +61,6 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
         types,
         flags: list(&options.rootflags),
         writable: options.root_writable && verity.is_none(),
-        verity,
+        verity: verity.map(Box::new),
     }))
 }
