@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # The sourcing script sets $work (the directory of this run, with layers, trees and images in it),
-# $busybox, $layerinit and $init. Everything is made below $work, once.
+# $busybox, $layerinit and $init, and $applets, what busybox is called. Everything is made below $work, once.
 #
 # image_NAME FILE writes an initrd for the kernel of $kernel_dir and $version (empty if it has no
 # modules); disk_NAME FILE writes a disk.
@@ -54,7 +54,7 @@ tree_base() {
 	local applet
 	mkdir -p bin sbin etc usr/share/base dev proc sys run tmp
 	cp "$busybox" bin/busybox
-	for applet in $("$busybox" --list); do
+	for applet in ${applets:-$("$busybox" --list)}; do
 		[[ $applet == busybox ]] || ln -s busybox "bin/$applet"
 	done
 	cp "$repo/qemu/guest/check" sbin/init

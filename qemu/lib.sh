@@ -56,9 +56,12 @@ install_packages() {
 }
 
 # busybox_static: prints the path of a static busybox, unpacked: installed, it would replace a dynamic one.
-busybox_static() {
+busybox_static() { busybox_of trixie; }
+
+# busybox_of SUITE[:ARCHITECTURE]: the same for another architecture.
+busybox_of() {
 	local deb dir
-	deb=$("$repo/qemu/kernel/debian-package" trixie busybox-static | tail -n 1)
+	deb=$("$repo/qemu/kernel/debian-package" "$1" busybox-static | tail -n 1)
 	dir=$cache/busybox/$(basename "$deb" .deb)
 	[[ -e $dir ]] || unpack "$dir" "$deb"
 	find "$dir" -type f -path '*/bin/busybox'

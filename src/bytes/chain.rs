@@ -9,13 +9,13 @@ use super::ReadAt;
 #[derive(Default)]
 pub struct Chain {
     /// In order, each with its start offset.
-    parts: Vec<(u64, Box<dyn ReadAt>)>,
+    parts: Vec<(u64, Box<dyn ReadAt + Send + Sync>)>,
     size: u64,
 }
 
 impl Chain {
     /// Appends a source at the next multiple of `align` bytes, and returns that offset.
-    pub fn push(&mut self, part: Box<dyn ReadAt>, align: u64) -> u64 {
+    pub fn push(&mut self, part: Box<dyn ReadAt + Send + Sync>, align: u64) -> u64 {
         let start = self.size.checked_next_multiple_of(align.max(1));
         let start = start.unwrap_or(u64::MAX);
         self.size = start.saturating_add(part.size());
@@ -24,7 +24,7 @@ impl Chain {
     }
 
     /// The part at `offset` and the offset in it, or `None` in a gap; and where the gap ends.
-    fn at(&self, offset: u64) -> (Option<(&dyn ReadAt, u64)>, u64) {
+    fn at(&self, offset: u64) -> (Option<(&(dyn ReadAt + Send + Sync), u64)>, u64) {
         let next = self.parts.partition_point(|(start, _)| *start <= offset);
         let part = next.checked_sub(1).and_then(|index| self.parts.get(index));
         let inside = part.and_then(|(start, part)| {

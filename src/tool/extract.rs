@@ -1,31 +1,29 @@
-//! `layerinit extract`: the files of an EROFS layer, written into a directory.
+//! `layerinit extract`: the files of an image, written into a directory.
 //!
-//! Everything is made below that directory and no link is followed: what an image names cannot lead out
-//! of it.
+//! Every file is created below an open directory, and no symbolic link is followed: neither what an image names
+//! nor a link that is there already leads out of it.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chmodat,
-    chownat, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, symlinkat, utimensat,
-};
+use indicatif::ProgressBar;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, fstatvfs, linkat, openat};
 use rustix::io::Errno;
 
-use super::image::boot::Boot;
-use super::image::erofs_tree::walk;
-use super::image::files;
 use super::image::input::Initrd;
-use super::image::merged::layer_parts;
-use crate::error::{Context, Error, Result, name};
-use crate::format::erofs::{Cluster, Data, Image, Inode};
-use crate::plan::{Content, Plan};
+use super::image::merged::Place;
+use super::image::rootfs::{Node, join, split};
+use super::image::view::{self, View};
+use super::progress;
+use crate::boot::mount::extract::attributes::{Attributes, c_string, set_on_file, xattrs};
+use crate::boot::mount::extract::content::{Writer, with_writer};
+use crate::boot::mount::extract::node;
+use crate::bytes::ReadAt;
+use crate::error::{Context, Error, Result};
+use crate::format::cpio::normalized;
+use crate::format::erofs::{self, Extent, Image, Limits};
 use crate::text::shown;
 
 /// What is to be extracted, and where.
@@ -34,301 +32,382 @@ pub struct Wanted {
     pub directory: PathBuf,
     /// Files, and directories with all that is in them. None: everything.
     pub paths: Vec<String>,
-    /// The layer's number in the plan. `None`: the only EROFS layer.
+    /// The layer's number in the plan. `None`: the merged root.
     pub layer: Option<usize>,
+    /// Without owners, devices and extended attributes.
+    pub unprivileged: bool,
 }
 
-/// Extracts a layer. False, if attributes or special files were refused to this user; `out` says which.
-pub fn extract(image: &Initrd, wanted: &Wanted, out: &mut dyn Write) -> Result<bool> {
-    // What is wrong with single files is what `check` is for.
-    let boot = Boot::new(image, "");
-    let plan = boot.plan()?;
-    let index = choose(&plan, wanted.layer)?;
-    let sources = boot.open(image)?;
-    let parts = layer_parts(&plan, &sources);
-    let layer = plan.layers.get(index).map(|layer| &layer.content);
-    let (Some(part), Some(Content::Erofs { superblock, .. })) = (parts.get(index), layer) else {
-        let what = "it is a cpio archive; cpio extracts it";
-        return Err(Error::new("extract", format_args!("layer {index}"), what));
-    };
-    let image = Image::new(part, superblock)?;
-    let is_new = !wanted.directory.exists();
-    if is_new {
-        fs::create_dir(&wanted.directory).during("create", wanted.directory.display())?;
+/// Extracts the merged root, or a layer. Returns what the user should know.
+///
+/// # Errors
+/// A layer cannot be read, there is no such file, or the directory does not take one: a file of the same name may
+/// be there. What is extracted so far stays.
+pub fn extract(image: &Initrd, wanted: &Wanted) -> Result<Vec<String>> {
+    view::with(image, wanted.layer, |view| {
+        view.complete()?;
+        let names = select(view, &wanted.paths)?;
+        let (top, is_empty) = open(&wanted.directory)?;
+        let is_root = rustix::process::geteuid().is_root();
+        let mut tree = Tree {
+            view,
+            top,
+            privileged: is_root && !wanted.unprivileged,
+            limits: HashMap::new(),
+            directory: None,
+            devices: 0,
+        };
+        let bytes = tree.needed(&names)?;
+        check_room(&tree.top, &wanted.directory, bytes)?;
+        let progress = progress::bar(bytes);
+        let done = tree.all(&names, is_empty && wanted.paths.is_empty(), &progress);
+        progress.finish_and_clear();
+        done?;
+        let mut lines = Vec::new();
+        if !tree.privileged && !wanted.unprivileged {
+            let devices = match tree.devices {
+                0 => String::new(),
+                1 => ", 1 device".into(),
+                n => format!(", {n} devices"),
+            };
+            lines.push(format!(
+                "warning: not root: extracted without owners{devices} and extended attributes"
+            ));
+        }
+        Ok(lines)
+    })
+}
+
+/// The names to extract, in the order of their bytes: a directory before what is in it. Directories around a file
+/// belong to it.
+fn select<'v>(view: &'v View, paths: &[String]) -> Result<Vec<(&'v [u8], usize)>> {
+    let root = view.root;
+    let mut found = BTreeSet::new();
+    for path in paths {
+        let missing = || Error::new("find", path, "not there");
+        let (parent, last) = split_owned(&normalized(path.as_bytes()));
+        let parent = root.resolve(&parent).map_err(|_| missing())?;
+        let path = match last.as_slice() {
+            b"" | b".." => root.resolve(&join(&parent, &last)).map_err(|_| missing())?,
+            last => join(&parent, last),
+        };
+        let (name, _) = root.names.get_key_value(&path).ok_or_else(missing)?;
+        found.insert(name.as_slice());
+        let mut around = name.as_slice();
+        while !around.is_empty() {
+            around = split(around).0;
+            found.extend(
+                root.names
+                    .get_key_value(around)
+                    .map(|(name, _)| name.as_slice()),
+            );
+        }
+        let inside = root.below(name).map(|below| join(name, below));
+        for below in inside {
+            found.extend(
+                root.names
+                    .get_key_value(&below)
+                    .map(|(name, _)| name.as_slice()),
+            );
+        }
+    }
+    let names = root.names.iter();
+    let names = names.map(|(name, index)| (name.as_slice(), *index));
+    Ok(match paths {
+        [] => names.collect(),
+        _ => names.filter(|(name, _)| found.contains(name)).collect(),
+    })
+}
+
+fn split_owned(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (parent, last) = split(path);
+    (parent.to_vec(), last.to_vec())
+}
+
+/// Opens the directory, and whether it is empty.
+fn open(directory: &Path) -> Result<(OwnedFd, bool)> {
+    let context = || directory.display();
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).during("create", context());
+        }
+        _ => {}
     }
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let top = openat(CWD, &wanted.directory, flags, Mode::empty());
-    let paths = wanted.paths.iter();
-    let mut writer = Writer {
-        image: &image,
-        top: top.during("open", wanted.directory.display())?,
-        paths: paths
-            .map(|path| path.trim_matches('/').as_bytes())
-            .collect(),
-        is_root: rustix::process::geteuid().is_root(),
-        written: HashSet::new(),
-        directories: Vec::new(),
-        decoded: None,
-        plain: Vec::new(),
-        refused: Vec::new(),
-    };
-    walk(&image, |file, inode| match file.path.is_empty() {
-        true if is_new && wanted.paths.is_empty() => {
-            writer.directories.push((b".".to_vec(), inode.clone()));
-            Ok(())
-        }
-        true => Ok(()),
-        false => writer.file(&file, inode),
-    })?;
-    writer.finish()?;
-    for line in &writer.refused {
-        writeln!(out, "warning: {line}").during("write", "standard output")?;
-    }
-    if writer.written.is_empty() && !wanted.paths.is_empty() {
-        return Err(Error::new("find", wanted.paths.join(" "), "not there"));
-    }
-    Ok(writer.refused.is_empty())
+    let top = openat(CWD, directory, flags, Mode::empty()).during("open", context())?;
+    let mut entries = fs::read_dir(directory).during("read", context())?;
+    Ok((top, entries.next().is_none()))
 }
 
-/// The layer with this number, or the only one that is an EROFS image.
-fn choose(plan: &Plan, layer: Option<usize>) -> Result<usize> {
-    let number = plan.layers.len();
-    match layer {
-        Some(layer) if layer < number => return Ok(layer),
-        Some(layer) => {
-            let what = format!("there is none; the image has {number}, and the first is layer 0");
-            return Err(Error::new("find", format_args!("layer {layer}"), what));
-        }
-        None => {}
+/// Refuses to fill a filesystem.
+fn check_room(top: &OwnedFd, directory: &Path, needed: u64) -> Result<()> {
+    let filesystem = fstatvfs(top).during("stat filesystem of", directory.display())?;
+    let free = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
+    // Some filesystems do not know their size.
+    if filesystem.f_blocks == 0 || needed <= free {
+        return Ok(());
     }
-    let layers = plan.layers.iter().enumerate();
-    let mut images = layers.filter(|(_, layer)| matches!(layer.content, Content::Erofs { .. }));
-    match (images.next(), images.next()) {
-        (Some((index, _)), None) => Ok(index),
-        (None, _) => Err(Error::new("find", "an EROFS layer", "the image has none")),
-        _ => {
-            let what =
-                "the image has several: choose one with --layer (`layerinit plan` lists them)";
-            Err(Error::new("find", "the EROFS layer", what))
-        }
-    }
+    let what = format!("the files take {needed} bytes, and {free} are free there");
+    Err(Error::new("extract into", directory.display(), what))
 }
 
-struct Writer<'i> {
-    image: &'i Image<'i>,
+/// A tree of files on its way into a directory.
+struct Tree<'v> {
+    view: &'v View<'v>,
     top: OwnedFd,
-    paths: Vec<&'i [u8]>,
-    is_root: bool,
-    /// Paths of files that others may be links to.
-    written: HashSet<Vec<u8>>,
-    /// They get their attributes at the end.
-    directories: Vec<(Vec<u8>, Inode)>,
-    /// The cluster that `plain` is of: the ends of files share theirs.
-    decoded: Option<Cluster>,
-    plain: Vec<u8>,
-    refused: Vec<String>,
+    /// Whether owners, devices and extended attributes are set.
+    privileged: bool,
+    /// By layer.
+    limits: HashMap<usize, Limits>,
+    /// The directory that was used last, and its path.
+    directory: Option<(Vec<u8>, OwnedFd)>,
+    /// The number of devices that were left out.
+    devices: usize,
 }
 
-impl Writer<'_> {
-    fn is_wanted(&self, path: &[u8]) -> bool {
-        let below = |wanted: &&[u8]| {
-            let rest = path.strip_prefix(*wanted);
-            wanted.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        };
-        self.paths.is_empty() || self.paths.iter().any(below)
-    }
-
-    fn file(&mut self, file: &files::File, inode: &Inode) -> Result<()> {
-        if !self.is_wanted(&file.path) {
-            return Ok(());
-        }
-        let context = || shown(&file.path);
-        let (parent, last) = self.parent(&file.path).during("create", context())?;
-        let link = file
-            .link
-            .as_ref()
-            .filter(|first| self.written.contains(*first));
-        if let Some(first) = link {
-            let (from, first) = self.parent(first).during("link", context())?;
-            linkat(from, first, parent, last, AtFlags::empty()).during("link", context())?;
-            return Ok(());
-        }
-        let made = match inode.file_type() {
-            libc::S_IFDIR => match mkdirat(&parent, last, Mode::RWXU) {
-                Err(Errno::EXIST) => open_directory(&parent, last).map(drop),
-                made => made,
-            },
-            libc::S_IFREG => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                let opened = openat(&parent, last, flags, Mode::RUSR | Mode::WUSR);
-                let to = File::from(opened.during("create", context())?);
-                self.content(&to, inode, &file.path)?;
-                Ok(())
-            }
-            libc::S_IFLNK => {
-                let target = file.target.as_deref().unwrap_or_default();
-                symlinkat(OsStr::from_bytes(target), &parent, last)
-            }
-            _ => {
-                let (major, minor) = inode.device.unwrap_or_default();
-                let kind = FileType::from_raw_mode(inode.mode);
-                match mknodat(&parent, last, kind, Mode::RUSR, makedev(major, minor)) {
-                    Err(Errno::PERM) => {
-                        self.refuse(&file.path, "not made", Errno::PERM);
-                        return Ok(());
-                    }
-                    made => made,
-                }
-            }
-        };
-        made.during("create", context())?;
-        self.written.insert(file.path.clone());
-        match inode.is_directory() {
-            true => self.directories.push((file.path.clone(), inode.clone())),
-            false => self.attributes(&parent, last, inode, &file.path)?,
-        }
-        Ok(())
-    }
-
-    /// The directory that a path is in, and the name there. Directories that are missing are made.
-    fn parent<'p>(&self, path: &'p [u8]) -> std::result::Result<(OwnedFd, &'p OsStr), Errno> {
-        let slash = path.iter().rposition(|byte| *byte == b'/');
-        let (parent, last) = match slash.and_then(|at| path.split_at_checked(at)) {
-            Some((parent, last)) => (parent, last.get(1..).unwrap_or_default()),
-            None => (&b"."[..], path),
-        };
-        let opened = match open_directory(&self.top, OsStr::from_bytes(parent)) {
-            // What it is in was not wanted.
-            Err(Errno::NOENT) => {
-                let (above, name) = self.parent(parent)?;
-                let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-                mkdirat(&above, name, mode)?;
-                open_directory(&above, name)?
-            }
-            opened => opened?,
-        };
-        Ok((opened, OsStr::from_bytes(last)))
-    }
-
-    /// Writes the content of a file; its holes stay holes.
-    fn content(&mut self, to: &File, inode: &Inode, path: &[u8]) -> Result<()> {
-        let image = self.image.bytes();
-        let mut buffer = Vec::new();
-        for extent in self.image.extents(inode) {
-            let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
-            let write =
-                |bytes: &[u8], at: u64| to.write_all_at(bytes, at).during("write", shown(path));
-            match &extent.data {
-                Data::Hole => {}
-                Data::Bytes(bytes) => write(bytes, extent.offset)?,
-                Data::Raw(offset) => {
-                    let mut done = 0;
-                    while done < extent.length {
-                        let n = extent.length.saturating_sub(done).min(1 << 20);
-                        buffer.resize(usize::try_from(n).unwrap_or(0), 0);
-                        image
-                            .read_exact_at(&mut buffer, offset.saturating_add(done))
-                            .during("read", shown(path))?;
-                        write(&buffer, extent.offset.saturating_add(done))?;
-                        done = done.saturating_add(n);
-                    }
-                }
-                Data::Cluster(cluster, skip) => {
-                    if self.decoded.as_ref() != Some(cluster) {
-                        self.decoded = None;
-                        let done = cluster.decode(image, &mut self.plain);
-                        done.map_err(|fault| fault.of_inode(inode.nid))?;
-                        self.decoded = Some(cluster.clone());
-                    }
-                    let part = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-                    let range = part(*skip)..part(skip.saturating_add(extent.length));
-                    let bytes = self.plain.get(range).unwrap_or_default();
-                    write(bytes, extent.offset)?;
-                }
-            }
-        }
-        to.set_len(inode.size).during("write", shown(path))
-    }
-
-    /// The owner first: a change of it drops capabilities. The times last: all else may change them.
-    fn attributes(
-        &mut self,
-        parent: &OwnedFd,
-        last: &OsStr,
-        inode: &Inode,
-        path: &[u8],
-    ) -> Result<()> {
-        use rustix::fs::{Gid, Uid};
-        if self.is_root {
-            let owner = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
-            chownat(
-                parent,
-                last,
-                Some(owner.0),
-                Some(owner.1),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .during("change the owner of", shown(path))?;
-        }
-        let place = Path::new("/proc/self/fd")
-            .join(parent.as_raw_fd().to_string())
-            .join(last);
-        for xattr in self.image.xattrs(inode)? {
-            let key = OsStr::from_bytes(&xattr.name);
-            let set = lsetxattr(&place, key, &xattr.value, XattrFlags::empty());
-            if let Err(errno) = set {
-                self.refuse(path, &format!("no attribute {}", shown(&xattr.name)), errno);
-            }
-        }
-        mode_and_times(parent, last, inode).during("change", shown(path))
-    }
-
-    fn refuse(&mut self, path: &[u8], what: &str, errno: Errno) {
-        /// More than anybody reads.
-        const REFUSED_MAX: usize = 1000;
-        if self.refused.len() < REFUSED_MAX {
-            let line = format!("{}: {what}: {}", shown(path), name(errno));
-            self.refused.push(line);
-        }
-    }
-
-    /// Attributes of directories, those in others first. Before, a default ACL would go to what is made in
-    /// them, and they might not be writable.
-    fn finish(&mut self) -> Result<()> {
-        while let Some((path, inode)) = self.directories.pop() {
-            let (parent, last) = match &*path {
-                b"." => (self.top.try_clone().during("open", ".")?, OsStr::new(".")),
-                path => self.parent(path).during("change", shown(path))?,
+impl<'v> Tree<'v> {
+    /// The bytes that the files take.
+    fn needed(&mut self, names: &[(&[u8], usize)]) -> Result<u64> {
+        let mut total = 0u64;
+        let mut seen = BTreeSet::new();
+        for (name, index) in names {
+            let Some(node) = self.view.root.nodes.get(*index) else {
+                continue;
             };
-            self.attributes(&parent, last, &inode, &path)?;
+            if !node.has_type(libc::S_IFREG) || !seen.insert(*index) {
+                continue;
+            }
+            let context = || shown(name);
+            // The error is that of its content.
+            drop(
+                self.view
+                    .layers
+                    .content(node)
+                    .during("extract", context())?,
+            );
+            let node = node.with_bytes();
+            let bytes = match (self.view.layers.image(node.layer), node.inode.as_deref()) {
+                (Some(image), Some(inode)) => {
+                    let limits = limits(&mut self.limits, node.layer, image);
+                    limits.file(image, inode).during("extract", context())?
+                }
+                _ => node.size(),
+            };
+            total = total.saturating_add(bytes);
+        }
+        self.limits.clear();
+        Ok(total)
+    }
+
+    /// Writes everything: directories and small things first, then the content of each layer's files, then further
+    /// names, and at last the attributes of directories, which all else changes.
+    fn all(&mut self, names: &[(&[u8], usize)], root: bool, progress: &ProgressBar) -> Result<()> {
+        let mut first = BTreeMap::new();
+        let mut files: BTreeMap<usize, Vec<(&[u8], &Node)>> = BTreeMap::new();
+        let mut directories = Vec::new();
+        let mut links = Vec::new();
+        for (name, index) in names {
+            let Some(node) = self.view.root.nodes.get(*index) else {
+                continue;
+            };
+            if node.has_type(libc::S_IFDIR) {
+                self.enter(name, true).during("create", shown(name))?;
+                directories.push((*name, node));
+            } else if let Some(first) = first.get(index) {
+                links.push((*name, *first));
+            } else if node.has_type(libc::S_IFREG) {
+                first.insert(*index, *name);
+                files
+                    .entry(node.with_bytes().layer)
+                    .or_default()
+                    .push((*name, node));
+            } else {
+                let made = self.special(name, node);
+                if made.during("create", shown(name))? {
+                    first.insert(*index, *name);
+                }
+            }
+        }
+        for files in files.into_values() {
+            self.files(&files, progress)?;
+        }
+        for (name, first) in links {
+            self.link(first, name).during("link", shown(name))?;
+        }
+        while let Some((name, node)) = directories.pop() {
+            if !name.is_empty() || root {
+                let attributes = self.attributes(node).during("read", shown(name))?;
+                let directory = self.enter(name, false).during("open", shown(name))?;
+                set_on_file(directory, &attributes).during("set the attributes of", shown(name))?;
+            }
         }
         Ok(())
     }
-}
 
-fn open_directory(at: impl AsFd, path: &OsStr) -> std::result::Result<OwnedFd, Errno> {
-    let at: BorrowedFd = at.as_fd();
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(at, path, flags, Mode::empty(), resolve)
-}
-
-fn mode_and_times(parent: &OwnedFd, last: &OsStr, inode: &Inode) -> std::result::Result<(), Errno> {
-    if inode.file_type() != libc::S_IFLNK {
-        chmodat(
-            parent,
-            last,
-            Mode::from_raw_mode(inode.mode),
-            AtFlags::empty(),
-        )?;
+    /// Opens a directory; `make`: which may be missing. Every component is opened below the one before, and none is a
+    /// link.
+    fn enter(&mut self, path: &[u8], make: bool) -> std::result::Result<&OwnedFd, Errno> {
+        if self.directory.as_ref().is_none_or(|(last, _)| last != path) {
+            let mut here = self
+                .top
+                .try_clone()
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            let names = path
+                .split(|byte| *byte == b'/')
+                .filter(|name| !name.is_empty());
+            for name in names {
+                let name = c_string(name)?;
+                here = match make {
+                    true => node::directory(&here, &name)?,
+                    false => openat(&here, name.as_c_str(), node::DIRECTORY, Mode::empty())?,
+                };
+            }
+            self.directory = Some((path.to_vec(), here));
+        }
+        self.directory
+            .as_ref()
+            .map(|(_, directory)| directory)
+            .ok_or(Errno::NOENT)
     }
-    let time = Timespec {
-        tv_sec: inode.mtime,
-        tv_nsec: inode.mtime_nsec.into(),
+
+    /// Creates a symbolic link, a device, a pipe or a socket. False if it is left out.
+    fn special(&mut self, path: &[u8], node: &Node) -> Result<bool> {
+        let attributes = self.attributes(node)?;
+        let (parent, last) = split(path);
+        let name = c_string(last).during("name", shown(last))?;
+        let is_device = node.has_type(libc::S_IFCHR) || node.has_type(libc::S_IFBLK);
+        let device = node.device.unwrap_or_default();
+        // Everybody may create a whiteout.
+        if is_device && !self.privileged && device != (0, 0) {
+            self.devices = self.devices.saturating_add(1);
+            return Ok(false);
+        }
+        let directory = self.enter(parent, true).during("open", "directory")?;
+        match node.has_type(libc::S_IFLNK) {
+            true => node::link(directory, &name, &node.target, &attributes)?,
+            false => node::special(directory, &name, device, &attributes)?,
+        }
+        Ok(true)
+    }
+
+    /// Writes files whose bytes are in one layer.
+    fn files(&mut self, files: &[(&[u8], &Node)], progress: &ProgressBar) -> Result<()> {
+        let mut places = Vec::new();
+        for (name, node) in files {
+            let bytes = node.with_bytes();
+            // An empty file of an archive has no bytes anywhere.
+            let place = match (bytes.size(), bytes.inode.is_some()) {
+                (0, false) => None,
+                _ => Some(
+                    self.view
+                        .layers
+                        .place(bytes)
+                        .during("extract", shown(name))?,
+                ),
+            };
+            places.push(place);
+        }
+        static EMPTY: &[u8] = &[];
+        let source = places.iter().flatten().next();
+        let source = match source {
+            Some(Place::Image(_, bytes) | Place::Bytes(bytes, _)) => *bytes,
+            None => &EMPTY as &(dyn ReadAt + Sync),
+        };
+        with_writer(source, |writer| {
+            for ((name, node), place) in files.iter().zip(&places) {
+                self.file(writer, name, node, place.as_ref())
+                    .during("extract", shown(name))?;
+                progress.inc(node.size());
+            }
+            Ok(())
+        })
+    }
+
+    fn file(
+        &mut self,
+        writer: &mut Writer,
+        path: &[u8],
+        node: &Node,
+        place: Option<&Place>,
+    ) -> Result<()> {
+        let attributes = self.attributes(node)?;
+        let (parent, last) = split(path);
+        let name = c_string(last).during("name", shown(last))?;
+        let directory = self.enter(parent, true).during("open", "directory")?;
+        let file = node::file(directory, &name, node.size())?;
+        let file = writer.file(file, attributes, shown(path));
+        match (place, node.with_bytes().inode.as_deref()) {
+            (Some(Place::Image(image, _)), Some(inode)) => {
+                for extent in image.extents(inode) {
+                    writer.write(&file, extent.map_err(|fault| fault.of_inode(inode.nid))?)?;
+                }
+            }
+            (Some(Place::Bytes(_, offset)), _) => {
+                let extent = Extent {
+                    offset: 0,
+                    length: node.size(),
+                    data: erofs::Data::Raw(*offset),
+                };
+                writer.write(&file, extent)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a file another name.
+    fn link(&mut self, first: &[u8], path: &[u8]) -> std::result::Result<(), Errno> {
+        let (from, to) = (split(first), split(path));
+        let (old, new) = (c_string(from.1)?, c_string(to.1)?);
+        let from = self.enter(from.0, true)?;
+        let from = from
+            .try_clone()
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let to = self.enter(to.0, true)?;
+        linkat(&from, old.as_c_str(), to, new.as_c_str(), AtFlags::empty())
+    }
+
+    fn attributes(&mut self, node: &Node) -> Result<Attributes> {
+        let mut attributes = Attributes {
+            owner: self.privileged.then_some(node.owner),
+            mode: node.mode,
+            time: Timespec {
+                tv_sec: node.mtime.0,
+                tv_nsec: node.mtime.1.into(),
+            },
+            xattrs: Vec::new(),
+        };
+        if self.privileged {
+            attributes.xattrs = node_xattrs(self.view, node, &mut self.limits)?;
+        }
+        Ok(attributes)
+    }
+}
+
+/// The extended attributes of a file, as the new root shows them.
+pub fn node_xattrs(
+    view: &View,
+    node: &Node,
+    known: &mut HashMap<usize, Limits>,
+) -> Result<Vec<erofs::Xattr>> {
+    let Some((layer, inode)) = node.attributes() else {
+        return Ok(Vec::new());
     };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
+    let Some(image) = view.layers.image(layer) else {
+        return Ok(Vec::new());
     };
-    utimensat(parent, last, &times, AtFlags::SYMLINK_NOFOLLOW)
+    let mut found = xattrs(image, inode, view.as_is, limits(known, layer, image))?;
+    // To write to a file removes them.
+    if node.over.is_some() && node.has_type(libc::S_IFREG) {
+        found.retain(|xattr| xattr.name != b"security.capability");
+    }
+    Ok(found)
+}
+
+fn limits<'l>(
+    known: &'l mut HashMap<usize, Limits>,
+    layer: usize,
+    image: &Image,
+) -> &'l mut Limits {
+    known.entry(layer).or_insert_with(|| Limits::of(image))
 }

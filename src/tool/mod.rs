@@ -4,6 +4,7 @@
 
 pub mod finding;
 pub mod kernel_config;
+pub mod progress;
 pub mod tmpfile;
 
 pub mod image;
@@ -19,5 +20,8 @@ pub mod cat;
 pub mod extract;
 pub mod plan;
 pub mod qemu;
+pub mod segments;
+
+pub mod diff;
 
 pub mod cli;

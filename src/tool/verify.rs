@@ -43,7 +43,11 @@ pub fn verify(image: &Initrd, key: Option<&Path>, out: &mut dyn Write) -> Result
 ///
 /// # Errors
 /// The list, a key or the policy is damaged, or the signature is not one of the keys'.
-pub fn entries(boot: &Boot, image: &dyn ReadAt, key: Option<&Path>) -> Result<Option<Vec<Entry>>> {
+pub fn entries(
+    boot: &Boot,
+    image: &(dyn ReadAt + Sync),
+    key: Option<&Path>,
+) -> Result<Option<Vec<Entry>>> {
     let mut keys = Vec::new();
     if let Some(path) = key {
         let text = fs::read(path).during("read", path.display())?;
@@ -87,12 +91,12 @@ pub fn entries(boot: &Boot, image: &dyn ReadAt, key: Option<&Path>) -> Result<Op
 /// Those of [`check`](crate::verify::check) and of `tell`.
 pub fn compare(
     boot: &Boot,
-    image: &dyn ReadAt,
+    image: &(dyn ReadAt + Sync),
     entries: &[Entry],
     mut tell: impl FnMut(&str, Digest) -> Result<()>,
 ) -> Result<()> {
     let files = boot.open(image)?;
-    let files: Vec<&dyn ReadAt> = files.iter().map(|file| &**file).collect();
+    let files: Vec<&dyn ReadAt> = files.iter().map(|file| &**file as _).collect();
     let sources: Vec<&Source> = boot.sources.iter().collect();
     let mut measured = Vec::new();
     for layer in plan::collect_layers(&sources, &boot.options, 0) {
@@ -106,7 +110,7 @@ pub fn compare(
 }
 
 /// The content of a file of the rootfs, if it exists.
-pub fn file(boot: &Boot, image: &dyn ReadAt, path: &str) -> Result<Option<Vec<u8>>> {
+pub fn file(boot: &Boot, image: &(dyn ReadAt + Sync), path: &str) -> Result<Option<Vec<u8>>> {
     let Some((_, node)) = boot.rootfs.find(path.as_bytes()) else {
         return Ok(None);
     };

@@ -26,6 +26,8 @@ mod device;
 #[cfg(feature = "tool")]
 mod extract;
 mod kept;
+#[cfg(feature = "tool")]
+mod merged;
 mod stacked;
 mod stale;
 mod tree;

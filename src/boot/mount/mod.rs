@@ -4,6 +4,9 @@ mod context;
 pub mod paths;
 
 mod attributes;
+
+pub mod trees;
+
 #[cfg_attr(not(feature = "disk"), path = "device_off.rs")]
 pub mod device;
 #[cfg(feature = "extract")]

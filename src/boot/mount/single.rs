@@ -24,11 +24,13 @@ impl<'a> Mounter<'a> {
             .during("make", "the tmpfs for all layers (rd.overlay=)")?;
         self.mounted.single = true;
         self.mounted.layers.clear();
+        let mut onto = Onto::Root;
         for layer in &self.plan.layers {
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
-                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, Onto::Root)?,
+                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, onto)?,
             };
+            onto = Onto::Layers;
             self.mounted.layers.push(MountedLayer { layer, method });
         }
         if !writable {

@@ -332,8 +332,12 @@ impl<'i> Content<'i> {
         Ok(())
     }
 
-    /// Copies bytes at `at`, at least one if there is one.
-    fn some(&self, buf: &mut [u8], at: u64) -> Result<usize, Fault> {
+    /// Calls `take` with the extent that has the byte at `at`; `None` at the end.
+    fn with_extent<T>(
+        &self,
+        at: u64,
+        take: impl FnOnce(Option<&Extent>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let (extents, last) = &mut *self.state.borrow_mut();
         if !last.as_ref().is_some_and(|extent| extent.has(at)) {
             if extents.at != at {
@@ -341,10 +345,15 @@ impl<'i> Content<'i> {
             }
             *last = extents.next_extent()?;
         }
-        match last {
+        take(last.as_ref())
+    }
+
+    /// Copies bytes at `at`, at least one if there is one.
+    fn some(&self, buf: &mut [u8], at: u64) -> Result<usize, Fault> {
+        self.with_extent(at, |extent| match extent {
             None => Ok(0),
             Some(extent) => self.image.copy(extent, at, buf),
-        }
+        })
     }
 }
 
@@ -361,5 +370,20 @@ impl ReadAt for Content<'_> {
             return Ok(0);
         }
         Ok(self.some(buf, offset)?)
+    }
+
+    fn next_data(&self, mut offset: u64) -> u64 {
+        while offset < self.size() {
+            let end = self.with_extent(offset, |extent| {
+                let hole = extent.filter(|extent| extent.data == Data::Hole);
+                Ok(hole.map(Extent::end))
+            });
+            match end {
+                Ok(Some(end)) if end > offset => offset = end,
+                // Reading says what is wrong.
+                _ => break,
+            }
+        }
+        offset
     }
 }

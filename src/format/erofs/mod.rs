@@ -27,11 +27,16 @@ mod zmap;
 
 mod map;
 
+mod limits;
+
+mod walk;
+
 pub use cluster::{Algorithm, Cluster, Packed};
 pub use dir::{Dirent, Entries};
 pub use fault::Fault;
 pub use image::Image;
 pub use inode::Inode;
+pub use limits::Limits;
 pub use map::{Content, Data, Extent, Extents};
 pub use xattr::Xattr;
 pub use zmap::{PCLUSTER_MAX_DSIZE, PCLUSTER_MAX_SIZE};
@@ -309,6 +314,11 @@ impl Superblock {
             features if features & INCOMPAT_COMPR_CFGS == 0 => vec!["lz4".into()],
             _ => bits(window.into(), &ALGORITHMS, "algorithm"),
         }
+    }
+
+    /// Whether it says that it uses a compression algorithm.
+    pub fn is_compressed(&self) -> bool {
+        self.available_compr_algs != 0 || self.feature_incompat & INCOMPAT_0PADDING != 0
     }
 
     /// Why the image cannot be mounted as a layer, where a part of it lies on other devices.

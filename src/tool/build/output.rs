@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::temp_files::TempFiles;
 use crate::error::{Context, Result};
+use crate::tool::progress;
 
 /// The name of standard output in messages.
 pub const STDOUT: &str = "standard output";
@@ -29,8 +30,6 @@ impl ImageWriter {
     /// Starts the image `image`; `None`: to standard output. `expected` is its approximate length in bytes, for the
     /// progress bar.
     pub fn new(image: Option<&Path>, temp: TempFiles, expected: u64) -> Result<Self> {
-        /// A shorter image has no progress bar, in bytes.
-        const PROGRESS_MIN: u64 = 64 << 20;
         let (file, paths) = match image {
             Some(image) => {
                 let (file, path) = temp.create("image")?;
@@ -41,19 +40,7 @@ impl ImageWriter {
                 (stdout.during("write", STDOUT)?.into(), None)
             }
         };
-        // indicatif hides it if standard error is no terminal.
-        let progress = match expected {
-            PROGRESS_MIN.. => {
-                let stderr = ProgressDrawTarget::stderr_with_hz(4);
-                ProgressBar::with_draw_target(Some(expected), stderr)
-            }
-            _ => ProgressBar::hidden(),
-        };
-        if let Ok(style) =
-            ProgressStyle::with_template("{bytes}/{total_bytes} {wide_bar} {bytes_per_sec}, {eta}")
-        {
-            progress.set_style(style);
-        }
+        let progress = progress::bar(expected);
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 20, file),
             temp,

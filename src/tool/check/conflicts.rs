@@ -4,15 +4,12 @@
 //! trees, or a whiteout of nothing. A file with other contents than in a layer below is an override, which
 //! layers are for.
 
-use std::io;
-
 use super::context::Check;
-use crate::bytes::{ReadAt, Reader};
 use crate::plan::{Layer, Plan};
 use crate::text::shown;
 use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
-use crate::tool::image::merged::Layers;
+use crate::tool::image::merged::{Layers, equal};
 use crate::tool::image::rootfs::{Change, Changes, Node};
 
 /// How many lines of each kind are printed. The rest is counted.
@@ -99,32 +96,15 @@ fn differ(layers: &Layers, old: &Node, new: &Node) -> Option<&'static str> {
             }
             match (layers.content(old), layers.content(new)) {
                 _ if new.size() == 0 => None,
-                (Some(old), Some(new)) => match equal(&*old, &*new) {
+                (Ok(old), Ok(new)) => match equal(&*old, &*new) {
                     Ok(true) => None,
                     Ok(false) => Some(""),
                     Err(_) => Some(" (one of them cannot be read)"),
                 },
-                _ => Some(" (of the same size; compressed, not compared)"),
+                _ => Some(" (one of them cannot be read)"),
             }
         }
         // The numbers of a device do not matter, and pipes and sockets have no content.
         _ => None,
-    }
-}
-
-fn equal(a: &dyn ReadAt, b: &dyn ReadAt) -> io::Result<bool> {
-    use io::BufRead;
-    let (mut a, mut b) = (Reader::new(a, 0), Reader::new(b, 0));
-    loop {
-        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
-        let n = left.len().min(right.len());
-        if n == 0 {
-            return Ok(left.is_empty() && right.is_empty());
-        }
-        if left.get(..n) != right.get(..n) {
-            return Ok(false);
-        }
-        a.consume(n);
-        b.consume(n);
     }
 }

@@ -8,7 +8,7 @@ use crate::tool::image::boot::Boot;
 use crate::tool::image::input::Initrd;
 use crate::tool::image::loader_modules::LoaderModules;
 use crate::tool::image::machine::Machine;
-use crate::tool::image::merged::{self, Layers};
+use crate::tool::image::merged::{self, Layers, Stacking};
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
 
@@ -64,8 +64,12 @@ pub fn with<T>(image: &Initrd, options: &CheckOptions, run: impl FnOnce(&Check) 
         Err(_) => Vec::new(),
     };
     let parts = planned.map_or_else(|_| Vec::new(), |plan| merged::layer_parts(plan, &sources));
+    let stacking = Stacking {
+        changes: options.conflicts,
+        as_is: false,
+    };
     let (root, layers, layer_findings) = match planned {
-        Ok(plan) => merged::merge(plan, &sources, &parts, options.conflicts),
+        Ok(plan) => merged::merge(plan, &sources, &parts, stacking),
         Err(_) => (Rootfs::empty(), Layers::default(), Findings::default()),
     };
     let config = config.as_ref();

@@ -98,8 +98,7 @@ pub fn is_program(mode: u32) -> std::result::Result<(), String> {
     }
 }
 
-/// Whether the kernel can start a program of the new root with its interpreters, at most `depth` of them. True
-/// if the program cannot be read.
+/// Whether the kernel can start a program of the new root with its interpreters, at most `depth` of them.
 fn can_start(check: &Check, path: &str, depth: usize) -> std::result::Result<(), String> {
     let (found, node) = find(check.root, path)?;
     let top = found.split(|byte| *byte == b'/').next();
@@ -113,9 +112,8 @@ fn can_start(check: &Check, path: &str, depth: usize) -> std::result::Result<(),
     if node.size() == 0 {
         return Err("it is empty".into());
     }
-    let Some(content) = check.layers.content(node) else {
-        return Ok(());
-    };
+    let content = check.layers.content(node);
+    let content = content.map_err(|error| error.to_string())?;
     match check.machine.interpreter(&*content)? {
         None => Ok(()),
         Some(_) if depth == 0 => Err("too many interpreters of interpreters".into()),

@@ -10,9 +10,10 @@ use super::named;
 use crate::error::Result;
 use crate::tool::check::options::{CheckOptions, LoaderLocation};
 use crate::tool::check::uefi::UefiLoader;
+use crate::tool::diff::{self, DiffOptions};
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
-use crate::tool::{cat, check, extract, plan, verify};
+use crate::tool::{cat, check, extract, plan, segments, verify};
 
 /// The alignments that boot loaders use between files, in bytes.
 const PADS: [(&str, u64); 3] = [("1", 1), ("4", 4), ("4096", 4096)];
@@ -262,6 +263,64 @@ impl VerifyArgs {
     }
 }
 
+/// Compare the roots that two images make
+#[derive(Args)]
+#[command(after_help = "\
+Comparison:
+  Compared is what the new root would have: the merged layers, or the files of an initramfs without
+  layers. One line says what about a file differs: type, mode, owner, device, target, size, first
+  name (of several hard links), xattr, content. How files are stored, and in which layer, does not
+  matter. Times of modification do not count either, as every build may change them, and no program
+  behaves differently for them alone; --times has them count.
+
+JSON:
+  --json writes one object with these fields. Fields in parentheses are not always present.
+
+    old, new    the names of the images
+    added       a list of: path, type
+    removed     the same
+    changed     a list of: path, changes, which is a list of: what, (old), (new)
+
+Exit status:
+  0 if there is no difference, 1 if there is one, 2 if an image cannot be read and for wrong usage.
+
+Examples:
+  layerinit diff old.img new.img
+  layerinit diff --times --json old.img new.img")]
+pub(super) struct DiffArgs {
+    /// The image to compare with
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// The image that is compared
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+    /// Compare times of modification, too
+    #[arg(long)]
+    times: bool,
+    /// Write one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl DiffArgs {
+    /// Returns the exit status.
+    pub(super) fn run(self, out: &mut dyn Write) -> u8 {
+        let options = DiffOptions {
+            times: self.times,
+            json: self.json,
+        };
+        let open = |path| Initrd::open(&[path], 1);
+        let images = open(self.old).and_then(|old| Ok((old, open(self.new)?)));
+        match images.and_then(|(old, new)| diff::diff(&old, &new, options, out)) {
+            Ok(same) => u8::from(!same),
+            Err(error) => {
+                eprintln!("layerinit: {error}");
+                2
+            }
+        }
+    }
+}
+
 /// Print a file of the layers to standard output
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
@@ -293,41 +352,84 @@ impl CatArgs {
     }
 }
 
-/// Extract the files of an EROFS layer into a directory
+/// Extract the root that the layers make, or parts of it, into a directory
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
+Root:
+  The files are those of the root that overlayfs makes of the layers: files of higher layers hide
+  those of lower ones, whiteouts, opaque directories, redirects and files with metadata only
+  (metacopy) apply, and the attributes for overlayfs are left out. An image without layers is an
+  initramfs, whose own files are extracted. --layer extracts one layer as it is, with whiteouts and
+  these attributes.
+
 Files:
-  Modes, times, hard links, holes and extended attributes are those of the image; for root, owners
-  are, too. Nothing is written outside of the directory, and no existing file is replaced.
+  For root, modes, times, owners, devices, hard links, holes and extended attributes (ACLs,
+  capabilities, labels) are those of the image. Other users get the files without owners, devices
+  and extended attributes, and a warning that says so. Nothing is written outside of the directory,
+  whatever the links in the image or in the directory are, and no existing file is replaced.
+  Compressed archives are decompressed into a temporary file first (TMPDIR).
+
+Limits:
+  What a damaged or hostile image can cost is bounded. Refused are files that take more room than
+  there is, more than 256 MiB of names, and more than an EROFS image of its length can have: a name
+  for each 13 bytes (16 times as many in a compressed image), an extent, 16 bytes of extended
+  attributes and 4096 bytes of content for each byte.
+
+Segments:
+  --segments writes the parts of the image as they are: 0.cpio, 1.erofs, 2.cpio.zst and so on. Zeros
+  that follow a part belong to it. `cat DIR/*` gives the image back, byte for byte.
 
 Exit status:
-  1 if something could not be extracted: special files and attributes that this user may not create
-  are named. 2 for wrong usage.
+  1 if something could not be extracted, 2 for wrong usage.
 
 Examples:
   layerinit extract initrd.img -C tree
-  layerinit extract initrd.img --layer 1 -C tree --path etc --path usr/lib/systemd"))]
+  layerinit extract initrd.img -C tree etc usr/lib/systemd
+  layerinit extract initrd.img -C tree --layer 1
+  layerinit extract initrd.img -C parts --segments"))]
 pub(super) struct ExtractArgs {
-    #[command(flatten)]
-    image: ImageArgs,
+    /// Image, unified kernel image or U-Boot ramdisk
+    #[arg(value_name = "IMG")]
+    image: PathBuf,
+    /// Extract only these files, and directories with all that is in them
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+    /// Append this file to the image, as a boot loader does; may be given several times
+    #[arg(long, value_name = "IMG")]
+    and: Vec<PathBuf>,
+    /// Start each of several images at a multiple of BYTES, as the boot loader does
+    #[arg(long, value_name = "BYTES", default_value = "4", value_parser = pad_parser())]
+    pad: u64,
     /// Extract into this directory, which is created if it is missing
     #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
     directory: PathBuf,
-    /// Extract only this file or directory; may be given several times
-    #[arg(long = "path", value_name = "PATH")]
-    paths: Vec<String>,
-    /// Extract this layer, numbered as in `layerinit plan` [default: the only EROFS layer]
+    /// Extract this layer as it is, numbered as in `layerinit plan`; 0 is the lowest
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
+    /// Write the parts of the image as they are, not their files
+    #[arg(long, conflicts_with_all = ["layer", "paths", "unprivileged"])]
+    segments: bool,
+    /// Extract as for a user who is not root: without owners, devices and extended attributes
+    #[arg(long)]
+    unprivileged: bool,
 }
 
 impl ExtractArgs {
-    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+    pub(super) fn run(self) -> Result<bool> {
+        let images = [vec![self.image], self.and].concat();
+        let image = Initrd::open(&images, self.pad)?;
+        if self.segments {
+            return segments::write(&image, &self.directory);
+        }
         let wanted = extract::Wanted {
             directory: self.directory,
             paths: self.paths,
             layer: self.layer,
+            unprivileged: self.unprivileged,
         };
-        extract::extract(&self.image.open()?, &wanted, out)
+        for line in extract::extract(&image, &wanted)? {
+            eprintln!("layerinit: {line}");
+        }
+        Ok(true)
     }
 }

@@ -21,7 +21,7 @@ use build::BuildArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
+use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
 
 use super::build::layer::LayerInput;
 use crate::error::{Context, Result};
@@ -57,6 +57,7 @@ enum Command {
     Verify(VerifyArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
+    Diff(DiffArgs),
     Boot(BootArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -156,6 +157,7 @@ impl Request {
     /// Runs the command; its output goes to `out`. Returns the exit status: 1 if a problem was found.
     pub fn run(self, out: &mut dyn Write) -> Result<u8> {
         let good = match self.command {
+            Command::Diff(args) => return Ok(args.run(out)),
             Command::Boot(args) => return args.run(out),
             Command::Build(args) => args.run(self.layers, out).map(|()| true),
             Command::List(args) => args.run(out),
@@ -163,7 +165,7 @@ impl Request {
             Command::Plan(args) => args.run(out),
             Command::Verify(args) => args.run(out),
             Command::Cat(args) => args.run(out).map(|()| true),
-            Command::Extract(args) => args.run(out),
+            Command::Extract(args) => args.run(),
             Command::Completions(args) => args.run(out).map(|()| true),
             Command::Man(args) => man::write(command(), &args.directory).map(|()| true),
         };

@@ -1,19 +1,16 @@
 //! An image as the kernel and `/init` see it: the rootfs, the sources of layers, the plan.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-
 use super::rootfs::{Extent, Node, Rootfs};
+use super::spool;
 use super::unpack::Packed;
-use crate::bytes::{Opened, Part, ReadAt, Skip};
-use crate::error::{Context, Error, Result};
+use crate::bytes::{Part, ReadAt};
+use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
 use crate::plan::{self, Place, Plan, Source};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
-use crate::tool::tmpfile;
 use crate::verify::content::SignedList;
 use crate::verify::{self, signature};
 
@@ -38,7 +35,7 @@ pub struct Boot {
 
 impl Boot {
     /// Unpacks `image` as the kernel does, and finds the sources of layers.
-    pub fn new(image: &dyn ReadAt, cmdline: &str) -> Self {
+    pub fn new(image: &(dyn ReadAt + Sync), cmdline: &str) -> Self {
         let options = Options::parse(cmdline);
         let walk = initrd::walk(image, options.rdinit.as_bytes());
         let (rootfs, findings) = unpack(image, &walk);
@@ -75,21 +72,28 @@ impl Boot {
     }
 
     /// Opens all sources, in their order.
-    pub fn open<'a>(&self, image: &'a dyn ReadAt) -> Result<Vec<Box<dyn ReadAt + 'a>>> {
+    pub fn open<'a>(
+        &self,
+        image: &'a (dyn ReadAt + Sync),
+    ) -> Result<Vec<Box<dyn ReadAt + Sync + 'a>>> {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
         let files = self.sources.iter().enumerate().map(|(index, source)| {
             let extent = self.extents.get(index).copied().flatten();
             match &source.place {
                 Place::File(_) => open(image, walk, extent),
-                _ => Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt>),
+                _ => Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt + Sync>),
             }
         });
         files.collect()
     }
 
     /// The bytes of a regular file of the rootfs.
-    pub fn content<'a>(&self, image: &'a dyn ReadAt, node: &Node) -> Result<Box<dyn ReadAt + 'a>> {
+    pub fn content<'a>(
+        &self,
+        image: &'a (dyn ReadAt + Sync),
+        node: &Node,
+    ) -> Result<Box<dyn ReadAt + Sync + 'a>> {
         let nothing = Walk::default();
         open(image, self.image().unwrap_or(&nothing), node.body)
     }
@@ -104,7 +108,7 @@ impl Boot {
         self.sources.last().map(layer_offsets).unwrap_or_default()
     }
 
-    fn find_layer_files(&mut self, image: &dyn ReadAt, walk: &Walk) {
+    fn find_layer_files(&mut self, image: &(dyn ReadAt + Sync), walk: &Walk) {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
         };
@@ -140,7 +144,7 @@ impl Boot {
 }
 
 /// Unpacks the archives that the kernel unpacks. Findings are by the offset of the archive.
-fn unpack(image: &dyn ReadAt, walk: &Walk) -> (Rootfs, Vec<(u64, Findings)>) {
+fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findings)>) {
     let mut rootfs = Rootfs::default_initramfs();
     let mut all = Vec::new();
     let mut room = FINDINGS_MAX;
@@ -167,7 +171,12 @@ fn unpack(image: &dyn ReadAt, walk: &Walk) -> (Rootfs, Vec<(u64, Findings)>) {
 
 /// The walk that the running `/init` makes: it looks for its own file in the archives, and knows this by one
 /// name. That is the path that `rdinit=` leads to, or `init` if a script is there, which starts it.
-fn walk_for_init(image: &dyn ReadAt, walk: Walk, rootfs: &Rootfs, options: &Options) -> Walk {
+fn walk_for_init(
+    image: &(dyn ReadAt + Sync),
+    walk: Walk,
+    rootfs: &Rootfs,
+    options: &Options,
+) -> Walk {
     let rdinit = options.rdinit.as_bytes();
     let Some((path, node)) = rootfs.find(rdinit) else {
         return walk;
@@ -191,7 +200,7 @@ fn layer_offsets(source: &Source) -> Vec<u64> {
         .collect()
 }
 
-fn is_script(image: &dyn ReadAt, walk: &Walk, extent: Extent) -> bool {
+fn is_script(image: &(dyn ReadAt + Sync), walk: &Walk, extent: Extent) -> bool {
     let mut head = [0; 2];
     open(image, walk, Some(extent)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
@@ -206,45 +215,24 @@ fn is_compressed(walk: &Walk, extent: Extent) -> bool {
 /// The bytes of a file in an archive; an empty file has no extent. Those in a compressed archive are written
 /// to an unnamed temporary file.
 fn open<'a>(
-    image: &'a dyn ReadAt,
+    image: &'a (dyn ReadAt + Sync),
     walk: &Walk,
     extent: Option<Extent>,
-) -> Result<Box<dyn ReadAt + 'a>> {
+) -> Result<Box<dyn ReadAt + Sync + 'a>> {
     let Some(extent) = extent else {
         return Ok(Box::new(Part::new(image, 0, 0)));
     };
-    let context = || format!("archive at {:#x}", extent.segment);
-    let segment = walk
-        .segments
-        .iter()
-        .find(|segment| segment.offset == extent.segment);
+    let mut segments = walk.segments.iter();
+    let segment = segments.find(|segment| segment.offset == extent.segment);
     let Some((segment, Kind::Cpio(cpio))) = segment.map(|segment| (segment, &segment.kind)) else {
-        return Err(Error::new("read", context(), "the archive has gone"));
+        let archive = format_args!("archive at {:#x}", extent.segment);
+        return Err(Error::new("read", archive, "the archive has gone"));
     };
-    if cpio.codec.is_none() {
+    let Some(codec) = cpio.codec else {
         let offset = segment.offset.saturating_add(extent.offset);
         return Ok(Box::new(Part::new(image, offset, extent.length)));
-    }
-    let archive = initrd::open_archive(image, segment.offset, segment.length, cpio.codec)
-        .during("read", context())?;
-    let mut input = archive.into_input();
-    input.skip(extent.offset).during("read", context())?;
-    let mut file = temporary()?;
-    let copied = io::copy(&mut input.take(extent.length), &mut file);
-    let size = copied.during("write", "a temporary file")?;
-    Ok(Box::new(Opened::new(file, size)))
-}
-
-/// An unnamed temporary file.
-fn temporary() -> Result<File> {
-    let directory = std::env::temp_dir();
-    if let Ok(file) = tmpfile::create(&directory) {
-        return Ok(file);
-    }
-    let path = directory.join(format!("layerinit-{}", std::process::id()));
-    let mut options = File::options();
-    let file = options.read(true).write(true).create_new(true).open(&path);
-    let file = file.during("create", path.display())?;
-    fs::remove_file(&path).during("remove", path.display())?;
-    Ok(file)
+    };
+    let archive = (segment.offset, segment.length);
+    let part = (extent.offset, extent.length);
+    Ok(Box::new(spool::decompress(image, archive, codec, part)?))
 }

@@ -33,6 +33,8 @@ pub struct Piece {
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
+    /// Its offset in the file.
+    pub at: u64,
     /// Whether it is the whole file.
     whole: bool,
     /// The CRC32 in its U-Boot header.
@@ -106,6 +108,19 @@ impl Initrd {
         }
     }
 
+    /// Its pieces, also if that is one whole file.
+    pub fn all_pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// The file that it is in, if that is one file.
+    pub fn only_file(&self) -> Result<Option<Opened>> {
+        match self.paths.as_slice() {
+            [path] => open(path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The path of the only file, if the image is this file as a whole.
     pub fn plain_file(&self) -> Option<&Path> {
         match (self.paths.as_slice(), self.pieces.as_slice()) {
@@ -169,6 +184,7 @@ fn piece(file: Opened, name: String, offset: u64, length: u64) -> PieceBytes {
         name,
         offset: 0,
         length: bytes.size(),
+        at: offset,
         whole,
         crc: None,
     };

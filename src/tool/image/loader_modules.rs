@@ -16,7 +16,7 @@ const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 /// The modules in the loader, for one or several kernels.
 pub struct LoaderModules<'a> {
     boot: &'a Boot,
-    image: &'a dyn ReadAt,
+    image: &'a (dyn ReadAt + Sync),
     releases: Vec<Release>,
     /// Why the kernel refuses modules without a signature: an option or a word of the command line. `None` if it
     /// loads them.
@@ -39,7 +39,7 @@ impl<'a> LoaderModules<'a> {
     /// The modules of a loader, for a kernel with this configuration and command line.
     pub fn new(
         boot: &'a Boot,
-        image: &'a dyn ReadAt,
+        image: &'a (dyn ReadAt + Sync),
         config: Option<&KernelConfig>,
         cmdline: &str,
     ) -> Self {
@@ -175,7 +175,7 @@ pub fn is_module(file: &[u8], module: &str) -> bool {
 }
 
 /// The bytes of a file of the rootfs; `None` if there is none, or it cannot be read.
-fn read(boot: &Boot, image: &dyn ReadAt, path: &[u8]) -> Option<Vec<u8>> {
+fn read(boot: &Boot, image: &(dyn ReadAt + Sync), path: &[u8]) -> Option<Vec<u8>> {
     let (_, node) = boot.rootfs.find(path)?;
     let content = boot.content(image, node).ok()?;
     let mut bytes = Vec::new();

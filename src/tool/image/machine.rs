@@ -32,7 +32,7 @@ pub struct Machine {
 
 impl Machine {
     /// The machine of a kernel with this configuration, otherwise of the image's `/init`.
-    pub fn new(boot: &Boot, image: &dyn ReadAt, config: Option<&KernelConfig>) -> Self {
+    pub fn new(boot: &Boot, image: &(dyn ReadAt + Sync), config: Option<&KernelConfig>) -> Self {
         let machines = config.and_then(configured);
         let machines = machines.or_else(|| of_rdinit(boot, image));
         let formats: [(&[u8], &str); 2] = [(ELFMAG, "BINFMT_ELF"), (b"#!", "BINFMT_SCRIPT")];
@@ -142,7 +142,7 @@ pub fn page_size(config: &KernelConfig) -> Option<u64> {
 }
 
 /// The machines of the ELF program that `rdinit=` names.
-fn of_rdinit(boot: &Boot, image: &dyn ReadAt) -> Option<Machines> {
+fn of_rdinit(boot: &Boot, image: &(dyn ReadAt + Sync)) -> Option<Machines> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     family(&*boot.content(image, node).ok()?)
 }

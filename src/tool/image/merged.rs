@@ -1,15 +1,25 @@
 //! The new root: the files of all layers, stacked as overlayfs does it.
 
-use super::erofs_tree::{self, Attributes, Gap, Gaps};
-use super::files::File;
-use super::rootfs::{Changes, Node, Rootfs};
+use std::io;
+
+use super::boot::Boot;
+use super::over::OverImage;
+use super::rootfs::{Changes, Data, Node, Rootfs};
+use super::spool::Spool;
 use super::unpack::Packed;
 use crate::bytes::{Part, ReadAt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::compress::Codec;
-use crate::format::erofs::{Image, Inode, Superblock};
+use crate::format::erofs::Image;
+use crate::initrd::Kind;
 use crate::plan::{Content, Layer, Plan};
 use crate::tool::finding::Findings;
+
+/// A source of layers, which threads may share.
+pub type Source<'a> = Box<dyn ReadAt + Sync + 'a>;
+
+/// The bytes of a layer.
+pub type LayerPart<'a> = Part<&'a (dyn ReadAt + Sync)>;
 
 /// The bytes of the layers, lowest first.
 #[derive(Default)]
@@ -18,50 +28,134 @@ pub struct Layers<'a> {
 }
 
 enum Piece<'a> {
-    Erofs(Box<Image<'a>>),
-    /// An uncompressed archive: its source, and its offset in there.
-    Cpio(&'a dyn ReadAt, u64),
+    Erofs(Box<Image<'a>>, &'a LayerPart<'a>),
+    /// Archives, each with its offset.
+    Cpio(Vec<(u64, Spool<'a>)>),
     Unread,
 }
 
-impl Layers<'_> {
-    /// The bytes of a regular file, unless it is in a compressed archive.
-    pub fn content<'n>(&'n self, node: &'n Node) -> Option<Box<dyn ReadAt + 'n>> {
-        match (self.pieces.get(node.layer)?, &node.inode, node.body) {
-            (Piece::Erofs(image), Some(inode), _) => Some(Box::new(image.content(inode))),
-            (Piece::Cpio(source, offset), None, Some(body)) => {
-                let offset = offset.saturating_add(body.offset);
-                Some(Box::new(Part::new(*source, offset, body.length)))
+/// Where the bytes of a file are.
+pub enum Place<'l> {
+    /// In an image, and what it is.
+    Image(&'l Image<'l>, &'l (dyn ReadAt + Sync)),
+    /// In these bytes, from an offset on.
+    Bytes(&'l (dyn ReadAt + Sync), u64),
+}
+
+impl<'a> Layers<'a> {
+    /// The bytes of the archives that the kernel unpacks, for the files of [`Boot::rootfs`].
+    pub fn of_rootfs(boot: &Boot, image: &'a (dyn ReadAt + Sync)) -> Self {
+        let mut archives = Vec::new();
+        for segment in boot.image().map_or(&[][..], |walk| &walk.segments) {
+            if let Kind::Cpio(cpio) = &segment.kind {
+                let spool = Spool::new(image, segment.offset, segment.length, cpio.codec);
+                archives.push((segment.offset, spool));
             }
-            _ => None,
+        }
+        Self {
+            pieces: vec![Piece::Cpio(archives)],
+        }
+    }
+
+    /// The image that a layer is.
+    pub fn image(&self, layer: usize) -> Option<&Image<'a>> {
+        match self.pieces.get(layer)? {
+            Piece::Erofs(image, _) => Some(image),
+            Piece::Cpio(_) | Piece::Unread => None,
+        }
+    }
+
+    /// Where the bytes of a regular file are that has any. A compressed archive is decompressed into a temporary
+    /// file, when it is first needed.
+    pub fn place<'l>(&'l self, node: &Node) -> Result<Place<'l>> {
+        let lost = |what| Error::new("read", "file", what);
+        match (self.pieces.get(node.layer), &node.inode, node.body) {
+            (Some(Piece::Erofs(image, bytes)), Some(_), None) => Ok(Place::Image(image, *bytes)),
+            (Some(Piece::Cpio(archives)), None, Some(body)) => {
+                let mut archives = archives.iter();
+                let archive = archives.find(|(offset, _)| *offset == body.segment);
+                let (_, spool) = archive.ok_or_else(|| lost("its archive cannot be read"))?;
+                let (bytes, offset) = spool.plain()?;
+                Ok(Place::Bytes(bytes, offset.saturating_add(body.offset)))
+            }
+            _ => Err(lost("its layer cannot be read")),
+        }
+    }
+
+    /// The bytes of a regular file.
+    pub fn content<'n>(&'n self, node: &'n Node) -> Result<Box<dyn ReadAt + 'n>> {
+        static EMPTY: &[u8] = &[];
+        if matches!(node.data, Data::Missing) {
+            let what = "it has metadata only, and no lower layer has its bytes";
+            return Err(Error::new("read", "file", what));
+        }
+        let node = node.with_bytes();
+        if node.size() == 0 {
+            return Ok(Box::new(EMPTY));
+        }
+        match (self.place(node)?, &node.inode) {
+            (Place::Image(image, _), Some(inode)) => Ok(Box::new(image.content(inode))),
+            (Place::Image(..), None) => Err(Error::new("read", "file", "it has no inode")),
+            (Place::Bytes(bytes, offset), _) => Ok(Box::new(Part::new(bytes, offset, node.size()))),
         }
     }
 }
 
+/// Whether two files have the same bytes.
+pub fn equal(a: &dyn ReadAt, b: &dyn ReadAt) -> io::Result<bool> {
+    const PIECE: u64 = 1 << 18;
+    if a.size() != b.size() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    while at < a.size() {
+        // Holes on both sides are passed over.
+        at = a.next_data(at).min(b.next_data(at)).max(at);
+        let n = a.size().saturating_sub(at).min(PIECE);
+        for (bytes, from) in [(&mut left, a), (&mut right, b)] {
+            bytes.resize(usize::try_from(n).unwrap_or(0), 0);
+            from.read_exact_at(bytes, at)?;
+        }
+        if left != right {
+            return Ok(false);
+        }
+        at = at.saturating_add(n);
+    }
+    Ok(true)
+}
+
 /// The bytes of each layer.
-pub fn layer_parts<'a>(
-    plan: &Plan,
-    sources: &'a [Box<dyn ReadAt + 'a>],
-) -> Vec<Part<&'a dyn ReadAt>> {
+pub fn layer_parts<'a>(plan: &Plan, sources: &'a [Source<'a>]) -> Vec<LayerPart<'a>> {
     static EMPTY: &[u8] = &[];
     let part = |layer: &Layer| match sources.get(layer.source) {
         Some(source) => Part::new(&**source, layer.offset, layer.length),
         // The plan is made from these sources.
-        None => Part::new(&EMPTY as &dyn ReadAt, 0, 0),
+        None => Part::new(&EMPTY as &(dyn ReadAt + Sync), 0, 0),
     };
     plan.layers.iter().map(part).collect()
 }
 
-/// Stacks the layers of a plan. `sources` and `parts` are the bytes of all sources and of each layer. With
-/// `changes`, what layers change in those below them is recorded. Findings are about the layers' content.
+/// How layers are stacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stacking {
+    /// Record what layers change in those below them.
+    pub changes: bool,
+    /// Take the only layer as it is: with whiteouts and with overlayfs's attributes.
+    pub as_is: bool,
+}
+
+/// Stacks the layers of a plan. `sources` and `parts` are the bytes of all sources and of each layer. Findings
+/// are about the layers' content.
 pub fn merge<'a>(
     plan: &'a Plan,
-    sources: &'a [Box<dyn ReadAt + 'a>],
-    parts: &'a [Part<&'a dyn ReadAt>],
-    changes: bool,
+    sources: &'a [Source<'a>],
+    parts: &'a [LayerPart<'a>],
+    stacking: Stacking,
 ) -> (Rootfs, Layers<'a>, Findings) {
     let mut rootfs = Rootfs::empty();
-    rootfs.changes = changes.then(Changes::default);
+    rootfs.changes = stacking.changes.then(Changes::default);
+    rootfs.as_is = stacking.as_is;
     // The content of a device is unknown here.
     rootfs.partial = plan.device.is_some();
     let mut findings = Findings::default();
@@ -71,12 +165,18 @@ pub fn merge<'a>(
         let mut piece = Piece::Unread;
         match &layer.content {
             Content::Erofs { superblock, .. } if superblock.unknown_incompat() == 0 => {
-                match rootfs.put_image(part, superblock, index) {
+                let image = Image::new(part, superblock).and_then(|image| {
+                    let gaps = OverImage::put(&mut rootfs, &image, index)?;
+                    Ok((image, gaps))
+                });
+                match image {
                     Ok((image, gaps)) => {
-                        piece = Piece::Erofs(Box::new(image));
-                        for what in gaps.clauses() {
-                            findings.warning(layer, what);
-                            rootfs.partial = true;
+                        piece = Piece::Erofs(Box::new(image), part);
+                        for (what, is_error) in gaps.clauses() {
+                            match is_error {
+                                true => findings.error(layer, what),
+                                false => findings.warning(layer, what),
+                            }
                         }
                     }
                     Err(error) => {
@@ -88,9 +188,8 @@ pub fn merge<'a>(
             Content::Erofs { .. } => rootfs.partial = true,
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
-                    if codec.is_none() {
-                        piece = Piece::Cpio(&**source, layer.offset);
-                    }
+                    let spool = Spool::new(&**source, layer.offset, layer.length, *codec);
+                    piece = Piece::Cpio(vec![(layer.offset, spool)]);
                     rootfs.put_archive(layer, *codec, &**source, &mut findings);
                 }
             }
@@ -118,90 +217,5 @@ impl Rootfs {
             findings.error(layer, error.to_string());
             self.partial = true;
         }
-    }
-
-    /// Stacks the files of an EROFS image over the tree, as overlayfs does. The gaps are what cannot be read.
-    fn put_image<'a>(
-        &mut self,
-        part: &'a Part<&'a dyn ReadAt>,
-        superblock: &Superblock,
-        layer: usize,
-    ) -> Result<(Image<'a>, Gaps)> {
-        let image = Image::new(part, superblock)?;
-        let mut gaps = Gaps::default();
-        let mut attributes = Attributes::new(&image);
-        erofs_tree::walk(&image, |file, inode| {
-            if file.device == Some((0, 0)) && file.mode & libc::S_IFMT == libc::S_IFCHR {
-                self.whiteout(&file.path);
-                return Ok(());
-            }
-            let marks = attributes.marks(inode)?;
-            let directory = inode.is_directory();
-            if directory && marks.opaque {
-                self.make_opaque(&file.path);
-            }
-            // Without a lower directory that shows, overlayfs does not look at a redirect.
-            let merges = directory && !marks.opaque && (layer > 0 || self.partial);
-            let metacopy = marks.metacopy && file.mode & libc::S_IFMT == libc::S_IFREG;
-            for (found, gap) in [
-                (marks.redirect && merges, Gap::Redirect),
-                (metacopy, Gap::Metacopy),
-            ] {
-                if found {
-                    gaps.add(gap, &file.path);
-                }
-            }
-            self.put(file.path.clone(), node(file, inode, layer));
-            Ok(())
-        })?;
-        Ok((image, gaps))
-    }
-
-    /// Adds a file. A directory takes over the files of an earlier directory; any other file replaces what
-    /// was at its path, with all files below.
-    pub(super) fn put(&mut self, path: Vec<u8>, node: Node) {
-        let directory = |node: &Node| node.mode & libc::S_IFMT == libc::S_IFDIR;
-        let Some(index) = self.names.get(&path).copied() else {
-            return self.insert(path, node);
-        };
-        let Some(old) = self.nodes.get(index).cloned() else {
-            return;
-        };
-        let merge = directory(&old) && directory(&node);
-        // The kernel writes to an existing file, under all its names. A layer does not change those below.
-        let in_place =
-            old.layer == node.layer && old.mode & libc::S_IFMT == node.mode & libc::S_IFMT;
-        let below = match directory(&old) && !merge {
-            true => self.remove(&path),
-            false => 0,
-        };
-        if let Some(changes) = &mut self.changes {
-            changes.replaced(&path, &old, &node, below);
-        }
-        match self.nodes.get_mut(index).filter(|_| in_place || merge) {
-            Some(old) => *old = node,
-            None => self.insert(path, node),
-        }
-    }
-
-    /// Removes the file that a whiteout hides.
-    pub(super) fn whiteout(&mut self, path: &[u8]) {
-        let exists = self.names.contains_key(path);
-        self.remove(path);
-        if let (false, false, Some(changes), Some(layer)) =
-            (exists, self.partial, &mut self.changes, self.layer)
-        {
-            changes.useless_whiteout(path, layer);
-        }
-    }
-}
-
-fn node(file: File, inode: &Inode, layer: usize) -> Node {
-    Node {
-        mode: file.mode,
-        target: file.target.unwrap_or_default(),
-        layer,
-        inode: Some(Box::new(inode.clone())),
-        ..Node::default()
     }
 }

@@ -11,6 +11,7 @@ pub mod files;
 pub mod erofs_tree;
 
 pub mod rootfs;
+pub mod spool;
 
 pub mod unpack;
 
@@ -20,4 +21,9 @@ pub mod machine;
 pub mod rdinit;
 
 pub mod loader_modules;
+
+mod over;
+
 pub mod merged;
+
+pub mod view;

@@ -15,7 +15,7 @@ use crate::text::shown;
 ///
 /// # Errors
 /// The kernel starts another program, and no layer is mounted.
-pub fn check_is_layerinit(boot: &Boot, image: &dyn ReadAt) -> Result<()> {
+pub fn check_is_layerinit(boot: &Boot, image: &(dyn ReadAt + Sync)) -> Result<()> {
     let rdinit = boot.options.rdinit.as_bytes();
     let Some((path, node)) = boot.rootfs.find(rdinit) else {
         return Ok(());
@@ -57,7 +57,7 @@ fn may_be_own(program: &dyn ReadAt) -> bool {
 
 /// The last archive before the one at offset `by` that the kernel unpacks and that has `rdinit`, too. The walk of
 /// [`Boot`] does not say: it looks for the target where `rdinit` is a symbolic link.
-fn replaced_archive(image: &dyn ReadAt, rdinit: &[u8], by: u64) -> Option<u64> {
+fn replaced_archive(image: &(dyn ReadAt + Sync), rdinit: &[u8], by: u64) -> Option<u64> {
     let walk = initrd::walk(image, rdinit);
     let mut same = walk.segments.iter().filter(|segment| match &segment.kind {
         Kind::Cpio(cpio) => cpio.by_kernel && cpio.holds_init && segment.offset < by,

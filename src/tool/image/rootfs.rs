@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
@@ -23,15 +24,59 @@ pub struct Node {
     pub layer: usize,
     /// Its inode, where that layer is an EROFS image.
     pub inode: Option<Box<Inode>>,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Modification time: seconds since 1970, and nanoseconds.
+    pub mtime: (i64, u32),
+    /// A device's major and minor number.
+    pub device: Option<(u32, u32)>,
+    /// What a member of an archive takes over from the file that it is written over: that file's layer and
+    /// inode, for its extended attributes.
+    pub over: Option<Rc<(usize, Inode)>>,
+    /// Where the bytes are of a file that has metadata only (trusted.overlay.metacopy).
+    pub data: Data,
+}
+
+/// Where the bytes of a regular file are.
+#[derive(Clone, Debug, Default)]
+pub enum Data {
+    /// In the layer that the file is from.
+    #[default]
+    Own,
+    /// In this file, of a lower layer.
+    Lower(Rc<Node>),
+    /// In a file that no lower layer has.
+    Missing,
 }
 
 impl Node {
     /// The length of a regular file in bytes.
     pub fn size(&self) -> u64 {
         match (&self.inode, self.body) {
+            _ if !self.has_type(libc::S_IFREG) => 0,
+            _ if matches!(self.data, Data::Lower(_)) => self.with_bytes().size(),
             (Some(inode), _) => inode.size,
             (None, body) => body.map_or(0, |body| body.length),
         }
+    }
+
+    /// Whether it is a file of this type, one of `S_IFREG`, `S_IFDIR`, ...
+    pub fn has_type(&self, kind: u32) -> bool {
+        self.mode & libc::S_IFMT == kind
+    }
+
+    /// The file that has its bytes: itself, or one of a lower layer.
+    pub fn with_bytes(&self) -> &Self {
+        match &self.data {
+            Data::Lower(node) => node,
+            Data::Own | Data::Missing => self,
+        }
+    }
+
+    /// The layer and the inode that its extended attributes are from, if it can have any.
+    pub fn attributes(&self) -> Option<(usize, &Inode)> {
+        let own = self.inode.as_deref().map(|inode| (self.layer, inode));
+        own.or(self.over.as_deref().map(|(layer, inode)| (*layer, inode)))
     }
 }
 
@@ -57,6 +102,8 @@ pub struct Rootfs {
     pub(super) layer: Option<usize>,
     /// Whether some of its files are unknown: a missing directory may exist.
     pub(crate) partial: bool,
+    /// Whether an archive is taken as it is: marks for overlayfs are files, and missing directories are made.
+    pub(super) as_is: bool,
     /// What layers change in those below them, if that is recorded.
     pub(crate) changes: Option<Changes>,
 }
@@ -93,9 +140,9 @@ pub enum Change {
     /// A file takes the place of another.
     Replaced {
         /// The file of the lower layer.
-        old: Node,
+        old: Box<Node>,
         /// The file that takes its place.
-        new: Node,
+        new: Box<Node>,
         /// The number of files below the old one, which are lost.
         below: usize,
     },
@@ -108,7 +155,7 @@ impl Changes {
     pub fn replaced(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
         let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
         if old.layer != new.layer && !both(libc::S_IFDIR) {
-            let (old, new) = (old.clone(), new.clone());
+            let (old, new) = (Box::new(old.clone()), Box::new(new.clone()));
             self.add(path, Change::Replaced { old, new, below });
         }
     }
@@ -139,6 +186,7 @@ impl Rootfs {
             size: 0,
             layer: None,
             partial: false,
+            as_is: false,
             changes: None,
         }
     }
@@ -229,6 +277,43 @@ impl Rootfs {
         }
     }
 
+    /// Adds a file. A directory takes over the files of an earlier directory; any other file replaces what
+    /// was at its path, with all files below.
+    pub(super) fn put(&mut self, path: Vec<u8>, node: Node) {
+        let Some(index) = self.names.get(&path).copied() else {
+            return self.insert(path, node);
+        };
+        let Some(old) = self.nodes.get(index).cloned() else {
+            return;
+        };
+        let merge = old.has_type(libc::S_IFDIR) && node.has_type(libc::S_IFDIR);
+        // The kernel writes to an existing file, under all its names. A layer does not change those below.
+        let in_place =
+            old.layer == node.layer && old.mode & libc::S_IFMT == node.mode & libc::S_IFMT;
+        let below = match old.has_type(libc::S_IFDIR) && !merge {
+            true => self.remove(&path),
+            false => 0,
+        };
+        if let Some(changes) = &mut self.changes {
+            changes.replaced(&path, &old, &node, below);
+        }
+        match self.nodes.get_mut(index).filter(|_| in_place) {
+            Some(old) => *old = node,
+            None => self.insert(path, node),
+        }
+    }
+
+    /// Removes the file that a whiteout hides.
+    pub(super) fn whiteout(&mut self, path: &[u8]) {
+        let exists = self.names.contains_key(path);
+        self.remove(path);
+        if let (false, false, Some(changes), Some(layer)) =
+            (exists, self.partial, &mut self.changes, self.layer)
+        {
+            changes.useless_whiteout(path, layer);
+        }
+    }
+
     pub(super) fn insert(&mut self, path: Vec<u8>, node: Node) {
         self.size = self.size.saturating_add(node.target.len());
         self.name(path, self.nodes.len());
@@ -293,7 +378,7 @@ impl Rootfs {
 }
 
 /// The directory of a path, and its last component.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (
             path.get(..slash).unwrap_or_default(),
@@ -312,7 +397,7 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     match directory {
         b"" => name.to_vec(),
         directory => [directory, b"/", name].concat(),

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 
 use super::files::kind;
 use super::rootfs::{Extent, Node, Rootfs, join, split};
@@ -13,12 +14,14 @@ use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
 use crate::initrd;
-use crate::initrd::member::{LinkKey, Whiteout, link_key, link_target, whiteout, wrong_sum};
+use crate::initrd::member::{
+    LinkKey, Whiteout, device_number, link_key, link_target, whiteout, wrong_sum,
+};
 use crate::text::shown;
 use crate::tool::finding::{Findings, FindingsAt};
 
 /// More bytes than the names in any initrd take: bounds the memory that a hostile one takes.
-const NAMES_MAX: usize = 256 << 20;
+pub(super) const NAMES_MAX: usize = 256 << 20;
 
 /// Where an archive lies in an image, and how it is unpacked.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,9 @@ struct Unpacker<'a> {
     packed: Packed,
     /// The first names of files with several names.
     links: HashMap<LinkKey, Vec<u8>>,
+    /// The times of directories that a member does not change: those of lower layers, and those of the first
+    /// member of the name.
+    times: HashMap<Vec<u8>, (i64, u32)>,
 }
 
 impl Rootfs {
@@ -55,6 +61,7 @@ impl Rootfs {
             rootfs: self,
             packed,
             links: HashMap::new(),
+            times: HashMap::new(),
         };
         unpacker.unpack(image, findings)
     }
@@ -143,6 +150,7 @@ impl Unpacker<'_> {
         let Some(path) = self.path(&member.name)? else {
             return Ok(());
         };
+        self.preserve_times(&path);
         if path.is_empty() {
             return self.root_directory(header);
         }
@@ -150,11 +158,7 @@ impl Unpacker<'_> {
             return Ok(());
         }
         self.replace(&path, file_type, findings)?;
-        let mut node = Node {
-            mode: header.mode,
-            layer: self.rootfs.layer.unwrap_or(0),
-            ..Node::default()
-        };
+        let mut node = self.node(&path, header);
         match file_type {
             libc::S_IFREG => {
                 node.body = Some(Extent {
@@ -190,12 +194,59 @@ impl Unpacker<'_> {
                 self.dropped()
             ));
         }
-        let layer = self.rootfs.layer.unwrap_or(0);
-        if let Some(root) = self.rootfs.nodes.first_mut() {
-            root.mode = header.mode;
-            root.layer = layer;
-        }
+        let root = self.node(b"", header);
+        self.rootfs.put(Vec::new(), root);
         Ok(())
+    }
+
+    /// The file of a member. Like the kernel, it keeps what has the name already, if that is of the same type: its
+    /// extended attributes stay.
+    fn node(&mut self, path: &[u8], header: &Header) -> Node {
+        let mut mtime = (header.mtime.into(), 0);
+        let kind = header.file_type();
+        if kind == libc::S_IFDIR {
+            mtime = *self.times.entry(path.to_vec()).or_insert(mtime);
+        }
+        let old = self.rootfs.lookup(path);
+        let old = old.filter(|old| old.has_type(kind) && kind != libc::S_IFLNK);
+        let device = matches!(kind, libc::S_IFCHR | libc::S_IFBLK);
+        Node {
+            mode: header.mode,
+            layer: self.rootfs.layer.unwrap_or(0),
+            owner: (header.uid, header.gid),
+            mtime,
+            // mknod(2) leaves a device that is there as it is.
+            device: match old {
+                Some(old) if device => old.device,
+                _ => device.then(|| device_number(header)),
+            },
+            over: old.and_then(|old| {
+                let kept = old
+                    .inode
+                    .as_deref()
+                    .filter(|inode| inode.xattrs_length() > 0);
+                let kept = kept.map(|inode| Rc::new((old.layer, inode.clone())));
+                kept.or_else(|| old.over.clone())
+            }),
+            ..Node::default()
+        }
+    }
+
+    /// `/init` preserves the times of the directories of lower layers that a member changes, or is: times with whole
+    /// seconds, as archives have.
+    fn preserve_times(&mut self, path: &[u8]) {
+        if self.rootfs.layer.unwrap_or(0) == 0 {
+            return;
+        }
+        for directory in [split(path).0, path] {
+            let node = self.rootfs.lookup(directory);
+            let node = node.filter(|node| node.has_type(libc::S_IFDIR) && node.mtime.1 == 0);
+            if let Some(node) = node
+                && !self.times.contains_key(directory)
+            {
+                self.times.insert(directory.to_vec(), node.mtime);
+            }
+        }
     }
 
     /// Who drops a file.
@@ -208,7 +259,7 @@ impl Unpacker<'_> {
 
     /// Applies a whiteout or an opaque marker of a layer. False if the member is neither.
     fn hides(&mut self, path: &[u8], member: &Member, findings: &mut FindingsAt) -> bool {
-        if self.rootfs.layer.is_none() {
+        if self.rootfs.layer.is_none() || self.rootfs.as_is {
             return false;
         }
         let (parent, last) = split(path);
@@ -262,7 +313,7 @@ impl Unpacker<'_> {
 
     /// The path of a member, with the symbolic links to its directory resolved.
     /// `None` if a layer that cannot be read may have that directory.
-    fn path(&self, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
+    fn path(&mut self, name: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
         let path = normalized(name);
         let (parent, last) = split(&path);
         let rootfs = &*self.rootfs;
@@ -271,7 +322,11 @@ impl Unpacker<'_> {
                 .lookup(path)
                 .is_some_and(|node| node.mode & libc::S_IFMT == libc::S_IFDIR)
         };
-        let directory = rootfs.resolve(parent).ok().filter(is_directory);
+        let mut directory = rootfs.resolve(parent).ok().filter(is_directory);
+        if directory.is_none() && rootfs.as_is {
+            directory = self.make_directories(parent);
+        }
+        let rootfs = &*self.rootfs;
         match (directory, rootfs.layer) {
             (None, Some(_)) if rootfs.partial => Ok(None),
             (None, Some(_)) => Err(format!(
@@ -287,6 +342,30 @@ impl Unpacker<'_> {
             )),
             (Some(directory), _) => Ok(Some(join(&directory, last))),
         }
+    }
+
+    /// Makes the directories of a path, where a layer is taken as it is: lower layers have them.
+    fn make_directories(&mut self, path: &[u8]) -> Option<Vec<u8>> {
+        let mut here = Vec::new();
+        for name in path.split(|byte| *byte == b'/') {
+            let next = join(&here, name);
+            match self.rootfs.lookup(&next) {
+                Some(node) if node.has_type(libc::S_IFDIR) => here = next,
+                Some(_) => here = self.rootfs.resolve(&next).ok()?,
+                None if name == b".." => return None,
+                None => {
+                    let node = Node {
+                        mode: libc::S_IFDIR | 0o755,
+                        layer: self.rootfs.layer.unwrap_or(0),
+                        ..Node::default()
+                    };
+                    self.rootfs.put(next.clone(), node);
+                    here = next;
+                }
+            }
+        }
+        let is_directory = self.rootfs.lookup(&here)?.has_type(libc::S_IFDIR);
+        is_directory.then_some(here)
     }
 
     /// Removes an earlier file of another type (clean_path in init/initramfs.c).

@@ -12,7 +12,7 @@ use crate::tool::build::temp_files::TempFiles;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::input::Initrd;
 use crate::tool::image::loader_modules::LoaderModules;
-use crate::tool::image::merged::{self, layer_parts};
+use crate::tool::image::merged::{self, Stacking, layer_parts};
 
 /// Number of bytes at the start of a kernel that tell its architecture.
 const HEAD: usize = 4096;
@@ -85,7 +85,7 @@ fn in_layers(image: &Initrd, boot: &Boot) -> Option<Vec<u8>> {
     let plan = boot.plan().ok()?;
     let sources = boot.open(image).ok()?;
     let parts = layer_parts(&plan, &sources);
-    let (root, _, _) = merged::merge(&plan, &sources, &parts, false);
+    let (root, _, _) = merged::merge(&plan, &sources, &parts, Stacking::default());
     let mut kernels = Vec::new();
     for directory in MODULES {
         let Some((directory, _)) = root.find(directory) else {
@@ -168,12 +168,11 @@ fn with_content<T>(
     let plan = boot.plan()?;
     let sources = boot.open(image)?;
     let parts = layer_parts(&plan, &sources);
-    let (root, layers, _) = merged::merge(&plan, &sources, &parts, false);
-    let content = root.find(path).and_then(|(_, node)| layers.content(node));
-    let content = content.ok_or_else(|| {
-        let what = "it is in a compressed archive, from which this command takes no kernel";
-        Error::new("read", shown(path), what).hint("name a kernel with --kernel")
-    })?;
+    let (root, layers, _) = merged::merge(&plan, &sources, &parts, Stacking::default());
+    let (_, node) = root
+        .find(path)
+        .ok_or_else(|| Error::new("find", shown(path), "not there"))?;
+    let content = layers.content(node).during("read", shown(path))?;
     use_it(&*content)
 }
 

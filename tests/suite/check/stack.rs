@@ -164,7 +164,7 @@ fn opaque_directories_of_images_hide_what_is_below() {
 }
 
 #[test]
-fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
+fn what_overlayfs_looks_for_elsewhere_is_found_there() {
     use rustix::fs::{XattrFlags, setxattr};
     let directory = scratch("check-redirects");
     let low = base_image(&directory, |_| ());
@@ -186,17 +186,9 @@ fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
                 mark(&tree.join(name), "trusted.overlay.redirect", b"sbin");
             }
         });
-        let more = match names.len() {
-            1 => String::new(),
-            n => format!(" (and {} more like it)", n - 1),
-        };
-        let warning = format!(
-            "warning: layer 1 (initrd+0x2000): its directory {} has trusted.overlay.redirect, which is not looked \
-             at: where the kernel follows it, what a directory of another name holds in lower layers is in it, \
-             too{more}",
-            names[0]
-        );
-        assert_eq!(told(&[&low, &high]), (vec![warning], 0));
+        // It is found there, and it is no program.
+        let (lines, status) = told(&[&low, &high]);
+        assert_eq!((lines, status), (Vec::<String>::new(), 0));
         // Nothing is below.
         let (lines, status) = told(&[&high]);
         assert!(
@@ -213,15 +205,25 @@ fn what_overlayfs_looks_for_elsewhere_is_not_called_missing() {
     });
     assert_eq!(told(&[&low, &high]).1, 1);
 
+    // A file with metadata only.
+    let mode = || fs::Permissions::from_mode(0o755);
     let high = base_image(&directory, |tree| {
         fs::create_dir(tree.join("new")).unwrap();
         fs::write(tree.join("new/init"), "\0\0\0\0").unwrap();
+        fs::set_permissions(tree.join("new/init"), mode()).unwrap();
         mark(&tree.join("new/init"), "trusted.overlay.metacopy", b"");
     });
-    let warning = "warning: layer 1 (initrd+0x2000): its file new/init has trusted.overlay.metacopy, which is not \
-                   looked at: its bytes are in a lower layer, and overlayfs \
-                   refuses the file (EPERM) unless its metacopy is on";
-    assert_eq!(told(&[&low, &high]), (vec![warning.to_string()], 0));
+    let lower = base_image(&directory, |tree| {
+        fs::create_dir(tree.join("new")).unwrap();
+        fs::write(tree.join("new/init"), "\x7fELF").unwrap();
+    });
+    let warning = "warning: layer 1 (initrd+0x2000): its file new/init has trusted.overlay.metacopy, so its bytes are \
+                   in a lower layer: overlayfs refuses the file (EPERM) unless its metacopy is on";
+    assert_eq!(told(&[&lower, &high]), (vec![warning.to_string()], 0));
+    let error = "error: layer 1 (initrd+0x2000): its file new/init has trusted.overlay.metacopy, and no lower layer has \
+                 its bytes";
+    let (lines, status) = told(&[&low, &high]);
+    assert_eq!((&*lines[1], status), (error, 1), "{lines:?}");
 }
 
 #[test]

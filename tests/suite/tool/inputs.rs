@@ -392,7 +392,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// The data with the header of `mkimage -A arm64 -T ramdisk -C none`.
-fn uimage(data: &[u8]) -> Vec<u8> {
+pub fn uimage(data: &[u8]) -> Vec<u8> {
     let mut header = [0; 64];
     header[..4].copy_from_slice(b"\x27\x05\x19\x56");
     header[12..16].copy_from_slice(&(data.len() as u32).to_be_bytes());

@@ -21,7 +21,7 @@ mod build_host;
 mod build_modules;
 mod build_output;
 mod gen_init_cpio;
-mod inputs;
+pub mod inputs;
 mod list;
 mod plan;
 mod reproducible;

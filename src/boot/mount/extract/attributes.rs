@@ -1,4 +1,4 @@
-//! Owner, mode, extended attributes and time of a file of an image.
+//! Owner, mode, extended attributes and time of a file that is being written.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,33 +10,37 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::format::erofs::{Image, Inode, Xattr};
+use crate::format::erofs::{Image, Inode, Limits, Xattr};
 
 /// The attributes that overlayfs alone reads.
 pub const OVERLAY: &[u8] = b"trusted.overlay.";
+/// overlayfs shows those of an overlay in a layer without one `overlay.` (Linux 6.7).
+const NESTED: &[u8] = b"trusted.overlay.overlay.";
 
 /// What a file gets beside its content.
 #[derive(Clone, Debug)]
 pub struct Attributes {
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    time: Timespec,
-    xattrs: Vec<Xattr>,
+    /// User and group; `None`: those of this process.
+    pub owner: Option<(u32, u32)>,
+    /// The permissions, as in `st_mode`.
+    pub mode: u32,
+    /// The time of modification, which becomes that of access, too.
+    pub time: Timespec,
+    /// Extended attributes.
+    pub xattrs: Vec<Xattr>,
 }
 
 impl Attributes {
-    /// Those of an inode; without the attributes of overlayfs where nothing is stacked.
-    pub fn of(image: &Image, inode: &Inode, stacked: bool) -> Result<Self> {
+    /// Those of an inode; `stacked`: for a layer that overlayfs stacks, with the attributes for it.
+    pub fn of(image: &Image, inode: &Inode, stacked: bool, limits: &mut Limits) -> Result<Self> {
         Ok(Self {
-            uid: inode.uid,
-            gid: inode.gid,
+            owner: Some((inode.uid, inode.gid)),
             mode: inode.mode,
             time: Timespec {
                 tv_sec: inode.mtime,
                 tv_nsec: inode.mtime_nsec.into(),
             },
-            xattrs: image.xattrs_if(inode, |name| stacked || !name.starts_with(OVERLAY))?,
+            xattrs: xattrs(image, inode, stacked, limits)?,
         })
     }
 
@@ -49,11 +53,9 @@ impl Attributes {
 
     fn owner(&self) -> (Option<Uid>, Option<Gid>) {
         // chown(2) takes -1 for "leave it"; no inode has that owner.
+        let (uid, gid) = self.owner.unwrap_or((u32::MAX, u32::MAX));
         let id = |id: u32| Some(id).filter(|id| *id != u32::MAX);
-        (
-            id(self.uid).map(Uid::from_raw),
-            id(self.gid).map(Gid::from_raw),
-        )
+        (id(uid).map(Uid::from_raw), id(gid).map(Gid::from_raw))
     }
 
     fn mode(&self) -> Mode {
@@ -61,11 +63,31 @@ impl Attributes {
     }
 }
 
+/// The extended attributes of an inode, as overlayfs shows them where it is not `stacked`.
+pub fn xattrs(
+    image: &Image,
+    inode: &Inode,
+    stacked: bool,
+    limits: &mut Limits,
+) -> Result<Vec<Xattr>> {
+    let shown = |name: &[u8]| stacked || !name.starts_with(OVERLAY) || name.starts_with(NESTED);
+    let mut found = image.xattrs_if(inode, shown)?;
+    for Xattr { name, value } in &mut found {
+        limits.xattrs(inode, name.len().saturating_add(value.len()) as u64)?;
+        if !stacked && name.starts_with(NESTED) {
+            name.drain(b"trusted.".len()..b"trusted.overlay.".len());
+        }
+    }
+    Ok(found)
+}
+
 /// Sets them on a file or a directory. The owner comes first: chown(2) clears set-user-ID bits and
 /// capabilities.
 pub fn set_on_file(file: &OwnedFd, attributes: &Attributes) -> std::result::Result<(), Errno> {
-    let (uid, gid) = attributes.owner();
-    fchown(file, uid, gid)?;
+    if attributes.owner.is_some() {
+        let (uid, gid) = attributes.owner();
+        fchown(file, uid, gid)?;
+    }
     fchmod(file, attributes.mode())?;
     for xattr in &attributes.xattrs {
         fsetxattr(
@@ -85,8 +107,10 @@ pub fn set_on_name(
     attributes: &Attributes,
 ) -> std::result::Result<(), Errno> {
     let directory = directory.as_fd();
-    let (uid, gid) = attributes.owner();
-    chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    if attributes.owner.is_some() {
+        let (uid, gid) = attributes.owner();
+        chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
     if !attributes.xattrs.is_empty() {
         // There is no setxattrat(2) before Linux 6.13.
         let path = format!("/proc/self/fd/{}/", directory.as_raw_fd());

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::io::{Errno, pwrite};
 
 use super::attributes::{self, Attributes};
-use crate::bytes::ReadAt;
+use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Cluster, Data, Extent};
 use crate::sys::signal::with_signal_stack;
@@ -234,6 +234,22 @@ impl<'a> Decoder<'a> {
         }
         Ok(())
     }
+}
+
+/// Copies the bytes of another file. Holes stay holes.
+pub fn copy_file(from: &Opened, to: &OutFile) -> Result<()> {
+    const CHUNK: u64 = 64 << 10;
+    let mut buffer = Vec::new();
+    let mut at = from.next_data(0);
+    while at < from.size() {
+        let n = from.size().saturating_sub(at).min(CHUNK);
+        buffer.resize(usize::try_from(n).unwrap_or(0), 0);
+        let read = from.read_exact_at(&mut buffer, at);
+        read.during("read", &to.path)?;
+        write_at(&to.file, &buffer, at).during("write", &to.path)?;
+        at = from.next_data(at.saturating_add(n));
+    }
+    Ok(())
 }
 
 fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> std::result::Result<(), Errno> {

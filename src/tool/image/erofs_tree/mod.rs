@@ -4,83 +4,25 @@
 //! bounded by its size.
 
 mod gaps;
-mod xattr;
-
-use std::collections::HashSet;
 
 use super::files::{File, Links};
-use crate::error::{Error, Result};
-use crate::format::cpio::PATH_MAX;
+use crate::error::Result;
 use crate::format::erofs::{Image, Inode};
 pub use gaps::{Gap, Gaps};
-pub use xattr::{Attributes, Marks};
-
-/// The longest path that is followed. The kernel has no limit, but programs have PATH_MAX.
-const DEPTH_MAX: usize = 16 * PATH_MAX as usize;
 
 /// Hands over every file, a directory before what is in it.
 pub fn walk(image: &Image, mut take: impl FnMut(File, &Inode) -> Result<()>) -> Result<()> {
-    // An honest image stores every name once. One in which directories share their blocks could go on
-    // for a long time.
-    let mut left = names_max(image);
-    let mut seen = HashSet::new();
     let mut links = Links::default();
-    // Of the entry last taken. The directory that an entry is in is always a part of it.
-    let mut path: Vec<u8> = Vec::new();
-    let mut todo = vec![(0, Vec::new(), image.root()?.nid)];
-    while let Some((directory, name, nid)) = todo.pop() {
-        path.truncate(directory);
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(&name);
-        if path.len() > DEPTH_MAX {
-            let what = "directories nested deeper than any path can be";
-            return Err(broken(nid, what));
-        }
-        let inode = image.inode(nid)?;
-        let mut file = file(&inode, path.clone());
+    image.walk(&mut |path, inode| {
+        let mut file = file(inode, path.to_vec());
         if inode.file_type() == libc::S_IFLNK {
-            file.target = Some(image.target(&inode)?);
+            file.target = Some(image.target(inode)?);
         }
         if !inode.is_directory() && file.nlink > 1 {
-            file.link = links.first(nid, &path);
+            file.link = links.first(inode.nid, path);
         }
-        take(file, &inode)?;
-        if !inode.is_directory() {
-            continue;
-        }
-        if !seen.insert(nid) {
-            return Err(broken(nid, "a directory that is in the tree twice"));
-        }
-        let first = todo.len();
-        for dirent in image.entries(&inode) {
-            let dirent = dirent?;
-            left = left
-                .checked_sub(1)
-                .ok_or_else(|| broken(nid, "more names than the image has room for"))?;
-            todo.push((path.len(), dirent.name, dirent.nid));
-        }
-        if let Some(below) = todo.get_mut(first..) {
-            below.reverse();
-        }
-    }
-    Ok(())
-}
-
-/// How many names an honest image can have.
-fn names_max(image: &Image) -> u64 {
-    /// The bytes that a name takes in a directory at least: a dirent and a letter.
-    const NAME_MIN: u64 = 13;
-    /// How much large directories may be compressed; small ones, of names that are much alike, to next to
-    /// nothing.
-    const RATIO_MAX: u64 = 16;
-    const SMALL: u64 = 1 << 18;
-    let names = image.bytes().size() / NAME_MIN;
-    match image.superblock().algorithms().is_empty() {
-        true => names,
-        false => names.saturating_mul(RATIO_MAX).max(SMALL),
-    }
+        take(file, inode)
+    })
 }
 
 /// An inode under a name.
@@ -99,13 +41,10 @@ fn file(inode: &Inode, path: Vec<u8>) -> File {
     }
 }
 
-fn broken(nid: u64, what: &str) -> Error {
-    Error::new("read", format_args!("EROFS inode {nid}"), what)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::mount::extract::marks::MarkReader;
     use crate::format::erofs::MAGIC;
 
     /// Where the first inode is; the others follow, `SLOTS` slots apart.
@@ -160,10 +99,10 @@ mod tests {
     fn list(image: &[u8]) -> std::result::Result<Vec<String>, String> {
         let mut lines = Vec::new();
         let image = Image::open(&image).map_err(|error| error.to_string())?;
-        let mut attributes = Attributes::new(&image);
+        let mut marks = MarkReader::new(&image);
         let walked = walk(&image, |file, inode| {
             lines.push(file.to_string());
-            attributes.marks(inode).map(|_| ())
+            marks.of(inode).map(|_| ())
         });
         walked.map(|()| lines).map_err(|error| error.to_string())
     }
@@ -204,8 +143,10 @@ mod tests {
             list(&image(&circle)).unwrap_err(),
             "read EROFS inode 36: a directory that is in the tree twice"
         );
-        // Three directories that share one block of three hundred names.
-        let mut block = names(&[("a", 2); 300]);
+        // Three directories that share one block of two hundred names.
+        let letters: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
+        let letters: Vec<_> = letters.iter().map(|name| (name.as_str(), 2)).collect();
+        let mut block = names(&letters);
         block.resize(4096, 0);
         let mut shared = inode(0o040_700, 2, 1, b"");
         (shared[0], shared[8], shared[9]) = (0, 0x00, 0x10);
@@ -226,22 +167,37 @@ mod tests {
             error,
             "read EROFS inode 66: more names than the image has room for"
         );
+        let mut twice = sound();
+        twice[1] = inode(0o040_700, 2, 0, &names(&[("b", 2), ("b", 3)]));
+        assert_eq!(
+            list(&image(&twice)).unwrap_err(),
+            "read EROFS inode 42: a directory whose names are not in order"
+        );
     }
 
     #[test]
     fn attributes_that_overlap_are_read_only_so_often() {
-        let mut crowded = inode(0o040_700, 2, 0, b"");
-        // Two thousand bytes of them.
+        // A file with two thousand bytes of them, under two hundred names in each of two or three directories.
+        let mut crowded = inode(0o100_600, 1, 0, b"");
         crowded[2..4].copy_from_slice(&500u16.to_le_bytes());
-        let mut tree = vec![inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2)]))];
-        tree.extend([crowded.clone(), crowded.clone()]);
-        assert_eq!(list(&image(&tree)).unwrap().len(), 3);
-        tree[0] = inode(0o040_755, 2, 0, &names(&[("a", 1), ("b", 2), ("c", 3)]));
-        tree.push(crowded);
-        let error = list(&image(&tree)).unwrap_err();
+        let letters: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
+        let letters: Vec<_> = letters.iter().map(|name| (name.as_str(), 4)).collect();
+        let mut block = names(&letters);
+        block.resize(4096, 0);
+        let mut shared = inode(0o040_755, 2, 1, b"");
+        (shared[0], shared[8], shared[9]) = (0, 0x00, 0x10);
+        let whole = |directories: &[(&str, u64)]| {
+            let root = inode(0o040_755, 2, 0, &names(directories));
+            let shared = || shared.clone();
+            let inodes = [root, shared(), shared(), shared(), crowded.clone()];
+            [image(&inodes), block.clone()].concat()
+        };
+        let two = whole(&[("a", 1), ("b", 2)]);
+        assert_eq!(list(&two).unwrap().len(), 1 + 2 + 400);
+        let error = list(&whole(&[("a", 1), ("b", 2), ("c", 3)])).unwrap_err();
         assert_eq!(
             error,
-            "read EROFS inode 54: more attributes than the image has room for"
+            "read EROFS inode 60: more attributes than the image has room for"
         );
     }
 

@@ -1,0 +1,96 @@
+//! The root that an image makes, or one layer of it, as `cat`, `extract` and `diff` see it.
+
+use super::boot::Boot;
+use super::input::Initrd;
+use super::merged::{self, Layers, Stacking};
+use super::rootfs::{Node, Rootfs};
+use crate::error::{Error, Result};
+use crate::plan::{Plan, Root};
+use crate::tool::finding::{Findings, Severity};
+
+/// A tree of files, and where their bytes are.
+pub struct View<'a> {
+    /// The files.
+    pub root: &'a Rootfs,
+    /// Their bytes.
+    pub layers: &'a Layers<'a>,
+    /// What is wrong with the layers.
+    pub findings: &'a Findings,
+    /// Whether it is one layer as it is, with marks for overlayfs.
+    pub as_is: bool,
+}
+
+impl View<'_> {
+    /// All files with their paths, in the order of the paths.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Node)> {
+        self.root.entries()
+    }
+
+    /// The first reason why some of the files are unknown.
+    ///
+    /// # Errors
+    /// A layer cannot be read.
+    pub fn complete(&self) -> Result<()> {
+        let errors = self.findings.list().iter();
+        let mut errors = errors.filter(|finding| finding.severity == Severity::Error);
+        match errors.next() {
+            Some(error) if self.root.partial => {
+                Err(Error::new("read", "the layers", error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Calls `run` with the root that `/init` makes of an image: the merged layers, or the initramfs itself where there
+/// are none. With `layer`, a number as in the plan, with that layer alone.
+///
+/// # Errors
+/// There is no such layer, or no plan for the image.
+pub fn with<T>(
+    image: &Initrd,
+    layer: Option<usize>,
+    run: impl FnOnce(&View) -> Result<T>,
+) -> Result<T> {
+    let boot = Boot::new(image, image.cmdline.as_deref().unwrap_or_default());
+    let mut plan = boot.plan()?;
+    if let Some(number) = layer {
+        select(&mut plan, number)?;
+    } else if plan.layers.is_empty() && plan.root == Root::Initramfs {
+        return run(&View {
+            root: &boot.rootfs,
+            layers: &Layers::of_rootfs(&boot, image),
+            findings: &boot.findings,
+            as_is: false,
+        });
+    }
+    let sources = boot.open(image)?;
+    let parts = merged::layer_parts(&plan, &sources);
+    let stacking = Stacking {
+        changes: false,
+        as_is: layer.is_some(),
+    };
+    let (root, layers, findings) = merged::merge(&plan, &sources, &parts, stacking);
+    run(&View {
+        root: &root,
+        layers: &layers,
+        findings: &findings,
+        as_is: layer.is_some(),
+    })
+}
+
+/// Drops all layers but the one with this number.
+fn select(plan: &mut Plan, number: usize) -> Result<()> {
+    let total = plan.layers.len();
+    let first = plan.layers.first().map_or(0, |layer| layer.number);
+    plan.layers.retain(|layer| layer.number == number);
+    plan.device = None;
+    if plan.layers.is_empty() {
+        let what = match total {
+            0 => "there is none; the image has no layers".to_string(),
+            n => format!("there is none; the image has {n}, and the first is layer {first}"),
+        };
+        return Err(Error::new("find", format_args!("layer {number}"), what));
+    }
+    Ok(())
+}

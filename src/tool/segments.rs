@@ -1,0 +1,174 @@
+//! `layerinit extract --segments`: the parts of an image as they are, which `cat` makes the image of again.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::image::input::{Initrd, Piece};
+use super::progress;
+use crate::bytes::{ReadAt, Reader};
+use crate::error::{Context, Error, Result};
+use crate::initrd::{self, Kind, Segment};
+
+/// A part of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    offset: u64,
+    length: u64,
+    /// What its name ends with.
+    suffix: String,
+}
+
+/// Writes the parts into a directory, which is made if it is missing. False if some of the image is not recognised,
+/// which is a part of its own then.
+///
+/// # Errors
+/// The image cannot be read, or the directory does not take a file: one of the name may be there.
+pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
+    let walk = initrd::walk(image, b"/init");
+    let segments = walk.segments.iter().map(|segment| Part {
+        offset: segment.offset,
+        length: segment.length,
+        suffix: suffix(segment),
+    });
+    // Of one file all parts, with what is around the initrd in it.
+    let file = image.only_file()?;
+    let (source, known): (&dyn ReadAt, Vec<_>) = match &file {
+        Some(file) => (file, in_file(segments.collect(), image.all_pieces())),
+        None => (image, segments.collect()),
+    };
+    let parts = parts(known, source.size());
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).during("create", directory.display());
+        }
+        _ => {}
+    }
+    let progress = progress::bar(source.size());
+    // All numbers have as many digits, so that the shell sorts them.
+    let width = parts.len().saturating_sub(1).to_string().len();
+    for (number, part) in parts.iter().enumerate() {
+        let path = directory.join(format!("{number:0width$}.{}", part.suffix));
+        let file = File::create_new(&path).during("create", path.display())?;
+        let end = part.offset.saturating_add(part.length);
+        let mut input = Reader::bounded(source, part.offset, end);
+        let mut output = progress.wrap_write(BufWriter::with_capacity(1 << 20, file));
+        let copied = io::copy(&mut input, &mut output).and_then(|n| output.flush().map(|()| n));
+        let copied = copied.during("write", path.display())?;
+        if copied != part.length {
+            return Err(Error::new("read", &image.name, "the image got shorter"));
+        }
+    }
+    progress.finish_and_clear();
+    match walk.trouble {
+        Some(trouble) => Err(trouble),
+        None => Ok(true),
+    }
+}
+
+fn suffix(segment: &Segment) -> String {
+    match &segment.kind {
+        Kind::Cpio(cpio) => match cpio.codec {
+            None => "cpio".into(),
+            Some(codec) => format!("cpio.{}", codec.suffix()),
+        },
+        Kind::Erofs(_) => "erofs".into(),
+        Kind::Bootconfig { .. } => "bootconfig".into(),
+        Kind::Stop => "stop".into(),
+        Kind::Padding => PADDING.into(),
+    }
+}
+
+const PADDING: &str = "padding";
+
+/// Where the parts of an initrd are in the file that its pieces are from.
+fn in_file(parts: Vec<Part>, pieces: &[Piece]) -> Vec<Part> {
+    let mut found = Vec::new();
+    for part in &parts {
+        let end = part.offset.saturating_add(part.length);
+        for piece in pieces {
+            let start = part.offset.max(piece.offset);
+            let end = end.min(piece.offset.saturating_add(piece.length));
+            if start < end {
+                found.push(Part {
+                    offset: start.saturating_sub(piece.offset).saturating_add(piece.at),
+                    length: end.saturating_sub(start),
+                    suffix: part.suffix.clone(),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// All parts of a file, of which the given ones are known. Padding belongs to the part before it.
+fn parts(mut known: Vec<Part>, size: u64) -> Vec<Part> {
+    known.sort_by_key(|part| part.offset);
+    let mut parts: Vec<Part> = Vec::new();
+    let mut end = 0;
+    let other = |offset: u64, end: u64| Part {
+        offset,
+        length: end.saturating_sub(offset),
+        suffix: "other".into(),
+    };
+    for part in known {
+        if part.offset > end {
+            parts.push(other(end, part.offset));
+        }
+        end = part.offset.saturating_add(part.length);
+        match parts.last_mut() {
+            Some(last) if part.suffix == PADDING => {
+                last.length = last.length.saturating_add(part.length);
+            }
+            _ => parts.push(part),
+        }
+    }
+    if size > end {
+        parts.push(other(end, size));
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_in_one_part() {
+        let part = |(offset, length, suffix): (u64, u64, &str)| Part {
+            offset,
+            length,
+            suffix: suffix.into(),
+        };
+        for (known, size, expected) in [
+            (&[][..], 0, &[][..]),
+            (&[], 7, &[(0, 7, "other")]),
+            (
+                &[(0, 8, "cpio"), (8, 4, "padding"), (12, 4, "erofs")],
+                16,
+                &[(0, 12, "cpio"), (12, 4, "erofs")],
+            ),
+            (
+                &[(0, 4, "padding"), (4, 4, "erofs")],
+                8,
+                &[(0, 4, "padding"), (4, 4, "erofs")],
+            ),
+            (
+                // The sections of a PE file need not be in the order of the initrd.
+                &[(90, 10, "cpio"), (64, 6, "erofs"), (70, 2, "padding")],
+                110,
+                &[
+                    (0, 64, "other"),
+                    (64, 8, "erofs"),
+                    (72, 18, "other"),
+                    (90, 10, "cpio"),
+                    (100, 10, "other"),
+                ],
+            ),
+        ] {
+            let known = known.iter().copied().map(part).collect();
+            let expected: Vec<_> = expected.iter().copied().map(part).collect();
+            assert_eq!(parts(known, size), expected);
+        }
+    }
+}
