@@ -320,6 +320,27 @@ image_moduleless() {
 	"$layerinit" build -o "$@" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
 }
 image_moduleless_inside() { image_moduleless "$1" --layers-inside; }
+# moduleless FILE LAYER...: writes a loader without kernel modules, and the layers, images or archives.
+moduleless() { "$layerinit" build -o "$1" && cat "${@:2}" >>"$1"; }
+# A layer with a cluster that cannot be decompressed: the middle of its only file.
+image_damaged() {
+	local broken=$work/layers/damaged.erofs size
+	cp "$(layer app -zlz4hc)" "$broken"
+	size=$(stat -c %s "$broken")
+	head -c 4096 /dev/zero | tr '\0' '\377' |
+		dd of="$broken" bs=4096 seek=$((size / 8192)) conv=notrunc status=none
+	moduleless "$1" "$(layer base)" "$broken"
+}
+# The second layer takes 300 MB in a tmpfs.
+tree_zeros() { mkdir -p zeros; head -c "$1M" /dev/zero >zeros/data; }
+image_no_room() { moduleless "$1" "$(layer base)" "$(layer zeros-300 -zlz4hc)"; }
+image_layers_500() {
+	local number layers=()
+	for number in {001..499}; do
+		layers+=("$(layer "many-$number")")
+	done
+	moduleless "$1" "$(layer base)" "${layers[@]}"
+}
 image_base() { build "$1" --layer "$(tree base)"; }
 # An /init without the cargo features disk, extract, systemd and watchdog.
 image_layers_only() {
@@ -810,6 +831,109 @@ disk_vfat_root() {
 	mcopy -s -i "$out" "$dir"/* ::
 }
 
+# For rd.layers.from=: images and archives in the directories a and b, with a link to one of them, and files that are
+# no layers in others.
+tree_media() {
+	mkdir -p a b junk links empty
+	cp "$(layer base)" a/10-base.erofs
+	cp "$(layer app -zlz4hc)" a/20-app.erofs
+	zstd -q -c "$(archive etc)" >a/30-etc.cpio.zst
+	cp a/10-base.erofs b
+	cp "$(layer many-1)" b/20-many.erofs
+	cp a/10-base.erofs junk
+	echo 'no image' >junk/20-text
+	mkdir junk/30-directory
+	ln -s ../../a/20-app.erofs links/20
+	ln -s /a/10-base.erofs links/10
+	ln -s around links/around
+	ln -s ../../../../init links/out
+}
+disk_sys() { mkfs.ext4 -q -F -L sys -d "$(tree media)" "$1"; }
+disk_sys_dirty() { disk_sys "$1" && debugfs -w -R 'feature needs_recovery' "$1"; }
+disk_sys_xfs() {
+	local out=$1
+	printf '/dev/null\n0 0\nd--755 0 0\n10-base.erofs ---644 0 0 %s\n$\n' "$(layer base)" >"$out.proto"
+	truncate -s 300M "$out" && mkfs.xfs -q -L sys -p "$out.proto" "$out"
+}
+disk_sys_btrfs() { truncate -s 128M "$1" && mkfs.btrfs -q -L sys --rootdir "$(tree media)" "$1" >/dev/null; }
+disk_sys_f2fs() { truncate -s 128M "$1" && mkfs.f2fs -q -l sys "$1" >/dev/null && sload.f2fs -f "$(tree media)" "$1" >/dev/null; }
+disk_sys_erofs() { mkfs.erofs --quiet --all-root -T 0 "$1" "$(tree media)"; }
+disk_sys_vfat() {
+	local out=$1
+	mkfs.vfat -n BOOT "$out" >/dev/null
+	mmd -i "$out" ::layers
+	mcopy -i "$out" "$(layer base)" ::layers/10-base.erofs
+	mcopy -i "$out" "$(layer app -zlz4hc)" ::layers/20-app.erofs
+	echo 'no layer' | mcopy -i "$out" - ::config.txt
+}
+# Images one after the other, at multiples of 1 MiB, and at last an archive.
+disk_sys_raw() {
+	local out=$1
+	cp "$(layer base)" "$out"
+	truncate -s %1M "$out"
+	cat "$(layer app -zlz4hc)" "$(archive etc)" >>"$out"
+	truncate -s 64M "$out"
+}
+squashfs() { [[ -e $work/layers/base.squashfs ]] || mksquashfs "$(tree base)" "$work/layers/base.squashfs" -quiet -no-progress -all-root >&2; echo "$work/layers/base.squashfs"; }
+disk_sys_squashfs() {
+	local out=$1 dir=$work/trees/squashfs
+	mkdir "$dir"
+	cp "$(squashfs)" "$dir/filesystem.squashfs"
+	mkfs.ext4 -q -F -L sys -d "$dir" "$out"
+}
+disk_squashfs() { cp "$(squashfs)" "$1" && truncate -s %1M "$1"; }
+
+# An image of 400 MB; its init tells first how much was read from the disk.
+tree_large() {
+	tree_base
+	rm -r manifest
+	echo large >etc/winner
+	head -c 400M /dev/urandom >usr/share/base/large
+	cat >sbin/disk-read <<-'END'
+	#!/bin/busybox sh
+	read -r _ _ sectors _ </sys/block/vda/stat
+	echo "<2>disk-read: $((sectors / 2)) KiB" >/dev/kmsg
+	exec /sbin/init "$@"
+	END
+	chmod +x sbin/disk-read
+}
+disk_sys_large() {
+	local out=$1 dir=$work/trees/sys-large
+	mkdir "$dir"
+	mv "$(layer large)" "$dir/large.erofs"
+	rm -r "$work/trees/large"
+	truncate -s 500M "$out"
+	mkfs.ext4 -q -F -L sys -d "$dir" "$out"
+	rm -r "$dir"
+}
+disk_sys_debian() {
+	local out=$1 dir=$work/trees/sys-debian
+	mkdir "$dir"
+	cp "$(debian_system)" "$dir/debian.erofs"
+	truncate -s 600M "$out"
+	mkfs.ext4 -q -F -L sys -d "$dir" "$out"
+	rm -r "$dir"
+}
+
+# The ISO of docs/disks.md, with the console on the serial port.
+disk_iso() {
+	local out=$1 dir=$work/trees/iso kernel='' kernel_dir='' version=''
+	use_kernel 6.12-generic
+	mkdir -p "$dir/boot/grub" "$dir/live"
+	cp "$kernel" "$dir/boot/vmlinuz"
+	image_drivers "$dir/boot/initrd.img"
+	cp "$(layer base)" "$dir/live/10-base.erofs"
+	cp "$(layer app -zlz4hc)" "$dir/live/20-app.erofs"
+	cat >"$dir/boot/grub/grub.cfg" <<-'END'
+	serial
+	terminal_output serial
+	linux /boot/vmlinuz console=ttyS0 no_timer_check rd.layers.from=LABEL=LIVE:/live
+	initrd /boot/initrd.img
+	boot
+	END
+	grub-mkrescue --directory=/usr/lib/grub/i386-pc -o "$out" "$dir" -- -volid LIVE
+}
+
 # A Debian with systemd, which reports how it booted (qemu/guest/demo).
 disk_debian() {
 	local out=$1 dir=$work/trees/debian units=etc/systemd/system base
@@ -832,6 +956,10 @@ image_loader() {
 	[[ ! $kernel_dir ]] || module=("${virtio[@]}")
 	build "$out" "${module[@]}"
 }
+image_shell_disk() { image_loader "$1" && { cat "$(archive shell)" "$1"; } >"$1.both" && mv "$1.both" "$1"; }
+image_top_disk() { build "$1" "${virtio[@]}" && cat "$(layer app -zlz4hc)" >>"$1"; }
+image_squashfs() { build "$@" --layer "$(squashfs)" --layer "$(layer app -zlz4hc)"; }
+image_squashfs_inside() { image_squashfs "$1" --layers-inside; }
 image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$1"; }
 image_base_disk() { build "$1" "${virtio[@]}" --layer "$(tree base)"; }
 # A layer with the label of a disk.
@@ -840,7 +968,7 @@ image_files_disk() { build "$1" "${virtio[@]}" && { files base app; cat "$1"; } 
 
 # The drivers that docs/disks.md names, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
-	sdhci-pci mmc_block ext4 xfs btrfs f2fs vfat nls_cp437 nls_iso8859-1 nls_ascii)
+	sdhci-pci mmc_block sr_mod ext4 xfs btrfs f2fs vfat exfat isofs squashfs nls_cp437 nls_iso8859-1 nls_ascii nls_utf8)
 image_quota() { build "$1" "${drivers[@]/#/--module=}" --module=quota_v2; }
 image_discs() { build "$1" --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
 image_drivers() { build "$1" "${drivers[@]/#/--module=}"; }

@@ -10,11 +10,11 @@
 
 # The firmware and boot loaders that are packages with files only.
 loader_packages() {
-	need grub-mkrescue=grub-common xorriso=xorriso mcopy=mtools mkfs.vfat=dosfstools syslinux=syslinux
+	need python3=python3 grub-mkrescue=grub-common xorriso=xorriso mcopy=mtools mkfs.vfat=dosfstools syslinux=syslinux
 	need_files /usr/lib/grub/i386-pc/linux.mod=grub-pc-bin /usr/lib/grub/x86_64-efi/linux.mod=grub-efi-amd64-bin \
 		/usr/share/OVMF/OVMF_CODE_4M.fd=ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi=systemd-boot-efi \
 		/usr/lib/ISOLINUX/isolinux.bin=isolinux /usr/lib/syslinux/modules/bios/ldlinux.c32=syslinux-common \
-		/usr/lib/ipxe/qemu/pxe-virtio.rom=ipxe-qemu
+		/usr/lib/ipxe/qemu/pxe-virtio.rom=ipxe-qemu /usr/lib/python3/dist-packages/pefile.py=python3-pefile
 }
 
 # ---- firmware -----------------------------------------------------------------------
@@ -136,3 +136,56 @@ loader_ipxe() {
 	printf '%s\n' -netdev "user,id=net,tftp=$PWD/tftp,bootfile=boot.ipxe" \
 		-device 'virtio-net-pci,netdev=net,romfile=/usr/lib/ipxe/qemu/pxe-virtio.rom' -boot n >qemu
 }
+
+# ---- files of layerinit build ----------------------------------------------------------
+
+# bundle OPTION...: runs layerinit build with the kernel, its modules and the command line.
+bundle() {
+	local tools
+	tools=$(systemd_tools)
+	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build --kernel "$kernel" \
+		--modules "${kernel%/boot/*}" --cmdline "$words" "$@"
+}
+
+# systemd_tools: prints the directory of Debian 13's ukify and stubs, unpacked.
+systemd_tools() {
+	local debs dir
+	debs=$("$repo/qemu/kernel/debian-package" trixie systemd-ukify systemd-boot-efi)
+	dir=$cache/systemd/$(basename "${debs##*$'\n'}" .deb)
+	# shellcheck disable=SC2086 # one word a line
+	[[ -e $dir ]] || unpack "$dir" $debs
+	echo "$dir"
+}
+
+# A unified kernel image with all layers.
+loader_uki() {
+	mkdir -p esp/EFI/BOOT
+	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
+		"${parts[@]/#/--layer=}"
+	"$layerinit" check esp/EFI/BOOT/BOOTX64.EFI
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# One with the lowest layer; the others are addons beside it, with a credential for systemd.
+loader_addon() {
+	local part stubs extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	stubs=$(systemd_tools)/usr/lib/systemd/boot/efi
+	mkdir -p "$extra"
+	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$stubs/linuxx64.efi.stub" --layer "${parts[0]}"
+	for part in "${parts[@]:1}"; do
+		PATH=$(systemd_tools)/usr/bin:/usr/bin:/bin "$layerinit" build --uki "$extra/${part##*/}.addon.efi" \
+			--uki-stub "$stubs/addonx64.efi.stub" --layer "$part"
+	done
+	echo secret >"$extra/word.cred"
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# An ISO, started by a BIOS and by UEFI.
+layerinit_iso() {
+	bundle --iso disk.iso "${parts[@]/#/--layer=}"
+	"$layerinit" check disk.iso
+}
+loader_iso() { layerinit_iso && bios "file=$PWD/disk.iso,media=cdrom"; }
+loader_iso-efi() { layerinit_iso && uefi "file=$PWD/disk.iso,media=cdrom"; }

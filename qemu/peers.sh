@@ -97,6 +97,17 @@ image_ours() { cat "$(loader)" >"$1"; append "$1"; }
 image_ours_stripped() { cat "$(stripped_loader)" >"$1"; append "$1"; }
 image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$1"; echo >"$1.words"; }
 
+# moduleless_loader: prints the path of a loader without modules, for /init to extract the layers.
+moduleless_loader() {
+	local file=$work/loader-moduleless
+	[[ -e $file ]] || "$layerinit" build -o "$file" >&2
+	echo "$file"
+}
+
+image_extract() { cat "$(moduleless_loader)" >"$1"; append "$1"; }
+image_extract_plain() { cat "$(moduleless_loader)" "$(layer content-plain)" "$(layer top)" >"$1"; echo >"$1.words"; }
+image_extract_files() { { files content top; cat "$(moduleless_loader)"; } >"$1"; echo >"$1.words"; }
+
 # In the loader, as /layers.
 image_ours_files() { { files content top; cat "$(loader)"; } >"$1"; echo >"$1.words"; }
 

@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failed step. Displayed as `step object: cause`, for example
 /// `mount layer 1 (initrd+0x2f000): EBADMSG: Bad message (erofs: invalid checksum)`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error {
     step: &'static str,
     object: String,
@@ -21,7 +21,7 @@ pub struct Error {
 }
 
 /// Why a step failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Cause {
     /// A system call failed.
     Os(Errno),

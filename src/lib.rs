@@ -2,10 +2,11 @@
 //!
 //! `/init` raises its priority ([`boot::priority`]), mounts /dev, /proc, /sys and /run ([`boot::setup`]),
 //! opens the [`boot::console`] and the kernel log ([`boot::kmsg`]), and reads the kernel command line into
-//! options ([`plan::cmdline`]). It then opens the sources of layers ([`boot::source`]) and walks each into
+//! options ([`plan::cmdline`]). It then opens the sources of layers ([`boot::source`]; those on disks are mounted
+//! by [`boot::media`]) and walks each into
 //! segments ([`initrd`]): [`format::cpio`] archives, plain or compressed ([`format::compress`]), and
-//! [`format::erofs`] images. From segments and options follows the [`plan`]. Up to here only the kernel's own
-//! filesystems have been mounted.
+//! [`format::erofs`] and [`format::squashfs`] images. From segments and options follows the [`plan`]. Up to here only
+//! the kernel's own filesystems and those media have been mounted.
 //!
 //! Next it acts on the plan. It loads the kernel modules that the kernel lacks ([`module::loader`]), mounts
 //! the layers and stacks them ([`boot::mount`]), verifies that the real init can be executed in the new root

@@ -1,6 +1,8 @@
 //! Text from outside: the words of the kernel command line, split as in next_arg() of lib/cmdline.c, lists in
 //! them, and names in messages.
 
+use std::fmt;
+
 use crate::error::is_unprintable;
 
 /// Splits a command line into names and values.
@@ -77,6 +79,16 @@ pub fn shown(name: &[u8]) -> String {
         }
     }
     text
+}
+
+/// What [`shown`] returns, made when it is displayed: for names that only an error shows.
+#[derive(Clone, Copy)]
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(self.0))
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,15 @@
  * was told to read, and says all in one line:
  *
  *   BENCH init=US real=US available=KB settled=KB tenth=US all=US files=N bytes=N STEP=US...
+ *   BENCH init=US real=US once=US files=N bytes=N STEP=US...
  *
  * It waits for the children that it did not start: /init leaves much of a large loader to one. init
  * and real are times since the start of the kernel's clock, the others are spans. settled is
- * available a second later. With bench_read=1 on the kernel command line it reads every tenth
- * file of the list /content.list (if there is one), then drops the caches, then all of them. STEP is a step of the
- * report that layerinit's /init leaves.
+ * available a second later. With bench_read=later on the kernel command line it then reads every
+ * tenth file of the list /content.list (if there is one), drops the caches, and reads all of them.
+ * With bench_read=once it reads all of them before anything else, and prints the second line: what
+ * the kernel left to do falls into that time. STEP is a step of the report that layerinit's /init
+ * leaves.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -166,17 +169,31 @@ static void print_steps(void)
 int main(void)
 {
 	struct reading tenth = { 0 }, all = { 0 };
+	const char *when = getenv("bench_read");
 	long before, settled;
 	char *list;
 
+	if (when && access("/content.list", R_OK))
+		when = NULL;
+	if (when && !strcmp(when, "once"))
+		all = reading(file_list(), 1);
 	mkdir("/proc", 0755);
 	mount("proc", "/proc", "proc", 0, ""); /* unless it is there */
 	while (wait(NULL) > 0)
 		;
+	if (all.us) {
+		dprintf(1, "BENCH init=%lld real=%lld once=%lld files=%lld bytes=%lld",
+			stamp("Run /init as init process"), stamp("bench: real init"), all.us, all.files,
+			all.bytes);
+		print_steps();
+		dprintf(1, "\n");
+		for (;;)
+			pause();
+	}
 	before = available();
 	sleep(1);
 	settled = available();
-	if (getenv("bench_read") && !access("/content.list", R_OK)) {
+	if (when) {
 		list = file_list();
 		tenth = reading(list, 10);
 		if (write(opened("/proc/sys/vm/drop_caches", O_WRONLY), "3", 1) != 1)

@@ -10,6 +10,16 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/layerinit/kernel
 # Built again from the same inputs, or on top of another variant: the same kernel.
 export ARCH=x86_64 KBUILD_BUILD_USER=layerinit KBUILD_BUILD_HOST=layerinit KBUILD_BUILD_VERSION=1
 
+# select_release 6.12|7.x: sets where the source comes from, the configuration that every variant begins with, and
+# the patches in their order; the letter that introduces them (0000) is none.
+select_release() {
+	case $1 in
+	6.12) suite=trixie version=6.12 suffix='' base=(base.config base-6.12.config) series=("$here"/patches/*.patch) ;;
+	7.x) suite=sid version=7.2 suffix=-7.x base=(base.config) series=("$here"/patches-7.x/*.patch) ;;
+	esac
+	[[ ${series[0]} != */0000-* ]] || series=("${series[@]:1}")
+}
+
 # The path of the newest source package: source_package SUITE VERSION
 source_package() {
 	"$here/debian-package" "$1" "linux-source-$2" ||

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use layerinit::boot::mount::{DeviceFinder, Mounter, SYSROOT};
 use layerinit::boot::priority::raise_priority;
+use layerinit::boot::release::Later;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
 use layerinit::boot::trust::Trust;
 use layerinit::boot::{
-    console, fault, filesystem, kmsg, rescue, setup, source, switch_root, verify_init, watchdog,
+    console, fault, filesystem, kmsg, media, release, rescue, setup, source, switch_root,
+    verify_init, watchdog,
 };
 use layerinit::error::{Error, Result};
 use layerinit::module::loader::Loader;
@@ -74,12 +76,22 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     let mut trust = trust?;
     times.end("setup");
 
+    let mut loader = Loader::new(&kernel, &options);
+    loader.load_pre();
+    if let Some(device) = &options.watchdog
+        && let Err(error) = watchdog::start(device)
+    {
+        warn!("{error}");
+    }
+    let mut finder = DeviceFinder::new(&options);
     let assembled = filesystem::root_is_overlay()?;
     trust.check_assembled(assembled)?;
-    let mut sources = match assembled {
-        true => Vec::new(),
-        false => source::find(&options.rdinit)?,
-    };
+    let (mut media, mut sources) = (Vec::new(), Vec::new());
+    if !assembled {
+        let wanted = plan::medium::media(&options)?;
+        (media, sources) = media::open(wanted, &mut finder, &mut loader)?;
+        sources.extend(source::find(&options.rdinit)?);
+    }
     trust.find_list(&mut sources)?;
     times.end("discover");
 
@@ -94,27 +106,20 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     rescue::break_at(Break::Plan, &options);
     times.end("plan");
 
-    let mut loader = Loader::new(&kernel, &options);
-    loader.load_pre();
-    if let Some(device) = &options.watchdog
-        && let Err(error) = watchdog::start(device)
-    {
-        warn!("{error}");
-    }
     loader.begin(&plan.modules);
     let verified = trust.verify(&plan, &sources, &options)?;
     if verified.is_some() {
         times.end("verify");
     }
-    let finder = DeviceFinder::new(&options);
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
     times.end("layers");
 
     let new_root = mounter.mount_root()?;
     let (mounted, loader) = mounter.finish();
-    let released = source::release_image(&plan, &mounted.images());
-    let mut freed = released.unwrap_or(0);
+    let released = release::release(&plan, &sources, &mounted.images());
+    media::release(&mut media, &mounted.images());
+    let mut freed = mounted.freed.saturating_add(released.bytes);
     times.end("root");
     rescue::break_at(Break::Mount, &options);
 
@@ -122,13 +127,15 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("proof");
     rescue::break_at(Break::Switch, &options);
 
+    systemd::keep_stub_files(new_root);
     if new_root != "/" {
-        freed = freed.saturating_add(switch_root::switch(new_root, released.is_none())?);
+        freed = freed.saturating_add(switch_root::switch(new_root, released.later)?);
         info!("switched to the new root, {freed} bytes freed");
     }
     times.end("switch");
     let report = BootReport {
         kernel: &kernel,
+        media: &media,
         sources: &sources,
         plan: &plan,
         verified: verified.as_ref(),
@@ -154,12 +161,13 @@ fn boot_rescued(arguments: &[CString], started: Timestamp) -> Result<Infallible>
     };
     let inits = options.inits();
     let init = verify_init::find_init(SYSROOT, &inits)?;
-    switch_root::switch(SYSROOT, false)?;
+    systemd::keep_stub_files(SYSROOT);
+    switch_root::switch(SYSROOT, Later::default())?;
     let started = options.timestamps.then_some(started);
     Err(exec(init, started, arguments, &options))
 }
 
-/// Executes the real init. systemd also gets the time when `/init` started.
+/// Executes the real init. systemd also gets the time when `/init` started, and the place of its credentials.
 fn exec(init: &str, started: Option<Timestamp>, arguments: &[CString], options: &Options) -> Error {
     kmsg::restore_limit();
     // Only a module of rd.driver.pre= can be the driver of a console that is worth waiting for.
@@ -168,5 +176,5 @@ fn exec(init: &str, started: Option<Timestamp>, arguments: &[CString], options: 
         false => console::DRIVER_WAIT,
     });
     let more = started.map_or(Vec::new(), |started| systemd::arguments(init, started));
-    switch_root::exec(init, more, arguments)
+    switch_root::exec(init, more, systemd::environment(init), arguments)
 }

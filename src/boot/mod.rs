@@ -17,10 +17,13 @@ pub mod watchdog;
 
 pub mod source;
 
+pub mod release;
 #[cfg_attr(not(feature = "verify"), path = "trust_off.rs")]
 pub mod trust;
 
 pub mod mount;
+
+pub mod media;
 
 pub mod verify_init;
 

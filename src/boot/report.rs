@@ -6,6 +6,7 @@ use rustix::time::ClockId;
 
 use super::clock::microseconds;
 use super::filesystem::is_mount_point;
+use super::media::OpenMedium;
 use super::mount::{self, MountMethod, MountedRoot, MountedUpper};
 use super::source::OpenSource;
 use super::trust::Verified;
@@ -29,6 +30,8 @@ pub struct StepTimes {
 pub struct BootReport<'a> {
     /// The release of the kernel.
     pub kernel: &'a str,
+    /// What `rd.layers.from=` names.
+    pub media: &'a [OpenMedium],
     /// The sources of layers.
     pub sources: &'a [OpenSource],
     /// The plan.
@@ -82,6 +85,7 @@ impl BootReport<'_> {
             object.text("root", &device.spec.to_string());
             object.text("node", &how.node).text("type", &how.fstype);
         }
+        media(report.array("media"), self.media);
         layers(report.array("layers"), self);
         if let Some(verified) = self.verified {
             let mut object = report.object("verified");
@@ -136,10 +140,28 @@ fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
                     Kind::Stop => "stop",
                     Kind::Cpio(_) => "cpio",
                     Kind::Erofs(_) => "erofs",
+                    Kind::Squashfs(_) => "squashfs",
                     Kind::Bootconfig { .. } => "bootconfig",
                 },
             );
         }
+    }
+}
+
+fn media(mut array: Array<'_>, media: &[OpenMedium]) {
+    for open in media {
+        let mut object = array.object();
+        object.text("from", &open.medium.to_string());
+        match &open.device {
+            Some(device) => object
+                .text("node", &device.node)
+                .text("type", &device.fstype),
+            None => object.null("node").null("type"),
+        };
+        match &open.mount {
+            Some(path) => object.text("mount", path),
+            None => object.null("mount"),
+        };
     }
 }
 
@@ -159,6 +181,9 @@ fn layers(mut array: Array<'_>, report: &BootReport<'_>) {
             MountMethod::Erofs(backend) => {
                 object.text("type", "erofs").text("backend", backend.name())
             }
+            MountMethod::Squashfs(backend) => object
+                .text("type", "squashfs")
+                .text("backend", backend.name()),
             #[cfg(feature = "extract")]
             MountMethod::Extracted => object.text("type", "erofs").text("backend", "extract"),
             MountMethod::Unpacked => object.text("type", "cpio").text("backend", "unpack"),

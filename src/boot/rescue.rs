@@ -179,8 +179,8 @@ fn hint() -> Option<&'static str> {
     let holds_files =
         |path: &&str| fs::read_dir(path).is_ok_and(|mut files| files.next().is_some());
     let files = [LAYERS, "/layers"].iter().any(holds_files);
-    let root = options().is_some_and(|options| options.root.is_some());
-    if files || root || images.iter().any(|image| Path::new(image).exists()) {
+    let named = options().is_some_and(|options| options.root.is_some() || !options.from.is_empty());
+    if files || named || images.iter().any(|image| Path::new(image).exists()) {
         return None;
     }
     let retain = options().is_some_and(|options| options.retain_initrd);

@@ -1,23 +1,16 @@
 //! Opens the files that hold the layers, and walks them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use log::{debug, info, warn};
-use rustix::fs::{FallocateFlags, fallocate, fstatfs};
+use log::{debug, warn};
 
-use super::filesystem::is_in_memory;
 use crate::bytes::{Opened, ReadAt};
-use crate::error::{self, Context, Result};
+use crate::error::{Context, Result};
 use crate::initrd::{self, Walk};
-use crate::plan::{Layer, Place, Plan, Root, Source};
+use crate::plan::{Place, Source};
 use crate::text::shown;
-
-/// The largest `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees 32 MiB in
-/// 16 ms, and the real init starts with all of the memory.
-const FREE_AT_ONCE: u64 = 32 << 20;
 
 /// A source of layers, open.
 #[derive(Debug)]
@@ -36,8 +29,13 @@ impl AsRef<Source> for OpenSource {
 
 impl OpenSource {
     /// Opens a source, and walks it with `walk`.
-    fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
+    pub(super) fn open(place: Place, walk: impl FnOnce(&Opened) -> Walk) -> Result<Self> {
         let file = Opened::open(Path::new(&place.path()))?;
+        Ok(Self::new(place, file, walk))
+    }
+
+    /// A source whose file is open.
+    pub(super) fn new(place: Place, file: Opened, walk: impl FnOnce(&Opened) -> Walk) -> Self {
         let walk = walk(&file);
         debug!(
             "{place}: {} segments in {} bytes",
@@ -48,7 +46,7 @@ impl OpenSource {
             debug!("{segment}");
         }
         let source = Source { place, walk };
-        Ok(Self { source, file })
+        Self { source, file }
     }
 
     /// Its path in the initramfs.
@@ -117,58 +115,4 @@ fn layer_files() -> Result<Vec<PathBuf>> {
     }
     files.sort_unstable();
     Ok(files)
-}
-
-/// Frees the memory of `/initrd.image` that no layer needs: all of it where the initrd is in sysfs too, else
-/// everything outside `images`, which are mounted. Returns the number of bytes freed, or `None` if that takes
-/// longer than the real init should wait, and the old root is to be freed later. Only a tmpfs can free parts of a
-/// file; on a ramfs the file is freed with the old root.
-pub fn release_image(plan: &Plan, images: &[&Layer]) -> Option<u64> {
-    if matches!(plan.root, Root::Initramfs | Root::Assembled) {
-        return Some(0);
-    }
-    let path = Place::InitrdImage.path();
-    let mut options = File::options();
-    let options = options.write(true).custom_flags(libc::O_NOFOLLOW);
-    let Ok(file) = options.open(&path) else {
-        return Some(0);
-    };
-    // The kernel's copy lies in the rootfs. A file of that name on a disk is not the kernel's.
-    if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
-        debug!("{path}: not in a ramfs or tmpfs; not freed");
-        return Some(0);
-    }
-    // st_blocks counts units of 512 bytes on every filesystem (stat(2)).
-    let allocated = || {
-        file.metadata()
-            .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
-    };
-    let before = allocated();
-    let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let mut mounted = images
-        .iter()
-        .filter(|layer| layer.place == Place::InitrdImage)
-        .peekable();
-    if mounted.peek().is_none() && size > FREE_AT_ONCE {
-        debug!("{path}: {size} bytes to be freed while the real init starts");
-        return None;
-    }
-    let mut from = 0;
-    for (offset, length) in mounted
-        .map(|layer| (layer.offset, layer.length))
-        .chain([(size, 0)])
-    {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let hole = offset.saturating_sub(from);
-        if hole > 0
-            && let Err(errno) = fallocate(&file, flags, from, hole)
-        {
-            debug!("{path}: unused parts are not freed: {}", error::name(errno));
-            break;
-        }
-        from = offset.saturating_add(length);
-    }
-    let freed = before.saturating_sub(allocated());
-    info!("{path}: {freed} of {before} bytes freed");
-    Some(freed)
 }

@@ -3,9 +3,10 @@
 //! [`crate::boot::verify_init`] has checked before what can be checked. From the first move on there is no
 //! way back, so that later errors are only reported.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use log::{LevelFilter, debug, info, warn};
@@ -20,6 +21,7 @@ use rustix::thread::set_name;
 
 use super::filesystem::{MOVED_MOUNTS, is_in_memory, is_mount_point, is_mount_target, is_overlay};
 use super::priority::restore_priority;
+use super::release::Later;
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
 use crate::sys::process::fork_detached;
@@ -33,7 +35,7 @@ const DELETED_BEFORE_EXEC: u32 = 128;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees the old
 /// root, if that is a ramfs or tmpfs. A file that a mounted layer needs loses its name only. A child frees an
-/// old root that is large (`in_child`) or has many names.
+/// old root that is large or has many names, and what else takes long (`later`).
 ///
 /// Returns the bytes freed so far, as the filesystem counts them; a ramfs does not count.
 ///
@@ -41,7 +43,7 @@ const DELETED_BEFORE_EXEC: u32 = 128;
 ///
 /// `root` is not a mount point, or cannot become `/`. Where the error comes before the first move, nothing
 /// has changed.
-pub fn switch(root: &str, in_child: bool) -> Result<u64> {
+pub fn switch(root: &str, later: Later) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = openat(CWD, "/", flags, Mode::empty()).during("open", "/")?;
     let new = openat(CWD, root, flags, Mode::empty()).during("open", root)?;
@@ -83,7 +85,7 @@ pub fn switch(root: &str, in_child: bool) -> Result<u64> {
     // out of reach, and a loop device on a layer file keeps it busy anyway.
     let before = free_bytes(&old);
     match disposable {
-        true => free_old_root(&old, old_device, in_child),
+        true => free_old_root(&old, old_device, later),
         false => debug!("the old root is neither ramfs nor tmpfs, so not freed"),
     }
     let freed = free_bytes(&old).saturating_sub(before);
@@ -173,10 +175,14 @@ fn free_bytes(directory: &OwnedFd) -> u64 {
 }
 
 /// Deletes the files of the old root; where there are many, a child deletes the rest.
-fn free_old_root(old: &OwnedFd, device: u64, in_child: bool) {
+fn free_old_root(old: &OwnedFd, device: u64, later: Later) {
     let mut deletion = Deletion {
         device,
-        left: if in_child { 0 } else { DELETED_BEFORE_EXEC },
+        left: if later.is_due() {
+            0
+        } else {
+            DELETED_BEFORE_EXEC
+        },
     };
     if deletion.empty(old) {
         return;
@@ -188,12 +194,14 @@ fn free_old_root(old: &OwnedFd, device: u64, in_child: bool) {
         // The child's /dev/kmsg is closed, and a record could lift the limit again.
         log::set_max_level(LevelFilter::Off);
         deletion.empty(old);
+        later.free_initrd();
     };
     match fork_detached(old.as_fd(), rest) {
         Ok(()) => debug!("the old root is large: a child deletes the rest"),
         Err(error) => {
             debug!("the old root is deleted before the real init starts: {error}");
             deletion.empty(old);
+            later.free_initrd();
         }
     }
 }
@@ -268,8 +276,13 @@ impl Deletion {
 }
 
 /// Executes the real init in place of `/init`: its arguments are its name, `more`, and `arguments` of the
-/// kernel without the first. The environment is passed on. Returns only on failure.
-pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
+/// kernel without the first. The environment is passed on, with `variables` added. Returns only on failure.
+pub fn exec(
+    init: &str,
+    more: Vec<CString>,
+    variables: Vec<CString>,
+    arguments: &[CString],
+) -> Error {
     let failed = |what: String| Error::new("start", init, what);
     let Ok(path) = CString::new(init) else {
         return failed("its name holds a NUL byte".into());
@@ -280,6 +293,16 @@ pub fn exec(init: &str, more: Vec<CString>, arguments: &[CString]) -> Error {
     info!("starting {init}");
     watchdog::ping();
     restore_priority();
-    let Err(errno) = nix::unistd::execv(&path, &argv);
+    let Err(errno) = match variables.is_empty() {
+        true => nix::unistd::execv(&path, &argv),
+        false => {
+            let variable = |(name, value): (OsString, OsString)| {
+                CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()
+            };
+            let mut environment: Vec<_> = std::env::vars_os().filter_map(variable).collect();
+            environment.extend(variables);
+            nix::unistd::execve(&path, &argv, &environment)
+        }
+    };
     failed(errno.to_string())
 }

@@ -1,4 +1,5 @@
-//! What `/init` passes to systemd as the real init: when the initramfs started, and the device below `/`.
+//! What `/init` passes to systemd as the real init: when the initramfs started, the device below `/`, and what
+//! systemd-stub has put into /.extra.
 //!
 //! An instance of systemd passes its state to the next one in a file, whose descriptor follows
 //! `--deserialize`. An initramfs without systemd can write such a file, as booster does: with the line
@@ -8,12 +9,13 @@
 //! src/core/main.c; both forms are older than systemd 190.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
-use log::debug;
+use log::{debug, warn};
 use rustix::fs::{MemfdFlags, SeekFrom, major, memfd_create, minor, seek, stat};
 use rustix::io::{Errno, write};
 use rustix::time::ClockId;
@@ -63,6 +65,127 @@ fn try_link_volatile_root(node: &str) -> Result<()> {
     let directory = Path::new(VOLATILE_ROOT).parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).during("create", directory.display())?;
     symlink(target, VOLATILE_ROOT).during("create", VOLATILE_ROOT)
+}
+
+/// Where systemd-stub puts what lies beside a unified kernel image (systemd-stub(7)): in an archive, which is a part of
+/// the rootfs or a layer.
+const EXTRA: &str = ".extra";
+
+/// Credentials that are encrypted, or not to be trusted otherwise (ENCRYPTED_SYSTEM_CREDENTIALS_DIRECTORY in
+/// src/shared/creds-util.h).
+const CREDENTIALS: &str = "/run/credentials/@encrypted";
+
+/// CREDENTIAL_SIZE_MAX in src/shared/creds-util.h, in bytes; here also for the other files.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Files that tmpfiles.d/20-systemd-stub.conf copies in systemd's own initramfs: their names in /.extra and in
+/// /run/systemd, and their modes.
+const STUB_FILES: [(&str, &str, u32); 5] = [
+    ("profile", "stub/profile", 0o444),
+    ("os-release", "stub/os-release", 0o444),
+    ("boot-secret", "stub/boot-secret", 0o400),
+    ("tpm2-pcr-signature.json", "tpm2-pcr-signature.json", 0o444),
+    ("tpm2-pcr-public-key.pem", "tpm2-pcr-public-key.pem", 0o444),
+];
+
+/// Copies what systemd-stub has put into /.extra of the rootfs and of the new root to /run, as systemd does in its own
+/// initramfs (import_credentials_boot in src/core/import-creds.c). Extension images are not copied: systemd merges
+/// those of /.extra into the initramfs only. A failure is logged only.
+pub fn keep_stub_files(new_root: &str) {
+    let roots = [Path::new("/"), Path::new(new_root)];
+    let count = if new_root == "/" { 1 } else { roots.len() };
+    for root in roots.iter().take(count) {
+        let extra = root.join(EXTRA);
+        if !is_directory(&extra) {
+            continue;
+        }
+        for (from, to, mode) in STUB_FILES {
+            keep_file(&extra.join(from), &Path::new("/run/systemd").join(to), mode);
+        }
+        for directory in ["credentials", "global_credentials"] {
+            keep_credentials(&extra.join(directory));
+        }
+    }
+}
+
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|stat| stat.is_dir())
+}
+
+/// Copies the files NAME.cred of a directory as NAME.
+fn keep_credentials(directory: &Path) {
+    if !is_directory(directory) {
+        return;
+    }
+    let mut names: Vec<_> = match fs::read_dir(directory) {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name()).collect(),
+        Err(error) => return debug!("read {}: {error}", directory.display()),
+    };
+    names.sort();
+    for name in names {
+        let Some(credential) = name.to_str().and_then(|name| name.strip_suffix(".cred")) else {
+            continue;
+        };
+        // The first of two with one name counts.
+        keep_file(
+            &directory.join(&name),
+            &Path::new(CREDENTIALS).join(credential),
+            0o400,
+        );
+    }
+}
+
+/// Copies a regular file to a new one.
+fn keep_file(from: &Path, to: &Path, mode: u32) {
+    let Ok(stat) = fs::symlink_metadata(from) else {
+        return;
+    };
+    if !stat.is_file() || stat.len() > FILE_MAX {
+        return warn!(
+            "{}: not a file of at most 1 MiB; systemd does not get it",
+            from.display()
+        );
+    }
+    if let Err(error) = try_keep_file(from, to, mode) {
+        warn!("{error}; systemd does not get {}", from.display());
+    }
+}
+
+fn try_keep_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    if let Some(directory) = to.parent() {
+        let mode = if directory == Path::new(CREDENTIALS) {
+            0o700
+        } else {
+            0o755
+        };
+        let created = DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(directory);
+        created.during("create", directory.display())?;
+    }
+    let bytes = fs::read(from).during("read", from.display())?;
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(to);
+    let mut file = match file {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        opened => opened.during("create", to.display())?,
+    };
+    file.write_all(&bytes).during("write", to.display())
+}
+
+/// The environment for systemd beside that of the kernel: where the credentials are, if there are any. systemd then
+/// imports no others (from the command line, SMBIOS and QEMU), because it takes it that its initramfs has.
+/// Empty if `init`, a path in the present root, is not systemd's manager.
+pub fn environment(init: &str) -> Vec<CString> {
+    let has_credentials = is_directory(Path::new(CREDENTIALS));
+    match has_credentials && is_manager(Path::new(init)) {
+        true => vec![c"ENCRYPTED_CREDENTIALS_DIRECTORY=/run/credentials/@encrypted".into()],
+        false => Vec::new(),
+    }
 }
 
 /// Whether `program` is systemd's manager. Links are followed, because /sbin/init often is one.

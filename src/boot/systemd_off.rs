@@ -20,3 +20,11 @@ pub fn link_volatile_root(_node: &str) {}
 pub fn arguments(_init: &str, _started: Timestamp) -> Vec<CString> {
     Vec::new()
 }
+
+/// Copies nothing.
+pub fn keep_stub_files(_new_root: &str) {}
+
+/// Nothing.
+pub fn environment(_init: &str) -> Vec<CString> {
+    Vec::new()
+}

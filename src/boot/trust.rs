@@ -21,7 +21,7 @@ use super::source::OpenSource;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::cmdline::Options;
-use crate::plan::{self, Layer, Place, Plan, Source};
+use crate::plan::{self, Layer, Plan, Source};
 use crate::verify;
 use crate::verify::content::SignedList;
 use crate::verify::digest::Digests;
@@ -99,7 +99,7 @@ impl Trust {
         }
         let mut found = None;
         for open in sources {
-            if matches!(open.source.place, Place::Initrd | Place::InitrdImage) {
+            if open.source.place.is_initrd() {
                 found = found.or(verify::take_list(&mut open.source, &open.file));
             }
         }
@@ -209,16 +209,10 @@ fn read_keys() -> Result<Vec<Key>> {
     }
 }
 
-/// Refuses a file of /layers on another filesystem than the rootfs: it could change after it is hashed.
+/// Refuses a source that is not in memory. A path of the initramfs may lead to another filesystem.
 fn check_memory(source: &OpenSource) -> Result<()> {
     let in_memory = || fstatfs(&source.file.file).is_ok_and(|found| is_in_memory(&found));
-    match &source.source.place {
-        Place::File(_) if !in_memory() => {
-            let what = "it is on a disk, and could change after it is verified";
-            Err(Error::new("verify", source.path(), what))
-        }
-        _ => Ok(()),
-    }
+    verify::check_memory(&source.source, in_memory)
 }
 
 /// The digests of all layers, computed on all processors.

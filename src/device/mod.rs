@@ -91,7 +91,7 @@ pub fn enumerate() -> Result<Vec<Device>> {
     let sources = LazyCell::new(layer_sources);
     devices.retain(|device| {
         let file = device.backing_file();
-        file.is_none_or(|file| !sources.contains(&file))
+        file.is_none_or(|file| !(sources.contains(&file) || is_on_medium(&file)))
     });
     devices.sort_unstable_by_key(|device| (device.major, device.minor));
     Ok(devices)
@@ -105,6 +105,11 @@ fn layer_sources() -> Vec<PathBuf> {
     places
         .filter_map(|place| fs::canonicalize(place).ok())
         .collect()
+}
+
+/// Whether a file holds layers of `rd.layers.from=`: on a medium, or it is a device without a filesystem.
+fn is_on_medium(file: &Path) -> bool {
+    file.starts_with(Place::MEDIA) || file.starts_with("/dev")
 }
 
 impl Device {

@@ -6,6 +6,7 @@ pub mod elf;
 pub mod compress;
 pub mod cpio;
 pub mod erofs;
+pub mod squashfs;
 
 pub mod superblock;
 pub mod verity;

@@ -22,7 +22,11 @@ impl Segment {
                     "a bootconfig whose size or checksum is wrong: the kernel has ignored it";
                 return Some(what.into());
             }
-            Kind::Padding | Kind::Stop | Kind::Erofs(_) | Kind::Bootconfig { .. } => {
+            Kind::Padding
+            | Kind::Stop
+            | Kind::Erofs(_)
+            | Kind::Squashfs(_)
+            | Kind::Bootconfig { .. } => {
                 return None;
             }
         };
@@ -56,6 +60,13 @@ impl fmt::Display for Kind {
                     write!(f, ", label {label:?}")?;
                 }
                 write!(f, ", checksum {}", sb.checksum)
+            }
+            Self::Squashfs(sb) => {
+                write!(f, "squashfs {} inodes", sb.inodes)?;
+                match sb.decompressor() {
+                    Some((name, _)) => write!(f, ", {name}"),
+                    None => write!(f, ", unknown compression {}", sb.compression),
+                }
             }
             Self::Bootconfig { intact: true } => f.write_str("bootconfig"),
             Self::Bootconfig { intact: false } => f.write_str("bootconfig, damaged"),

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::Archive;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use walk::Walker;
 
 /// One contiguous part of an initrd.
@@ -46,6 +47,8 @@ pub enum Kind {
     Cpio(Cpio),
     /// An EROFS image.
     Erofs(Superblock),
+    /// A SquashFS image.
+    Squashfs(squashfs::Superblock),
     /// A block at which the kernel's unpacker stops ([`stop::STOP`]).
     Stop,
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
@@ -132,7 +135,10 @@ impl Walk {
         let taken = |segment: &Segment| match &segment.kind {
             Kind::Cpio(cpio) => cpio.by_kernel && cpio.stopped_at().is_none(),
             Kind::Padding | Kind::Bootconfig { intact: true } => true,
-            Kind::Erofs(_) | Kind::Stop | Kind::Bootconfig { intact: false } => false,
+            Kind::Erofs(_)
+            | Kind::Squashfs(_)
+            | Kind::Stop
+            | Kind::Bootconfig { intact: false } => false,
         };
         self.trouble.is_none() && self.segments.iter().all(taken)
     }
@@ -144,16 +150,22 @@ pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
     Walker::new(image, rdinit).walk()
 }
 
-/// Walks a file of /layers. Data after an EROFS image (a dm-verity hash tree, a signature) is ignored.
+/// Walks a file that holds layers only. Data after an EROFS or SquashFS image (a dm-verity hash tree, a signature) is ignored,
+/// and not read.
 pub fn walk_layer_file(image: &dyn ReadAt) -> Walk {
-    let mut walk = walk(image, b"");
-    let first = walk.segments.first();
-    if first.is_some_and(|segment| matches!(segment.kind, Kind::Erofs(_))) {
-        walk.segments.truncate(1);
-        walk.trouble = None;
-    }
-    walk
+    let walker = Walker::new(image, b"");
+    walker.up_to_image().walk()
 }
+
+/// Walks a block device that holds images one after the other. [`DEVICE_PADDING`] zero bytes end them: the rest of
+/// the device is not read.
+pub fn walk_device(device: &dyn ReadAt) -> Walk {
+    let walker = Walker::new(device, b"");
+    walker.with_padding(DEVICE_PADDING).walk()
+}
+
+/// More zero bytes than are between two images on a device: partitioning tools align to 1 MiB.
+const DEVICE_PADDING: u64 = 2 << 20;
 
 /// Opens the archive of a cpio segment.
 pub fn open_archive<'a>(

@@ -11,6 +11,7 @@ use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
 use crate::format::erofs::{self, SUPER_OFFSET, Superblock};
+use crate::format::squashfs;
 
 /// More than any real image has: limits the memory that a hostile one takes.
 const MAX_SEGMENTS: usize = 8192;
@@ -23,6 +24,10 @@ pub(super) struct Walker<'a> {
     position: u64,
     /// The end of the segments: the bootconfig trailer, or the end of the image.
     end: u64,
+    /// An EROFS or SquashFS image in front ends the walk.
+    up_to_image: bool,
+    /// So many zero bytes end the walk.
+    padding_max: u64,
     /// Unrecognised data is a bootconfig that the kernel ignores.
     damaged_trailer: bool,
     /// Whether the kernel's unpacker has got this far.
@@ -38,9 +43,27 @@ impl<'a> Walker<'a> {
             rdinit: cpio::normalized(rdinit),
             position: 0,
             end: image.size(),
+            up_to_image: false,
+            padding_max: u64::MAX,
             damaged_trailer: false,
             by_kernel: true,
             segments: Vec::new(),
+        }
+    }
+
+    /// Ends the walk after an EROFS or SquashFS image at offset 0.
+    pub(super) fn up_to_image(self) -> Self {
+        Self {
+            up_to_image: true,
+            ..self
+        }
+    }
+
+    /// Ends the walk where `max` zero bytes follow.
+    pub(super) fn with_padding(self, max: u64) -> Self {
+        Self {
+            padding_max: max,
+            ..self
         }
     }
 
@@ -66,6 +89,12 @@ impl<'a> Walker<'a> {
                 );
             }
             self.segment()?;
+            if self.up_to_image
+                && let [Segment { kind, .. }] = self.segments.as_slice()
+                && matches!(kind, Kind::Erofs(_) | Kind::Squashfs(_))
+            {
+                return Ok(());
+            }
         }
         if let Some(Trailer::Intact(trailer)) = trailer {
             self.segments.push(trailer);
@@ -75,7 +104,12 @@ impl<'a> Walker<'a> {
 
     /// Adds the next segment, and the padding before it.
     fn segment(&mut self) -> Result<()> {
-        let start = self.first_nonzero()?;
+        let padding_end = self.position.saturating_add(self.padding_max);
+        let start = self.first_nonzero(padding_end)?;
+        if start >= padding_end {
+            self.end = self.position;
+            return Ok(());
+        }
         if start == self.end {
             self.push(start, Kind::Padding);
             return Ok(());
@@ -98,6 +132,9 @@ impl<'a> Walker<'a> {
         // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can
         // hold anything: `erofs_around` tries the others.
         if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
+            return Ok(());
+        }
+        if self.squashfs(start, first)? {
             return Ok(());
         }
         if let Some(codec) = Codec::detect(first) {
@@ -125,13 +162,14 @@ impl<'a> Walker<'a> {
         Err(self.trouble(start, what))
     }
 
-    /// The offset of the next byte other than zero, or the end.
-    fn first_nonzero(&self) -> Result<u64> {
-        let mut reader = Reader::bounded(self.image, self.position, self.end);
+    /// The offset of the next byte other than zero, or the end, or `limit`.
+    fn first_nonzero(&self, limit: u64) -> Result<u64> {
+        let end = self.end.min(limit);
+        let mut reader = Reader::bounded(self.image, self.position, end);
         let skipped = skip_zeros(&mut reader);
         let at = reader.position();
         match skipped.during("read at", format_args!("{at:#x}"))? {
-            (_, None) if at < self.end => Err(self.trouble(at, "the source ends early")),
+            (_, None) if at < end => Err(self.trouble(at, "the source ends early")),
             _ => Ok(at),
         }
     }
@@ -181,6 +219,30 @@ impl<'a> Walker<'a> {
         }
         self.push(start, Kind::Padding);
         self.push(start.saturating_add(length), Kind::Erofs(superblock));
+        Ok(true)
+    }
+
+    /// Adds the SquashFS image at `start`, if there is one.
+    fn squashfs(&mut self, start: u64, first: &[u8]) -> Result<bool> {
+        if !first.starts_with(&squashfs::MAGIC) {
+            return Ok(false);
+        }
+        let image = Part::new(self.image, 0, self.end);
+        let superblock = squashfs::Superblock::read(&image, start)
+            .during("read", format_args!("SquashFS superblock at {start:#x}"))?;
+        let Some(superblock) = superblock else {
+            return Ok(false);
+        };
+        self.by_kernel = false;
+        let (length, left) = (superblock.bytes_used, self.end.saturating_sub(start));
+        if length > left {
+            let what = format!(
+                "truncated SquashFS image: its superblock says {length} bytes, and {left} follow from here"
+            );
+            return Err(self.trouble(start, what));
+        }
+        self.push(start, Kind::Padding);
+        self.push(start.saturating_add(length), Kind::Squashfs(superblock));
         Ok(true)
     }
 

@@ -107,7 +107,9 @@ impl Loader {
         let filesystems = LazyCell::new(filesystems);
         for module in wanted {
             let present = match module {
-                Module::Erofs | Module::Overlay => has_filesystem(&filesystems, module.name()),
+                Module::Erofs | Module::Squashfs | Module::Overlay => {
+                    has_filesystem(&filesystems, module.name())
+                }
                 Module::Loop => Path::new(LOOP_CONTROL).exists(),
             };
             if present {

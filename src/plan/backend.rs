@@ -13,7 +13,7 @@ pub enum Backend {
     Memback,
     /// The EROFS driver on a regular file, without a block device.
     File,
-    /// The EROFS driver on a loop device.
+    /// The EROFS or SquashFS driver on a loop device.
     Loop,
     /// No driver: `/init` reads the image and writes its files into a tmpfs.
     #[cfg(feature = "extract")]
@@ -46,21 +46,21 @@ impl Backend {
                 help: "EROFS on the memory of the initrd; needs a kernel with the patches in qemu/kernel",
                 mainline: false,
                 options: &[],
-                modules: &[Module::Erofs],
+                modules: &[],
             },
             Self::File => Properties {
                 name: "file",
                 help: "EROFS on a file of a ramfs or a disk, from Linux 6.12 on",
                 mainline: true,
                 options: &["CONFIG_EROFS_FS_BACKED_BY_FILE"],
-                modules: &[Module::Erofs],
+                modules: &[],
             },
             Self::Loop => Properties {
                 name: "loop",
-                help: "EROFS on a loop device; works on every kernel that has both",
+                help: "EROFS or SquashFS on a loop device; works on every kernel that has both",
                 mainline: true,
                 options: &[],
-                modules: &[Module::Erofs, Module::Loop],
+                modules: &[Module::Loop],
             },
             #[cfg(feature = "extract")]
             Self::Extract => Properties {
@@ -95,7 +95,7 @@ impl Backend {
         self.properties().options
     }
 
-    /// The kernel modules that must be loaded, unless they are built in.
+    /// The kernel modules that must be loaded, unless they are built in, in addition to the filesystem's.
     pub fn modules(self) -> &'static [Module] {
         self.properties().modules
     }
@@ -104,12 +104,25 @@ impl Backend {
     pub fn can_mount(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
         match self {
             Self::Memback => *place == Place::Initrd,
-            // A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
+            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
             // fsoffset= must be a multiple of the block size (fs/erofs/super.c).
-            Self::File => *place != Place::Initrd && offset.is_multiple_of(superblock.block_size()),
+            Self::File => {
+                let is_file = *place != Place::Initrd && !place.is_device();
+                is_file && offset.is_multiple_of(superblock.block_size())
+            }
             Self::Loop => true,
             #[cfg(feature = "extract")]
             Self::Extract => true,
+        }
+    }
+
+    /// Whether it can mount a SquashFS image: that driver needs a block device.
+    pub fn can_mount_squashfs(self) -> bool {
+        match self {
+            Self::Memback | Self::File => false,
+            Self::Loop => true,
+            #[cfg(feature = "extract")]
+            Self::Extract => false,
         }
     }
 
@@ -130,7 +143,7 @@ impl Backend {
             // A kernel with the memback patches keeps the initrd without retain_initrd.
             Self::Memback => !hints.retain_initrd,
             // The kernel does not mount files of a tmpfs (ENOTBLK).
-            Self::File => !matches!(place, Place::File(_)) || !hints.rootfs_is_tmpfs,
+            Self::File => !place.is_in_initramfs() || !hints.rootfs_is_tmpfs,
             Self::Loop => true,
             #[cfg(feature = "extract")]
             Self::Extract => true,

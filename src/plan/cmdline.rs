@@ -110,6 +110,8 @@ pub struct Options {
     pub volatile: bool,
     /// `rd.layers.backend=`: the backends to try, in order.
     pub backends: Vec<Backend>,
+    /// `rd.layers.from=`, each as given.
+    pub from: Vec<String>,
     /// `rd.layers.only=`: names or numbers of the layers to use; empty: all.
     pub only: Vec<String>,
     /// `rd.layers.skip=`: names or numbers of layers to leave out.
@@ -166,6 +168,7 @@ impl Default for Options {
             overlay_root: false,
             volatile: false,
             backends: Backend::ALL.to_vec(),
+            from: Vec::new(),
             only: Vec::new(),
             skip: Vec::new(),
             strict: false,

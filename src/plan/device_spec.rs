@@ -99,6 +99,29 @@ impl fmt::Display for Spec {
     }
 }
 
+/// Whether a text is an absolute path outside of /dev, which is no device in any form.
+pub fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.starts_with("/dev/")
+}
+
+/// Splits `DEVICE[:PATH]`, as in `rd.overlay=` and `rd.layers.from=`.
+///
+/// The device ends at the first colon that a slash follows, or that ends the text. Without such a colon it ends at
+/// the first one; a colon in a label is written `\x3a` then, as udev does, and MAJOR:MINOR has a colon of its own.
+pub fn split_path(text: &str) -> (&str, Option<&str>) {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let numbers = text.split(':').take_while(|part| is_number(part)).count();
+    let before_slash = text.find(":/").or(text.strip_suffix(':').map(str::len));
+    let colon = before_slash.or_else(|| {
+        let nth = usize::from(numbers >= 2);
+        text.match_indices(':').nth(nth).map(|(at, _)| at)
+    });
+    match colon.and_then(|at| text.split_at_checked(at)) {
+        Some((device, path)) => (device, path.get(1..)),
+        None => (text, None),
+    }
+}
+
 fn refuse(text: &str, why: &str) -> Error {
     Error::new("read", format_args!("root={text}"), why)
 }

@@ -12,6 +12,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(name) => f.write_str(&shown(name.as_bytes())),
+            Self::Medium(file) => f.write_str(&file.name),
             Self::InitrdImage => f.write_str("initrd.image"),
             Self::Initrd => f.write_str("initrd"),
         }
@@ -20,7 +21,11 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = shown(self.name.as_bytes());
+        let name = match (&self.place, self.offset) {
+            // With its device.
+            (Place::Medium(file), 0) => file.name.clone(),
+            _ => shown(self.name.as_bytes()),
+        };
         write!(f, "layer {} ({name})", self.number)
     }
 }
@@ -52,6 +57,14 @@ impl fmt::Display for Plan {
         if let Some(device) = &self.device {
             writeln!(f, "root device {device}")?;
         }
+        for medium in &self.media {
+            write!(f, "layers from {medium}")?;
+            match (&medium.device, &medium.path) {
+                (Some(_), Some(_)) => writeln!(f, ", mounted at {}", medium.mount_point())?,
+                (Some(_), None) => writeln!(f, ", a device without a filesystem")?,
+                (None, _) => writeln!(f, " of the initramfs")?,
+            }
+        }
         for layer in &self.layers {
             write!(f, "{layer}: {} bytes, ", layer.length)?;
             match &layer.content {
@@ -65,6 +78,10 @@ impl fmt::Display for Plan {
                         write!(f, " {label:?}")?;
                     }
                     f.write_str(" by ")?;
+                    list(f, backends)?;
+                }
+                Content::Squashfs { backends, .. } => {
+                    f.write_str("squashfs by ")?;
                     list(f, backends)?;
                 }
                 Content::Cpio {

@@ -1,7 +1,7 @@
 //! Segments to layers: which segments are layers, which backends can mount them, and which layers are left out.
 
 use super::cmdline::Options;
-use super::{Content, Layer, Place, Source};
+use super::{Content, Layer, MediumFile, Module, Place, Source, Storage};
 use crate::error::{Error, Result};
 use crate::initrd::{Cpio, Kind, Segment};
 
@@ -15,13 +15,13 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
         .skip(loader_length(source))
         .filter(|segment| match &segment.kind {
             Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
-            Kind::Erofs(_) => true,
+            Kind::Erofs(_) | Kind::Squashfs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files that the kernel unpacked to /layers are sources of their own.
-            Kind::Cpio(cpio) => match source.place {
-                Place::File(_) => true,
-                _ => !(cpio.by_kernel && (cpio.only_early || cpio.only_layer_files)),
-            },
+            Kind::Cpio(cpio) => {
+                let by_kernel = source.place.is_initrd() && cpio.by_kernel;
+                !(by_kernel && (cpio.only_early || cpio.only_layer_files))
+            }
         })
 }
 
@@ -29,9 +29,9 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
 /// `/init`. If several archives hold one, the kernel's unpacker keeps the last.
 pub fn loader_length(source: &Source) -> usize {
     let is_loader = |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init);
-    match source.place {
-        Place::File(_) => 0,
-        _ => {
+    match source.place.is_initrd() {
+        false => 0,
+        true => {
             let last = source.walk.segments.iter().rposition(is_loader);
             last.map_or(0, |last| last.saturating_add(1))
         }
@@ -68,6 +68,15 @@ fn layer(
                 .filter(|backend| backend.can_mount(place, segment.offset, superblock))
                 .collect(),
         },
+        Kind::Squashfs(superblock) => Content::Squashfs {
+            superblock: superblock.clone(),
+            backends: options
+                .backends
+                .iter()
+                .copied()
+                .filter(|backend| backend.can_mount_squashfs())
+                .collect(),
+        },
         Kind::Cpio(cpio) => Content::Cpio {
             codec: cpio.codec,
             unpacked: cpio.unpacked,
@@ -78,6 +87,7 @@ fn layer(
     };
     let name = match (place, segment.offset) {
         (Place::File(name), 0) => name.clone(),
+        (Place::Medium(file), 0) => file.file_name().into(),
         (place, offset) => format!("{place}+{offset:#x}"),
     };
     Some(Layer {
@@ -163,17 +173,31 @@ pub(super) fn warnings(layer: &Layer) -> Vec<String> {
     warnings
 }
 
+impl MediumFile {
+    /// The last component of its path; of a device, its name.
+    fn file_name(&self) -> &str {
+        match (self.storage, self.path.rsplit_once('/')) {
+            (Storage::Filesystem | Storage::Initramfs, Some((_, name))) => name,
+            _ => &self.name,
+        }
+    }
+}
+
 impl Layer {
     /// Why no backend of `rd.layers.backend=` can mount it; `None` if one can.
     pub fn unreachable(&self) -> Option<String> {
-        match &self.content {
-            Content::Erofs { backends, .. } if backends.is_empty() => {
+        match self.content.image() {
+            Some((Module::Squashfs, [])) => Some(
+                "a SquashFS image needs the backend loop, which rd.layers.backend= leaves out"
+                    .into(),
+            ),
+            Some((_, [])) => {
                 let place = self.place.path();
                 Some(format!(
                     "rd.layers.backend= names none that can reach {place}"
                 ))
             }
-            Content::Erofs { .. } | Content::Cpio { .. } => None,
+            _ => None,
         }
     }
 
@@ -182,7 +206,7 @@ impl Layer {
     pub fn is(&self, word: &str) -> bool {
         let label = match &self.content {
             Content::Erofs { superblock, .. } => superblock.label(),
-            Content::Cpio { .. } => String::new(),
+            Content::Squashfs { .. } | Content::Cpio { .. } => String::new(),
         };
         let stem = self.name.rsplit_once('.').map(|(stem, _)| stem);
         word == self.number.to_string() || word == self.name || Some(word) == stem || word == label
@@ -194,11 +218,8 @@ pub(super) fn unpacker_warnings(sources: &[&Source]) -> Vec<String> {
     let mut warnings = Vec::new();
     for source in sources {
         for segment in &source.walk.segments {
-            // The kernel does not read the files of /layers; /init refuses to unpack damaged ones.
-            if matches!(
-                (&source.place, &segment.kind),
-                (Place::File(_), Kind::Cpio(_))
-            ) {
+            // The kernel does not read other files; /init refuses to unpack damaged ones.
+            if !source.place.is_initrd() && matches!(segment.kind, Kind::Cpio(_)) {
                 continue;
             }
             let what = segment.stopped();

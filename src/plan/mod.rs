@@ -4,6 +4,7 @@
 //! module for one, `layerinit plan` makes the same plan on a host, and both print it with the same `Display`.
 
 mod module;
+mod place;
 
 pub mod backend;
 pub mod device_spec;
@@ -19,47 +20,27 @@ pub mod identity;
 mod layers;
 mod upper;
 
+pub mod medium;
+
 mod display;
 
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
 pub use device::MountSpec;
 pub use layers::{collect as collect_layers, loader_length, segments as layer_segments};
+pub use medium::Medium;
 pub use module::Module;
+pub use place::{MediumFile, Place, Storage};
 use upper::Writes;
 pub use upper::{KeptDirectories, PersistentUpper, Upper};
 
 /// The number of layers that overlayfs can stack (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
-
-/// Where a source of layers is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A file of `/layers` in the rootfs, by name.
-    File(String),
-    /// `/initrd.image`: the kernel's copy of the whole initrd in the rootfs.
-    InitrdImage,
-    /// `/sys/firmware/initrd`: the initrd in memory, where the boot loader put it.
-    Initrd,
-}
-
-impl Place {
-    /// The directory of [`Place::File`]; each file holds one layer or more.
-    pub const LAYERS: &str = "/layers";
-
-    /// The path in the initramfs.
-    pub fn path(&self) -> String {
-        match self {
-            Self::File(name) => format!("{}/{name}", Self::LAYERS),
-            Self::InitrdImage => "/initrd.image".into(),
-            Self::Initrd => "/sys/firmware/initrd".into(),
-        }
-    }
-}
 
 /// A source of layers, walked.
 #[derive(Debug)]
@@ -106,6 +87,13 @@ pub enum Content {
         /// The backends that can mount it from its source, in the order to try them.
         backends: Vec<Backend>,
     },
+    /// A SquashFS image.
+    Squashfs {
+        /// The superblock of the image.
+        superblock: squashfs::Superblock,
+        /// The backends that can mount it, in the order to try them.
+        backends: Vec<Backend>,
+    },
     /// A cpio archive, which is unpacked into a tmpfs.
     Cpio {
         /// The compression; `None` for a plain archive.
@@ -117,6 +105,17 @@ pub enum Content {
         /// Whether it has an entry for its root directory (`.`).
         has_root: bool,
     },
+}
+
+impl Content {
+    /// Of an image: the module of its filesystem, and the backends that can mount it, in the order to try them.
+    pub fn image(&self) -> Option<(Module, &[Backend])> {
+        match self {
+            Self::Erofs { backends, .. } => Some((Module::Erofs, backends)),
+            Self::Squashfs { backends, .. } => Some((Module::Squashfs, backends)),
+            Self::Cpio { .. } => None,
+        }
+    }
 }
 
 /// What becomes `/`.
@@ -146,7 +145,9 @@ pub enum Root {
 pub struct Plan {
     /// The root device. Unless it is the root itself, it is the lowest layer, number 0.
     pub device: Option<MountSpec>,
-    /// The layers of the initrd, lowest first.
+    /// What `rd.layers.from=` names.
+    pub media: Vec<Medium>,
+    /// The layers, lowest first.
     pub layers: Vec<Layer>,
     /// What becomes `/`.
     pub root: Root,
@@ -173,11 +174,11 @@ impl Plan {
         self.cmdline_warnings.iter().chain(&self.content_warnings)
     }
 
-    /// Whether `/init` may extract every EROFS layer, where the kernel cannot mount them.
+    /// Whether `/init` may extract every image, where the kernel cannot mount them.
     pub fn may_extract_layers(&self) -> bool {
-        self.layers.iter().all(|layer| match &layer.content {
-            Content::Erofs { backends, .. } => backends.iter().any(|backend| backend.is_extract()),
-            Content::Cpio { .. } => true,
+        self.layers.iter().all(|layer| match layer.content.image() {
+            Some((_, backends)) => backends.iter().any(|backend| backend.is_extract()),
+            None => true,
         })
     }
 
@@ -189,11 +190,14 @@ impl Plan {
         cfg!(feature = "extract") && upper && self.device.is_none() && self.may_extract_layers()
     }
 
-    /// The devices to mount.
+    /// The devices to mount, in order.
     pub fn devices(&self) -> impl Iterator<Item = &MountSpec> {
-        self.device
+        let media = self
+            .media
             .iter()
-            .chain(self.store().map(|store| &store.device))
+            .filter_map(|medium| medium.device.as_ref());
+        let store = self.store().map(|store| &store.device);
+        media.chain(&self.device).chain(store)
     }
 
     /// The directory on a device that keeps writes.
@@ -215,7 +219,8 @@ impl Plan {
 const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
                         and what is written to / is written to it";
 
-/// Makes the plan. `sources` are in the order of layers: the files of `/layers` by name, then the initrd.
+/// Makes the plan. `sources` are in the order of layers: those of `rd.layers.from=`, the files of `/layers` by name,
+/// then the initrd.
 ///
 /// # Errors
 ///
@@ -259,6 +264,7 @@ pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
     Ok(Plan {
         modules,
         device,
+        media: medium::media(options)?,
         layers,
         root,
         kept,
@@ -282,7 +288,7 @@ fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec
                 "{trouble} (if the kernel's log says \"incomplete write\", the rootfs had no room for this copy of the \
                  initrd; retain_initrd needs none, from Linux 6.8 on)"
             ),
-            Place::Initrd | Place::File(_) => trouble.to_string(),
+            Place::Initrd | Place::File(_) | Place::Medium(_) => trouble.to_string(),
         };
         if options.strict {
             let what = format!("{trouble} (rd.layers.strict)");
@@ -362,8 +368,12 @@ pub fn assembled(options: &Options) -> Result<Plan> {
     let mut cmdline_warnings = options.problems.clone();
     cmdline_warnings.extend_from_slice(&writes.warnings);
     let why = "the kernel has already stacked the layers, under a tmpfs";
+    let mut cmdline_warnings = options.problems.clone();
+    let unused = options.from.iter();
+    cmdline_warnings.extend(unused.map(|text| format!("{}={text}: not used: {why}", medium::WORD)));
     Ok(Plan {
         device: None,
+        media: Vec::new(),
         layers: Vec::new(),
         root: Root::Assembled,
         kept: None,
@@ -385,10 +395,13 @@ fn modules(layers: &[Layer], root: &Root, has_kept: bool, options: &Options) -> 
         return modules;
     }
     for layer in layers {
-        let Content::Erofs { backends, .. } = &layer.content else {
+        let Some((filesystem, backends)) = layer.content.image() else {
             continue;
         };
         for backend in backends {
+            if !backend.is_extract() {
+                modules.push(filesystem);
+            }
             modules.extend(backend.modules());
             if backend.is_likely(&layer.place, hints) {
                 break;

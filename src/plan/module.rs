@@ -5,6 +5,8 @@
 pub enum Module {
     /// The EROFS filesystem.
     Erofs,
+    /// The SquashFS filesystem.
+    Squashfs,
     /// overlayfs.
     Overlay,
     /// The loop device.
@@ -13,12 +15,13 @@ pub enum Module {
 
 impl Module {
     /// Every module, in the order in which a plan lists them.
-    pub const ALL: [Self; 3] = [Self::Erofs, Self::Overlay, Self::Loop];
+    pub const ALL: [Self; 4] = [Self::Erofs, Self::Squashfs, Self::Overlay, Self::Loop];
 
     /// The name, as in modules.dep.
     pub fn name(self) -> &'static str {
         match self {
             Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
             Self::Overlay => "overlay",
             Self::Loop => "loop",
         }
@@ -28,6 +31,7 @@ impl Module {
     pub fn option(self) -> &'static str {
         match self {
             Self::Erofs => "CONFIG_EROFS_FS",
+            Self::Squashfs => "CONFIG_SQUASHFS",
             Self::Overlay => "CONFIG_OVERLAY_FS",
             Self::Loop => "CONFIG_BLK_DEV_LOOP",
         }
@@ -37,6 +41,7 @@ impl Module {
     pub fn purpose(self) -> &'static str {
         match self {
             Self::Erofs => "no EROFS layer can be mounted",
+            Self::Squashfs => "no SquashFS layer can be mounted",
             Self::Overlay => "the layers cannot be stacked",
             Self::Loop => "the loop backend cannot be used",
         }

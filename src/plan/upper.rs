@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::MountSpec;
 use super::cmdline::{Options, Stale};
-use super::device_spec::Spec;
+use super::device_spec::{Spec, split_path};
 use super::feature::DISK;
 use crate::error::{Context, Error, Result};
 use crate::text::items;
@@ -283,23 +283,10 @@ impl Writes {
     }
 }
 
-/// Splits `DEVICE[:PATH]`. A colon in a label is written `\x3a`, as udev does.
-fn split(text: &str) -> (&str, &str) {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let numbers = text.split(':').take_while(|part| is_number(part)).count();
-    // MAJOR:MINOR has a colon of its own.
-    let nth = usize::from(numbers >= 2);
-    let colon = text.match_indices(':').nth(nth);
-    match colon.and_then(|(at, _)| text.split_at_checked(at)) {
-        Some((device, path)) if path != ":" => (device, path.get(1..).unwrap_or_default()),
-        Some((device, _)) => (device, DIRECTORY),
-        None => (text, DIRECTORY),
-    }
-}
-
 fn parse(text: &str) -> Result<(Spec, String)> {
     let object = format!("rd.overlay={text}");
-    let (device, path) = split(text);
+    let (device, path) = split_path(text);
+    let path = path.filter(|path| !path.is_empty()).unwrap_or(DIRECTORY);
     // An error of the whole text says more for "nfs:server:/path".
     let spec = Spec::parse(device)
         .or_else(|_| Spec::parse(text))

@@ -1,8 +1,8 @@
 //! The words of the kernel command line that `/init` reads: one entry each in `words!`.
 //!
 //! [`Words`] splits the line as the kernel does: double quotes keep spaces, and words after `--` are for the
-//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.break=` and the lists of
-//! drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
+//! real init. In names, `-` equals `_`. The last of several equal words wins; `rd.layers.from=`, `rd.break=` and
+//! the lists of drivers accumulate, as in dracut. Unknown words are ignored. A value that cannot be used adds a warning to
 //! [`Options::problems`], and the default applies.
 //!
 //! [`DOCS`] is not linked into `/init`.
@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use super::backend::{self, Backend};
 use super::cmdline::{Break, Emergency, Options, Stale, Verbosity, Wait};
+use super::device_spec::is_path;
 use super::feature::{DISK, Feature, SYSTEMD, VERITY, WATCHDOG};
 use crate::text::{Words, items};
 
@@ -103,8 +104,9 @@ macro_rules! words {
 }
 
 // One entry per word: name, value, default, help, how to read it, and for a word that a loader which verifies its
-// layers always allows, which values these are (without any: none). After a change, update the tables of
-// docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
+// layers always allows, which values these are (without any: none, so that the policy has to allow it). `rd.overlay.stale`,
+// `.reset` and `.for` only matter with a device in rd.overlay=, which is guarded, but are guarded as well: a policy that
+// allows the device may rely on stale=fail, and on what the device keeps. After a change, update the tables of docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
 words! {
 "Words of the kernel" {
     "retain_initrd", "", "the kernel frees the initrd",
@@ -245,6 +247,14 @@ words! {
 }
 
 "Layers" {
+    "rd.layers.from", "=[DEVICE:]PATH", "none",
+    "Layers that are not in the initrd: an image, an archive, or a directory whose files are layers in the order of \
+     their names. May be given several times. DEVICE has any form of root=; /init waits for it as for root= and \
+     mounts it read-only. DEVICE ends at the first colon before a slash, as in LABEL=sys:/a. DEVICE: without a PATH \
+     is a partition without a filesystem, with images one after the other. A PATH without a device is in the \
+     initramfs. These layers are the lowest, except for root=.",
+    Value(Parser::from);
+
     "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
     "The backends to try for each layer, in this order.",
     Value(Parser::backends), any;
@@ -414,6 +424,15 @@ impl Parser {
         match kind.split_once(':').unwrap_or((kind, "")) {
             ("tmpfs", list) => self.options.overlay_fallback = Some(items(list)),
             _ => self.problem(Some(kind), "not tmpfs[:option,...]; ignored"),
+        }
+    }
+
+    /// The plan parses the value. Without the feature disk, only a path in the initramfs can be used.
+    fn from(&mut self, text: &str) {
+        match text {
+            "" => self.problem(Some(text), "the value is empty; ignored"),
+            _ if DISK.is_on || is_path(text) => self.options.from.push(text.into()),
+            _ => self.problem(Some(text), DISK.missing),
         }
     }
 

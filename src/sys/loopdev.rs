@@ -16,6 +16,7 @@ const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// `struct loop_info64`.
 #[repr(C)]
@@ -55,10 +56,17 @@ pub struct Range {
     pub offset: u64,
     /// Bytes, a multiple of 512. If they reach beyond the end of the file, the device ends there.
     pub length: u64,
+    /// Whether the driver reads the file with direct I/O, which keeps no second copy in the page cache. The driver
+    /// reads through the page cache where the file or the offset does not allow it. From Linux 5.8 on.
+    pub direct: bool,
 }
 
 impl Range {
     fn info(self) -> LoopInfo64 {
+        let direct = match self.direct {
+            true => LO_FLAGS_DIRECT_IO,
+            false => 0,
+        };
         LoopInfo64 {
             lo_device: 0,
             lo_inode: 0,
@@ -68,7 +76,7 @@ impl Range {
             lo_number: 0,
             lo_encrypt_type: 0,
             lo_encrypt_key_size: 0,
-            lo_flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+            lo_flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct,
             lo_file_name: [0; 64],
             lo_crypt_name: [0; 64],
             lo_encrypt_key: [0; 32],

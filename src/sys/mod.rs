@@ -7,6 +7,8 @@ pub mod note;
 pub mod signal;
 
 #[cfg(feature = "disk")]
+pub mod blockdev;
+#[cfg(feature = "disk")]
 pub mod cdrom;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod dm;

@@ -335,7 +335,7 @@ impl<'v> Tree<'v> {
         let name = c_string(last).during("name", shown(last))?;
         let directory = self.enter(parent, true).during("open", "directory")?;
         let file = node::file(directory, &name, node.size())?;
-        let file = writer.file(file, attributes, shown(path));
+        let file = writer.file(file, attributes, path.to_vec());
         match (place, node.with_bytes().inode.as_deref()) {
             (Some(Place::Image(image, _)), Some(inode)) => {
                 for extent in image.extents(inode) {

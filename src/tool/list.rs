@@ -101,6 +101,15 @@ fn each_file(
             let image = Image::new(&alone, superblock)?;
             erofs_tree::walk(&image, |file, _| take(file))
         }
+        // The files in it are not listed.
+        Kind::Squashfs(_) => {
+            let object = format_args!("segment at {:#x}", segment.offset);
+            Err(Error::new(
+                "list",
+                object,
+                "the files of SquashFS images are not read",
+            ))
+        }
         Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => Ok(()),
     }
 }
@@ -134,7 +143,12 @@ fn json(image: &Initrd, walk: &Walk, files: bool, out: &mut dyn Write) -> Result
                 .number("offset", segment.offset)
                 .number("length", segment.length);
             fields(&segment.kind, &mut object);
-            if files && matches!(segment.kind, Kind::Cpio(_) | Kind::Erofs(_)) {
+            if files
+                && matches!(
+                    segment.kind,
+                    Kind::Cpio(_) | Kind::Erofs(_) | Kind::Squashfs(_)
+                )
+            {
                 let listed = json_files(image, segment, object.array("files"));
                 if let Err(error) = listed {
                     object.text("files_trouble", &error.to_string());
@@ -176,6 +190,16 @@ fn fields(kind: &Kind, object: &mut Object) {
             if let Some(at) = cpio.bad_name {
                 object.number("bad_name", at);
             }
+        }
+        Kind::Squashfs(superblock) => {
+            object
+                .text("kind", "squashfs")
+                .number("block_size", u64::from(superblock.block_size))
+                .number("inodes", superblock.inodes);
+            match superblock.decompressor() {
+                Some((name, _)) => object.text("algorithm", name),
+                None => object.null("algorithm"),
+            };
         }
         Kind::Erofs(superblock) => {
             object

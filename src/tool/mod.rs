@@ -4,6 +4,7 @@
 
 pub mod finding;
 pub mod kernel_config;
+pub mod platform;
 pub mod progress;
 pub mod tmpfile;
 
@@ -13,9 +14,12 @@ pub mod verify;
 
 pub mod build;
 
+pub mod kernel_file;
+
 pub mod check;
 pub mod list;
 
+pub mod bundle;
 pub mod cat;
 pub mod extract;
 pub mod plan;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::check;
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use super::image::rdinit::check_is_layerinit;
 use crate::error::{Context, Result};
@@ -13,10 +13,15 @@ use crate::error::{Context, Result};
 ///
 /// # Errors
 /// The image has no plan, or the kernel would start another program than this `/init`.
-pub fn print(image: &Initrd, cmdline: Option<&str>, out: &mut dyn Write) -> Result<bool> {
+pub fn print(
+    image: &Initrd,
+    cmdline: Option<&str>,
+    stand_ins: &StandIns,
+    out: &mut dyn Write,
+) -> Result<bool> {
     let cmdline = cmdline.or(image.cmdline.as_deref()).unwrap_or_default();
-    let boot = Boot::new(image, cmdline);
+    let boot = Boot::new(image, cmdline, stand_ins);
     check_is_layerinit(&boot, image)?;
     write!(out, "{}", boot.plan()?).during("write", "the plan")?;
-    check::errors(image, cmdline, out)
+    check::errors(image, cmdline, stand_ins, out)
 }

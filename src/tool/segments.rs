@@ -73,6 +73,7 @@ fn suffix(segment: &Segment) -> String {
             Some(codec) => format!("cpio.{}", codec.suffix()),
         },
         Kind::Erofs(_) => "erofs".into(),
+        Kind::Squashfs(_) => "squashfs".into(),
         Kind::Bootconfig { .. } => "bootconfig".into(),
         Kind::Stop => "stop".into(),
         Kind::Padding => PADDING.into(),

@@ -19,7 +19,7 @@ pub fn create(directory: &Path) -> io::Result<File> {
 }
 
 /// A path to an open file, valid in this process and its children that inherit the descriptor.
-pub fn proc_path(file: &File) -> PathBuf {
+pub fn proc_path(file: &impl AsRawFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
@@ -26,7 +26,7 @@ const FILE_MAX: u64 = 1 << 20;
 /// # Errors
 /// Those of [`check`](crate::verify::check), or there is no list.
 pub fn verify(image: &Initrd, key: Option<&Path>, out: &mut dyn Write) -> Result<()> {
-    let boot = Boot::new(image, "retain_initrd");
+    let boot = Boot::new(image, "retain_initrd", &StandIns::default());
     let entries = entries(&boot, image, key)?.ok_or_else(|| {
         let error = Error::new("verify", &image.name, format!("there is no {}", list::PATH));
         error.hint("`layerinit build --verify` makes an image that has it")
@@ -95,6 +95,8 @@ pub fn compare(
     entries: &[Entry],
     mut tell: impl FnMut(&str, Digest) -> Result<()>,
 ) -> Result<()> {
+    let on_a_disk = |source| crate::verify::check_memory(source, || true);
+    boot.sources.iter().try_for_each(on_a_disk)?;
     let files = boot.open(image)?;
     let files: Vec<&dyn ReadAt> = files.iter().map(|file| &**file as _).collect();
     let sources: Vec<&Source> = boot.sources.iter().collect();

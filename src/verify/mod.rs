@@ -20,7 +20,7 @@ use std::io;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::initrd::{Kind, Segment};
-use crate::plan::{self, Content, Layer, Place, Source};
+use crate::plan::{self, Content, Layer, Place, Source, Storage};
 use content::SignedList;
 use digest::Digests;
 use list::Entry;
@@ -33,6 +33,31 @@ pub const DIRECTORY: &str = "/etc/layerinit";
 pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Digests> {
     let archive = matches!(layer.content, Content::Cpio { codec: None, .. });
     Digests::of(file, layer.offset, layer.length, archive)
+}
+
+/// Refuses a source that could change after it is hashed: a device, or a file on one. `in_memory` tells whether a path of
+/// the initramfs leads to a file in memory, and not to a disk that is mounted there.
+pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result<()> {
+    let is_safe = match &source.place {
+        // Only the kernel and /init have it.
+        Place::Initrd | Place::InitrdImage => true,
+        Place::File(_) => in_memory(),
+        Place::Medium(file) => match file.storage {
+            Storage::Initramfs => in_memory(),
+            Storage::Filesystem | Storage::Device => false,
+        },
+    };
+    match is_safe {
+        true => Ok(()),
+        false => {
+            let what = "it is on a disk, and could change after it is verified";
+            let object = match &source.place {
+                Place::Medium(file) => file.name.clone(),
+                place => place.path(),
+            };
+            Err(Error::new("verify", object, what))
+        }
+    }
 }
 
 /// Checks that the layers are those of the list, in its order, and that the kernel has unpacked nothing but the
@@ -87,7 +112,7 @@ fn may_vary(
         return Err("it is no cpio archive".into());
     };
     content::is_below(file, layer.offset, layer.length, *codec, directory)?;
-    if matches!(source.place, Place::File(_)) {
+    if !source.place.is_initrd() {
         return Ok(());
     }
     let mut segments = source.walk.segments.iter();
@@ -154,4 +179,48 @@ pub fn read_signed(keys: &[Key], found: &SignedList, minimum: Option<u64>) -> Re
 /// Reads a list, as [`list::parse`] does, with its path in the error.
 pub fn read_list(text: &[u8]) -> Result<Vec<Entry>> {
     list::parse(text).during("read", list::PATH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::initrd::Walk;
+    use crate::plan::MediumFile;
+
+    fn refusal(place: Place, in_memory: bool) -> Option<String> {
+        let walk = Walk::default();
+        let checked = check_memory(&Source { place, walk }, || in_memory);
+        checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_on_a_disk_is_refused() {
+        let on = |storage| {
+            Place::Medium(MediumFile {
+                medium: 0,
+                name: "LABEL=sys:/a/base.erofs".into(),
+                path: "/run/initramfs/media/0/a/base.erofs".into(),
+                storage,
+            })
+        };
+        let medium = "verify LABEL=sys:/a/base.erofs: it is on a disk, and could change after it is verified";
+        for storage in [Storage::Filesystem, Storage::Device] {
+            // Also a filesystem on a device that happens to be memory, such as a RAM disk.
+            for in_memory in [true, false] {
+                assert_eq!(refusal(on(storage), in_memory).as_deref(), Some(medium));
+            }
+        }
+        assert_eq!(refusal(on(Storage::Initramfs), true), None);
+        assert_eq!(
+            refusal(on(Storage::Initramfs), false).as_deref(),
+            Some(medium)
+        );
+        let file = || Place::File("base.erofs".into());
+        assert_eq!(refusal(file(), true), None);
+        let linked =
+            "verify /layers/base.erofs: it is on a disk, and could change after it is verified";
+        assert_eq!(refusal(file(), false).as_deref(), Some(linked));
+        assert_eq!(refusal(Place::Initrd, false), None);
+        assert_eq!(refusal(Place::InitrdImage, false), None);
+    }
 }

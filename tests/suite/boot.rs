@@ -84,18 +84,21 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
 #[test]
 fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
     let scratch = Scratch::new();
-    let script = "cat /etc/which /etc/top; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
+    let script = "cat /etc/which /etc/top; stat -c %Y /etc; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
                   touch /written && echo writable; \
                   grep -o '\"backend\":\"[a-z]*\"\\|\"root\":\"[a-z]*\"' /run/initramfs/layerinit.json";
     let [base, app] = two_layers(&scratch, script);
-    let top = cpio(&[dir("etc"), file("etc/top", b"top\n")]);
+    // The kernel sets the times of directories when all archives are unpacked: the lowest layer's.
+    let mut etc = dir("etc");
+    etc.header.mtime = 77;
+    let top = cpio(&[etc, file("etc/top", b"top\n")]);
     let files: [(&str, &[u8]); 3] = [("layers/a", &base), ("layers/b", &app), ("layers/c", &top)];
     let mut guest = Guest::new(&files);
     guest.cmdline = "rd.layers.backend=extract";
     let outcome = guest.boot();
     assert_eq!(
         outcome.reached(),
-        "app\ntop\ntmpfs\nwritable\n\"backend\":\"extract\"\n\"backend\":\"extract\"\n\
+        "app\ntop\n0\ntmpfs\nwritable\n\"backend\":\"extract\"\n\"backend\":\"extract\"\n\
          \"backend\":\"unpack\"\n\"root\":\"tmpfs\"\n"
     );
     outcome.says("layer 1 (b): extracted, ");
@@ -105,7 +108,7 @@ fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
     let outcome = guest.boot();
     let console = outcome.reached();
     assert!(
-        console.starts_with("app\ntop\nUNKNOWN\ndirectory\nwritable\n\"backend\":\"extract\"\n"),
+        console.starts_with("app\ntop\n0\nUNKNOWN\ndirectory\nwritable\n\"backend\":\"extract\"\n"),
         "{console}"
     );
 
@@ -116,6 +119,68 @@ fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
         "{}",
         outcome.console
     );
+}
+
+#[test]
+fn layers_that_were_extracted_are_freed_one_after_the_other() {
+    let scratch = Scratch::new();
+    let [base, app] = two_layers(&scratch, "cat /etc/which");
+    let mut image = cpio(&[program("init")]);
+    let page = |length: usize| length.next_multiple_of(4096);
+    pad(&mut image, 4096);
+    image.extend([&base[..], &app].concat());
+    let (whole, base_end) = (page(image.len()), image.len() - app.len());
+    let mut guest = Guest::new(&[("initrd.image", &image), ("layers/z", &app)]);
+    for (rootfs, first, second, rest) in [
+        // A tmpfs frees parts of a file.
+        (
+            "tmpfs",
+            page(base.len()),
+            page(app.len()),
+            base_end - page(base.len()),
+        ),
+        // A ramfs frees the end, which is the last layer at first, and then everything.
+        ("ramfs", 0, whole, 0),
+    ] {
+        guest.rootfs = rootfs;
+        guest.cmdline = "rd.layers.backend=extract rd.debug";
+        let outcome = guest.boot();
+        assert!(
+            outcome.reached().starts_with("app\n"),
+            "{}",
+            outcome.console
+        );
+        outcome.says(&format!(
+            "layer 0 (z): {} bytes of /layers/z freed",
+            page(app.len())
+        ));
+        if first > 0 {
+            outcome.says(&format!("): {first} bytes of /initrd.image freed"));
+        }
+        outcome
+            .says(&format!("): {second} bytes of /initrd.image freed"))
+            .says(&format!("/initrd.image: {rest} of {rest} bytes freed"));
+    }
+}
+
+#[test]
+fn layers_that_do_not_fit_are_refused_before_anything_is_written() {
+    let scratch = Scratch::new();
+    let layers = two_layers(&scratch, "true");
+    let mut guest = Guest::new(&[("layers/a", &layers[0]), ("layers/b", &layers[1])]);
+    let tmpfs = "and the tmpfs of the root (rd.overlay=tmpfs:...)";
+    let outcome = failure(
+        &mut guest,
+        "rd.layers.backend=extract rd.overlay=tmpfs:size=64k rd.emergency=poweroff",
+    );
+    outcome.says("boot failed: extract all layers: they take ");
+    outcome.says(&format!(" bytes, {tmpfs} has room for 65536"));
+    assert!(!outcome.log.contains(": extracted"), "{}", outcome.log);
+    let outcome = failure(
+        &mut guest,
+        "rd.layers.backend=extract rd.overlay=tmpfs:nr_inodes=5 rd.emergency=poweroff",
+    );
+    outcome.says(&format!(" files, {tmpfs} takes 4"));
 }
 
 #[test]
@@ -192,6 +257,64 @@ fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
 
     guest.cmdline = "rd.timestamps=0";
     assert_eq!(guest.boot().reached(), "single a b\n");
+}
+
+/// systemd-stub puts files into /.extra; systemd looks for them only in an initramfs of its own.
+#[test]
+fn systemd_finds_the_credentials_of_its_stub() {
+    let scratch = Scratch::new();
+    let base = scratch.join("base");
+    system(&base, "");
+    let systemd = base.join("usr/lib/systemd/systemd");
+    fs::create_dir_all(systemd.parent().unwrap()).unwrap();
+    fs::rename(base.join("sbin/init"), &systemd).unwrap();
+    symlink("../usr/lib/systemd/systemd", base.join("sbin/init")).unwrap();
+    let script = "#!/bin/sh\necho \"[$ENCRYPTED_CREDENTIALS_DIRECTORY]\"\n[ -d /run/credentials/@encrypted ] || exit 0\ncd /run/credentials/@encrypted\n\
+                  stat -c %a . *\ngrep . *\ncat /run/systemd/stub/profile\nls /run/systemd/stub /run\n";
+    fs::write(&systemd, script).unwrap();
+    let mut guest = Guest::new(&[("layers/10-base", &mkfs(&base))]);
+    assert_eq!(guest.boot().reached(), "[]\n");
+
+    let extra = cpio(&[
+        dir(".extra"),
+        file(".extra/profile", b"ID=main\n"),
+        dir(".extra/credentials"),
+        entry(".extra/credentials/a.cred", 0o100_444, b"one"),
+        file(".extra/credentials/other", b"no credential"),
+        entry(".extra/credentials/link.cred", 0o120_777, b"/etc/passwd"),
+        dir(".extra/global_credentials"),
+        file(".extra/global_credentials/a.cred", b"not the first"),
+        file(".extra/global_credentials/b.cred", b"two"),
+        dir(".extra/sysext"),
+        file(".extra/sysext/x.raw", b"unsigned"),
+    ]);
+    // As a layer, and in the rootfs.
+    let image = mkfs(&base);
+    let as_layer = Guest::new(&[("layers/10-base", &image), ("layers/20-extra", &extra)]);
+    let in_rootfs = Guest::new(&[
+        ("layers/10-base", &image),
+        (".extra/profile", b"ID=main\n"),
+        (".extra/credentials/a.cred", b"one"),
+        (".extra/global_credentials/a.cred", b"not the first"),
+        (".extra/global_credentials/b.cred", b"two"),
+    ]);
+    for guest in [as_layer, in_rootfs] {
+        let outcome = guest.boot();
+        let lines: Vec<_> = outcome.reached().lines().collect();
+        let expected = [
+            "[/run/credentials/@encrypted]",
+            "700",
+            "400",
+            "400",
+            "a:one",
+            "b:two",
+            "ID=main",
+        ];
+        assert_eq!(lines[..expected.len()], expected, "{lines:?}");
+        assert!(!lines.contains(&"extensions"), "{lines:?}");
+    }
+    guest.cmdline = "rd.timestamps=0";
+    assert_eq!(guest.boot().reached(), "[]\n");
 }
 
 #[test]

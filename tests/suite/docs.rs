@@ -31,12 +31,21 @@ layerinit() {
         /*) echo "what is $word on this machine?" >&2; return 1 ;;
         esac
         words+=("$word")
+        # systemd's stub is not on every machine.
+        [[ $word != --uki ]] || words=("${words[0]}" --uki-stub stub "${words[@]:1}")
     done
     BUSYBOX=${BUSYBOX:+base/sbin/init} "$LAYERINIT" "${words[@]}"
     echo "${words[*]}" >>calls
 }
 uname() { echo 6.12-test; }
-for name in cargo mount qemu-system-x86_64 ukify; do eval "$name() { :; }"; done
+skopeo() {
+    tar -C base -cf base.tar .
+    umoci init --layout debian
+    umoci new --image debian:12
+    umoci raw add-layer --image debian:12 base.tar
+} >&2
+export XDG_CACHE_HOME=$PWD/cache
+for name in cargo mount qemu-system-x86_64; do eval "$name() { :; }"; done
 "#;
 
 fn repository() -> &'static Path {
@@ -173,6 +182,18 @@ fn workshop(page: &Path) -> PathBuf {
     }
     // What the tool runs.
     copy_program("/bin/true", directory.join("bin/qemu-system-x86_64"));
+    for (name, script) in [
+        (
+            "ukify",
+            "for word; do case $word in --output=*) cp \"$initrd\" \"${word#*=}\";; --initrd=*) initrd=${word#*=};; esac; done",
+        ),
+        ("grub-mkrescue", "genisoimage -quiet -o \"$2\" \"$3\""),
+    ] {
+        let path = directory.join("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(directory.join("board.dtb"), "no tree").unwrap();
     let machine = directory.join("machine");
     let mut kernel = vec![0; 1024];
     kernel[0x202..0x206].copy_from_slice(b"HdrS");
@@ -185,7 +206,15 @@ fn workshop(page: &Path) -> PathBuf {
         "loop",
         "virtio_pci",
         "virtio_blk",
+        "virtio_scsi",
+        "sr_mod",
         "ext4",
+        "vfat",
+        "isofs",
+        "nls_cp437",
+        "nls_iso8859_1",
+        "nls_ascii",
+        "nls_utf8",
     ] {
         fs::write(modules.join(format!("kernel/{name}.ko")), "module").unwrap();
         dep += &format!("kernel/{name}.ko:\n");

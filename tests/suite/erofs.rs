@@ -774,7 +774,7 @@ fn through(bytes: &[u8]) -> layerinit::error::Result<()> {
                 break;
             }
             if let Data::Cluster(cluster, _) = extent.data {
-                let done = cluster.decode(bytes, &mut plain);
+                let done = cluster.decode(&bytes, &mut plain);
                 done.map_err(|fault| fault.of_inode(inode.nid))?;
             }
         }

@@ -28,6 +28,7 @@ fn lines(walk: &Walk) -> Vec<String> {
                 Kind::Padding => "padding".to_string(),
                 Kind::Bootconfig { intact } => format!("bootconfig intact={intact}"),
                 Kind::Erofs(sb) => format!("erofs {}", sb.label()),
+                Kind::Squashfs(sb) => format!("squashfs {}", sb.inodes),
                 Kind::Cpio(cpio) => {
                     let mut text = format!("cpio {}", cpio.members);
                     if let Some(codec) = cpio.codec {
@@ -509,15 +510,6 @@ fn appended_archives_and_read_only_images_are_named_where_they_begin() {
             "iso9660 LABEL=\"DISC\"",
         ),
         (
-            written(
-                "squashfs-tools",
-                "mksquashfs",
-                &[from],
-                &["-noappend", "-quiet", "-no-progress"],
-            ),
-            "squashfs",
-        ),
-        (
             written("tar", "tar", &["-cf"], &["-C", from, "."]),
             "a tar archive (mkfs.erofs --tar=f ",
         ),
@@ -804,4 +796,67 @@ fn bodies_are_passed_over_without_being_read() {
     );
     println!("2 GiB in {} reads", source.reads.get());
     assert!(source.reads.get() < 40, "{} reads", source.reads.get());
+}
+
+#[test]
+fn squashfs_images_are_segments_of_the_length_in_their_superblock() {
+    let source = std::env::temp_dir().join(format!("layerinit-squashfs-{}", std::process::id()));
+    std::fs::create_dir_all(source.join("etc")).unwrap();
+    let options = ["-noappend", "-quiet", "-no-progress"];
+    let from = source.to_str().unwrap();
+    let image = written("squashfs-tools", "mksquashfs", &[from], &options);
+    std::fs::remove_dir_all(&source).unwrap();
+    let used = u64::from_le_bytes(image[40..48].try_into().unwrap());
+    let (length, start) = (image.len() as u64, loader().len() as u64);
+    let padding = length - used;
+    assert_eq!(
+        shown(&join(&[&loader(), &image, &image])),
+        [
+            format!("0x0+{start:#x} cpio 2 kernel init"),
+            format!("{start:#x}+{used:#x} squashfs 2"),
+            format!("{:#x}+{padding:#x} padding", start + used),
+            format!("{:#x}+{used:#x} squashfs 2", start + length),
+            format!("{:#x}+{padding:#x} padding", start + length + used),
+        ]
+    );
+    let cut = shown(&join(&[&loader(), &image[..used as usize - 1]]));
+    let expected = format!(
+        "truncated SquashFS image: its superblock says {used} bytes, and {} follow from here",
+        used - 1
+    );
+    assert!(cut.last().unwrap().contains(&expected), "{cut:?}");
+}
+
+/// A source that counts how far it is read.
+struct Counted<'a>(&'a [u8], std::cell::Cell<u64>);
+
+impl layerinit::bytes::ReadAt for Counted<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.1.set(self.1.get().max(offset + buf.len() as u64));
+        self.0.read_at(buf, offset)
+    }
+}
+
+#[test]
+fn what_follows_the_images_of_a_file_or_a_device_is_not_read() {
+    let images = join(&[&erofs(2, "a"), &erofs(1, "b")]);
+    let mut bytes = images.clone();
+    bytes.resize(8 << 20, 0);
+    bytes.extend(b"what the partition held before");
+    let counted = Counted(&bytes, Default::default());
+    let walk = layerinit::initrd::walk_device(&counted);
+    assert_eq!(
+        lines(&walk),
+        ["0x0+0x2000 erofs a", "0x2000+0x1000 erofs b"]
+    );
+    // The last bytes may be a bootconfig.
+    let read = Counted(&bytes[..7 << 20], Default::default());
+    assert_eq!(layerinit::initrd::walk_device(&read).segments.len(), 2);
+
+    let walk = layerinit::initrd::walk_layer_file(&counted);
+    assert_eq!(lines(&walk), ["0x0+0x2000 erofs a"]);
 }

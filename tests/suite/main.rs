@@ -26,6 +26,7 @@ mod device;
 #[cfg(feature = "tool")]
 mod extract;
 mod kept;
+mod media;
 #[cfg(feature = "tool")]
 mod merged;
 mod stacked;

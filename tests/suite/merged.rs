@@ -11,6 +11,11 @@ use crate::common::*;
 use crate::extract::{image, tree, write};
 use crate::support::{said, tool};
 use layerinit::boot::mount::extract::Onto;
+use layerinit::boot::mount::unpack::{clear_opaque, unpack_over};
+use layerinit::bytes::{Opened, ReadAt};
+use layerinit::format::compress::Codec;
+use layerinit::initrd::open_archive;
+use layerinit::sys::process::run_chrooted;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 /// The tool's answer: standard output, standard error, exit status.
@@ -82,8 +87,7 @@ fn same_as_overlayfs(scratch: &Scratch, layers: &[String], context: &str) -> boo
         } else {
             Onto::Layers
         };
-        let bytes =
-            layerinit::bytes::Opened::open(&scratch.join(&format!("{name}.erofs"))).unwrap();
+        let bytes = Opened::open(&scratch.join(&format!("{name}.erofs"))).unwrap();
         by_boot = by_boot.and_then(|()| write(&bytes, &scratch.join("boot"), onto));
     }
     let overlay = Overlay::new(scratch, layers);
@@ -306,6 +310,13 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
     fs::write(scratch.join("0/etc/gone"), "").unwrap();
     fs::write(scratch.join("0/etc/d/lost"), "").unwrap();
     symlink("usr/lib", scratch.join("0/lib")).unwrap();
+    // A file of the archive is written over one of its names.
+    fs::write(scratch.join("0/usr/lib/shared"), "shared").unwrap();
+    fs::hard_link(
+        scratch.join("0/usr/lib/shared"),
+        scratch.join("0/etc/shared"),
+    )
+    .unwrap();
     lsetxattr(
         scratch.join("0/etc"),
         "user.note",
@@ -316,6 +327,8 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
     let text = "text\n".repeat(50_000);
     let archive = cpio(&[
         file("etc/conf", b"high"),
+        file("etc/shared", b"own"),
+        crate::tree::at(50, dir("etc/d")),
         file("lib/new", text.as_bytes()),
         crate::tree::node("etc/gone", 0o020_000, 0, 0),
         file("etc/d/.wh..wh..opq", b""),
@@ -344,6 +357,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             "etc/conf",
             "etc/d",
             "etc/one",
+            "etc/shared",
             "etc/two",
             "etc/up",
             "lib",
@@ -352,6 +366,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             "usr",
             "usr/lib",
             "usr/lib/new",
+            "usr/lib/shared",
         ];
         assert_eq!(names, expected, "{command}");
         let read = |name: &str| fs::read_to_string(scratch.join("out").join(name)).unwrap();
@@ -360,6 +375,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             ("high", "both", "up")
         );
         assert_eq!(read("usr/lib/new"), text, "{command}");
+        assert_eq!(read("usr/lib/shared"), "shared", "{command}");
         assert!(found["etc"].contains("user.note"), "{}", found["etc"]);
         assert!(
             found["null"].starts_with("20666 0:0 ") && found["null"].contains(" 103 "),
@@ -378,6 +394,21 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             (text.clone(), String::new(), 0),
             "{command}"
         );
+        // The same by /init, in one tree.
+        let single = scratch.join("single");
+        let _ = fs::remove_dir_all(&single);
+        fs::create_dir(&single).unwrap();
+        let bytes = Opened::open(&scratch.join("0.erofs")).unwrap();
+        write(&bytes, &single, Onto::Root).unwrap();
+        let packed = Opened::open(&scratch.join("packed")).unwrap();
+        let codec = Codec::detect(&fs::read(scratch.join("packed")).unwrap());
+        let open = || open_archive(&packed, 0, packed.size(), codec).unwrap();
+        let unpacked = run_chrooted(single.to_str().unwrap(), || {
+            clear_opaque(open())?;
+            unpack_over(open())
+        });
+        unpacked.unwrap().unwrap();
+        equal(command, "boot", &tree(&single), &found);
         assert_eq!(
             told(&scratch, &["diff", "initrd", "initrd"]),
             (String::new(), String::new(), 0)
@@ -633,8 +664,8 @@ changed  /size: size 1 -> 2, content
     assert_eq!(status, 2);
 }
 
-/// Mutated images through `list`, `check`, `cat`, `extract` and `diff`: LAYERINIT_MUTATIONS of them, 60 by default.
-/// Nothing panics, goes on for long, or is written outside of the directory.
+/// Mutated images through `list`, `check`, `cat`, `extract` and `diff`: LAYERINIT_MUTATIONS of them, 60 by default,
+/// from LAYERINIT_SEED. Nothing panics, goes on for long, or is written outside of the directory.
 #[test]
 fn no_byte_of_an_image_leads_out_of_the_directory() {
     use layerinit::tool::check::options::CheckOptions;
@@ -649,7 +680,8 @@ fn no_byte_of_an_image_leads_out_of_the_directory() {
     let seeds = mutation_seeds(&scratch);
     fs::create_dir_all(scratch.join("place/canary")).unwrap();
     let path = scratch.join("mutated");
-    let mut state = 0x1234_5678_9abc_def1_u64;
+    let seed = std::env::var("LAYERINIT_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let mut state = 0x1234_5678_9abc_def1_u64.wrapping_add(seed);
     let mut random = |below: usize| {
         state = state
             .wrapping_mul(6364136223846793005)

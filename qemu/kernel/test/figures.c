@@ -10,6 +10,13 @@
  *
  * in microseconds: mounting, reading every file, reading every tenth, all with empty
  * caches; and by how many kB less memory is available after each than before.
+ *
+ * Then the image "uncompressed" beside a copy of it in a tmpfs, METHOD being tmpfs, or
+ * memback: reading every file once and again, and the kB that both take; and the image
+ * "program", from whose program (and a copy of it) the second and third figure are:
+ *
+ *   read METHOD FIRST SECOND MEMORY
+ *   exec METHOD FIRST SECOND FAULTS-FIRST FAULTS-SECOND
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -21,7 +28,10 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -156,6 +166,89 @@ static double measure(int memback, unsigned long long offset, unsigned long long
 	return time;
 }
 
+static double read_all(void *unused)
+{
+	double start = microseconds();
+
+	(void)unused;
+	every = 1, number = 0;
+	if (nftw(".", read_file, 16, FTW_PHYS) < 0 || failed)
+		stop("a file cannot be read");
+	return microseconds() - start;
+}
+
+static double execute(void *faults)
+{
+	double start = microseconds();
+	pid_t pid = vfork();
+	struct rusage usage;
+	int status = -1;
+
+	if (!pid) {
+		execl("./program", "./program", NULL);
+		_exit(127);
+	}
+	if (wait4(pid, &status, 0, &usage) != pid || status)
+		stop("./program");
+	*(long *)faults = usage.ru_minflt + usage.ru_majflt;
+	return microseconds() - start;
+}
+
+/* copies what the working directory has to a tmpfs */
+static int copy_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	char to[4096];
+	int in, out;
+
+	(void)ftw;
+	snprintf(to, sizeof(to), "/tmpfs/%s", path);
+	if (type == FTW_D) {
+		if (strcmp(path, ".") && mkdir(to, 0755) < 0)
+			stop(to);
+	} else if (type == FTW_F) {
+		in = open(path, O_RDONLY);
+		out = open(to, O_WRONLY | O_CREAT, st->st_mode);
+		while (sendfile(out, in, NULL, 1 << 20) > 0)
+			;
+		close(in);
+		close(out);
+	}
+	return 0;
+}
+
+/* the image in place, then a copy of it in a tmpfs */
+static void beside_tmpfs(const char *name, unsigned long long offset, unsigned long long length)
+{
+	int program = !strcmp(name, "program");
+
+	for (int tmpfs = 0; tmpfs < 2; tmpfs++) {
+		long faults[2] = {}, before;
+		double time[2];
+
+		order("/proc/sys/vm/drop_caches", "3\n");
+		before = available();
+		mount_memback(offset, length);
+		if (chdir("/mnt") < 0)
+			stop("/mnt");
+		if (tmpfs) {
+			if (mount("none", "/tmpfs", "tmpfs", 0, NULL) < 0 ||
+			    nftw(".", copy_file, 16, FTW_PHYS) < 0 || chdir("/tmpfs") < 0)
+				stop("copying to /tmpfs");
+			before = available();
+		}
+		for (int i = 0; i < 2; i++)
+			time[i] = program ? execute(&faults[i]) : read_all(NULL);
+		if (program)
+			printf("exec %s %.0f %.0f %ld %ld\n", tmpfs ? "tmpfs" : "memback", time[0], time[1],
+			       faults[0], faults[1]);
+		else
+			printf("read %s %.0f %.0f %ld\n", tmpfs ? "tmpfs" : "memback", time[0], time[1],
+			       before - available());
+		if (chdir("/") < 0 || umount("/mnt") < 0 || (tmpfs && umount("/tmpfs") < 0))
+			stop("umount");
+	}
+}
+
 int main(void)
 {
 	unsigned long long offset, length;
@@ -163,7 +256,7 @@ int main(void)
 	FILE *manifest;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (const char *dirs = "/proc\0/sys\0/dev\0/mnt\0"; *dirs; dirs += strlen(dirs) + 1)
+	for (const char *dirs = "/proc\0/sys\0/dev\0/mnt\0/tmpfs\0"; *dirs; dirs += strlen(dirs) + 1)
 		mkdir(dirs, 0755);
 	if (mount("proc", "/proc", "proc", 0, NULL) || mount("sysfs", "/sys", "sysfs", 0, NULL) ||
 	    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
@@ -174,7 +267,9 @@ int main(void)
 	while (fgets(line, sizeof(line), manifest)) {
 		if (sscanf(line, "%63s %llu %llu", name, &offset, &length) != 3)
 			continue;
-		for (int memback = 1; memback >= 0; memback--) {
+		if (!strcmp(name, "uncompressed") || !strcmp(name, "program"))
+			beside_tmpfs(name, offset, length);
+		for (int memback = 1; memback >= 0 && strcmp(name, "program"); memback--) {
 			long memory[3];
 			double time[3];
 

@@ -10,7 +10,8 @@
  *   memback length IMAGE             blocks << blkszbits
  *
  * A line of /manifest is NAME OFFSET LENGTH CHECKSUM. The checksum "damaged" stands
- * for: mount it or not, read it or not, but do not crash.
+ * for: mount it or not, read it or not, but do not crash. "in-place:N" stands for the
+ * program /in-place, which expects N pages of a file in the page cache.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -30,6 +31,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -44,6 +46,7 @@ enum { FS_SET_FLAG = 0, FS_SET_STRING = 1, FS_CREATE = 6 };
 
 static const char *subject = "";	/* what failures are about */
 static int failures, expected_damage, problems;
+static int all_of_kernel;	/* the kernel has all that the tests want to use */
 static char **left_out;		/* names in the top directory; NULL: none */
 
 static void fail(const char *format, ...)
@@ -323,6 +326,28 @@ static void all_at_once(char ranges[][64], char sums[][32], int n)
 	close(drop);
 }
 
+/* every way of getting at the pages of files: see in-place.c */
+static void in_place(const char *range, const char *pages)
+{
+	int status = -1;
+	pid_t pid;
+
+	if (mount_memback("/a", range, MS_RDONLY) < 0) {
+		fail("mount: %m");
+		return;
+	}
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		execl("/in-place", "/in-place", "/a", pages, all_of_kernel ? "all" : NULL, NULL);
+		_exit(127);
+	}
+	waitpid(pid, &status, 0);
+	if (status)
+		fail("/in-place ended with status %#x", status);
+	expect_umount("/a");
+}
+
 static int damaged_image(const char *range)
 {
 	int mounted;
@@ -413,7 +438,29 @@ static void expect_release(const char *text, int expected)
 	close(fd);
 }
 
-static void release(const char *range)
+/* a mapping pins the mount, and a page of it in a pipe pins the memory even without one */
+static void release_of_mapped(const char *range)
+{
+	int fd, pipes[2];
+	struct iovec iov = { NULL, 4096 };
+
+	if (mount_memback("/a", range, MS_RDONLY) < 0 || (fd = open("/a/data", O_RDONLY)) < 0) {
+		fail("%s: %m", range);
+		return;
+	}
+	iov.iov_base = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, fd, 0);
+	close(fd);
+	umount2("/a", MNT_DETACH);
+	expect_release("1", EBUSY);
+	if (pipe(pipes) < 0 || vmsplice(pipes[1], &iov, 1, 0) != 4096)
+		fail("vmsplice: %m");
+	munmap(iov.iov_base, 8192);
+	expect_release("1", EBUSY);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+static void release(const char *range, const char *mapped)
 {
 	int open_file;
 
@@ -426,6 +473,7 @@ static void release(const char *range)
 	umount2("/a", MNT_DETACH);
 	expect_release("1", EBUSY);	/* gone from the tree, but in use */
 	close(open_file);
+	release_of_mapped(mapped);
 	expect_release("1", 0);
 	if (!access("/sys/firmware/initrd", F_OK))
 		fail("/sys/firmware/initrd is still there");
@@ -435,10 +483,11 @@ static void release(const char *range)
 
 static int guest(void)
 {
+	char in_place_range[64] = "";
 	char line[256], name[100], expected[32], range[64], previous[64] = "";
 	unsigned long long offset = 0, length = 0;
 	char ranges[8][64], sums[8][32];
-	int good = 0, damaged = 0, mounted = 0;
+	int good = 0, served = 0, damaged = 0, mounted = 0;
 	struct stat initrd = {};
 	FILE *manifest;
 
@@ -464,6 +513,13 @@ static int guest(void)
 			mounted += damaged_image(range);
 			continue;
 		}
+		if (!strncmp(expected, "in-place:", 9)) {
+			in_place(range, expected + 9);
+			printf("in place: %s at %s\n", name, range);
+			strcpy(in_place_range, range);
+			served++;
+			continue;
+		}
 		good_image(range, expected, previous);
 		/* the last few; of eight neighbours there are several kinds */
 		strcpy(ranges[good % 8], range);
@@ -473,11 +529,13 @@ static int guest(void)
 		strcpy(previous, range);
 	}
 	all_at_once(ranges, sums, good < 8 ? good : 8);
+	if (!good)
+		strcpy(previous, in_place_range);
 	sscanf(previous, "%llu:%llu", &offset, &length);
 	interface(initrd.st_size, offset, length);
-	release(previous);
-	printf("%s: %d images, %d damaged ones of which %d could be mounted, %d failures\n",
-	       failures || !good ? "MEMBACK-FAILED" : "MEMBACK-PASSED", good, damaged, mounted,
+	release(previous, in_place_range);
+	printf("%s: %d images, %d more in place, %d damaged ones of which %d could be mounted, %d failures\n",
+	       failures || !served ? "MEMBACK-FAILED" : "MEMBACK-PASSED", good, served, damaged, mounted,
 	       failures);
 	sync();
 	reboot(RB_AUTOBOOT);	/* the debug kernel has no ACPI, and cannot power off */
@@ -548,6 +606,7 @@ int main(int argc, char **argv)
 		printf("%llu\n", (unsigned long long)get32(d + SUPER + 36) << d[SUPER + 12]);
 		return 0;
 	}
+	all_of_kernel = getenv("all") != NULL;	/* from the kernel command line */
 	if (getpid() != 1) {
 		fprintf(stderr, "usage: memback hash DIR [NAME...] | damage SEED IN OUT | length IMAGE\n");
 		return 2;

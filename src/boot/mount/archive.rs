@@ -109,13 +109,7 @@ pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()>
 /// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic when
 /// memory runs out, because there is no process that it could kill.
 pub fn check_memory(layer: &Layer, needed: u64) -> Result<()> {
-    const MEMINFO: &str = "/proc/meminfo";
-    let meminfo = fs::read_to_string(MEMINFO).during("read", MEMINFO)?;
-    let kib = meminfo.lines().find_map(|line| {
-        let value = line.strip_prefix("MemAvailable:")?;
-        value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    match kib.map(|kib| kib.saturating_mul(1024)) {
+    match available_memory()? {
         Some(available) if available < needed => {
             let what =
                 format!("it takes {needed} bytes of memory, of which {available} are available");
@@ -123,4 +117,15 @@ pub fn check_memory(layer: &Layer, needed: u64) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The bytes of memory that are available; `None` if the kernel does not say.
+pub fn available_memory() -> Result<Option<u64>> {
+    const MEMINFO: &str = "/proc/meminfo";
+    let meminfo = fs::read_to_string(MEMINFO).during("read", MEMINFO)?;
+    let kib = meminfo.lines().find_map(|line| {
+        let value = line.strip_prefix("MemAvailable:")?;
+        value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    Ok(kib.map(|kib| kib.saturating_mul(1024)))
 }

@@ -47,10 +47,10 @@ impl FsContext {
         Ok(Self { fd, fstype })
     }
 
-    /// Opens a context for EROFS. It is read-only from the start, or the kernel would open a device for
-    /// writing.
-    pub fn erofs() -> Result<Self> {
-        let context = Self::new("erofs")?;
+    /// Opens a context for the filesystem of an image. It is read-only from the start, or the kernel would open a
+    /// device for writing.
+    pub fn read_only(fstype: &str) -> Result<Self> {
+        let context = Self::new(fstype)?;
         context.flag("ro")?;
         Ok(context)
     }

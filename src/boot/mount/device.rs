@@ -1,5 +1,7 @@
-//! Finds, identifies and mounts the devices of `root=` and `rd.overlay=`.
+//! Finds, identifies and mounts the devices of `root=`, `rd.overlay=` and `rd.layers.from=`.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use log::{info, warn};
@@ -7,12 +9,14 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
+use crate::bytes::Opened;
 use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
-use crate::error::{Cause, Error, Result};
+use crate::error::{self, Cause, Context, Error, Result};
 use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
-use crate::plan::MountSpec;
 use crate::plan::cmdline::Options;
+use crate::plan::{MountSpec, medium};
+use crate::sys::blockdev;
 
 /// The flags that select how atime is updated; fsmount(2) takes only one of them.
 const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
@@ -125,9 +129,22 @@ impl DeviceFinder {
         loader: &mut Loader,
         mut check: impl FnMut(&MatchedDevice) -> Result<()>,
     ) -> Result<(MountedDevice, Mount)> {
+        self.retry(wanted, loader, |found, loader| {
+            check(found)?;
+            mount(wanted, device, found, loader)
+        })
+    }
+
+    /// Waits for a device, and calls `mount` with it; again with the device that returns if it disappears meanwhile.
+    fn retry(
+        &mut self,
+        wanted: DeviceQuery<'_>,
+        loader: &mut Loader,
+        mut mount: impl FnMut(&MatchedDevice, &mut Loader) -> Result<(MountedDevice, Mount)>,
+    ) -> Result<(MountedDevice, Mount)> {
         loop {
             let found = self.find(wanted, loader)?;
-            match check(&found).and_then(|()| mount(wanted, device, &found, loader)) {
+            match mount(&found, loader) {
                 Err(error) if found.device.is_gone() => {
                     warn!(
                         "{error}: {} has disappeared; waiting for {wanted} again",
@@ -168,9 +185,45 @@ impl DeviceFinder {
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
         let wanted = DeviceQuery::of("rd.overlay", device);
-        self.mount(wanted, device, loader, |found| {
+        let mounted = self.mount(wanted, device, loader, |found| {
             check_upper(wanted, found, root)
+        });
+        mounted.map_err(|error| match error.has(&[Errno::BUSY]) {
+            true => error.hint("a device of rd.layers.from= is mounted read-only, and cannot take the writes as well"),
+            false => error,
         })
+    }
+
+    /// Mounts a device of `rd.layers.from=`. Nothing is written to it: the kernel refuses all writes meanwhile. A
+    /// filesystem whose journal would have to be replayed is mounted without that.
+    pub fn mount_medium(
+        &mut self,
+        device: &MountSpec,
+        loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        let wanted = DeviceQuery::of(medium::WORD, device);
+        self.retry(wanted, loader, |found, loader| {
+            let _protected = Protected::new(found);
+            match mount(wanted, device, found, loader) {
+                Err(error) if !found.device.is_gone() => {
+                    mount_unreplayed(wanted, device, found, loader, error)
+                }
+                done => done,
+            }
+        })
+    }
+
+    /// Opens a device of `rd.layers.from=` that holds layers without a filesystem. Returns the path of its node, too.
+    pub fn open_medium(
+        &mut self,
+        device: &MountSpec,
+        loader: &mut Loader,
+    ) -> Result<(String, Opened)> {
+        let wanted = DeviceQuery::of(medium::WORD, device);
+        let found = self.find(wanted, loader)?;
+        found.check_mountable()?;
+        let node = found.path.to_string_lossy().into_owned();
+        Ok((node, found.device.open()?))
     }
 
     pub(super) fn find(
@@ -192,6 +245,73 @@ impl DeviceFinder {
         let found = search.find(wanted, self.policy, &mut load);
         self.policy.delay = Duration::ZERO;
         found
+    }
+}
+
+/// Mounts the filesystem of a device without replaying its journal, after that failed for `why` on a device that
+/// cannot be written to.
+fn mount_unreplayed(
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    found: &MatchedDevice,
+    loader: &mut Loader,
+    why: Error,
+) -> Result<(MountedDevice, Mount)> {
+    let option = found.volume().and_then(|volume| volume.kind.no_replay());
+    let Some(option) = option else {
+        return Err(why);
+    };
+    let mut unreplayed = device.clone();
+    unreplayed.flags.push(option.into());
+    match mount(wanted, &unreplayed, found, loader) {
+        Ok(mounted) => {
+            warn!(
+                "{wanted} ({}): mounted with {option}, because its journal has to be replayed and /init writes \
+                 nothing to it: what was written last may be missing. Do not remount it for writing: its journal \
+                 would be replayed over that later",
+                found.path.display()
+            );
+            Ok(mounted)
+        }
+        Err(_) => Err(why),
+    }
+}
+
+/// The devices of a filesystem, which the kernel lets nobody write to until this is dropped.
+struct Protected(Vec<File>);
+
+impl Protected {
+    fn new(found: &MatchedDevice) -> Self {
+        let mut devices = Vec::new();
+        for node in found.companions.iter().chain([&found.path]) {
+            let mut protect = || {
+                let mut options = File::options();
+                // Without NONBLOCK, a CD drive closes its tray and waits for the disc.
+                let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+                let object = node.display();
+                let device = options.open(node).during("open", &object)?;
+                if !blockdev::is_read_only(&device).during("read access of", &object)? {
+                    blockdev::set_read_only(&device, true).during("write-protect", &object)?;
+                    devices.push(device);
+                }
+                Ok::<_, Error>(())
+            };
+            // It is mounted read-only all the same.
+            if let Err(error) = protect() {
+                warn!("{error}");
+            }
+        }
+        Self(devices)
+    }
+}
+
+impl Drop for Protected {
+    fn drop(&mut self) {
+        for device in &self.0 {
+            if let Err(errno) = blockdev::set_read_only(device, false) {
+                warn!("a device stays write-protected: {}", error::name(errno));
+            }
+        }
     }
 }
 

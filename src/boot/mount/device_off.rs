@@ -1,7 +1,8 @@
 //! Without the feature `disk`: no device can be mounted. The plan names none, because [`crate::plan::words`]
-//! ignores `root=` and the plan refuses a device in `rd.overlay=`.
+//! ignores `root=` and a device in `rd.layers.from=`, and the plan refuses one in `rd.overlay=`.
 
 use super::context::Mount;
+use crate::bytes::Opened;
 use crate::error::{Error, Result};
 use crate::module::loader::Loader;
 use crate::plan::MountSpec;
@@ -45,6 +46,24 @@ impl DeviceFinder {
         _root: Option<&MountedDevice>,
         _loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
+        Err(no_disks(device))
+    }
+
+    /// Fails.
+    pub fn mount_medium(
+        &mut self,
+        device: &MountSpec,
+        _loader: &mut Loader,
+    ) -> Result<(MountedDevice, Mount)> {
+        Err(no_disks(device))
+    }
+
+    /// Fails.
+    pub fn open_medium(
+        &mut self,
+        device: &MountSpec,
+        _loader: &mut Loader,
+    ) -> Result<(String, Opened)> {
         Err(no_disks(device))
     }
 }

@@ -3,6 +3,8 @@
 //! It needs Linux 6.12 with EROFS_FS_BACKED_BY_FILE; an older kernel, and any for a file on a tmpfs, fails
 //! with ENOTBLK. `fsoffset=` came with Linux 6.16.
 
+use std::os::fd::AsRawFd;
+
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
@@ -10,10 +12,19 @@ use crate::boot::source::OpenSource;
 use crate::error::Result;
 use crate::plan::Layer;
 
+/// The path that the kernel opens. fsconfig(2) takes values of up to 255 bytes.
+fn path(source: &OpenSource) -> String {
+    const VALUE_MAX: usize = 255;
+    match source.path() {
+        path if path.len() <= VALUE_MAX => path,
+        _ => format!("/proc/self/fd/{}", source.file.file.as_raw_fd()),
+    }
+}
+
 /// Mounts an image that starts on a block boundary of a file.
 pub fn mount(layer: &Layer, source: &OpenSource) -> Result<Mount> {
-    let context = FsContext::erofs()?;
-    context.string("source", &source.path())?;
+    let context = FsContext::read_only("erofs")?;
+    context.string("source", &path(source))?;
     if layer.offset != 0 {
         context.string("fsoffset", &layer.offset.to_string())?;
     }

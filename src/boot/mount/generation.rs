@@ -9,6 +9,7 @@
 //! | `work` | its work directory |
 //! | `stack` | the record of the layers below ([`crate::plan::identity`]) |
 //! | `old` | the `upper` and `stack` before the last reset |
+//! | `old.tmp` | those that are about to be `old` |
 //! | `next.tmp` | an `upper` and `stack` that are being made |
 //! | `next` | complete ones that are being installed |
 //!
@@ -55,52 +56,51 @@ pub struct UpperStore<'a> {
     pub path: &'a str,
 }
 
-/// The steps that make new ones, up to the one that decides. `has` tells which names exist.
-fn prepare(has: impl Fn(&str) -> bool) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if has("next.tmp") {
-        steps.push(Remove("next.tmp"));
-    }
-    // One older generation is kept. Where there is no `upper`, it is not replaced.
-    if has("upper") && has("old") {
-        steps.push(Remove("old"));
-    }
-    steps.extend([
-        Create("next.tmp"),
-        CreateUpper("next.tmp/upper"),
-        WriteRecord("next.tmp/stack"),
-        Sync,
-        Rename("next.tmp", "next"),
-        Sync,
-    ]);
-    steps
-}
+/// The steps that make new ones, up to the one that decides.
+const PREPARE: [Step; 6] = [
+    Create("next.tmp"),
+    CreateUpper("next.tmp/upper"),
+    WriteRecord("next.tmp/stack"),
+    Sync,
+    Rename("next.tmp", "next"),
+    Sync,
+];
 
-/// The steps that put `next` in place. Whatever part of them is done already, the rest follows.
+/// The steps that put `next` in place. Whatever part of them is done already, the rest follows. `has` tells which
+/// names exist.
 fn install(has: impl Fn(&str) -> bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if !has("next") {
+        // It was not complete when the power failed.
+        if has("next.tmp") {
+            steps.push(Remove("next.tmp"));
+        }
         return steps;
     }
     let (new_upper, new_record) = (has("next/upper"), has("next/stack"));
-    if new_upper && has("upper") {
-        if !has("old") {
-            steps.push(Create("old"));
+    let replaces = new_upper && has("upper");
+    if replaces {
+        if !has("old.tmp") {
+            steps.push(Create("old.tmp"));
         }
         if new_record && has("stack") {
-            steps.push(Rename("stack", "old/stack"));
+            steps.push(Rename("stack", "old.tmp/stack"));
         }
-        // It may forbid to mount the old one again, but not the new one.
+        // What overlayfs left there can forbid to mount the old upper directory again, but not the new one.
         if has("work") {
             steps.push(Remove("work"));
         }
-        steps.push(Rename("upper", "old/upper"));
+        steps.push(Rename("upper", "old.tmp/upper"));
     }
     if new_upper {
         steps.push(Rename("next/upper", "upper"));
     }
     if new_record {
         steps.push(Rename("next/stack", "stack"));
+    }
+    // The older generation is kept until the new one is in place.
+    if replaces || has("old.tmp") {
+        steps.extend([Remove("old"), Rename("old.tmp", "old")]);
     }
     steps.extend([Remove("next"), Sync]);
     steps
@@ -116,7 +116,7 @@ const REPLACE_RECORD: [Step; 5] = [
 ];
 
 impl UpperStore<'_> {
-    /// Completes what a boot before this one has decided and not finished.
+    /// Completes what a boot before this one has decided and not finished, and deletes what it has not decided.
     pub fn recover(&self) -> Result<()> {
         let steps = install(|name| self.has(name));
         self.run(&steps, "", &|_| Ok(()))
@@ -145,9 +145,10 @@ impl UpperStore<'_> {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Begins anew: an upper directory made by `create`, and `record`. What was there is in `old` then.
+    /// Begins anew: an upper directory made by `create`, and `record`. What was there is in `old` then. Call
+    /// [`recover`](Self::recover) first.
     pub fn begin(&self, record: &str, create: &dyn Fn(&str) -> Result<()>) -> Result<()> {
-        self.run(&prepare(|name| self.has(name)), record, create)?;
+        self.run(&PREPARE, record, create)?;
         self.recover()
     }
 
@@ -281,7 +282,7 @@ mod tests {
         let mut left = count;
         for stage in [0, 1] {
             let steps = match stage {
-                0 => prepare(|name| store.has(name)),
+                0 => PREPARE.to_vec(),
                 _ => install(|name| store.has(name)),
             };
             for step in steps {
@@ -317,14 +318,20 @@ mod tests {
                     fs::write(path.join("stack"), "old").unwrap();
                 }
                 match generation(path) {
-                    (name, record) if name == "old" && record == "old" => olds += 1,
+                    (name, record) if name == "old" && record == "old" => {
+                        olds += 1;
+                        assert!(path.join("old/upper/older").exists(), "after {count} steps");
+                    }
                     (name, record) if name == "new" && record == "new" => {
                         news += 1;
                         assert!(path.join("old/upper/old").exists(), "after {count} steps");
                         assert_eq!(path.join("old/stack").exists(), with_record);
-                        assert!(!path.join("next").exists() && !path.join("work").exists());
+                        assert!(!path.join("work").exists());
                     }
                     mix => panic!("a mix after {count} steps: {mix:?}"),
+                }
+                for name in ["next", "next.tmp", "old.tmp"] {
+                    assert!(!path.join(name).exists(), "{name} after {count} steps");
                 }
                 // And then a reset succeeds whatever is there.
                 in_store(path, |store| store.begin("third", &create_new).unwrap());
@@ -388,7 +395,7 @@ mod tests {
         let victim = path.join("victim");
         fs::create_dir(&victim).unwrap();
         fs::write(victim.join("file"), "precious").unwrap();
-        for name in ["old", "next.tmp", "stack.tmp", "stack"] {
+        for name in ["old", "next.tmp", "old.tmp", "stack.tmp", "stack"] {
             std::os::unix::fs::symlink(&victim, path.join(name)).unwrap();
         }
         fs::create_dir(path.join("upper")).unwrap();
@@ -396,6 +403,8 @@ mod tests {
             let error = store.record().unwrap_err().to_string();
             assert!(error.contains("/stack: ELOOP"), "{error}");
             store.write_record("new").unwrap();
+            store.recover().unwrap();
+            fs::remove_file(path.join("old.tmp")).unwrap();
             store.begin("new", &create_new).unwrap();
         });
         let text = fs::read_to_string(victim.join("file")).unwrap();

@@ -59,6 +59,12 @@ pub fn of_layer(layer: &Layer, source: &OpenSource) -> Result<StackMember> {
                 id_of_content(&bytes, layer.length).during("read", layer)?,
             )
         }
+        // The superblock has the time, the number of inodes, and where each table of the image is.
+        Content::Squashfs { .. } => {
+            let head = digest(&mut Reader::bounded(&bytes, 0, HEAD_END)).during("read", layer)?;
+            let id = format!("DIGEST={head:032x},LENGTH={}", layer.length);
+            ("squashfs", id)
+        }
         Content::Cpio { .. } => (
             "cpio",
             id_of_content(&bytes, layer.length).during("read", layer)?,

@@ -1,4 +1,4 @@
-//! The loop backend: EROFS on a loop device over a part of a file, at any byte offset.
+//! The loop backend: EROFS or SquashFS on a loop device over a part of a file, at any byte offset.
 
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -14,7 +14,7 @@ use crate::boot::filesystem::is_in_memory;
 use crate::boot::source::OpenSource;
 use crate::error::{self, Context, Error, Result};
 use crate::module::loader::Loader;
-use crate::plan::{Layer, Module};
+use crate::plan::{Content, Layer, Module, Place};
 use crate::sys::loopdev::{self, Range};
 
 /// The driver's major number (LOOP_MAJOR in include/uapi/linux/major.h).
@@ -31,6 +31,8 @@ pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<
     let range = Range {
         offset: layer.offset,
         length: whole_pages(layer.length),
+        // The pages of a file in memory are in the page cache already.
+        direct: matches!(&layer.place, Place::Medium(_)) && !layer.place.is_in_initramfs(),
     };
     let end = range.offset.saturating_add(range.length);
     let path = source.path();
@@ -39,7 +41,10 @@ pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<
     }
     // Held open until the mount holds the device.
     let (node, _device) = attach(&source.file.file, range)?;
-    let context = FsContext::erofs()?;
+    let context = match &layer.content {
+        Content::Squashfs { .. } => FsContext::read_only("squashfs")?,
+        Content::Erofs { .. } | Content::Cpio { .. } => FsContext::read_only("erofs")?,
+    };
     context.string("source", &node)?;
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

@@ -21,7 +21,7 @@ impl Memback {
         if self.unsupported {
             return Err(Error::new("mount", "erofs", "this kernel has no memback"));
         }
-        let context = FsContext::erofs()?;
+        let context = FsContext::read_only("erofs")?;
         let range = format!("{}:{}", layer.offset, layer.length);
         // A kernel without memback refuses it as an unknown parameter. One attempt is enough to know.
         context.string("memback", &range).inspect_err(|error| {

@@ -33,6 +33,9 @@ pub mod archive;
 pub mod merge;
 
 #[cfg(feature = "extract")]
+pub mod memory;
+
+#[cfg(feature = "extract")]
 mod single;
 
 mod root;
@@ -45,6 +48,7 @@ use log::{debug, info};
 #[cfg(feature = "extract")]
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::release;
 use super::source::OpenSource;
 use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::Codec;
@@ -70,6 +74,8 @@ pub use upper::MountedUpper;
 pub enum MountMethod {
     /// As an EROFS image, by this backend.
     Erofs(Backend),
+    /// As a SquashFS image, by this backend.
+    Squashfs(Backend),
     /// As a tmpfs that an archive was unpacked into.
     Unpacked,
     /// As a tmpfs that the files of an EROFS image were written into.
@@ -95,6 +101,8 @@ pub struct MountedRoot<'a> {
     pub layers: Vec<MountedLayer<'a>>,
     /// The filesystem that overlayfs writes to.
     pub upper: Option<MountedUpper>,
+    /// Bytes of the initrd and of layer files that were freed.
+    pub freed: u64,
     /// The directories of `rd.overlay.for=`.
     pub kept: Option<MountedKept>,
     /// Whether all layers were written into one tmpfs, which is the root.
@@ -105,7 +113,12 @@ impl<'a> MountedRoot<'a> {
     /// The layers whose bytes the kernel goes on to read where they are.
     pub fn images(&self) -> Vec<&'a Layer> {
         let layers = self.layers.iter();
-        let mounted = layers.filter(|mounted| matches!(mounted.method, MountMethod::Erofs(_)));
+        let mounted = layers.filter(|mounted| match mounted.method {
+            MountMethod::Erofs(_) | MountMethod::Squashfs(_) => true,
+            MountMethod::Unpacked => false,
+            #[cfg(feature = "extract")]
+            MountMethod::Extracted => false,
+        });
         mounted.map(|mounted| mounted.layer).collect()
     }
 }
@@ -117,6 +130,7 @@ pub struct Mounter<'a> {
     finder: DeviceFinder,
     loader: Loader,
     memback: Memback,
+    has_overlay: bool,
     lacks_overlay: bool,
     mounted: MountedRoot<'a>,
 }
@@ -135,6 +149,7 @@ impl<'a> Mounter<'a> {
             finder,
             loader,
             memback: Memback::default(),
+            has_overlay: false,
             lacks_overlay: false,
             mounted: MountedRoot::default(),
         }
@@ -221,9 +236,37 @@ impl<'a> Mounter<'a> {
             } => self
                 .try_backends(layer, backends, source)
                 .map_err(|errors| not_mounted(layer, superblock, errors))?,
+            Content::Squashfs { .. } => {
+                self.loader.need(Module::Squashfs).during("mount", layer)?;
+                loopback::mount(layer, source, &mut self.loader)
+                    .and_then(|mount| mount.attach(&layer_directory(layer.number)))
+                    .during("mount", layer)?;
+                info!("{layer}: mounted by {}", Backend::Loop);
+                MountMethod::Squashfs(Backend::Loop)
+            }
         };
         self.mounted.layers.push(MountedLayer { layer, method });
+        // Until overlayfs is known to work, the layer may have to be read again.
+        if self.has_overlay || !matches!(self.plan.root, Root::Overlay(_)) {
+            self.free_consumed(layer);
+        }
         Ok(())
+    }
+
+    /// Frees the bytes of a layer, unless it is mounted from there.
+    fn free_consumed(&mut self, layer: &Layer) {
+        let mounted = &self.mounted.layers;
+        let consumed = |layer: &Layer| {
+            mounted.iter().any(|mounted| {
+                mounted.layer.number == layer.number
+                    && !matches!(mounted.method, MountMethod::Erofs(_))
+            })
+        };
+        if consumed(layer) {
+            let layers = self.plan.layers.iter();
+            let freed = release::free_layer(layer, &mut layers.filter(|layer| !consumed(layer)));
+            self.mounted.freed = self.mounted.freed.saturating_add(freed);
+        }
     }
 
     /// Tries the backends of a layer in order. Fails with the error of each.
@@ -308,6 +351,7 @@ impl<'a> Mounter<'a> {
 
     fn need_overlay(&mut self) -> Result<()> {
         let done = self.loader.need(Module::Overlay);
+        self.has_overlay = done.is_ok();
         self.lacks_overlay = done.is_err();
         done
     }

@@ -123,7 +123,7 @@ impl Mounter<'_> {
     pub(super) fn root_directory_layer(&self) -> Option<usize> {
         let defines_root = |layer: &&Layer| match layer.content {
             Content::Cpio { has_root, .. } => has_root,
-            Content::Erofs { .. } => true,
+            Content::Erofs { .. } | Content::Squashfs { .. } => true,
         };
         match &self.plan.device {
             Some(_) => Some(0),

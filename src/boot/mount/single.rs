@@ -6,13 +6,15 @@ use log::info;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
 use super::extract::{self, Onto};
+use super::memory::{self, Need};
 use super::paths::{SYSROOT, create_directory};
 use super::unpack;
 use super::{MountMethod, MountedLayer, Mounter, archive};
+use crate::boot::release;
 use crate::bytes::Part;
 use crate::error::{Context, Error, Result};
-use crate::initrd;
-use crate::plan::{Content, Layer};
+use crate::initrd::{self, FILE_MEMORY};
+use crate::plan::{Content, Layer, Root};
 use crate::sys::process::run_chrooted;
 
 impl<'a> Mounter<'a> {
@@ -24,19 +26,69 @@ impl<'a> Mounter<'a> {
             .during("make", "the tmpfs for all layers (rd.overlay=)")?;
         self.mounted.single = true;
         self.mounted.layers.clear();
+        self.check_memory_of_all()?;
         let mut onto = Onto::Root;
         for layer in &self.plan.layers {
+            if let Some(why) = layer.unreachable() {
+                return Err(Error::new("extract", layer, why));
+            }
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
-                Content::Erofs { .. } => self.extract_layer(layer, SYSROOT, onto)?,
+                Content::Erofs { .. } | Content::Squashfs { .. } => {
+                    self.extract_layer(layer, SYSROOT, onto)?
+                }
             };
             onto = Onto::Layers;
             self.mounted.layers.push(MountedLayer { layer, method });
+            self.free_consumed(layer);
         }
         if !writable {
             mount_remount(SYSROOT, MountFlags::RDONLY, "").during("remount read-only", SYSROOT)?;
         }
         Ok(())
+    }
+
+    /// Refuses the layers where they do not fit together into the memory or the tmpfs at [`SYSROOT`].
+    fn check_memory_of_all(&self) -> Result<()> {
+        let check = |holes| {
+            let needs = self.plan.layers.iter().map(|layer| {
+                let need = self.needed(layer, holes).during("extract", layer)?;
+                Ok((layer, need))
+            });
+            memory::check(SYSROOT, &needs.collect::<Result<Vec<_>>>()?)
+        };
+        check(true).or_else(|_| {
+            release::free_loader(self.plan);
+            check(false)
+        })
+    }
+
+    /// What the files of a layer take. Holes take no memory, and it takes time to find them: they count where
+    /// `holes` is set.
+    fn needed(&self, layer: &Layer, holes: bool) -> Result<Need> {
+        match &layer.content {
+            Content::Cpio {
+                unpacked, memory, ..
+            } => Ok(Need {
+                content: *unpacked,
+                memory: *memory,
+                files: 0,
+            }),
+            Content::Erofs { superblock, .. } => {
+                let source = self.source(layer)?;
+                let image = Part::new(&source.file, layer.offset, layer.length);
+                let (content, files) = extract::needed(&image, superblock, holes)?;
+                Ok(Need {
+                    content,
+                    memory: content.saturating_add(files.saturating_mul(FILE_MEMORY)),
+                    files,
+                })
+            }
+            Content::Squashfs { .. } => {
+                let what = "the files of a SquashFS image cannot be extracted";
+                Err(Error::new("extract", layer, what))
+            }
+        }
     }
 
     /// Writes the files of an EROFS layer into a directory.
@@ -51,12 +103,7 @@ impl<'a> Mounter<'a> {
         };
         let source = self.source(layer)?;
         let image = Part::new(&source.file, layer.offset, layer.length);
-        let needed = |holes| extract::needed_memory(&image, superblock, holes);
         let work = || {
-            // Holes take no memory, and it takes time to find them.
-            if archive::check_memory(layer, needed(true)?).is_err() {
-                archive::check_memory(layer, needed(false)?)?;
-            }
             let directory = File::open(target).during("open", target)?;
             extract::extract(&image, superblock, directory.into(), onto)
         };
@@ -69,7 +116,14 @@ impl<'a> Mounter<'a> {
     }
 
     /// Writes the files of an EROFS layer into a tmpfs of its own, for the overlay.
-    pub(super) fn extract_own(&self, layer: &Layer, target: &str) -> Result<MountMethod> {
+    pub(super) fn extract_own(&mut self, layer: &Layer, target: &str) -> Result<MountMethod> {
+        if matches!(self.plan.root, Root::Overlay(_)) {
+            self.need_overlay()?;
+        }
+        if archive::check_memory(layer, self.needed(layer, true)?.memory).is_err() {
+            release::free_loader(self.plan);
+            archive::check_memory(layer, self.needed(layer, false)?.memory)?;
+        }
         archive::mount_tmpfs(&layer.name, &[], target)?;
         let extracted = self.extract_layer(layer, target, Onto::Layer);
         if extracted.is_err() {
@@ -83,10 +137,9 @@ impl<'a> Mounter<'a> {
 
     /// Unpacks an archive over what is there.
     fn unpack_into_root(&self, layer: &Layer) -> Result<MountMethod> {
-        let Content::Cpio { codec, memory, .. } = &layer.content else {
+        let Content::Cpio { codec, .. } = &layer.content else {
             return Err(Error::new("unpack", layer, "it is no archive"));
         };
-        archive::check_memory(layer, *memory)?;
         let source = self.source(layer)?;
         let open = || {
             initrd::open_archive(&source.file, layer.offset, layer.length, *codec)
@@ -95,7 +148,7 @@ impl<'a> Mounter<'a> {
         let work = || {
             // An opaque directory hides the layers below, and not what this archive has for it.
             unpack::clear_opaque(open()?)?;
-            unpack::unpack(open()?, None)
+            unpack::unpack_over(open()?)
         };
         let unpacked = run_chrooted(SYSROOT, work)
             .during("enter", SYSROOT)?

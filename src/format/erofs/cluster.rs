@@ -81,20 +81,28 @@ pub struct Cluster {
 
 impl Cluster {
     /// Decodes it into `plain`, which is as long as it is then. `image` is [`super::Image::bytes`].
-    pub fn decode(&self, image: &(impl ReadAt + ?Sized), plain: &mut Vec<u8>) -> Result<(), Fault> {
-        let read;
+    pub fn decode(&self, image: &dyn ReadAt, plain: &mut Vec<u8>) -> Result<(), Fault> {
+        // What was there is overwritten: only more bytes are cleared.
+        plain.resize(usize::try_from(self.length).unwrap_or(0), 0);
+        self.decode_into(image, &mut Vec::new(), plain)
+    }
+
+    /// Decodes it into `plain`, which has its length. `buffer` takes the stored bytes.
+    pub fn decode_into(
+        &self,
+        image: &dyn ReadAt,
+        buffer: &mut Vec<u8>,
+        plain: &mut [u8],
+    ) -> Result<(), Fault> {
         let packed = match &self.packed {
             Packed::Bytes(bytes) => bytes,
             Packed::Image { offset, length } => {
-                let mut bytes = vec![0; usize::try_from(*length).unwrap_or(0)];
-                let done = image.read_exact_at(&mut bytes, *offset);
+                buffer.resize(usize::try_from(*length).unwrap_or(0), 0);
+                let done = image.read_exact_at(buffer, *offset);
                 done.map_err(|error| Fault::of_read(&error, *offset))?;
-                read = bytes;
-                &read
+                buffer
             }
         };
-        plain.clear();
-        plain.resize(usize::try_from(self.length).unwrap_or(0), 0);
         decompress::decompress(self, packed, plain)
             .map_err(|what| Fault::Decompress(self.algorithm.name(), what, self.at))
     }

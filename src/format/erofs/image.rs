@@ -32,6 +32,7 @@ pub struct Image<'a> {
     packed: OnceCell<Inode>,
     pub(super) prefixes: OnceCell<Vec<Prefix>>,
     pub(super) cache: RefCell<Cache>,
+    pages: RefCell<Pages>,
 }
 
 impl<'a> Image<'a> {
@@ -63,6 +64,7 @@ impl<'a> Image<'a> {
             packed: OnceCell::new(),
             prefixes: OnceCell::new(),
             cache: RefCell::default(),
+            pages: RefCell::default(),
         };
         if superblock.feature_incompat & INCOMPAT_METABOX != 0 {
             image.metabox = Some(image.find_metabox()?);
@@ -213,6 +215,9 @@ impl<'a> Image<'a> {
 
     /// Fills `buf` from the image.
     pub(super) fn read(&self, buf: &mut [u8], at: u64) -> std::result::Result<(), Fault> {
+        if self.pages.borrow_mut().read(self.bytes, buf, at).is_some() {
+            return Ok(());
+        }
         self.bytes
             .read_exact_at(buf, at)
             .map_err(|error| Fault::of_read(&error, at))
@@ -240,6 +245,54 @@ impl<'a> Image<'a> {
             .fill(&mut target, 0)
             .map_err(|fault| fault.of_inode(link.nid))?;
         Ok(target)
+    }
+}
+
+/// Pages of the image that were read last: inodes, attributes and indexes are smaller, and lie side by side.
+#[derive(Default)]
+struct Pages {
+    /// The numbers of pages, and their bytes; a page has one place, and takes that of another one.
+    pages: Vec<(u64, Vec<u8>)>,
+}
+
+impl Pages {
+    const COUNT: u64 = 64;
+    const PAGE: usize = 4096;
+
+    /// Fills `buf`. `None`: it is too long for that, or the page cannot be read.
+    fn read(&mut self, bytes: &dyn ReadAt, mut buf: &mut [u8], mut at: u64) -> Option<()> {
+        if buf.len() >= Self::PAGE {
+            return None;
+        }
+        while !buf.is_empty() {
+            let page = self.page(bytes, at / Self::PAGE as u64)?;
+            let skip = usize::try_from(at % Self::PAGE as u64).ok()?;
+            let from = page.get(skip..).filter(|from| !from.is_empty())?;
+            let n = from.len().min(buf.len());
+            let (to, rest) = buf.split_at_mut_checked(n)?;
+            to.copy_from_slice(from.get(..n)?);
+            at = at.checked_add(n as u64)?;
+            buf = rest;
+        }
+        Some(())
+    }
+
+    fn page(&mut self, bytes: &dyn ReadAt, number: u64) -> Option<&[u8]> {
+        if self.pages.is_empty() {
+            let none = || (u64::MAX, Vec::new());
+            self.pages.resize_with(Self::COUNT as usize, none);
+        }
+        let place = usize::try_from(number % Self::COUNT).ok()?;
+        let (there, page) = self.pages.get_mut(place)?;
+        if *there != number {
+            *there = u64::MAX;
+            let start = number.checked_mul(Self::PAGE as u64)?;
+            let length = bytes.size().checked_sub(start)?.min(Self::PAGE as u64);
+            page.resize(usize::try_from(length).ok()?, 0);
+            bytes.read_exact_at(page, start).ok()?;
+            *there = number;
+        }
+        Some(page)
     }
 }
 

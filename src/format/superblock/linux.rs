@@ -6,6 +6,7 @@ use std::io;
 
 use super::{Share, Volume, VolumeKind, block, field, label, le_units, uuid, wide_label};
 use crate::bytes::ReadAt;
+use crate::format::squashfs;
 
 /// `struct ext4_super_block` of fs/ext4/ext4.h, 1024 bytes into the device. The three are told
 /// apart by their features, as blkid does.
@@ -146,13 +147,8 @@ pub(super) fn f2fs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     Ok(Some(Volume::new(VolumeKind::F2fs, uuid, label)))
 }
 
-/// `struct squashfs_super_block` of fs/squashfs/squashfs_fs.h. It has neither UUID nor label.
+/// SquashFS has neither UUID nor label.
 pub(super) fn squashfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
-    const S_MAJOR: usize = 28;
-    let Some(superblock) = block::<96>(device, 0)? else {
-        return Ok(None);
-    };
-    let version = field(&superblock, S_MAJOR).le16();
-    let ours = superblock.starts_with(b"hsqs") && version == Some(4);
-    Ok(ours.then(|| Volume::new(VolumeKind::Squashfs, None, None)))
+    let superblock = squashfs::Superblock::read(device, 0)?;
+    Ok(superblock.map(|_| Volume::new(VolumeKind::Squashfs, None, None)))
 }

@@ -35,6 +35,7 @@ macro_rules! kinds {
             $(, refusal: $refusal:literal)?
             $(, no_upper: $no_upper:expr)?
             $(, d_type: $d_type:literal)?
+            $(, no_replay: $no_replay:literal)?
             $(, driver: ($option:literal, $module:literal))?
             $(, helpers: [$($helper:literal),+])?
             $(, notes: $notes:literal)?
@@ -85,6 +86,15 @@ macro_rules! kinds {
                 match self {
                     $(Self::$container => None,)*
                     $(Self::$kind => optional!($($d_type)?),)*
+                }
+            }
+
+            /// The mount option with which it does not replay its journal, which is possible only read-only; `None`:
+            /// it has none.
+            pub fn no_replay(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$container => None,)*
+                    $(Self::$kind => optional!($($no_replay)?),)*
                 }
             }
 
@@ -175,17 +185,19 @@ kinds! {
             notes: "only with `rootfstype=ntfs3`: NTFS3_FS, `ntfs3`"
         }
         /// XFS.
-        Xfs { name: "xfs", reader: linux::xfs, d_type: "ftype=1", driver: ("XFS_FS", "xfs") }
+        Xfs {
+            name: "xfs", reader: linux::xfs, d_type: "ftype=1", no_replay: "norecovery", driver: ("XFS_FS", "xfs")
+        }
         /// ext2: no journal.
         Ext2 {
             name: "ext2", d_type: "filetype",
             notes: "EXT2_FS, or EXT4_FS with EXT4_USE_FOR_EXT2"
         }
         /// ext3: a journal, and no feature of ext4.
-        Ext3 { name: "ext3", d_type: "filetype", driver: ("EXT4_FS", "ext4") }
+        Ext3 { name: "ext3", d_type: "filetype", no_replay: "noload", driver: ("EXT4_FS", "ext4") }
         /// ext4: at least one feature that ext3 does not know.
         Ext4 {
-            name: "ext4", reader: linux::ext, d_type: "filetype", driver: ("EXT4_FS", "ext4"),
+            name: "ext4", reader: linux::ext, d_type: "filetype", no_replay: "noload", driver: ("EXT4_FS", "ext4"),
             notes: "`quota_v2` too, if it has quotas"
         }
         /// squashfs, version 4.
@@ -195,11 +207,11 @@ kinds! {
         }
         /// btrfs.
         Btrfs {
-            name: "btrfs", reader: linux::btrfs, driver: ("BTRFS_FS", "btrfs"),
+            name: "btrfs", reader: linux::btrfs, no_replay: "rescue=nologreplay", driver: ("BTRFS_FS", "btrfs"),
             notes: "may span several devices"
         }
         /// F2FS.
-        F2fs { name: "f2fs", reader: linux::f2fs, driver: ("F2FS_FS", "f2fs") }
+        F2fs { name: "f2fs", reader: linux::f2fs, no_replay: "norecovery", driver: ("F2FS_FS", "f2fs") }
         /// exFAT.
         Exfat {
             name: "exfat", reader: fat::exfat, no_upper: NO_ATTRIBUTES, driver: ("EXFAT_FS", "exfat"),

@@ -31,7 +31,7 @@ pub struct CpioOptions {
 }
 
 /// The result of [`write()`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// The length with the trailer and its padding, in bytes.
     pub length: u64,

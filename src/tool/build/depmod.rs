@@ -44,8 +44,11 @@ pub fn entries(selection: &ModuleSelection, loader: &[Entry]) -> Result<(Vec<Ent
         Some(root) => host::modules(root, &index, &database)?,
         None => Vec::new(),
     };
-    let names = Module::ALL
+    // That of SquashFS is one of the selected, if a layer needs it.
+    let own = Module::ALL
         .iter()
+        .filter(|module| **module != Module::Squashfs);
+    let names = own
         .map(|module| module.name())
         .chain(selection.names.iter().map(String::as_str))
         .chain(host.iter().map(String::as_str));

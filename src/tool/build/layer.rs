@@ -8,6 +8,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
+use crate::format::squashfs;
 use crate::initrd::{self, Kind, Segment};
 
 /// The format of the layer that is made from a directory.
@@ -58,7 +59,7 @@ pub struct PreparedLayer {
     pub length: u64,
     /// Offset and length of its last EROFS image, in bytes.
     pub last_image: Option<(u64, u64)>,
-    /// Whether it starts with an EROFS image, at which the kernel's unpacker stops.
+    /// Whether it starts with an EROFS or SquashFS image, at which the kernel's unpacker stops.
     pub starts_with_image: bool,
     /// The path on the command line, for messages.
     pub path: PathBuf,
@@ -68,6 +69,8 @@ pub struct PreparedLayer {
     pub name: OsString,
     /// A warning about what the layer cannot hold.
     pub warning: Option<String>,
+    /// A line about what the layer is made from, or what it costs.
+    pub note: Option<String>,
 }
 
 /// A layer from a file. `path` is for messages.
@@ -93,7 +96,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
                 layers = layers.saturating_add(1);
                 last_image = Some((segment.offset, segment.length));
             }
-            Kind::Cpio(_) => layers = layers.saturating_add(1),
+            Kind::Squashfs(_) | Kind::Cpio(_) => layers = layers.saturating_add(1),
             Kind::Bootconfig { .. } => {
                 return refuse(
                     "it ends with a bootconfig, which only works at the end of the whole image",
@@ -116,7 +119,14 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
         location: path.into(),
         name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
         warning: None,
+        note: None,
     })
+}
+
+/// Whether a file begins with a SquashFS image. A file that cannot be read is reported when the layer is prepared.
+pub fn is_squashfs(path: &Path) -> bool {
+    let superblock = Opened::open(path).map(|file| squashfs::Superblock::read(&file, 0));
+    matches!(superblock, Ok(Ok(Some(_))))
 }
 
 impl PreparedLayer {
@@ -131,7 +141,7 @@ impl PreparedLayer {
 fn starts_with_image(segments: &[Segment]) -> bool {
     let mut segments = segments.iter();
     let first = segments.find(|segment| !matches!(segment.kind, Kind::Padding));
-    first.is_some_and(|segment| matches!(segment.kind, Kind::Erofs(_)))
+    first.is_some_and(|segment| matches!(segment.kind, Kind::Erofs(_) | Kind::Squashfs(_)))
 }
 
 /// Refuses an image with data on other devices: no backend can mount it.

@@ -21,7 +21,7 @@ const VARIABLE: &str = "LAYERINIT_INIT";
 const TEXT_MAX: u64 = 256 << 20;
 
 /// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`, or else the
-/// environment variable, or else the `init` in the directory of this program.
+/// environment variable, or else [the installed one](installed_init).
 ///
 /// # Errors
 /// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
@@ -49,15 +49,25 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
     };
     if missing.get() {
         let hint = "build it with `cargo build --release --bin init`, or use --init PATH";
-        return Err(Error::new("find", "init", "not in the directory of this program").hint(hint));
+        return Err(Error::new(
+            "find",
+            "init",
+            "neither in the directory of this program nor in ../lib/layerinit",
+        )
+        .hint(hint));
     }
     parsed
 }
 
-/// The `init` in the directory of this program.
+/// The `init` in the directory of this program, where cargo puts it, or of a package: ../lib/layerinit/init from there.
 fn installed_init() -> Option<PathBuf> {
-    let init = env::current_exe().ok()?.with_file_name("init");
-    init.is_file().then_some(init)
+    let program = env::current_exe().ok()?;
+    let directory = program.parent()?;
+    let places = [
+        directory.join("init"),
+        directory.parent()?.join("lib/layerinit/init"),
+    ];
+    places.into_iter().find(|path| path.is_file())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -1,22 +1,30 @@
-//! EROFS images from directories: mkfs.erofs, and what it cannot set on every version.
+//! EROFS images from directories and tar archives: mkfs.erofs, and what it cannot set on every version.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::io::dup;
 
 use super::label;
 use super::layer::{LayerInput, PreparedLayer, check_devices};
-use super::program::run;
+use super::program::{output, run};
 use super::temp_files::TempFiles;
 use super::tree::{self, Timestamps};
 use crate::bytes::{Opened, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::checksum::digest;
-use crate::format::erofs::{Checksum, SUPER_OFFSET, Superblock};
+use crate::format::erofs::{Checksum, Image, SUPER_OFFSET, Superblock};
+use crate::text::shown;
+use crate::tool::image::in_place::{self, InPlace};
 use crate::tool::tmpfile;
+
+/// The program.
+const PROGRAM: &str = "mkfs.erofs";
 
 /// Offsets of fields in the image, in bytes (struct erofs_super_block in fs/erofs/erofs_fs.h).
 const CHECKSUM: u64 = SUPER_OFFSET + 4;
@@ -30,6 +38,8 @@ pub struct ErofsOptions {
     pub compression: Option<String>,
     /// The modification times of files, also of those in cpio layers.
     pub times: Timestamps,
+    /// The modification time that the command line or the environment gives: the latest one of files from archives.
+    pub mtime: Option<u32>,
     /// Further options, which follow ours.
     pub args: Vec<String>,
 }
@@ -40,31 +50,112 @@ impl ErofsOptions {
         self.args.iter().any(|arg| arg.starts_with(option))
     }
 
-    /// mkfs.erofs that writes `image` from the directory `source`.
-    fn command(&self, image: &Path, source: &Path) -> Result<Command> {
+    /// mkfs.erofs that writes `image` from `source`.
+    fn command(&self, image: &Path, source: &Source, block_size: bool) -> Result<Command> {
         const NIL: &str = "00000000-0000-0000-0000-000000000000";
-        let mut command = Command::new("mkfs.erofs");
-        if let Some(compression) = &self.compression {
-            command.arg(format!("-z{compression}"));
+        let mut command = Command::new(PROGRAM);
+        match &self.compression {
+            Some(compression) => command.arg(format!("-z{compression}")),
+            // Whole blocks alone: a kernel with memback maps them in place.
+            None => command.arg("-Enoinline_data"),
+        };
+        if block_size {
+            // Otherwise blocks have the size of this machine's pages, and smaller pages cannot hold them.
+            command.arg("-b4096");
         }
         command.env_remove("SOURCE_DATE_EPOCH");
-        match self.times {
-            Timestamps::Fixed(mtime) => command.arg(format!("-T{mtime}")),
-            // mkfs.erofs also takes this for the build time of the image. The latest time of the files depends on
-            // nothing else, and keeps the image reproducible.
-            Timestamps::Preserved(latest) => {
-                let newest = tree::newest(source)?.min(latest);
-                command.env("SOURCE_DATE_EPOCH", newest.to_string())
-            }
+        // mkfs.erofs also takes this for the build time of the image. The latest time of the files depends on
+        // nothing else, and keeps the image reproducible.
+        let mut build_time = |newest: u32| {
+            command.env("SOURCE_DATE_EPOCH", newest.to_string());
         };
+        match (source, self.times) {
+            (
+                Source::Directory {
+                    newest: Some(newest),
+                    ..
+                }
+                | Source::Tar { newest, .. },
+                _,
+            ) => build_time(*newest),
+            (_, Timestamps::Fixed(mtime)) => drop(command.arg(format!("-T{mtime}"))),
+            (Source::Directory { path, .. }, Timestamps::Preserved(latest)) => {
+                build_time(tree::newest(path)?.min(latest));
+            }
+        }
+        if let Source::Tar { .. } = source {
+            command.arg("--tar=f");
+        }
         command
             .arg(format!("-U{NIL}"))
             .args(&self.args)
             .arg(image)
-            .arg(source)
             .stdout(Stdio::null());
+        if let Source::Directory { path, .. } = source {
+            command.arg(path);
+        }
         Ok(command)
     }
+}
+
+/// What mkfs.erofs makes an image from.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// A directory.
+    Directory {
+        /// Its absolute path.
+        path: &'a Path,
+        /// The latest modification time of its files, which they keep; `None`: [`ErofsOptions::times`] decides.
+        newest: Option<u32>,
+    },
+    /// A tar archive.
+    Tar {
+        /// The archive.
+        file: &'a File,
+        /// The latest modification time of its files, which they keep.
+        newest: u32,
+    },
+}
+
+/// An image in a temporary file.
+#[derive(Debug)]
+pub struct ErofsImage {
+    /// The file, of this length.
+    pub file: File,
+    /// Its length in bytes.
+    pub length: u64,
+    /// A path that opens the file, as long as `file` is open.
+    pub location: PathBuf,
+}
+
+/// What the installed mkfs.erofs can do.
+#[derive(Clone, Debug, Default)]
+pub struct Features {
+    /// It reads tar archives.
+    pub tar: bool,
+    /// It sets the block size.
+    pub block_size: bool,
+    /// Its version and its options, as it prints them.
+    pub text: String,
+}
+
+/// Asks mkfs.erofs for what it can do. If it is not installed, or fails, it can do nothing: [`make`] has the error.
+pub fn features(temp: &TempFiles) -> Result<Features> {
+    static KNOWN: OnceLock<Features> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let mut text = String::new();
+    for option in ["-V", "--help"] {
+        let mut command = Command::new(PROGRAM);
+        text += &output(command.arg(option), temp)?;
+    }
+    let features = Features {
+        tar: text.contains("--tar"),
+        block_size: text.contains("\n -b#"),
+        text,
+    };
+    Ok(KNOWN.get_or_init(|| features).clone())
 }
 
 /// Makes an EROFS image of the directory of `input`, whose absolute path is `source`. `number` makes the name of the
@@ -77,27 +168,68 @@ pub fn prepare(
     temp: &TempFiles,
 ) -> Result<PreparedLayer> {
     let directory = input.path.as_path();
+    let label = input.label.clone().or_else(|| label::of_directory(source));
+    // --mkfs-erofs-arg=-L may set one.
+    let label = label.filter(|_| input.label.is_some() || !options.has("-L"));
+    let path = source;
+    let source = Source::Directory { path, newest: None };
+    let image = make(source, label.as_deref(), directory, number, options, temp)?;
+    let opened = Opened::new(image.file, image.length);
+    let superblock = Superblock::read(&opened, 0).during("read", directory.display())?;
+    let note = superblock
+        .filter(|_| options.compression.is_none())
+        .map(|superblock| uncompressed(&opened, &superblock, directory))
+        .transpose()?;
+    Ok(PreparedLayer {
+        length: image.length,
+        file: opened.file,
+        last_image: Some((0, image.length)),
+        starts_with_image: true,
+        path: directory.into(),
+        location: image.location,
+        name: OsString::new(),
+        warning: None,
+        note,
+    })
+}
+
+/// Makes an EROFS image. `object` is the layer in messages; `number` makes the name of the temporary file unique.
+pub fn make(
+    source: Source,
+    label: Option<&str>,
+    object: &Path,
+    number: usize,
+    options: &ErofsOptions,
+    temp: &TempFiles,
+) -> Result<ErofsImage> {
     let (mut file, path) = temp.create(&format!("layer{number}.erofs"))?;
     let location = path.clone().unwrap_or_else(|| tmpfile::proc_path(&file));
-    // mkfs.erofs opens an unnamed file through its standard input, which it does not read otherwise.
-    let image = path.unwrap_or("/proc/self/fd/0".into());
-    let stdin = file.try_clone().during("open", image.display())?;
-    let mut command = options.command(&image, source)?;
-    run(command.stdin(stdin), "erofs-utils", directory, temp)?;
+    let block_size = features(temp)?.block_size;
+    // mkfs.erofs opens an unnamed image through /proc: as its standard input, which it does not read for a directory,
+    // or as a descriptor without close-on-exec. It reads an archive from standard input.
+    let inherited = dup(&file).during("open", object.display())?;
+    let (image, stdin) = match &source {
+        Source::Directory { .. } => ("/proc/self/fd/0".into(), file.try_clone()),
+        Source::Tar { file, .. } => (
+            tmpfile::proc_path(&inherited),
+            file.try_clone()
+                .and_then(|mut file| file.rewind().map(|()| file)),
+        ),
+    };
+    let stdin = stdin.during("open", object.display())?;
+    let image = path.unwrap_or(image);
+    let mut command = options.command(&image, &source, block_size)?;
+    run(command.stdin(stdin), "erofs-utils", object, temp)?;
 
-    let object = format!("mkfs.erofs for {}", directory.display());
+    let name = object;
+    let object = format!("mkfs.erofs for {}", name.display());
     if file.metadata().during("read", &object)?.len() == 0 {
         let what = "it wrote no image (an effect of --mkfs-erofs-arg?)";
         return Err(Error::new("run", object, what));
     }
     // Not through -L, which mkfs.erofs has from version 1.6 on.
-    let label = match (&input.label, options.has("-L")) {
-        (Some(label), _) => Some(label.clone()),
-        (None, true) => None,
-        (None, false) => label::of_directory(source),
-    };
     if let Some(label) = label {
-        let field = label::volume_name(&label)?;
+        let field = label::volume_name(label)?;
         let written = file.write_all_at(&field, VOLUME_NAME);
         written.during("write", &object)?;
     }
@@ -111,21 +243,27 @@ pub fn prepare(
     let Some(superblock) = Superblock::read(&opened, 0).during("read", &object)? else {
         return Err(Error::new("run", object, "it did not write an EROFS image"));
     };
-    check_devices(&superblock, directory)?;
+    check_devices(&superblock, name)?;
     let length = superblock.length();
     if length < size {
         opened.file.set_len(length).during("write", &object)?;
     }
-    Ok(PreparedLayer {
-        starts_with_image: true,
+    Ok(ErofsImage {
         file: opened.file,
         length,
-        last_image: Some((0, length)),
-        path: directory.into(),
         location,
-        name: OsString::new(),
-        warning: None,
     })
+}
+
+/// What an image costs that is not compressed, and what it gains.
+fn uncompressed(image: &Opened, superblock: &Superblock, directory: &Path) -> Result<String> {
+    let sum = InPlace::of(&Image::new(image, superblock)?, 0, in_place::PAGE)?;
+    Ok(format!(
+        "{}: not compressed: {} bytes, {} of them behind the ends of files; memback maps {sum}",
+        shown(directory.as_os_str().as_encoded_bytes()),
+        superblock.length(),
+        sum.padding,
+    ))
 }
 
 /// Derives the UUID of an image from its content: version 8 of RFC 9562, not cryptographic. Images of different content

@@ -19,6 +19,8 @@ pub mod cpio_layer;
 pub mod depmod;
 pub mod mkfs;
 
+pub mod container;
+
 pub mod prepare;
 
 pub mod verify;
@@ -32,8 +34,10 @@ use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
+use crate::plan::Module;
 use crate::text::shown;
-use archive::CpioOptions;
+use archive::{CpioOptions, Written};
+use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
@@ -62,6 +66,10 @@ pub struct BuildOptions {
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
     pub layers: Vec<LayerInput>,
+    /// Whether the image has no loader.
+    pub layers_only: bool,
+    /// Whether each layer gets a line on standard error when it is ready.
+    pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
     /// The alignment of layers, in bytes: a multiple of 4.
@@ -72,6 +80,8 @@ pub struct BuildOptions {
     pub erofs: ErofsOptions,
     /// What the loader verifies; `None`: nothing.
     pub verify: Option<VerifyOptions>,
+    /// How archives and container images do.
+    pub container: ContainerOptions,
 }
 
 /// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
@@ -100,7 +110,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = loader_entries(options, &mut lines)?;
+    let mut entries = match options.layers_only {
+        true => Vec::new(),
+        false => loader_entries(options, &mut lines)?,
+    };
     let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
@@ -109,9 +122,17 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(error.hint("redirect it, or name a file with -o"));
     }
     let temp = TempFiles::new(target.as_deref())?;
+    let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        layers.push(prepare::prepare(input, number, &options.erofs, &temp)?);
+        let prepared = prepare::prepare(input, number, &options.erofs, &temp, &mut archives)?;
+        for layer in prepared {
+            if options.verbose {
+                let (number, path, length) = (layers.len(), input.path.display(), layer.length);
+                eprintln!("layer {number}, {path}: {length} bytes");
+            }
+            layers.push(layer);
+        }
     }
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();
@@ -148,7 +169,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     }
     let mut output = ImageWriter::new(target.as_deref(), temp, expected)?;
     let name = object.display().to_string();
-    let loader = archive::write(&entries, cpio, &mut output, &name)?;
+    let loader = match options.layers_only {
+        true => Written::default(),
+        false => archive::write(&entries, cpio, &mut output, &name)?,
+    };
     if stop {
         output.write_all(STOP).during("write", &name)?;
     }
@@ -164,6 +188,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     lines.extend(unaligned.map(|name| {
         format!("warning: {name}: not aligned, as its name in the archive would get too long")
     }));
+    lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
     lines.extend(not_kept.map(|what| format!("warning: {image}: {what}")));
     let count = match layers.len() {
@@ -186,7 +211,15 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
 fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<Entry>> {
     let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
     if let Some(modules) = &options.modules {
-        let (files, host) = depmod::entries(modules, &entries)?;
+        let mut modules = modules.clone();
+        if options
+            .layers
+            .iter()
+            .any(|layer| layer::is_squashfs(&layer.path))
+        {
+            modules.names.push(Module::Squashfs.name().into());
+        }
+        let (files, host) = depmod::entries(&modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 
+use super::container::layers::ArchiveLayers;
+use super::container::reference::{self, Reference};
 use super::cpio_layer;
 use super::layer::{self, LayerFormat, LayerInput, PreparedLayer};
 use super::mkfs::{self, ErofsOptions};
@@ -10,8 +12,9 @@ use super::temp_files::TempFiles;
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 
-/// Prepares a layer: a directory becomes an image or an archive in `temp`; a file is used unchanged. `number` is the
-/// position of the layer.
+/// Prepares the layers of one --layer, lowest first. A directory becomes an image or an archive in `temp`, a tar archive
+/// an image, a container image one for each of its layers; another file is used unchanged. `number` is the position of
+/// the --layer.
 ///
 /// # Errors
 /// The file holds something else than layers; a directory holds the image that is being built; --as or --label do not
@@ -21,20 +24,44 @@ pub fn prepare(
     number: usize,
     erofs: &ErofsOptions,
     temp: &TempFiles,
-) -> Result<PreparedLayer> {
+    archives: &mut ArchiveLayers,
+) -> Result<Vec<PreparedLayer>> {
     let path = &input.path;
     let refuse = |what: &str| Err(Error::new("read", path.display(), what));
-    let metadata = fs::metadata(path).during("open", path.display())?;
+    let file_as = "not a directory: --as sets the format of a directory, a file stays unchanged";
+    if let Some(reference) = Reference::parse(path) {
+        return match input.format {
+            None | Some(LayerFormat::Erofs) => archives.image(input, &reference),
+            Some(LayerFormat::Cpio(_)) => {
+                refuse("container images become EROFS images: --as is for directories")
+            }
+        };
+    }
+    let metadata = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            match reference::not_here(path) {
+                Some(image) => return Err(image),
+                None => Err(error),
+            }
+        }
+        metadata => metadata,
+    };
+    let metadata = metadata.during("open", path.display())?;
     if !metadata.is_dir() {
+        if input
+            .format
+            .is_none_or(|format| format == LayerFormat::Erofs)
+            && let Some(layer) = archives.archive(input)?
+        {
+            return Ok(vec![layer]);
+        }
         if input.label.is_some() {
             return refuse("not a directory: --label is for EROFS images made from directories");
         }
         if input.format.is_some() {
-            return refuse(
-                "not a directory: --as sets the format of a directory, a file stays unchanged",
-            );
+            return refuse(file_as);
         }
-        return layer::from_file(Opened::open(path)?, path);
+        return Ok(vec![layer::from_file(Opened::open(path)?, path)?]);
     }
     // An absolute path does not look like an option.
     let source = fs::canonicalize(path).during("open", path.display())?;
@@ -52,5 +79,5 @@ pub fn prepare(
     layer.name = source.file_name().unwrap_or(OsStr::new("root")).into();
     layer.name.push(".");
     layer.name.push(format.suffix());
-    Ok(layer)
+    Ok(vec![layer])
 }

@@ -14,6 +14,21 @@ use crate::error::{Context, Error, Result};
 /// Lines of a failed program's messages that are shown.
 const LINES_MAX: usize = 20;
 
+/// What a program prints, to standard output or error; nothing if it is not installed.
+pub fn output(command: &mut Command, temp: &TempFiles) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.env("LC_ALL", "C").stdin(Stdio::null());
+    let child = match temp.spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        child => child.during("run", &program)?,
+    };
+    let output = child.wait_with_output().during("run", &program);
+    temp.forget_child();
+    let output = output?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Runs a program for a layer, with a spinner on a terminal. `package` is the Debian package of the program.
 ///
 /// # Errors
@@ -40,9 +55,31 @@ pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFi
     }
     let messages = String::from_utf8_lossy(&output.stderr);
     let mut what = output.status.to_string();
-    let lines = messages.lines().filter(|line| !line.trim().is_empty());
-    for line in lines.take(LINES_MAX) {
+    for line in shown_lines(&messages).take(LINES_MAX) {
         let _ = write!(what, "\n    {}", line.trim_end());
     }
     Err(Error::new("run", object(), what))
+}
+
+/// The lines that are shown. Of a Python traceback, only the exception at its end.
+fn shown_lines(messages: &str) -> impl Iterator<Item = &str> {
+    let mut traceback = false;
+    messages.lines().filter(move |line| {
+        traceback |= line.starts_with("Traceback (most recent call last):");
+        let of_traceback = line.starts_with(' ') || line.starts_with("Traceback (");
+        !(line.trim().is_empty() || traceback && of_traceback)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown_lines;
+
+    #[test]
+    fn a_traceback_is_its_last_line() {
+        let lines = |text| shown_lines(text).collect::<Vec<_>>();
+        assert_eq!(lines("a\n\n  b\n"), ["a", "  b"]);
+        let traceback = "note\nTraceback (most recent call last):\n  File \"x\", line 1\n    import y\nModuleNotFoundError: y\n";
+        assert_eq!(lines(traceback), ["note", "ModuleNotFoundError: y"]);
+    }
 }

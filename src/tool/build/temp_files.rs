@@ -3,10 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,11 +43,16 @@ pub struct TempFiles {
     unnamed: bool,
     /// Whether `parent` is going to hold the image.
     holds_image: bool,
-    /// The directory to remove at the end. Locked while the image gets its name.
-    directory: Arc<Mutex<Option<PathBuf>>>,
-    /// The process to kill at the end. Locked while it is started: a signal at that time must find it.
-    child: Arc<Mutex<Option<Pid>>>,
 }
+
+/// The paths to remove when a signal ends the program: directories and files. Locked while an image gets its name.
+static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The process to kill then. Locked while it is started: a signal at that time must find it.
+static CHILD: Mutex<Option<Pid>> = Mutex::new(None);
+
+/// The thread that waits for signals is started once.
+static SIGNALS_HANDLED: Mutex<bool> = Mutex::new(false);
 
 impl TempFiles {
     /// Finds the place for the files, and handles signals from now on. `image` is the path of the image; `None`:
@@ -55,6 +61,15 @@ impl TempFiles {
     /// # Errors
     /// The path has no file name; its directory does not exist or cannot be written.
     pub fn new(image: Option<&Path>) -> Result<Self> {
+        Self::create_for(image, true)
+    }
+
+    /// The same with a directory for files that other programs open by name, beside `image`.
+    pub fn with_names(image: &Path) -> Result<Self> {
+        Self::create_for(Some(image), false)
+    }
+
+    fn create_for(image: Option<&Path>, unnamed: bool) -> Result<Self> {
         let (parent, name) = match image {
             Some(image) => {
                 let name = image.file_name();
@@ -73,25 +88,48 @@ impl TempFiles {
         hidden.push(format!(".layerinit-{}", std::process::id()));
         let own = parent.join(hidden);
 
-        // Before there are other threads, which inherit the mask.
-        let signals = block_signals()?;
-        let unnamed = tmpfile::create(&parent).is_ok();
+        handle_signals()?;
+        let unnamed = unnamed && tmpfile::create(&parent).is_ok();
         if !unnamed {
+            let mut paths = locked(&PATHS);
             // The files do not yet have the mode of the image that they replace.
             let created = fs::DirBuilder::new().mode(0o700).create(&own);
             created.during("create", own.display())?;
+            paths.push(own.clone());
         }
-        let temp = Self {
+        Ok(Self {
             parent,
-            directory: Arc::new(Mutex::new((!unnamed).then(|| own.clone()))),
             own,
             unnamed,
             holds_image: image.is_some(),
-            child: Arc::new(Mutex::new(None)),
-        };
-        let (directory, child) = (temp.directory.clone(), temp.child.clone());
-        thread::spawn(move || exit_on_signal(&signals, &directory, &child));
-        Ok(temp)
+        })
+    }
+
+    /// The path of a file of [`with_names`](Self::with_names).
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.own.join(name)
+    }
+
+    /// A path beside `output` for a program to write to. It is removed at the end unless it is
+    /// [renamed](Self::rename).
+    pub fn beside(&self, output: &Path) -> Result<PathBuf> {
+        let name = output.file_name();
+        let name = name.ok_or_else(|| Error::new("write", output.display(), "not a file name"))?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".layerinit-new-{}", std::process::id()));
+        let path = output.with_file_name(hidden);
+        locked(&PATHS).push(path.clone());
+        Ok(path)
+    }
+
+    /// Gives a file of [`beside`](Self::beside) its name.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        // A signal waits until this is done.
+        let mut paths = locked(&PATHS);
+        fs::rename(from, to).during("rename to", to.display())?;
+        paths.retain(|path| path != from);
+        Ok(())
     }
 
     /// Whether the image or a temporary file has a name below this directory, which is an absolute path.
@@ -112,10 +150,45 @@ impl TempFiles {
         Ok((file.during("create", path.display())?, Some(path)))
     }
 
+    /// Creates an empty directory, which is removed at the end with what is in it.
+    ///
+    /// It is beside the image if that filesystem has unnamed files, else among the system's temporary files: a
+    /// filesystem without them (FAT, say) has no owners and devices either.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let mut hidden = self.directory_prefix();
+        hidden.push(name);
+        let path = PathBuf::from(hidden);
+        let mut paths = locked(&PATHS);
+        let created = fs::DirBuilder::new().mode(0o700).create(&path);
+        created.during("create", path.display())?;
+        paths.push(path.clone());
+        Ok(path)
+    }
+
+    /// How the paths of [`directory`](Self::directory) begin.
+    fn directory_prefix(&self) -> OsString {
+        let mut prefix = self.own.clone().into_os_string();
+        if !self.unnamed {
+            prefix = std::env::temp_dir().into_os_string();
+            prefix.push(format!("/layerinit-{}", std::process::id()));
+        }
+        prefix.push(".");
+        prefix
+    }
+
+    /// Removes a directory of [`directory`](Self::directory) early.
+    pub fn remove_directory(&self, path: &Path) -> Result<()> {
+        let mut paths = locked(&PATHS);
+        let removed = fs::remove_dir_all(path);
+        removed.during("remove", path.display())?;
+        paths.retain(|other| other != path);
+        Ok(())
+    }
+
     /// Gives a file the name of the image, and replaces a file of that name. `from` is the present path.
     pub fn publish(&self, file: &File, from: Option<&Path>, image: &Path) -> Result<()> {
         // A signal waits until this is done.
-        let _directory = locked(&self.directory);
+        let _paths = locked(&PATHS);
         if let Some(from) = from {
             return fs::rename(from, image).during("rename to", image.display());
         }
@@ -136,7 +209,7 @@ impl TempFiles {
 
     /// Starts a process that a signal to this program kills.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let mut running = locked(&self.child);
+        let mut running = locked(&CHILD);
         let child = command.spawn()?;
         *running = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Ok(child)
@@ -144,14 +217,36 @@ impl TempFiles {
 
     /// The process of [`spawn`](Self::spawn) has ended, and its number may be another process's.
     pub fn forget_child(&self) {
-        *locked(&self.child) = None;
+        *locked(&CHILD) = None;
     }
 }
 
 impl Drop for TempFiles {
     fn drop(&mut self) {
-        remove(locked(&self.directory).take());
+        let new = format!(".layerinit-new-{}", std::process::id());
+        let prefix = self.directory_prefix();
+        let is_own = |path: &PathBuf| {
+            let name = path.as_os_str().as_bytes();
+            *path == self.own
+                || name.ends_with(new.as_bytes())
+                || name.starts_with(prefix.as_bytes())
+        };
+        let mut paths = locked(&PATHS);
+        let (own, others) = std::mem::take(&mut *paths).into_iter().partition(is_own);
+        *paths = others;
+        remove(own);
     }
+}
+
+/// Handles signals from now on, before there are other threads, which inherit the mask.
+fn handle_signals() -> Result<()> {
+    let mut handled = locked(&SIGNALS_HANDLED);
+    if !*handled {
+        let signals = block_signals()?;
+        thread::spawn(move || exit_on_signal(&signals));
+        *handled = true;
+    }
+    Ok(())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,17 +277,13 @@ fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
-/// Waits for one of the signals, then kills the child, removes the directory and ends the program.
-fn exit_on_signal(
-    signals: &SigSet,
-    directory: &Mutex<Option<PathBuf>>,
-    child: &Mutex<Option<Pid>>,
-) {
+/// Waits for one of the signals, then kills the child, removes the files and ends the program.
+fn exit_on_signal(signals: &SigSet) {
     let Ok(signal) = signals.wait() else { return };
     // Waits here while the image gets its name.
-    let mut directory = locked(directory);
+    let mut paths = locked(&PATHS);
     // A living child could still create a file in the directory. The lock keeps another one from starting.
-    let mut running = locked(child);
+    let mut running = locked(&CHILD);
     let deadline = Instant::now() + KILL_TIMEOUT;
     while let Some(pid) = *running
         && Instant::now() < deadline
@@ -201,19 +292,25 @@ fn exit_on_signal(
         process::kill_process(pid, process::Signal::KILL).unwrap_or(());
         drop(running);
         thread::sleep(Duration::from_millis(1));
-        running = locked(child);
+        running = locked(&CHILD);
     }
     // Both locks are held up to the end.
-    remove(directory.take());
+    remove(std::mem::take(&mut *paths));
     std::process::exit((signal as i32).saturating_add(128));
 }
 
-/// Removes the directory. An error is printed: nothing else can be done.
-fn remove(directory: Option<PathBuf>) {
-    if let Some(path) = directory
-        && let Err(error) = fs::remove_dir_all(&path)
-    {
-        eprintln!("layerinit: remove {}: {error}", path.display());
+/// Removes directories and files. An error is printed: nothing else can be done.
+fn remove(paths: Vec<PathBuf>) {
+    for path in paths {
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(stat) if stat.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            // A program did not write it.
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = removed {
+            eprintln!("layerinit: remove {}: {error}", path.display());
+        }
     }
 }
 

@@ -56,7 +56,11 @@ pub fn with<T>(image: &Initrd, options: &CheckOptions, run: impl FnOnce(&Check) 
     let cmdline = options.cmdline.as_deref();
     let config = options.kernel_config.as_deref();
     let config = config.map(KernelConfig::read).transpose()?;
-    let boot = Boot::new(image, cmdline.unwrap_or("retain_initrd"));
+    let boot = Boot::new(
+        image,
+        cmdline.unwrap_or("retain_initrd"),
+        &options.stand_ins,
+    );
     let plan = boot.plan();
     let planned = plan.as_ref();
     let sources = match planned {

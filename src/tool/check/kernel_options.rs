@@ -2,19 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use super::backends::supports;
 use super::context::Check;
 use super::options::LoaderLocation;
 use super::requirements::{
-    compressed_archives, decompression_options, has_layers_in_initrd, is_mounted, needs_tmpfs,
+    compressed_archives, decompression, has_layers_in_initrd, is_mounted, needs_tmpfs,
 };
 use crate::format::erofs::Superblock;
-use crate::format::superblock::VolumeKind;
 use crate::initrd::Kind;
 use crate::plan::backend::Backend;
-use crate::plan::{Content, Module, MountSpec, Place, Plan};
+use crate::plan::{Content, Module, Place, Plan};
 use crate::text::Words;
 use crate::tool::finding::{Findings, Severity};
-use crate::tool::image::loader_modules::LoaderModules;
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
 
@@ -137,12 +136,12 @@ pub fn required(check: &Check, findings: &mut Findings) {
             format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
         options.require(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
-    let layers = plan.layers.iter().enumerate();
-    for (index, layer) in layers.filter(|_| is_mounted(plan)) {
-        let Content::Erofs { superblock, .. } = &layer.content else {
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let image = layer.content.image();
+        if !image.is_some_and(|(filesystem, _)| plan.modules.contains(&filesystem)) {
             continue;
-        };
-        let mut needed = decompression_options(superblock);
+        }
+        let mut needed = decompression(&layer.content);
         if needed.is_empty() && has_compressed_files(check.root, index) {
             needed.push("CONFIG_EROFS_FS_ZIP");
         }
@@ -186,7 +185,11 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         },
         _ => options.report(severity, option, what),
     };
-    for (option, module) in [("EROFS_FS", Module::Erofs), ("OVERLAY_FS", Module::Overlay)] {
+    for (option, module) in [
+        ("EROFS_FS", Module::Erofs),
+        ("SQUASHFS", Module::Squashfs),
+        ("OVERLAY_FS", Module::Overlay),
+    ] {
         if plan.modules.contains(&module) {
             let (severity, what) = without(plan, module);
             require(option, module.name(), (severity, &what));
@@ -202,8 +205,7 @@ pub fn modular(check: &Check, findings: &mut Findings) {
         );
         // EROFS_FS is reported above. The options are no modules: "y" or "n".
         let modules = backend.modules().iter();
-        let needed = modules.filter(|module| **module != Module::Erofs);
-        let needed = needed.map(|module| (module.option(), module.name()));
+        let needed = modules.map(|module| (module.option(), module.name()));
         for (option, name) in needed.chain(backend.options().iter().map(|option| (*option, ""))) {
             require(
                 option.trim_start_matches("CONFIG_"),
@@ -218,6 +220,7 @@ pub fn modular(check: &Check, findings: &mut Findings) {
 pub fn without(plan: &Plan, module: Module) -> (Severity, String) {
     let (severity, instead) = match module {
         Module::Erofs => instead_of_mount(plan),
+        Module::Squashfs => (Severity::Error, ""),
         // Another backend may do: memback, file.
         Module::Loop => (Severity::Warning, ""),
         Module::Overlay if plan.may_extract_all() => (
@@ -242,70 +245,18 @@ fn instead_of_mount(plan: &Plan) -> (Severity, &'static str) {
 
 /// For layers that no backend can mount with this configuration: the backend that most kernels support.
 fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Backend> {
-    let has = |module: &Module| match config.value(module.option().trim_start_matches("CONFIG_")) {
-        "y" => true,
-        "m" => {
-            let missing = check.modules.why_missing(config.version, module.name());
-            missing.is_none()
-        }
-        _ => false,
-    };
-    let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
     let works = |backend: &Backend, place: &Place| {
-        backend.is_mainline()
-            && !backend.is_extract()
-            && backend.is_likely(place, check.boot.options.hints())
-            && backend.options().iter().all(built_in)
-            && backend.modules().iter().all(has)
+        !backend.is_extract() && supports(check, config, *backend, place)
     };
     let mut found = BTreeSet::new();
     for layer in &plan.layers {
-        if let Content::Erofs { backends, .. } = &layer.content
+        if let Some((_, backends)) = layer.content.image()
             && !backends.iter().any(|backend| works(backend, &layer.place))
         {
             found.extend(Backend::most_portable(backends));
         }
     }
     found
-}
-
-/// Reports devices whose `rootfstype=` the kernel does not mount.
-pub fn filesystems(check: &Check, findings: &mut Findings) {
-    let Some((plan, config)) = check.plan_and_config() else {
-        return;
-    };
-    if check.options.loader == LoaderLocation::BuiltIn {
-        return;
-    }
-    for device in plan.devices() {
-        if let Some(what) = no_filesystem(config, check.modules, device) {
-            let types = device.types.join(",");
-            findings.error(format_args!("rootfstype={types}"), what);
-        }
-    }
-}
-
-/// Why a kernel mounts none of the filesystem types of a device; `None` if it mounts one, or one is unknown
-/// here.
-fn no_filesystem(
-    config: &KernelConfig,
-    modules: &LoaderModules,
-    device: &MountSpec,
-) -> Option<String> {
-    let mut refusals = Vec::new();
-    for fstype in &device.types {
-        let (option, module) = VolumeKind::filesystem(fstype)?.driver()?;
-        refusals.push(match config.value(option) {
-            "y" => return None,
-            "m" => format!(
-                "CONFIG_{option}=m, and {}",
-                modules.why_missing(config.version, module)?
-            ),
-            value => format!("CONFIG_{option}={value}"),
-        });
-    }
-    let what = format!("{} cannot be mounted: {}", device.spec, refusals.join("; "));
-    Some(what).filter(|_| !refusals.is_empty())
 }
 
 /// Reports options without which the system runs, and lacks something.

@@ -5,7 +5,8 @@
 //! * the initrd: until the kernel has unpacked it, or for the life of the system if it is kept (retain_initrd,
 //!   or the memback patches);
 //! * the files that the kernel unpacks, in whole pages, until the switch to the new root;
-//! * the archives that become layers, in whole pages, for the life of the system;
+//! * the archives that become layers, and the files of images that `/init` extracts, in whole pages, for the life of
+//!   the system; where the bytes of a layer are in a file of the rootfs, they are freed when it is written;
 //! * the inode and the names of each of these files ([`Cpio::memory`](crate::initrd::Cpio::memory));
 //! * the buffers for decompressing the largest archive.
 //!
@@ -15,12 +16,14 @@
 use std::fmt;
 use std::io::Read;
 
+use super::backends::{Method, methods, methods_of};
 use super::context::Check;
 use super::uefi::UefiLoader;
+use crate::boot::mount::memory::peak;
 use crate::bytes::{Part, ReadAt, Reader};
 use crate::format::compress::Codec;
 use crate::initrd::Kind;
-use crate::plan::{Content, Place, Plan};
+use crate::plan::{Content, Plan};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
 
@@ -38,17 +41,19 @@ const RESERVED: u64 = 56 << 20;
 pub fn memory(check: &Check, findings: &mut Findings) {
     if let Some(plan) = check.plan() {
         let copies = check.config.is_some_and(|config| config.copies_initrd());
+        let methods = methods(check, plan);
         let memory = Memory {
             loader: check.options.firmware,
-            ..Memory::new(check.image, check.boot, plan, copies)
+            ..Memory::new(check.image, check.boot, plan, copies, &methods)
         };
         findings.note(format!("memory: {memory}"));
     }
 }
 
 /// The memory of a machine, in bytes, on which an image boots with a kernel that does not copy the initrd.
-pub fn of_machine(image: &dyn ReadAt, boot: &Boot, plan: &Plan) -> u64 {
-    Memory::new(image, boot, plan, false).machine()
+pub fn of_machine(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> u64 {
+    let methods = methods_of(image, boot, plan);
+    Memory::new(image, boot, plan, false, &methods).machine()
 }
 
 /// The memory that a boot takes, in bytes.
@@ -70,6 +75,10 @@ struct Memory {
     tmpfs: bool,
     /// The archives that `/init` unpacks.
     layers: u64,
+    /// The files of images that `/init` extracts.
+    extracted: u64,
+    /// The most that both take at one time, without what is freed meanwhile.
+    written: u64,
     /// The largest buffers of the kernel's decompressors.
     kernel_decompressor: u64,
     /// The largest buffers of the decompressors of `/init`.
@@ -82,7 +91,7 @@ impl Memory {
     /// Adds up what an image takes. A kernel that `copies` an initrd which is not all archives
     /// (CONFIG_BLK_DEV_RAM=y) writes it to /initrd.image before it frees it. If the initrd is kept, that file is
     /// not needed: the kernel writes as much of it as fits into half of the memory, and /init removes it.
-    fn new(image: &dyn ReadAt, boot: &Boot, plan: &Plan, copies: bool) -> Self {
+    fn new(image: &dyn ReadAt, boot: &Boot, plan: &Plan, copies: bool, methods: &[Method]) -> Self {
         let options = &boot.options;
         let mut memory = Self {
             initrd: image.size(),
@@ -106,22 +115,39 @@ impl Memory {
             memory.add_files(pages, pages, 1);
         }
         for layer in &plan.layers {
-            if let Content::Cpio {
-                codec,
-                memory: size,
-                ..
-            } = layer.content
-            {
-                memory.layers = memory.layers.saturating_add(size);
-                let buffers = match layer.place {
+            if let Content::Cpio { codec, .. } = layer.content {
+                let buffers = match layer.place.is_initrd() {
                     // Its bytes are not in the image as they are.
-                    Place::File(_) => codec.map_or(0, |codec| codec.memory(&[])),
-                    _ => decompressor_memory(image, layer.offset, codec),
+                    false => codec.map_or(0, |codec| codec.memory(&[])),
+                    true => decompressor_memory(image, layer.offset, codec),
                 };
                 memory.init_decompressor = memory.init_decompressor.max(buffers);
             }
         }
+        memory.add_written(plan, methods);
         memory
+    }
+
+    /// Adds what `/init` writes.
+    fn add_written(&mut self, plan: &Plan, methods: &[Method]) {
+        for method in methods {
+            match method {
+                Method::Unpacked(bytes) => self.layers = self.layers.saturating_add(*bytes),
+                Method::Extracted(bytes) => self.extracted = self.extracted.saturating_add(*bytes),
+                Method::Mounted(_) | Method::Failed => {}
+            }
+        }
+        let steps = plan.layers.iter().zip(methods).map(|(layer, method)| {
+            // A ramfs frees no part of a file.
+            let in_image = layer.place.is_initrd();
+            let in_rootfs = layer.place.is_in_initramfs() || in_image && self.copied && self.tmpfs;
+            let freed = match method {
+                Method::Unpacked(_) | Method::Extracted(_) if in_rootfs => layer.length,
+                _ => 0,
+            };
+            (method.memory(), freed)
+        });
+        self.written = peak(steps);
     }
 
     fn add_files(&mut self, memory: u64, content: u64, members: u64) {
@@ -134,7 +160,7 @@ impl Memory {
     fn peak(&self) -> u64 {
         let kernel = [self.initrd, self.rootfs, self.kernel_decompressor];
         let kept = if self.retained { self.initrd } else { 0 };
-        let init = [kept, self.rootfs, self.layers, self.init_decompressor];
+        let init = [kept, self.rootfs, self.written, self.init_decompressor];
         let sum = |parts: &[u64]| parts.iter().copied().fold(0, u64::saturating_add);
         sum(&kernel).max(sum(&init))
     }
@@ -172,7 +198,7 @@ impl fmt::Display for Memory {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "{} MiB at the peak: initrd {}{}, files of the rootfs {}{}, layers unpacked {}, decompression {}; \
+            "{} MiB at the peak: initrd {}{}, files of the rootfs {}{}, layers unpacked {}, {}decompression {}; \
              with a kernel of {} MiB it should boot on a machine with {} MiB",
             mib(self.peak()),
             mib(self.initrd),
@@ -184,6 +210,10 @@ impl fmt::Display for Memory {
                 ""
             },
             mib(self.layers),
+            match self.extracted {
+                0 => String::new(),
+                bytes => format!("extracted {}, ", mib(bytes)),
+            },
             mib(self.kernel_decompressor.max(self.init_decompressor)),
             mib(KERNEL),
             mib(self.machine()),

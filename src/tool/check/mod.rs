@@ -9,8 +9,12 @@ pub mod context;
 pub mod real_init;
 pub mod requirements;
 
+pub mod backends;
+
 pub mod conflicts;
 pub mod directories;
+pub mod filesystems;
+pub mod in_place;
 pub mod kernel_32bit;
 pub mod kernel_options;
 pub mod memory;
@@ -24,6 +28,7 @@ pub mod modules;
 use std::io::Write;
 
 use super::finding::{Findings, Severity};
+use super::image::boot::StandIns;
 use super::image::input::Initrd;
 use crate::error::{Context as _, Result};
 use context::Check;
@@ -49,7 +54,7 @@ const fn row(
 
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
-pub const CHECKS: [NamedCheck; 32] = [
+pub const CHECKS: &[NamedCheck] = &[
     row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
@@ -79,8 +84,10 @@ pub const CHECKS: [NamedCheck; 32] = [
     row("required", "kernel options that are not built in (--kernel-config)", kernel_options::required),
     row("modular", "kernel options neither built in nor a module of the loader (--kernel-config)",
         kernel_options::modular),
-    row("filesystems", "a rootfstype= that the kernel does not mount (--kernel-config)",
-        kernel_options::filesystems),
+    row("filesystems", "filesystems of devices that the kernel does not mount (--kernel-config)",
+        filesystems::drivers),
+    row("character-sets", "character sets that the driver of a filesystem needs and the kernel lacks",
+        filesystems::character_sets),
     row("recommended", "kernel options without which something is lost (--kernel-config)",
         kernel_options::recommended),
     row("initrd-access", "an initrd that /init cannot read (--kernel-config)", kernel_options::initrd_access),
@@ -90,7 +97,9 @@ pub const CHECKS: [NamedCheck; 32] = [
     row("time32", "a 32-bit kernel without the system calls with 32-bit times (--kernel-config)", kernel_32bit::time32),
     row("loadable", "modules that /init cannot load", modules::loadable),
     row("conflicts", "what layers change in those below them (--conflicts)", conflicts::conflicts),
+    row("methods", "the backend of each layer, and its memory (--kernel-config)", backends::backends),
     row("memory", "the memory that the boot takes", memory::memory),
+    row("in-place", "how much of uncompressed layers a kernel with memback maps in place", in_place::in_place),
 ];
 
 /// The list of [`CHECKS`] for the help, a line of at most 100 columns each.
@@ -107,10 +116,16 @@ pub fn help() -> String {
 ///
 /// # Errors
 /// The image cannot be read, or `out` not be written.
-pub fn errors(image: &Initrd, cmdline: &str, out: &mut dyn Write) -> Result<bool> {
+pub fn errors(
+    image: &Initrd,
+    cmdline: &str,
+    stand_ins: &StandIns,
+    out: &mut dyn Write,
+) -> Result<bool> {
     let options = CheckOptions {
         cmdline: Some(cmdline.into()).filter(|text: &String| !text.is_empty()),
         loader: LoaderLocation::Either,
+        stand_ins: stand_ins.clone(),
         ..CheckOptions::default()
     };
     let findings = examine(image, &options)?;
@@ -149,7 +164,7 @@ pub fn check(image: &Initrd, options: &CheckOptions, out: &mut dyn Write) -> Res
 fn examine(image: &Initrd, options: &CheckOptions) -> Result<Findings> {
     context::with(image, options, |check| {
         let mut findings = Findings::default();
-        for NamedCheck { run, .. } in &CHECKS {
+        for NamedCheck { run, .. } in CHECKS {
             run(check, &mut findings);
         }
         if let Some(plan) = check.plan() {
@@ -179,7 +194,7 @@ mod tests {
         assert!(help.contains("\n    u-boot           U-Boot ramdisks with a wrong CRC\n"));
         assert_eq!(help.lines().count(), CHECKS.len());
         let mut names = Vec::new();
-        for (line, NamedCheck { name, .. }) in help.lines().zip(&CHECKS) {
+        for (line, NamedCheck { name, .. }) in help.lines().zip(CHECKS) {
             assert!(line.len() <= 100 && name.len() <= 16, "{line}");
             assert!(!names.contains(name), "{name} twice");
             names.push(*name);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::uefi::UefiLoader;
+use crate::tool::image::boot::StandIns;
 
 /// What is known of the boot, and what is checked.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct CheckOptions {
     pub kernel_config: Option<PathBuf>,
     /// Whether to list what layers change in those below them.
     pub conflicts: bool,
+    /// What stands in for the devices of `rd.layers.from=`.
+    pub stand_ins: StandIns,
     /// The boot loader on a machine with UEFI, if it is known.
     pub firmware: Option<UefiLoader>,
 }

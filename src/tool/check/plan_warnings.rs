@@ -3,7 +3,7 @@
 use super::context::Check;
 use super::requirements::has_layers_in_initrd;
 use crate::plan::backend::Backend;
-use crate::plan::{self, Content, Place, Plan, Root, Upper};
+use crate::plan::{self, Content, Plan, Root, Upper};
 use crate::tool::finding::{Findings, Severity};
 
 /// Reports why `/init` makes no plan.
@@ -100,7 +100,8 @@ pub fn images_without_uuid(check: &Check, findings: &mut Findings) {
 /// CONFIG_TMPFS the rootfs is a ramfs, and a later kernel may mount a file of a tmpfs.
 pub fn files_in_tmpfs(check: &Check, findings: &mut Findings) {
     for layer in check.plan().into_iter().flat_map(|plan| &plan.layers) {
-        if let (Content::Erofs { backends, .. }, Place::File(_)) = (&layer.content, &layer.place)
+        if let Content::Erofs { backends, .. } = &layer.content
+            && layer.place.is_in_initramfs()
             && *backends == [Backend::File]
             && check.boot.options.rootfs_is_tmpfs()
         {

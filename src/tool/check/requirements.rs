@@ -16,14 +16,11 @@ pub fn requirements(check: &Check, plan: &Plan) -> BTreeSet<&'static str> {
     let mut needs = BTreeSet::from(["CONFIG_BLK_DEV_INITRD"]);
     needs.extend(compressed_archives(check.boot).map(|(_, codec)| codec.kernel_option()));
     for layer in &plan.layers {
-        if let Content::Erofs {
-            superblock,
-            backends,
-        } = &layer.content
-            && is_mounted(plan)
+        if let Some((filesystem, backends)) = layer.content.image()
+            && plan.modules.contains(&filesystem)
         {
-            needs.insert(Module::Erofs.option());
-            needs.extend(decompression_options(superblock));
+            needs.insert(filesystem.option());
+            needs.extend(decompression(&layer.content));
             if let Some(backend) = Backend::most_portable(backends) {
                 needs.extend(backend.options());
                 needs.extend(backend.modules().iter().map(|module| module.option()));
@@ -77,9 +74,21 @@ pub fn compressed_archives<'a>(boot: &'a Boot) -> impl Iterator<Item = (u64, Cod
     })
 }
 
-/// The options for reading a compressed image. The superblock of an image without the compr_cfgs feature does not
+/// The options for reading the compressed files of a layer.
+pub fn decompression(content: &Content) -> Vec<&'static str> {
+    match content {
+        Content::Erofs { superblock, .. } => decompression_options(superblock),
+        Content::Squashfs { superblock, .. } => {
+            let option = superblock.decompressor();
+            option.map(|(_, option)| option).into_iter().collect()
+        }
+        Content::Cpio { .. } => Vec::new(),
+    }
+}
+
+/// The options for reading a compressed EROFS image. The superblock of an image without the compr_cfgs feature does not
 /// say whether there are compressed files; with 0padding there may be, by lz4.
-pub fn decompression_options(superblock: &Superblock) -> Vec<&'static str> {
+fn decompression_options(superblock: &Superblock) -> Vec<&'static str> {
     let mut needs = Vec::new();
     for algorithm in superblock.algorithms() {
         needs.extend(match algorithm.as_str() {

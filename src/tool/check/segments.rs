@@ -42,6 +42,15 @@ pub fn segments(check: &Check, findings: &mut Findings) {
                 Kind::Bootconfig { intact: false } => findings
                     .error("the bootconfig's size or checksum is wrong: the kernel ignores it"),
                 Kind::Cpio(cpio) => not_unpacked(source, segment, cpio, &mut findings),
+                Kind::Squashfs(superblock) => {
+                    if superblock.decompressor().is_none() {
+                        let what = format!(
+                            "SquashFS image with compression {}, which no kernel has: it refuses the image",
+                            superblock.compression
+                        );
+                        findings.error(what);
+                    }
+                }
                 Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => {}
             }
         }
@@ -54,13 +63,14 @@ pub fn segments(check: &Check, findings: &mut Findings) {
 fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
-        _ => format!("{offset:#010x}"),
+        Place::Medium(file) => format!("{} {offset:#x}", file.name),
+        Place::Initrd | Place::InitrdImage => format!("{offset:#010x}"),
     }
 }
 
 /// Why the walk over a source ended early, or found nothing in a file of /layers.
 fn trouble(source: &Source, findings: &mut Findings) {
-    let file = matches!(source.place, Place::File(_));
+    let file = !source.place.is_initrd();
     let place = match file {
         true => place(source, 0),
         false => "image".into(),
@@ -68,7 +78,10 @@ fn trouble(source: &Source, findings: &mut Findings) {
     match &source.walk.trouble {
         Some(trouble) => findings.error(place, trouble.to_string()),
         None if file && !source.walk.segments.iter().any(is_layer) => {
-            findings.error(place, "neither an EROFS image nor a cpio archive");
+            findings.error(
+                place,
+                "neither an EROFS or SquashFS image nor a cpio archive",
+            );
         }
         None => {}
     }
@@ -76,7 +89,7 @@ fn trouble(source: &Source, findings: &mut Findings) {
 
 fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
-        Kind::Erofs(_) => true,
+        Kind::Erofs(_) | Kind::Squashfs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
         Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
     }
@@ -86,7 +99,7 @@ fn is_layer(segment: &Segment) -> bool {
 /// unpacks it.
 fn not_unpacked(source: &Source, segment: &Segment, cpio: &Cpio, findings: &mut FindingsAt) {
     // The kernel does not unpack a file of /layers. A wrong sum is reported with its member.
-    let file = matches!(source.place, Place::File(_));
+    let file = !source.place.is_initrd();
     let stopped = segment.stopped();
     let stopped = stopped.filter(|_| !file && cpio.bad_sum.is_none());
     let (severity, refused) = match cpio.only_layer_files {

@@ -1,21 +1,26 @@
 //! `layerinit build`: arguments, and the layer that each --as and --label applies to.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgMatches, Args};
+use clap::{ArgGroup, ArgMatches, Args};
 
 use super::named;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::tool::build::archive::CpioOptions;
+use crate::tool::build::container::layers::ContainerOptions;
 use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::verify::{Exception, VerifyOptions};
 use crate::tool::build::{self, BuildOptions, label};
+use crate::tool::bundle::fit::FitKey;
+use crate::tool::bundle::uki::Signing;
+use crate::tool::bundle::{self, BundleOptions};
 use crate::verify::policy::Allowed;
 
 const HELP: &str = "\
@@ -24,6 +29,11 @@ Layers:
   becomes an EROFS image, made by mkfs.erofs (package erofs-utils), or with --as a cpio archive. An
   EROFS image or a cpio archive (plain, gzip, xz, zstd or lz4) is recognized by its content and
   appended unchanged.
+
+  A tar archive, compressed or not, becomes an EROFS image, and so does each layer of a container
+  image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG], as skopeo names
+  them. Whiteouts become those of overlayfs. mkfs.erofs reads tar archives from version 1.7 on; an
+  older one needs root. The images are kept in ${XDG_CACHE_HOME:-~/.cache}/layerinit/layers.
 
   --as and --label apply to the --layer before them. A volume label names the layer in
   rd.layers.only= and rd.layers.skip=. /init unpacks cpio layers: they suit a few small files, and
@@ -67,8 +77,20 @@ Verification:
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
 
-  If the first layer is no EROFS image, or the list is signed, the loader ends with a stop, at
-  which the kernel's unpacker stops: what follows is not unpacked over the loader.
+  If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
+  ends with a stop, at which the kernel's unpacker stops: what follows is not unpacked over the
+  loader.
+
+Boot loaders:
+  With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
+  distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
+  grub-mkrescue (grub-common, xorriso, GRUB's platforms). -o is not needed then. The kernel is
+  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
+  --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
+
+  An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
+  the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
+  /loader/addons/.
 
 Reproducible builds:
   The same input gives the same image. Files keep owner and mode. Their modification time is
@@ -82,6 +104,7 @@ Reproducible builds:
 Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
+  layerinit build -o demo.img --layer oci:debian:12 --layer etc.tar.gz
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
@@ -90,6 +113,11 @@ Examples:
   BUSYBOX=/bin/busybox layerinit build -o loader.cpio --spec initramfs-spec/loader \\
     --spec initramfs-spec/shell
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
+  layerinit build --uki linux.efi --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/ \\
+    --cmdline 'console=ttyS0 retain_initrd' --uki-sign db.key db.crt
+  layerinit build --uki app.addon.efi --layer app/
+  layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
+  layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --verify \\
     --verify-except credentials:/run/credentials
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
@@ -97,12 +125,14 @@ Examples:
 /// Build an image of the loader and the layers
 #[derive(Args)]
 #[command(after_help = HELP)]
+#[command(group = ArgGroup::new("for_a_kernel").args(["modules", "uki", "fit", "iso"]).multiple(true))]
+#[command(group = ArgGroup::new("for_a_cmdline").args(["uki", "iso"]).multiple(true))]
 pub(super) struct BuildArgs {
     /// Write the image to this file; `-` writes it to standard output, and messages to standard error
-    #[arg(short, long, value_name = "IMG")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "IMG", required_unless_present_any = ["uki", "fit", "iso"])]
+    output: Option<PathBuf>,
 
-    /// Append a layer: a directory, an EROFS image or a cpio archive
+    /// Append a layer: a directory, an EROFS image, a cpio or tar archive, or a container image
     #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
     layers: Vec<PathBuf>,
     /// Make the directory of the preceding --layer into this format [default: erofs]
@@ -130,7 +160,8 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     align: u64,
-    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it
+    /// Set the compression of EROFS images, as for mkfs.erofs -z; `none` disables it: larger images, without
+    /// inline data, whose files a kernel with the memback patches maps in place
     #[arg(
         long,
         value_name = "ALGORITHM",
@@ -138,6 +169,32 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     erofs_compression: String,
+    /// Take the image for this platform, as in linux/arm64, from those of a container image
+    /// [default: this machine's]
+    #[arg(
+        long,
+        value_name = "PLATFORM",
+        requires = "layers",
+        help_heading = "Container options"
+    )]
+    platform: Option<String>,
+    /// Make one layer of each container image
+    #[arg(long, requires = "layers", help_heading = "Container options")]
+    flatten: bool,
+    /// Take absolute names in tar archives relative to the new root
+    #[arg(long, requires = "layers", help_heading = "Container options")]
+    absolute_names: bool,
+    /// Do not use the cache of layers
+    #[arg(long, help_heading = "Container options")]
+    no_cache: bool,
+    /// Keep at most so many MiB in the cache of layers
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 4096,
+        help_heading = "Container options"
+    )]
+    cache_size: u64,
     /// Pass an option to mkfs.erofs, after the tool's own
     #[arg(
         long = "mkfs-erofs-arg",
@@ -151,7 +208,8 @@ pub(super) struct BuildArgs {
     #[arg(long = "spec", value_name = "FILE", help_heading = "Loader options")]
     specs: Vec<PathBuf>,
     /// Set ${LAYERINIT_INIT}, the program that a spec installs as /init
-    /// [default: the environment variable, else `init` in the directory of this program]
+    /// [default: the environment variable, else `init` in the directory of this program,
+    /// else ../lib/layerinit/init from there]
     #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
     /// Set the modification time of all files, in seconds since 1970
@@ -173,11 +231,12 @@ pub(super) struct BuildArgs {
     /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
     #[arg(long, value_name = "DIR", help_heading = "Module options")]
     modules: Option<PathBuf>,
-    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]
+    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]; or the
+    /// kernel's file, for --uki, --fit and --iso
     #[arg(
         long,
-        value_name = "VERSION",
-        requires = "modules",
+        value_name = "KERNEL",
+        requires = "for_a_kernel",
         help_heading = "Module options"
     )]
     kernel: Option<String>,
@@ -246,6 +305,16 @@ pub(super) struct BuildArgs {
         help_heading = "Verification options"
     )]
     minimum_version: Option<u64>,
+
+    #[command(flatten)]
+    bundles: BundleArgs,
+
+    /// Print one line for each layer to standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 /// Checks a word for the policy.
@@ -255,6 +324,59 @@ fn allowed(text: &str) -> std::result::Result<String, String> {
         true => Err("it has a newline".into()),
         false => Ok(text.into()),
     }
+}
+
+/// What boot loaders take
+#[derive(Args)]
+#[group(skip)]
+struct BundleArgs {
+    /// Write a unified kernel image with the kernel and the image; FILE.addon.efi: an addon with the
+    /// layers only
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    uki: Option<PathBuf>,
+    /// Write a FIT image for U-Boot
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    fit: Option<PathBuf>,
+    /// Write an ISO that a BIOS and UEFI start
+    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    iso: Option<PathBuf>,
+    /// Set the kernel command line of --uki and --iso [default: retain_initrd, if the image needs it]
+    #[arg(
+        long,
+        value_name = "STRING",
+        requires = "for_a_cmdline",
+        help_heading = "Boot loader options"
+    )]
+    cmdline: Option<String>,
+    /// Sign the unified kernel image for Secure Boot
+    #[arg(long, value_names = ["KEY", "CERTIFICATE"], num_args = 2, requires = "uki",
+        help_heading = "Boot loader options")]
+    uki_sign: Option<Vec<PathBuf>>,
+    /// Use this systemd-stub for --uki [default: that in /usr/lib/systemd/boot/efi]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "uki",
+        help_heading = "Boot loader options"
+    )]
+    uki_stub: Option<PathBuf>,
+    /// Add a device tree, with a configuration of its own, to the FIT image; may be given several
+    /// times
+    #[arg(
+        long = "dtb",
+        value_name = "FILE",
+        requires = "fit",
+        help_heading = "Boot loader options"
+    )]
+    device_trees: Vec<PathBuf>,
+    /// Sign the configurations of the FIT image with this key; NAME.crt is beside it
+    #[arg(
+        long,
+        value_name = "NAME.key",
+        requires = "fit",
+        help_heading = "Boot loader options"
+    )]
+    fit_key: Option<PathBuf>,
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
@@ -315,12 +437,71 @@ impl BuildArgs {
         Ok(layers)
     }
 
+    /// What to write besides the image.
+    ///
+    /// # Errors
+    /// Options do not fit together.
+    pub(super) fn bundles(&self) -> std::result::Result<BundleOptions, String> {
+        let args = &self.bundles;
+        let signing = args.uki_sign.as_deref().and_then(|paths| match paths {
+            [key, certificate] => Some(Signing {
+                key: key.clone(),
+                certificate: certificate.clone(),
+            }),
+            _ => None,
+        });
+        let options = BundleOptions {
+            uki: args.uki.clone(),
+            fit: args.fit.clone(),
+            iso: args.iso.clone(),
+            kernel: self.kernel.as_deref().and_then(kernel_path),
+            cmdline: args.cmdline.clone(),
+            signing,
+            stub: args.uki_stub.clone(),
+            device_trees: args.device_trees.clone(),
+            fit_key: None,
+        };
+        options.check()?;
+        if options.is_addon()
+            && (self.modules.is_some()
+                || !self.specs.is_empty()
+                || self.init.is_some()
+                || self.verify)
+        {
+            return Err(
+                "an addon (*.addon.efi) has no loader: leave out --modules, --spec, --init and --verify"
+                    .into(),
+            );
+        }
+        if self
+            .output
+            .as_deref()
+            .is_some_and(|output| output.as_os_str() == "-")
+            && options.first().is_some()
+        {
+            return Err("--uki, --fit and --iso need an image in a file, and -o - has none".into());
+        }
+        Ok(options)
+    }
+
     /// Builds the image and prints its size and warnings.
-    pub(super) fn run(self, layers: Vec<LayerInput>, out: &mut dyn Write) -> Result<()> {
+    pub(super) fn run(self, request: BuildRequest, out: &mut dyn Write) -> Result<()> {
+        let BuildRequest {
+            layers,
+            mut bundles,
+        } = request;
+        bundles.fit_key = self
+            .bundles
+            .fit_key
+            .as_deref()
+            .map(FitKey::read)
+            .transpose()?;
+        let temp = bundles.first().map(TempFiles::with_names).transpose()?;
         let mtime = build::mtime(self.mtime)?;
+        let release = self.kernel.as_deref().map(kernel_release).transpose()?;
         let modules = self.modules.map(|root| ModuleSelection {
             root,
-            kernel: self.kernel,
+            kernel: release,
             names: self.module,
             host: self.host,
             options: ModuleOptions {
@@ -336,13 +517,20 @@ impl BuildArgs {
             version: self.list_version,
             minimum_version: self.minimum_version,
         });
-        let to_file = self.output.as_os_str() != "-";
-        let lines = build::build(&BuildOptions {
-            output: to_file.then_some(self.output),
+        let to_file = self
+            .output
+            .as_ref()
+            .is_none_or(|output| output.as_os_str() != "-");
+        let own = temp.as_ref().map(|temp| temp.path("initrd"));
+        let output = self.output.or(own.clone());
+        let mut lines = build::build(&BuildOptions {
+            output: output.clone().filter(|_| to_file),
             specs: self.specs,
             init: self.init,
             modules,
             layers,
+            layers_only: bundles.is_addon(),
+            verbose: self.verbose,
             layers_inside: self.layers_inside,
             align: self.align,
             cpio: CpioOptions {
@@ -356,11 +544,26 @@ impl BuildArgs {
                     true => Timestamps::Preserved(mtime.unwrap_or(u32::MAX)),
                     false => Timestamps::Fixed(mtime.unwrap_or(0)),
                 },
+                mtime,
                 args: self.mkfs_erofs_args,
             },
             verify,
+            container: ContainerOptions {
+                platform: self.platform,
+                flatten: self.flatten,
+                cache: (!self.no_cache).then(|| self.cache_size.saturating_mul(1 << 20)),
+                absolute_names: self.absolute_names,
+            },
         })?;
-        for line in lines {
+        if let (Some(temp), Some(image)) = (&temp, output) {
+            if let (Some(own), Some(last)) = (own.filter(|own| *own == image), lines.last_mut()) {
+                // The user has not named this file.
+                *last = last.replacen(&own.display().to_string(), "initrd", 1);
+            }
+            lines.extend(bundle::write(&image, &bundles, temp)?);
+        }
+        let shown = |line: &String| !self.quiet || line.starts_with("warning: ");
+        for line in lines.into_iter().filter(shown) {
             match to_file {
                 true => writeln!(out, "{line}").during("write", "standard output")?,
                 false => eprintln!("{line}"),
@@ -368,4 +571,39 @@ impl BuildArgs {
         }
         Ok(())
     }
+}
+
+/// What the command line of `build` means beyond its single options.
+#[derive(Default)]
+pub struct BuildRequest {
+    /// The layers, each with the --as and --label that follow it.
+    pub layers: Vec<LayerInput>,
+    /// What to write besides the image.
+    pub bundles: BundleOptions,
+}
+
+/// The kernel's file, if --kernel names one: it has a slash, or there is such a file.
+fn kernel_path(kernel: &str) -> Option<PathBuf> {
+    let path = Path::new(kernel);
+    (kernel.contains('/') || path.is_file()).then(|| path.into())
+}
+
+/// The release of the kernel that --kernel names. That of a file is in its name: vmlinuz-RELEASE, RELEASE/vmlinuz.
+fn kernel_release(kernel: &str) -> Result<String> {
+    let path = Path::new(kernel);
+    if !path.is_file() {
+        return Ok(kernel.into());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let of_name = name.split_once('-').map(|(_, release)| release.to_string());
+    let directory = path.parent().and_then(Path::file_name);
+    let of_directory = || directory.map(|name| name.to_string_lossy().into_owned());
+    let release = of_name.or_else(|| of_directory().filter(|_| name == "vmlinuz"));
+    release.ok_or_else(|| {
+        Error::new(
+            "find",
+            format_args!("the release of {kernel}"),
+            "its name has none",
+        )
+    })
 }

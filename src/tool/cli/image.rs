@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::tool::check::options::{CheckOptions, LoaderLocation};
 use crate::tool::check::uefi::UefiLoader;
 use crate::tool::diff::{self, DiffOptions};
+use crate::tool::image::boot::StandIns;
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
 use crate::tool::{cat, check, extract, plan, segments, verify};
@@ -24,9 +25,10 @@ macro_rules! images {
         "\
 Images:
   An image is a file or a block device. From a unified kernel image or an addon, the sections
-  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header.
-  Several images are concatenated in this order, as a boot loader does. Offsets count from the start
-  of the first.
+  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header; from a
+  FIT image, the ramdisk of its default configuration; from an ISO, /boot/initrd.img, or the file of
+  FILE.iso:/PATH. Several images are concatenated in this order, as a boot loader does. Offsets
+  count from the start of the first.
 
 "
     };
@@ -36,7 +38,8 @@ pub(super) use images;
 /// The image that a command reads.
 #[derive(Args)]
 pub(super) struct ImageArgs {
-    /// Image, unified kernel image or U-Boot ramdisk; several are concatenated in this order
+    /// Image, unified kernel image, FIT image, ISO or U-Boot ramdisk; several are concatenated in this
+    /// order
     #[arg(value_name = "IMG", required = true)]
     images: Vec<PathBuf>,
     /// Start each of several images at a multiple of BYTES, as the boot loader does
@@ -48,6 +51,15 @@ impl ImageArgs {
     pub(super) fn open(&self) -> Result<Initrd> {
         Initrd::open(&self.images, self.pad)
     }
+}
+
+/// What stands in for devices.
+#[derive(Args)]
+struct FromArgs {
+    /// Directory that stands in for the device of rd.layers.from=; for several devices, one each, in
+    /// the order in which the command line names them first. For a device without a filesystem, a file
+    #[arg(long, value_name = "DIR")]
+    from: Vec<PathBuf>,
 }
 
 fn pad_parser() -> impl TypedValueParser<Value = u64> {
@@ -77,6 +89,7 @@ JSON:
                 (bad_name): the member at which the kernel stops unpacking
     erofs       block_size, blocks, inodes, uuid, label, features, algorithms, extra_devices,
                 checksum (good, bad, none, truncated)
+    squashfs    block_size, inodes, algorithm (null: unknown)
     bootconfig  intact
     padding     none
 
@@ -98,6 +111,7 @@ Examples:
   layerinit list --files initrd.img
   layerinit list loader.cpio base.erofs app.erofs
   layerinit list linux.efi linux.efi.extra.d/layers.addon.efi
+  layerinit list debian-live.iso:/live/initrd.img
   layerinit list --json initrd.img | jq '.segments[] | select(.kind == \"erofs\") | .uuid'"))]
 pub(super) struct ListArgs {
     #[command(flatten)]
@@ -158,7 +172,8 @@ Exit status:
 Examples:
   layerinit check initrd.img
   layerinit check initrd.img --conflicts --kernel-config /boot/config-$(uname -r)
-  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'"
+  layerinit check initrd.img --cmdline 'console=ttyS0 retain_initrd rd.layers.skip=app'
+  layerinit check initrd.img --cmdline 'rd.layers.from=LABEL=sys:/a' --from /mnt/sys"
         ),
         check::help()
     )
@@ -180,6 +195,8 @@ pub(super) struct CheckArgs {
     /// /proc/config.gz)
     #[arg(long, value_name = "FILE")]
     kernel_config: Option<PathBuf>,
+    #[command(flatten)]
+    from: FromArgs,
     /// List files and directories that override or conflict with those of lower layers
     #[arg(long)]
     conflicts: bool,
@@ -199,6 +216,7 @@ impl CheckArgs {
             },
             kernel_config: self.kernel_config,
             conflicts: self.conflicts,
+            stand_ins: StandIns::new(self.from.from),
             firmware: self.firmware,
         };
         check::check(&image, &options, out)
@@ -219,18 +237,27 @@ Exit status:
 Examples:
   layerinit plan initrd.img
   layerinit plan --pad 4096 loader.cpio base.erofs
-  layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'"))]
+  layerinit plan initrd.img --cmdline 'rd.overlay.readonly rd.layers.backend=loop'
+  layerinit plan initrd.img --cmdline 'rd.layers.from=LABEL=sys:/a' --from /mnt/sys"))]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     image: ImageArgs,
     /// Set the kernel command line [default: that of a unified kernel image]
     #[arg(long, value_name = "STRING")]
     cmdline: Option<String>,
+    #[command(flatten)]
+    from: FromArgs,
 }
 
 impl PlanArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
-        plan::print(&self.image.open()?, self.cmdline.as_deref(), out)
+        let stand_ins = StandIns::new(self.from.from);
+        plan::print(
+            &self.image.open()?,
+            self.cmdline.as_deref(),
+            &stand_ins,
+            out,
+        )
     }
 }
 

@@ -16,8 +16,9 @@ Description:
 
     1. mounts /proc, /sys, /dev and /run, and reads the kernel command
        line;
-    2. finds the layers: EROFS images and cpio archives behind the first
-       archive of the initrd, and files in /layers;
+    2. finds the layers: EROFS and SquashFS images and cpio archives
+       behind the first archive of the initrd, files in /layers, and what
+       rd.layers.from= names on disks, which it mounts read-only;
     3. loads kernel modules, if the initramfs holds any that are needed;
     4. mounts each layer where it lies in memory, by the first backend of
        rd.layers.backend= that works; cpio archives are unpacked into a
@@ -43,7 +44,7 @@ pub const COMMAND_LINE: &str = "\
 Kernel command line:
   The words are split as the kernel splits them: double quotes keep spaces, - and _ are the same in
   names, the last of several words wins, and words behind -- are for the real init. A bootconfig is part
-  of the command line. rd.break=, rd.driver.pre= and rd.driver.blacklist= add up.
+  of the command line. rd.break=, rd.driver.pre=, rd.driver.blacklist= and rd.layers.from= add up.
 
   Where a value is 0 or 1, the words no, n, off, false and yes, y, on, true are accepted, too. A value
   that cannot be used is ignored with a warning, and so are unknown words that begin with rd.layers. or
@@ -81,6 +82,10 @@ pub const FILES: &[(&str, &str)] = &[
     (
         "/run/initramfs/layers/N",
         "Each layer, mounted read-only; 0 is the lowest.",
+    ),
+    (
+        "/run/initramfs/media/N",
+        "The filesystem of the word rd.layers.from= number N, from 0, mounted read-only.",
     ),
     (
         "/run/initramfs/upper",

@@ -17,13 +17,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use boot::BootArgs;
-use build::BuildArgs;
+use build::{BuildArgs, BuildRequest};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
 use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
 
-use super::build::layer::LayerInput;
 use crate::error::{Context, Result};
 
 /// Build and inspect initrds whose EROFS layers /init mounts in place
@@ -120,8 +119,8 @@ fn named<T: Copy>(table: &[(&str, T)], text: &str) -> std::result::Result<T, Str
 /// A parsed command line.
 pub struct Request {
     command: Command,
-    /// The layers of `build`.
-    layers: Vec<LayerInput>,
+    /// For `build`.
+    build: BuildRequest,
 }
 
 /// The definition of the command line.
@@ -141,15 +140,17 @@ where
 {
     let matches = command().try_get_matches_from(words)?;
     let tool = Tool::from_arg_matches(&matches)?;
-    let layers = match (&tool.command, matches.subcommand()) {
-        (Command::Build(args), Some((_, build))) => args
-            .layers(build)
-            .map_err(|what| command().error(ErrorKind::ArgumentConflict, what))?,
-        _ => Vec::new(),
+    let wrong = |what| command().error(ErrorKind::ArgumentConflict, what);
+    let build = match (&tool.command, matches.subcommand()) {
+        (Command::Build(args), Some((_, build))) => BuildRequest {
+            layers: args.layers(build).map_err(wrong)?,
+            bundles: args.bundles().map_err(wrong)?,
+        },
+        _ => BuildRequest::default(),
     };
     Ok(Request {
         command: tool.command,
-        layers,
+        build,
     })
 }
 
@@ -159,7 +160,7 @@ impl Request {
         let good = match self.command {
             Command::Diff(args) => return Ok(args.run(out)),
             Command::Boot(args) => return args.run(out),
-            Command::Build(args) => args.run(self.layers, out).map(|()| true),
+            Command::Build(args) => args.run(self.build, out).map(|()| true),
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),

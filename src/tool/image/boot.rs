@@ -1,18 +1,27 @@
 //! An image as the kernel and `/init` see it: the rootfs, the sources of layers, the plan.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::rootfs::{Extent, Node, Rootfs};
 use super::spool;
 use super::unpack::Packed;
-use crate::bytes::{Part, ReadAt};
-use crate::error::{Error, Result};
+use crate::boot::media;
+use crate::bytes::{Opened, Part, ReadAt};
+use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
-use crate::plan::{self, Place, Plan, Source};
+use crate::plan::device_spec::Spec;
+use crate::plan::medium::{self, WORD};
+use crate::plan::{self, Medium, MediumFile, Place, Plan, Source, Storage};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
 use crate::verify::content::SignedList;
 use crate::verify::{self, signature};
+
+const NOT_REGULAR: &str = "not a regular file; not used";
+const DANGLING: &str = "a dangling symlink; not used";
 
 /// An image as a kernel boots it.
 #[derive(Debug)]
@@ -29,13 +38,57 @@ pub struct Boot {
     pub findings: Findings,
     /// The list that is signed, from the first archive behind the loader, if the loader has keys.
     pub signed: Option<SignedList>,
-    /// Where the bytes of each source are; `None`: the image itself, or an empty file.
-    extents: Vec<Option<Extent>>,
+    /// Why the layers of `rd.layers.from=` are not known.
+    media_error: Option<Error>,
+    /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of that.
+    media_types: Vec<(usize, String)>,
+    /// Where the bytes of each source are.
+    bodies: Vec<Body>,
+}
+
+/// Where the bytes of a source are.
+#[derive(Clone, Debug)]
+enum Body {
+    /// The image itself.
+    Image,
+    /// A file of the rootfs; `None`: it is empty.
+    Rootfs(Option<Extent>),
+    /// A file of this machine.
+    Host(PathBuf),
+}
+
+/// Stand-ins for the devices of `rd.layers.from=`.
+#[derive(Clone, Debug, Default)]
+pub struct StandIns(Vec<PathBuf>);
+
+impl StandIns {
+    /// One directory for all devices, or one for each, in the order in which the command line names them first. For a
+    /// device without a filesystem it is a file.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self(paths)
+    }
+
+    /// The path that stands in for the device of a medium, one of `media`.
+    fn of(&self, medium: &Medium, media: &[Medium]) -> Option<&Path> {
+        if let [path] = self.0.as_slice() {
+            return Some(path);
+        }
+        let mut devices: Vec<&Spec> = Vec::new();
+        for device in media.iter().filter_map(|medium| medium.device.as_ref()) {
+            if !devices.contains(&&device.spec) {
+                devices.push(&device.spec);
+            }
+        }
+        let spec = &medium.device.as_ref()?.spec;
+        let number = devices.iter().position(|device| *device == spec)?;
+        self.0.get(number).map(PathBuf::as_path)
+    }
 }
 
 impl Boot {
     /// Unpacks `image` as the kernel does, and finds the sources of layers.
-    pub fn new(image: &(dyn ReadAt + Sync), cmdline: &str) -> Self {
+    /// `stand_ins` are for the devices of `rd.layers.from=`.
+    pub fn new(image: &(dyn ReadAt + Sync), cmdline: &str, stand_ins: &StandIns) -> Self {
         let options = Options::parse(cmdline);
         let walk = initrd::walk(image, options.rdinit.as_bytes());
         let (rootfs, findings) = unpack(image, &walk);
@@ -46,7 +99,9 @@ impl Boot {
             options,
             findings: Findings::default(),
             signed: None,
-            extents: Vec::new(),
+            media_error: None,
+            media_types: Vec::new(),
+            bodies: Vec::new(),
         };
         let mut initrd = Source {
             place: Place::Initrd,
@@ -61,14 +116,33 @@ impl Boot {
                 boot.findings.extend(&findings);
             }
         }
+        boot.media_error = boot.find_media(image, &initrd.walk, stand_ins).err();
         boot.find_layer_files(image, &initrd.walk);
-        boot.sources.push(initrd);
+        boot.push(initrd, Body::Image);
         boot
+    }
+
+    fn push(&mut self, source: Source, body: Body) {
+        self.sources.push(source);
+        self.bodies.push(body);
     }
 
     /// The plan that `/init` makes.
     pub fn plan(&self) -> Result<Plan> {
-        plan::plan(&self.sources, &self.options)
+        if let Some(error) = &self.media_error {
+            return Err(error.clone());
+        }
+        let mut plan = plan::plan(&self.sources, &self.options)?;
+        for (medium, fstype) in &self.media_types {
+            if let Some(device) = plan
+                .media
+                .get_mut(*medium)
+                .and_then(|medium| medium.device.as_mut())
+            {
+                device.types = vec![fstype.clone()];
+            }
+        }
+        Ok(plan)
     }
 
     /// Opens all sources, in their order.
@@ -78,12 +152,12 @@ impl Boot {
     ) -> Result<Vec<Box<dyn ReadAt + Sync + 'a>>> {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
-        let files = self.sources.iter().enumerate().map(|(index, source)| {
-            let extent = self.extents.get(index).copied().flatten();
-            match &source.place {
-                Place::File(_) => open(image, walk, extent),
-                _ => Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt + Sync>),
+        let files = self.bodies.iter().map(|body| match body {
+            Body::Image => {
+                Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt + Sync>)
             }
+            Body::Rootfs(extent) => open(image, walk, *extent),
+            Body::Host(path) => Ok(Box::new(Opened::open(path)?) as Box<dyn ReadAt + Sync>),
         });
         files.collect()
     }
@@ -108,6 +182,131 @@ impl Boot {
         self.sources.last().map(layer_offsets).unwrap_or_default()
     }
 
+    /// Finds the sources on the media of `rd.layers.from=`.
+    fn find_media(
+        &mut self,
+        image: &(dyn ReadAt + Sync),
+        walk: &Walk,
+        stand_ins: &StandIns,
+    ) -> Result<()> {
+        let media = medium::media(&self.options)?;
+        for medium in &media {
+            let first = self.sources.len();
+            match (&medium.device, &medium.path) {
+                (None, path) => {
+                    let path = path.as_deref().unwrap_or("/");
+                    self.find_in_rootfs(image, walk, medium, path)?;
+                }
+                (Some(_), path) => {
+                    let Some(stand_in) = stand_ins.of(medium, &media) else {
+                        let why = "what is on the device is not known here";
+                        return Err(Error::new("use", format_args!("{WORD}={medium}"), why)
+                            .hint("--from DIR has a directory stand in for it"));
+                    };
+                    match path {
+                        Some(path) => self.find_on_host(medium, stand_in, path)?,
+                        None => self.push_device(medium, stand_in)?,
+                    }
+                }
+            }
+            let found = self.sources.get(first..).unwrap_or_default();
+            medium::check(medium, found)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the sources of a medium in a directory of this machine.
+    fn find_on_host(&mut self, medium: &Medium, directory: &Path, path: &str) -> Result<()> {
+        let directory = fs::canonicalize(directory).during("open", directory.display())?;
+        let fstype = mounted_type(&directory);
+        self.media_types
+            .extend(fstype.map(|fstype| (medium.number, fstype)));
+        let found = media::find(medium, &directory, path)?;
+        for (name, what) in found.unused {
+            self.findings.at(name).warning(what);
+        }
+        for mut source in found.sources {
+            let host = PathBuf::from(source.path());
+            if let Place::Medium(file) = &mut source.source.place {
+                let inside = host.strip_prefix(&directory).unwrap_or(&host);
+                file.path = format!("{}/{}", medium.mount_point(), inside.display());
+            }
+            self.push(source.source, Body::Host(host));
+        }
+        Ok(())
+    }
+
+    /// Adds a file of this machine that stands in for a device without a filesystem.
+    fn push_device(&mut self, medium: &Medium, stand_in: &Path) -> Result<()> {
+        let walk = initrd::walk_device(&Opened::open(stand_in)?);
+        let place = Place::Medium(MediumFile {
+            medium: medium.number,
+            name: medium.to_string(),
+            path: medium.to_string(),
+            storage: Storage::Device,
+        });
+        self.push(Source { place, walk }, Body::Host(stand_in.into()));
+        Ok(())
+    }
+
+    /// Finds the sources of a medium in the rootfs.
+    fn find_in_rootfs(
+        &mut self,
+        image: &(dyn ReadAt + Sync),
+        walk: &Walk,
+        medium: &Medium,
+        path: &str,
+    ) -> Result<()> {
+        let place = |name: String, path: &[u8]| {
+            Place::Medium(MediumFile {
+                medium: medium.number,
+                name,
+                path: format!("/{}", String::from_utf8_lossy(path)),
+                storage: Storage::Initramfs,
+            })
+        };
+        let Some((found, node)) = self.rootfs.find(path.as_bytes()) else {
+            let object = format_args!("{WORD}={medium}");
+            return Err(Error::new(
+                "open",
+                object,
+                "there is no such file in the initramfs",
+            ));
+        };
+        if node.mode & libc::S_IFMT == libc::S_IFREG {
+            let body = node.body;
+            return self.push_rootfs_file(image, walk, body, place(medium.to_string(), &found));
+        }
+        let mut files = Vec::new();
+        for name in self.rootfs.directory(&found) {
+            let shown = format!("{medium}/{}", shown(name));
+            let path = [found.as_slice(), b"/", name].concat();
+            let mut findings = self.findings.at(&shown);
+            match self.rootfs.find(&path) {
+                Some((path, node)) if node.mode & libc::S_IFMT == libc::S_IFREG => {
+                    files.push((node.body, place(shown, &path)));
+                }
+                Some(_) => findings.warning(NOT_REGULAR),
+                None => findings.warning(DANGLING),
+            }
+        }
+        let mut files = files.into_iter();
+        files.try_for_each(|(body, place)| self.push_rootfs_file(image, walk, body, place))
+    }
+
+    fn push_rootfs_file(
+        &mut self,
+        image: &(dyn ReadAt + Sync),
+        walk: &Walk,
+        body: Option<Extent>,
+        place: Place,
+    ) -> Result<()> {
+        let file = open(image, walk, body)?;
+        let walk = initrd::walk_layer_file(&*file);
+        self.push(Source { place, walk }, Body::Rootfs(body));
+        Ok(())
+    }
+
     fn find_layer_files(&mut self, image: &(dyn ReadAt + Sync), walk: &Walk) {
         let Some((directory, _)) = self.rootfs.find(b"layers") else {
             return;
@@ -116,11 +315,11 @@ impl Boot {
             let path = [directory.as_slice(), b"/", name].concat();
             let mut findings = self.findings.at(format_args!("layers/{}", shown(name)));
             let Some((_, node)) = self.rootfs.find(&path) else {
-                findings.warning("a dangling symlink; not used");
+                findings.warning(DANGLING);
                 continue;
             };
             if node.mode & libc::S_IFMT != libc::S_IFREG {
-                findings.warning("not a regular file; not used");
+                findings.warning(NOT_REGULAR);
                 continue;
             }
             if node.body.is_some_and(|extent| is_compressed(walk, extent)) {
@@ -131,16 +330,28 @@ impl Boot {
             match open(image, walk, node.body) {
                 Ok(file) => {
                     let walk = initrd::walk_layer_file(&*file);
-                    self.extents.push(node.body);
-                    self.sources.push(Source {
-                        place: Place::File(String::from_utf8_lossy(name).into_owned()),
-                        walk,
-                    });
+                    let place = Place::File(String::from_utf8_lossy(name).into_owned());
+                    let body = Body::Rootfs(node.body);
+                    self.sources.push(Source { place, walk });
+                    self.bodies.push(body);
                 }
                 Err(error) => findings.error(error.to_string()),
             }
         }
     }
+}
+
+/// The type of the filesystem that is mounted at a path without symbolic links; `None`: it is no mount point.
+fn mounted_type(path: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // A space in a path is written \040; such a path is not found. The last mount covers those before it.
+    let mut lines = mounts.lines().rev();
+    lines.find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        let fstype = filesystem.split(' ').next()?;
+        (Path::new(point) == path).then(|| fstype.to_string())
+    })
 }
 
 /// Unpacks the archives that the kernel unpacks. Findings are by the offset of the archive.

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, seek};
 
+use super::fit;
+use super::iso9660;
 use super::pe::{self, Section};
 use super::uimage::{self, Ramdisk};
 use crate::bytes::{Chain, Opened, Part, ReadAt, Reader, fill};
 use crate::error::{Context, Error, Result};
+use crate::format::compress::Codec;
 use crate::text::shown;
 
 /// The initrd as the kernel finds it in memory.
@@ -37,7 +40,7 @@ pub struct Piece {
     pub at: u64,
     /// Whether it is the whole file.
     whole: bool,
-    /// The CRC32 in its U-Boot header.
+    /// The CRC32 in its U-Boot header or FIT image.
     crc: Option<u32>,
 }
 
@@ -47,7 +50,7 @@ type PieceBytes = (Part<Opened>, Piece);
 impl Initrd {
     /// Concatenates files, each at a multiple of `pad` bytes. A PE file (a unified kernel image or an addon)
     /// contributes its sections `.ucode` and `.initrd`, all microcode first, as with systemd-stub; a U-Boot ramdisk
-    /// the bytes behind its header.
+    /// the bytes behind its header; a FIT image its ramdisk; an ISO its /boot/initrd.img, or the file of `FILE:/PATH`.
     ///
     /// # Errors
     /// A file cannot be read, its header is truncated, or no file has an initrd.
@@ -55,6 +58,7 @@ impl Initrd {
         let (mut microcode, mut found) = (Vec::new(), Vec::new());
         let mut cmdlines = Vec::new();
         for path in paths {
+            let (path, inner) = split_inner(path);
             let file = open(path)?;
             let head = read(&file, 0, pe::HEAD).during("read", path.display())?;
             let refused = |what: String| Error::new("read", path.display(), what);
@@ -72,6 +76,11 @@ impl Initrd {
                 }
             } else if let Some(ramdisk) = ramdisk {
                 found.push(ramdisk_piece(file, path, ramdisk)?);
+            } else if fit::is_fit(&head) {
+                found.push(fit_piece(file, path)?);
+            } else if inner.is_some() || iso9660::is_iso(&file) && !is_initrd(&head) {
+                cmdlines.extend(iso_command_line(&file));
+                found.push(iso_piece(file, path, inner)?);
             } else {
                 let name = display_name(path);
                 found.push(piece(file, name, 0, u64::MAX));
@@ -161,6 +170,23 @@ impl ReadAt for Initrd {
     }
 }
 
+/// A file and the path in it, of `FILE:/PATH`, where there is no file of the whole name.
+fn split_inner(path: &Path) -> (&Path, Option<&str>) {
+    let split = path.to_str().filter(|_| !path.exists()).and_then(|text| {
+        let (file, _) = text.split_once(":/")?;
+        let inner = text.get(file.len().saturating_add(1)..)?;
+        Path::new(file)
+            .is_file()
+            .then_some((Path::new(file), inner))
+    });
+    split.map_or((path, None), |(file, inner)| (file, Some(inner)))
+}
+
+/// Whether a file starts as archives do: an archive may hold the mark of an ISO where the ISO has it.
+fn is_initrd(head: &[u8]) -> bool {
+    head.starts_with(b"07070") || Codec::detect(head).is_some()
+}
+
 /// Opens a file or a block device for reading. stat(2) has no size for the latter: it is the offset of its end.
 fn open(path: &Path) -> Result<Opened> {
     let is_device = |metadata: fs::Metadata| metadata.file_type().is_block_device();
@@ -205,6 +231,43 @@ fn ramdisk_piece(file: Opened, path: &Path, ramdisk: Ramdisk) -> Result<PieceByt
     let (bytes, piece) = piece(file, name, offset, length);
     let crc = Some(ramdisk.crc);
     complete((bytes, Piece { crc, ..piece }), length)
+}
+
+fn fit_piece(file: Opened, path: &Path) -> Result<PieceBytes> {
+    let ramdisk = fit::ramdisk(&file);
+    let ramdisk = ramdisk.map_err(|what| Error::new("read", path.display(), what))?;
+    let (offset, length) = (ramdisk.offset, ramdisk.length);
+    let name = format!("{} ramdisk at {offset:#x}", display_name(path));
+    let (bytes, piece) = piece(file, name, offset, length);
+    let crc = ramdisk.crc;
+    complete((bytes, Piece { crc, ..piece }), length)
+}
+
+fn iso_piece(file: Opened, path: &Path, inner: Option<&str>) -> Result<PieceBytes> {
+    let inner = inner.unwrap_or(iso9660::INITRD).trim_start_matches('/');
+    let found = match iso9660::is_iso(&file) {
+        true => iso9660::find(&file, inner),
+        false => Err("no ISO 9660 filesystem".into()),
+    };
+    let extent = found.map_err(|what| {
+        let error = Error::new("read", path.display(), what);
+        error.hint("name the initrd of an ISO as in FILE.iso:/live/initrd.img")
+    })?;
+    let name = format!("{}:/{}", display_name(path), shown(inner.as_bytes()));
+    complete(
+        piece(file, name, extent.offset, extent.length),
+        extent.length,
+    )
+}
+
+/// The command line in GRUB's menu of an ISO, if it has one.
+fn iso_command_line(file: &Opened) -> Option<String> {
+    /// More bytes than a menu has.
+    const MAX: usize = 1 << 16;
+    let extent = iso9660::find(file, iso9660::GRUB_CONFIG).ok()?;
+    let length = usize::try_from(extent.length).unwrap_or(MAX).min(MAX);
+    let bytes = read(file, extent.offset, length).ok()?;
+    iso9660::command_line(&String::from_utf8_lossy(&bytes))
 }
 
 /// Refuses a piece that the file ends before.

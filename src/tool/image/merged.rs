@@ -186,6 +186,12 @@ pub fn merge<'a>(
                 }
             }
             Content::Erofs { .. } => rootfs.partial = true,
+            Content::Squashfs { .. } => {
+                let what =
+                    "the tool does not read SquashFS images: the files in it are not checked";
+                findings.warning(layer, what);
+                rootfs.partial = true;
+            }
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
                     let spool = Spool::new(&**source, layer.offset, layer.length, *codec);

@@ -1,6 +1,8 @@
 //! Reads what an image holds, without mounting anything.
 
 pub mod date;
+pub mod fit;
+pub mod iso9660;
 pub mod pe;
 pub mod uimage;
 
@@ -9,6 +11,8 @@ pub mod input;
 pub mod files;
 
 pub mod erofs_tree;
+
+pub mod in_place;
 
 pub mod rootfs;
 pub mod spool;

@@ -13,6 +13,7 @@ use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
+use crate::format::erofs::Inode;
 use crate::initrd;
 use crate::initrd::member::{
     LinkKey, Whiteout, device_number, link_key, link_target, whiteout, wrong_sum,
@@ -63,12 +64,26 @@ impl Rootfs {
             links: HashMap::new(),
             times: HashMap::new(),
         };
-        unpacker.unpack(image, findings)
+        unpacker.run(image, findings)
     }
 }
 
 impl Unpacker<'_> {
-    fn unpack(mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
+    fn run(mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
+        let result = self.unpack(image, findings);
+        // The times go to whatever has the name of the directory at the end.
+        let layer = self.rootfs.layer.unwrap_or(0);
+        for (path, time) in self.times {
+            let index = self.rootfs.names.get(&path);
+            let node = index.and_then(|index| self.rootfs.nodes.get_mut(*index));
+            if let Some(node) = node.filter(|node| node.layer == layer) {
+                node.mtime = time;
+            }
+        }
+        result
+    }
+
+    fn unpack(&mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
         let Packed {
             offset,
             length,
@@ -157,7 +172,7 @@ impl Unpacker<'_> {
         if self.hides(&path, member, findings) {
             return Ok(());
         }
-        self.replace(&path, file_type, findings)?;
+        self.replace(&path, header, findings)?;
         let mut node = self.node(&path, header);
         match file_type {
             libc::S_IFREG => {
@@ -220,14 +235,7 @@ impl Unpacker<'_> {
                 Some(old) if device => old.device,
                 _ => device.then(|| device_number(header)),
             },
-            over: old.and_then(|old| {
-                let kept = old
-                    .inode
-                    .as_deref()
-                    .filter(|inode| inode.xattrs_length() > 0);
-                let kept = kept.map(|inode| Rc::new((old.layer, inode.clone())));
-                kept.or_else(|| old.over.clone())
-            }),
+            over: old.and_then(xattrs_of),
             ..Node::default()
         }
     }
@@ -368,19 +376,47 @@ impl Unpacker<'_> {
         is_directory.then_some(here)
     }
 
+    /// Sets the attributes of a directory that is in the way of a link or a special file, as the kernel does.
+    fn keep_directory(&mut self, path: &[u8], header: &Header) {
+        let file_type = header.file_type();
+        let Some(old) = self.rootfs.lookup(path) else {
+            return;
+        };
+        if file_type == libc::S_IFREG {
+            return;
+        }
+        let over = xattrs_of(old);
+        let mut node = Node {
+            layer: self.rootfs.layer.unwrap_or(0),
+            owner: (header.uid, header.gid),
+            inode: None,
+            over,
+            ..old.clone()
+        };
+        if file_type != libc::S_IFLNK {
+            node.mode = libc::S_IFDIR | header.mode & 0o7777;
+        }
+        if node.mtime.1 != 0 && !self.times.contains_key(path) {
+            node.mtime = (header.mtime.into(), 0);
+        }
+        self.rootfs.put(path.to_vec(), node);
+    }
+
     /// Removes an earlier file of another type (clean_path in init/initramfs.c).
     fn replace(
         &mut self,
         path: &[u8],
-        file_type: u32,
+        header: &Header,
         findings: &mut FindingsAt,
     ) -> std::result::Result<(), String> {
+        let file_type = header.file_type();
         let old = self.rootfs.lookup(path).map(|node| (node.mode, node.layer));
         let Some((old, layer)) = old.filter(|(mode, _)| mode & libc::S_IFMT != file_type) else {
             return Ok(());
         };
         let new = kind(file_type);
         if old & libc::S_IFMT == libc::S_IFDIR && self.rootfs.below(path).next().is_some() {
+            self.keep_directory(path, header);
             let effect = match self.rootfs.layer {
                 Some(_) => "/init leaves it out, as the kernel would",
                 None => "the kernel drops it",
@@ -396,6 +432,16 @@ impl Unpacker<'_> {
         }
         Ok(())
     }
+}
+
+/// The layer and inode of the extended attributes that a file keeps when a member is written over it.
+fn xattrs_of(old: &Node) -> Option<Rc<(usize, Inode)>> {
+    let own = old
+        .inode
+        .as_deref()
+        .filter(|inode| inode.xattrs_length() > 0);
+    let own = own.map(|inode| Rc::new((old.layer, inode.clone())));
+    own.or_else(|| old.over.clone())
 }
 
 /// Why the kernel skips a member whatever the rootfs holds.

@@ -1,11 +1,11 @@
 //! The root that an image makes, or one layer of it, as `cat`, `extract` and `diff` see it.
 
-use super::boot::Boot;
+use super::boot::{Boot, StandIns};
 use super::input::Initrd;
 use super::merged::{self, Layers, Stacking};
 use super::rootfs::{Node, Rootfs};
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Root};
+use crate::plan::{Content, Plan, Root};
 use crate::tool::finding::{Findings, Severity};
 
 /// A tree of files, and where their bytes are.
@@ -52,7 +52,8 @@ pub fn with<T>(
     layer: Option<usize>,
     run: impl FnOnce(&View) -> Result<T>,
 ) -> Result<T> {
-    let boot = Boot::new(image, image.cmdline.as_deref().unwrap_or_default());
+    let cmdline = image.cmdline.as_deref().unwrap_or_default();
+    let boot = Boot::new(image, cmdline, &StandIns::default());
     let mut plan = boot.plan()?;
     if let Some(number) = layer {
         select(&mut plan, number)?;
@@ -63,6 +64,11 @@ pub fn with<T>(
             findings: &boot.findings,
             as_is: false,
         });
+    }
+    let mut layers = plan.layers.iter();
+    if let Some(layer) = layers.find(|layer| matches!(layer.content, Content::Squashfs { .. })) {
+        let what = "the tool does not read SquashFS images; unsquashfs extracts them";
+        return Err(Error::new("read", layer, what));
     }
     let sources = boot.open(image)?;
     let parts = merged::layer_parts(&plan, &sources);

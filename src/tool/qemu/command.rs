@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::kvm::Accelerator;
-use super::machine::Emulated;
+
 use crate::text::Words;
+use crate::tool::platform::Platform;
 
 /// A disk of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Port {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// The architecture.
-    pub emulated: &'static Emulated,
+    pub emulated: &'static Platform,
     /// The kernel.
     pub kernel: PathBuf,
     /// The image as one file.
@@ -172,22 +173,11 @@ fn comma_doubled(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// A command for a shell, with quotes where they are needed.
-pub fn shell_words(words: &[String]) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
-    let quoted = words
-        .iter()
-        .map(|word| match !word.is_empty() && word.chars().all(safe) {
-            true => word.clone(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::qemu::machine::ALL;
+    use crate::tool::kernel_file::shell_words;
+    use crate::tool::platform::ALL;
 
     fn guest() -> Guest {
         Guest {
@@ -299,11 +289,5 @@ mod tests {
             [0, 64, 64, 128]
         );
         assert_eq!(memory_mib(u64::MAX), 17_592_186_044_416);
-    }
-
-    #[test]
-    fn shells_read_what_is_printed() {
-        let words = ["a", "", "b c", "$x", "it's", "~"].map(String::from);
-        assert_eq!(shell_words(&words), r"a '' 'b c' '$x' 'it'\''s' '~'");
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, access};
 
-use super::machine::Emulated;
 use crate::tool::build::temp_files::TempFiles;
+use crate::tool::platform::Platform;
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const OUTPUT_MAX: u64 = 1 << 16;
 
 /// Starts the kernel with KVM, and waits for its first line. Without /dev/kvm, for another architecture, and where
 /// anything fails, it is [`Accelerator::Tcg`].
-pub fn probe(emulated: &Emulated, kernel: &Path, temp: &TempFiles) -> Accelerator {
+pub fn probe(emulated: &Platform, kernel: &Path, temp: &TempFiles) -> Accelerator {
     let allowed = access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok();
     match emulated.name == std::env::consts::ARCH && allowed && boots(emulated, kernel, temp) {
         true => Accelerator::Kvm,
@@ -50,7 +50,7 @@ pub fn probe(emulated: &Emulated, kernel: &Path, temp: &TempFiles) -> Accelerato
     }
 }
 
-fn boots(emulated: &Emulated, kernel: &Path, temp: &TempFiles) -> bool {
+fn boots(emulated: &Platform, kernel: &Path, temp: &TempFiles) -> bool {
     let append = format!("console={} {}", emulated.console, emulated.early_console);
     let mut command = Command::new(emulated.program);
     command

@@ -1,9 +1,6 @@
 //! `layerinit boot`: starts QEMU with what an image needs, and ends with the status of the guest.
 
 pub mod console;
-pub mod machine;
-
-pub mod kernel;
 pub mod kvm;
 
 pub mod command;
@@ -16,15 +13,15 @@ use std::process::{Command, Stdio};
 use super::build::temp_files::TempFiles;
 use super::check::memory;
 use super::check::requirements::has_layers_in_initrd;
-use super::image::boot::Boot;
+use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
-use super::tmpfile;
-use crate::bytes::{Opened, ReadAt, Reader};
+use super::kernel_file::{self, Provided, shell_words};
+use super::platform::{self, Platform};
+use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
-use command::{Disk, Guest, Port, command_line, shell_words};
+use command::{Disk, Guest, Port, command_line};
 use console::{Console, Outcome};
 use kvm::Accelerator;
-use machine::Emulated;
 
 /// The memory, in bytes, for the system that runs after the boot.
 const ROOM: u64 = 256 << 20;
@@ -35,7 +32,7 @@ const UNPLANNED: u64 = 512 << 20;
 /// What the command line says of the machine.
 #[derive(Clone, Debug, Default)]
 pub struct BootOptions {
-    /// The kernel; `None`: see [`kernel::find`].
+    /// The kernel; `None`: see [`kernel_file::find`].
     pub kernel: Option<PathBuf>,
     /// Words for the kernel command line, after those that the image needs.
     pub append: String,
@@ -63,16 +60,17 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         None => options.append.clone(),
     };
     // The command line decides the layers, and so the memory, but not the other way round.
-    let boot = Boot::new(image, &format!("retain_initrd {cmdline}"));
+    let words = format!("retain_initrd {cmdline}");
+    let boot = Boot::new(image, &words, &StandIns::default());
     let plan = boot.plan();
-    let found = kernel::find(image, &boot, options.kernel.as_deref())?;
+    let found = kernel_file::find(image, &boot, options.kernel.as_deref())?;
     let head = found.head(image, &boot)?;
-    let emulated = Emulated::of_kernel(&head)
-        .or_else(|| kernel::init_machine(image, &boot))
+    let emulated = Platform::of_kernel(&head)
+        .or_else(|| kernel_file::init_machine(image, &boot))
         .ok_or_else(|| {
             let what = format!(
                 "neither the kernel nor /init is for a machine that is known here ({})",
-                machine::names().join(", ")
+                platform::names().join(", ")
             );
             Error::new("choose", "QEMU's machine", what)
         })?;
@@ -125,27 +123,6 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
     Ok(outcome.status())
 }
 
-/// A file for QEMU, and the shell command that makes it, for --print.
-pub struct Provided {
-    /// The path for QEMU.
-    path: PathBuf,
-    /// The command; `None` if the file exists.
-    prepare: Option<String>,
-    /// Keeps the file open: its path leads through this process.
-    _file: Option<File>,
-}
-
-impl Provided {
-    /// A file that exists.
-    fn existing(path: &Path) -> Self {
-        Self {
-            path: path.into(),
-            prepare: None,
-            _file: None,
-        }
-    }
-}
-
 /// The image as one file.
 fn initrd_file(image: &Initrd, temp: &TempFiles, print: bool) -> Result<Provided> {
     if let Some(path) = image.plain_file() {
@@ -156,19 +133,7 @@ fn initrd_file(image: &Initrd, temp: &TempFiles, print: bool) -> Result<Provided
         return Err(Error::new("print a command for", &image.name, what)
             .hint("boot it without --print, or join the files with cat"));
     }
-    copy_to_temp(image, "initrd", temp)
-}
-
-/// Copies bytes into a temporary file for QEMU.
-fn copy_to_temp(bytes: &dyn ReadAt, name: &str, temp: &TempFiles) -> Result<Provided> {
-    let (mut file, path) = temp.create(name)?;
-    let mut reader = Reader::new(bytes, 0);
-    io::copy(&mut reader, &mut file).during("write", format_args!("a copy of the {name}"))?;
-    Ok(Provided {
-        path: path.unwrap_or_else(|| tmpfile::shared_path(&file)),
-        prepare: None,
-        _file: Some(file),
-    })
+    Provided::copy(image, "initrd", temp)
 }
 
 /// At most four: more make the boot under emulation slower.
@@ -192,7 +157,7 @@ fn disk(path: &Path) -> Result<Disk> {
 /// Runs QEMU on this terminal, and copies the guest's console to `out`.
 fn run(
     words: &[String],
-    emulated: &'static Emulated,
+    emulated: &'static Platform,
     temp: &TempFiles,
     out: &mut dyn Write,
 ) -> Result<Outcome> {

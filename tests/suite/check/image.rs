@@ -281,7 +281,7 @@ fn files_below_layers_that_are_no_layers_are_found() {
         vec![
             "warning: layers/c: not a regular file; not used",
             "error: layers/a 0x0: read at 0x0: neither cpio nor EROFS: 74 65 78 74 \"text\"",
-            "error: layers/b 0x0: neither an EROFS image nor a cpio archive",
+            "error: layers/b 0x0: neither an EROFS or SquashFS image nor a cpio archive",
         ],
     )]);
 }

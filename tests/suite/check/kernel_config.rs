@@ -259,6 +259,53 @@ fn filesystems_that_the_kernel_does_not_mount_are_told() {
 }
 
 #[test]
+fn character_sets_that_the_driver_of_a_filesystem_lacks_are_told() {
+    let directory = scratch("check-charsets");
+    let said = |fstype: &str, config: &str, module: &str| {
+        let dep = format!("{DEP}kernel/fs/erofs/{module}.ko:\n");
+        let loader = modules("6.12.1", &dep, &[(&format!("{module}.ko"), b"module")]);
+        let text = format!(
+            "{CONFIG}CONFIG_VFAT_FS=y\nCONFIG_ISO9660_FS=y\nCONFIG_EXFAT_FS=y\nCONFIG_FAT_DEFAULT_CODEPAGE=437\n\
+             CONFIG_FAT_DEFAULT_IOCHARSET=\"iso8859-1\"\nCONFIG_EXFAT_DEFAULT_IOCHARSET=\"utf8\"\n\
+             CONFIG_NLS_DEFAULT=\"utf8\"\n{config}"
+        );
+        fs::write(directory.join("config"), text).unwrap();
+        let cmdline = format!("root=LABEL=x rootfstype={fstype}");
+        let words = ["--kernel-config", "config", "--cmdline", &cmdline];
+        let (mut lines, _) = check(&directory, &loader, &words);
+        lines.retain(|line| line.contains("character set"));
+        lines
+    };
+    let codepage =
+        "error: rootfstype=vfat: vfat uses the character set cp437 (CONFIG_FAT_DEFAULT_CODEPAGE): ";
+    let iocharset = "error: rootfstype=vfat: vfat uses the character set iso8859-1 (CONFIG_FAT_DEFAULT_IOCHARSET): ";
+    assert_eq!(
+        said("vfat", "", "ext4"),
+        [
+            format!("{codepage}CONFIG_NLS_CODEPAGE_437=n"),
+            format!("{iocharset}CONFIG_NLS_ISO8859_1=n"),
+        ]
+    );
+    let both = "CONFIG_NLS_CODEPAGE_437=y\nCONFIG_NLS_ISO8859_1=m\n";
+    assert_eq!(
+        said("vfat", both, "ext4"),
+        [format!(
+            "{iocharset}CONFIG_NLS_ISO8859_1=m, and the loader has no nls_iso8859_1.ko in \
+             lib/modules/6.12.1/modules.dep (build --modules)"
+        )]
+    );
+    assert_eq!(said("vfat", both, "nls_iso8859-1"), [""; 0]);
+    assert_eq!(said("exfat", "", "ext4"), [""; 0]);
+    assert_eq!(
+        said("iso9660", "", "ext4"),
+        [
+            "warning: rootfstype=iso9660: iso9660 uses the character set utf8 (CONFIG_NLS_DEFAULT): \
+             CONFIG_NLS_UTF8=n"
+        ]
+    );
+}
+
+#[test]
 fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
     let directory = scratch("check-bootconfig");
     let init = elf(X86_64);
@@ -361,5 +408,59 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
         (arm.into(), &[]),
     ] {
         assert_eq!(said(&config, 1), expected, "{config}");
+    }
+}
+
+#[test]
+fn the_backend_of_each_layer_and_its_bytes_are_told() {
+    let image = Parts::new("check-config-backends", &["-zlz4hc"]);
+    let length = image.image.len() - image.layer;
+    let keeps = |backend: &str| format!("mounted by {backend}, which keeps its {length} bytes");
+    let extracted = |line: &str| {
+        // An ELF file and 50000 bytes of text, in whole pages, and three inodes.
+        line == format!(
+            "by extract, into {} bytes of memory",
+            4096 + 13 * 4096 + 3 * 1280
+        )
+    };
+    for (config, words, expected) in [
+        (sufficient(), "retain_initrd", keeps("loop")),
+        (
+            sufficient() + "CONFIG_EROFS_FS_MEMBACK=y\n",
+            "quiet",
+            keeps("memback"),
+        ),
+        (
+            sufficient().replace("LOOP=y", "LOOP=n"),
+            "retain_initrd",
+            String::new(),
+        ),
+        (
+            sufficient().replace("OVERLAY_FS=y", "OVERLAY_FS=n"),
+            "retain_initrd",
+            String::new(),
+        ),
+        (as_modules(), "retain_initrd", String::new()),
+        (
+            sufficient(),
+            "retain_initrd rd.layers.backend=extract",
+            String::new(),
+        ),
+    ] {
+        fs::write(image.directory.join("config"), &config).unwrap();
+        let words = ["--kernel-config", "config", "--cmdline", words];
+        let (lines, _) = check(&image.directory, &image.image, &words);
+        let prefix = format!("layer 0 (initrd+{:#x}): ", image.layer);
+        let lines: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .collect();
+        let [line] = lines[..] else {
+            panic!("{words:?}: {lines:?}");
+        };
+        match expected.is_empty() {
+            true => assert!(extracted(line), "{words:?}: {line}"),
+            false => assert_eq!(line, expected, "{words:?}"),
+        }
     }
 }

@@ -118,3 +118,36 @@ fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed(
         assert!(line.contains(expected), "{blk_dev_ram} {cmdline}: {line}");
     }
 }
+
+#[test]
+fn memory_of_extraction_is_added_and_what_is_freed_meanwhile_is_not() {
+    let directory = scratch("check-memory-extract");
+    for name in ["one", "two"] {
+        fs::create_dir_all(directory.join(name).join("sbin")).unwrap();
+        fs::write(directory.join(name).join("sbin/init"), vec![b'x'; 8 * MIB]).unwrap();
+    }
+    let layers = ["one", "two"].map(|name| erofs_of(&directory, &directory.join(name), &[]));
+    let mut image = large_loader();
+    pad(&mut image, 4096);
+    image.extend(layers.concat());
+    let config = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_BLK_DEV_RAM=y\n";
+    fs::write(directory.join("config"), config).unwrap();
+    for (cmdline, expected) in [
+        // 27 MiB of initrd, 11 of the loader, 17 of files.
+        (
+            "retain_initrd",
+            "memory: 53 MiB at the peak: initrd 27 (kept), files of the rootfs 11, layers unpacked 0, extracted 17,",
+        ),
+        // The first layer of 8 MiB is freed before the second is written: 11, 27 and 17 without 8, less than what
+        // the kernel takes before.
+        (
+            "quiet",
+            "memory: 63 MiB at the peak: initrd 27, files of the rootfs 37 (with /initrd.image), layers unpacked 0, extracted 17,",
+        ),
+    ] {
+        let cmdline = format!("{cmdline} rd.layers.backend=extract");
+        let words = ["--kernel-config", "config", "--cmdline", &cmdline];
+        let line = memory(&directory, &image, &words);
+        assert!(line.starts_with(expected), "{cmdline}: {line}");
+    }
+}

@@ -13,6 +13,7 @@ mod binaries;
 mod cmdline;
 mod erofs;
 mod image;
+mod in_place;
 mod kernel_config;
 mod memory;
 mod modules;

@@ -168,7 +168,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
                 .unwrap(),
         )
     };
-    let missing = "layerinit: find init: not in the directory of this program; build it with `cargo build --release --bin init`, \
+    let missing = "layerinit: find init: neither in the directory of this program nor in ../lib/layerinit; build it with `cargo build --release --bin init`, \
                    or use --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
     // A spec that does not ask for it does not need it.
@@ -205,4 +205,49 @@ fn a_link_to_an_image_stays_a_link() {
         );
         fs::write(directory.join("elsewhere/other"), "old").unwrap();
     }
+}
+
+#[test]
+fn an_image_that_is_not_compressed_can_be_mapped_in_place() {
+    let directory = workshop("tool-build-plain");
+    fs::write(directory.join("root/data"), [1; 5000]).unwrap();
+    let words = ["build", "--init", "init", "-o", "image", "--layer", "root"];
+    let stdout = good(
+        &directory,
+        &[&words[..], &["--erofs-compression", "none"]].concat(),
+    );
+    let line = stdout.lines().next().unwrap();
+    // Two files in whole blocks, and at least one block of metadata.
+    assert!(line.starts_with("root: not compressed: "), "{line}");
+    let what = " bytes, 7282 of them behind the ends of files; memback maps 5006 of 5006 bytes, 2 of 2 files";
+    assert!(line.ends_with(what), "{line}");
+    let checked = good(&directory, &["list", "image"]);
+    assert!(checked.contains("0x00001000"), "{checked}");
+    assert!(!good(&directory, &words).contains("memback"));
+}
+
+#[test]
+fn layers_are_told_one_by_one_or_nothing_is() {
+    let directory = workshop("build-verbose");
+    let words = [
+        "build",
+        "-o",
+        "a.img",
+        "--init",
+        "init",
+        "--layer",
+        "base.erofs",
+        "--layer",
+        "late.cpio",
+    ];
+    let (stdout, stderr, status) = run(&directory, &[&words[..], &["-v"]].concat());
+    assert_eq!(status, 0);
+    assert!(stdout.ends_with(", 2 layers\n"), "{stdout}");
+    assert_eq!(
+        stderr,
+        "layer 0, base.erofs: 8192 bytes\nlayer 1, late.cpio: 240 bytes\n"
+    );
+    assert_eq!(good(&directory, &[&words[..], &["-q"]].concat()), "");
+    let (_, stderr, status) = run(&directory, &[&words[..], &["-q", "-v"]].concat());
+    assert_eq!(status, 2, "{stderr}");
 }

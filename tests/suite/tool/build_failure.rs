@@ -161,7 +161,12 @@ fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
     );
     let (_, stderr, _) = with_path(&["--erofs-compression", "none"]);
     assert!(
-        stderr.lines().last().unwrap().trim().starts_with("-T0 -U"),
+        stderr
+            .lines()
+            .last()
+            .unwrap()
+            .trim()
+            .starts_with("-Enoinline_data -T0 -U"),
         "{stderr}"
     );
     assert!(!directory.join("image").exists());

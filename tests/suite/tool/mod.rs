@@ -20,6 +20,8 @@ mod build_failure;
 mod build_host;
 mod build_modules;
 mod build_output;
+mod bundle;
+mod container;
 mod gen_init_cpio;
 pub mod inputs;
 mod list;

@@ -140,3 +140,100 @@ error: no init in the new root: /sbin/demo: not there
         "layerinit: plan rd.layers.only= and rd.layers.skip=: none of the 3 layers is left to boot from\n"
     );
 }
+
+#[test]
+fn a_directory_stands_in_for_the_device_of_the_layers() {
+    let directory = scratch("tool-plan-from");
+    let loader = cpio(&[
+        own_init("init"),
+        dir("images"),
+        file("images/05-low.erofs", &erofs_with_init("low")),
+    ]);
+    fs::write(
+        directory.join("image"),
+        aligned(loader, &erofs_with_init("top")),
+    )
+    .unwrap();
+    for name in ["sys/a", "sys/empty", "other"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    fs::write(directory.join("sys/a/20-app"), cpio(&[file("x", b"1")])).unwrap();
+    symlink("/base.erofs", directory.join("sys/a/10-base.erofs")).unwrap();
+    fs::write(directory.join("sys/base.erofs"), erofs_with_init("base")).unwrap();
+    fs::write(
+        directory.join("other/raw"),
+        join(&[&erofs_with_init("one"), &erofs_with_init("two")]),
+    )
+    .unwrap();
+    let from = "rd.layers.from=LABEL=sys:/a rd.layers.from=/images init=/sbin/init";
+    let words = ["plan", "image", "--cmdline", from, "--from", "sys"];
+    assert_eq!(
+        good(&directory, &words),
+        "\
+layers from LABEL=sys:/a, mounted at /run/initramfs/media/0
+layers from /images of the initramfs
+layer 0 (LABEL=sys:/a/10-base.erofs): 4096 bytes, erofs \"base\" by file, loop, extract
+layer 1 (LABEL=sys:/a/20-app): 240 bytes, cpio into a tmpfs of 4096 bytes
+layer 2 (/images/05-low.erofs): 4096 bytes, erofs \"low\" by file, loop, extract
+layer 3 (initrd+0x2000): 4096 bytes, erofs \"top\" by memback, loop, extract
+root: overlay, writes to a tmpfs
+modules: erofs, overlay, loop
+init: /sbin/init
+"
+    );
+    // Two devices.
+    let from = "rd.layers.from=LABEL=sys:/base.erofs rd.layers.from=8:1 rd.overlay.readonly init=/sbin/init";
+    let words = [
+        "plan",
+        "image",
+        "--cmdline",
+        from,
+        "--from",
+        "sys",
+        "--from",
+        "other/raw",
+    ];
+    let plan = good(&directory, &words);
+    for line in [
+        "layers from 8:1, a device without a filesystem\n",
+        "layer 1 (8:1): 4096 bytes, erofs \"one\" by loop, extract\n",
+        "layer 2 (8:1+0x1000): 4096 bytes, erofs \"two\" by loop, extract\n",
+    ] {
+        assert!(plan.contains(line), "{plan}");
+    }
+    for (from, stand_in, expected) in [
+        (
+            "LABEL=sys:/a",
+            None,
+            "use rd.layers.from=LABEL=sys:/a: what is on the device is not known here; --from DIR has a directory \
+             stand in for it",
+        ),
+        (
+            "LABEL=sys:/b/x",
+            Some("sys"),
+            "open rd.layers.from=LABEL=sys:/b/x: ENOENT: No such file or directory; / holds: a, base.erofs, empty",
+        ),
+        (
+            "LABEL=sys:/empty",
+            Some("sys"),
+            "use rd.layers.from=LABEL=sys:/empty: there is no file in it",
+        ),
+        (
+            "/none",
+            None,
+            "open rd.layers.from=/none: there is no such file in the initramfs",
+        ),
+    ] {
+        let cmdline = format!("rd.layers.from={from}");
+        let mut words = vec!["plan", "image", "--cmdline", &cmdline];
+        words.extend(stand_in.iter().flat_map(|path| ["--from", path]));
+        assert_eq!(bad(&directory, &words), format!("layerinit: {expected}\n"));
+        words[0] = "check";
+        let (stdout, _, status) = run(&directory, &words);
+        assert!(
+            stdout.contains(&format!("error: plan: {expected}\n")),
+            "{stdout}"
+        );
+        assert_eq!(status, 1);
+    }
+}

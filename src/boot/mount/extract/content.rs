@@ -13,6 +13,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Cluster, Data, Extent};
 use crate::sys::signal::with_signal_stack;
+use crate::text::Shown;
 
 /// A batch is handed to a thread when it has this many bytes: a thread that waits for the next one costs
 /// more than the copy of a short batch.
@@ -33,14 +34,14 @@ pub struct OutFile {
     /// What it gets at the end.
     pub attributes: Attributes,
     /// Its path, for messages.
-    pub path: String,
+    pub path: Vec<u8>,
     failure: Failure,
 }
 
 impl Drop for OutFile {
     fn drop(&mut self) {
         if let Err(errno) = attributes::set_on_file(&self.file, &self.attributes) {
-            let error: Result<()> = Err(errno).during("set the attributes of", &self.path);
+            let error: Result<()> = Err(errno).during("set the attributes of", Shown(&self.path));
             error.unwrap_or_else(|error| self.failure.report(error));
         }
     }
@@ -81,7 +82,7 @@ pub struct Writer<'a> {
 
 impl Writer<'_> {
     /// Begins a file.
-    pub fn file(&self, file: OwnedFd, attributes: Attributes, path: String) -> Arc<OutFile> {
+    pub fn file(&self, file: OwnedFd, attributes: Attributes, path: Vec<u8>) -> Arc<OutFile> {
         Arc::new(OutFile {
             file,
             attributes,
@@ -153,12 +154,56 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
     result
 }
 
+/// Bytes of a file are written when there are so many. They stay in the processor's cache until then.
+const WRITE_BYTES: usize = 256 << 10;
+
 /// Reads and decompresses pieces, and writes them.
 struct Decoder<'a> {
     image: Bytes<'a>,
-    /// The cluster that was decoded last: files share clusters.
+    /// A cluster that was decoded and has more than the piece that it was decoded for: files share clusters.
     cluster: Option<Cluster>,
     plain: Vec<u8>,
+    packed: Vec<u8>,
+    pending: Pending,
+}
+
+/// Bytes of one file that are not written yet.
+#[derive(Default)]
+struct Pending {
+    /// The first `used` bytes are.
+    bytes: Vec<u8>,
+    used: usize,
+    /// The file, and where they belong.
+    to: Option<(Arc<OutFile>, u64)>,
+}
+
+impl Pending {
+    /// Room for more bytes at `offset` of a file. Writes others first, unless these follow them.
+    fn room(&mut self, file: &Arc<OutFile>, offset: u64, length: usize) -> Result<&mut [u8]> {
+        let follows = self.to.as_ref().is_some_and(|(before, at)| {
+            Arc::ptr_eq(before, file) && at.checked_add(self.used as u64) == Some(offset)
+        });
+        if !follows || self.used.saturating_add(length) > WRITE_BYTES {
+            self.write()?;
+            self.to = Some((Arc::clone(file), offset));
+        }
+        let start = self.used;
+        self.used = start.saturating_add(length);
+        if self.bytes.len() < self.used {
+            self.bytes.resize(self.used, 0);
+        }
+        Ok(self.bytes.get_mut(start..self.used).unwrap_or_default())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let used = mem::take(&mut self.used);
+        match (self.to.take(), self.bytes.get(..used)) {
+            (Some((file, at)), Some(bytes)) => {
+                write_at(&file.file, bytes, at).during("write", Shown(&file.path))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<'a> Decoder<'a> {
@@ -167,6 +212,8 @@ impl<'a> Decoder<'a> {
             image,
             cluster: None,
             plain: Vec::new(),
+            packed: Vec::new(),
+            pending: Pending::default(),
         }
     }
 
@@ -185,21 +232,34 @@ impl<'a> Decoder<'a> {
     }
 
     fn batch(&mut self, batch: Vec<Piece>, failure: &Failure) {
-        for (file, extent) in batch {
-            if let Err(error) = self.piece(&file, &extent) {
-                failure.report(error);
-                break;
-            }
+        let mut pieces = batch.into_iter();
+        let mut done = pieces.try_for_each(|(file, extent)| self.piece(&file, &extent));
+        if done.is_ok() {
+            done = self.pending.write();
+        }
+        if let Err(error) = done {
+            // What was to be decoded there is not complete.
+            self.pending = Pending::default();
+            failure.report(error);
         }
     }
 
-    fn piece(&mut self, file: &OutFile, extent: &Extent) -> Result<()> {
-        let path = &file.path;
+    fn piece(&mut self, file: &Arc<OutFile>, extent: &Extent) -> Result<()> {
+        let path = Shown(&file.path);
         let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
         match &extent.data {
             Data::Hole => Ok(()),
-            Data::Bytes(bytes) => write_at(&file.file, bytes, extent.offset).during("write", path),
+            Data::Bytes(bytes) => {
+                let to = self.pending.room(file, extent.offset, bytes.len())?;
+                to.copy_from_slice(bytes);
+                Ok(())
+            }
             Data::Raw(from) => self.copy(file, extent, *from),
+            Data::Cluster(cluster, 0) if u64::from(cluster.length) == extent.length => {
+                let to = self.pending.room(file, extent.offset, length)?;
+                let decoded = cluster.decode_into(self.image, &mut self.packed, to);
+                decoded.map_err(|fault| Error::new("read", path, fault.to_string()))
+            }
             Data::Cluster(cluster, skip) => {
                 if self.cluster.as_ref() != Some(cluster) {
                     self.cluster = None;
@@ -212,22 +272,24 @@ impl<'a> Decoder<'a> {
                     .checked_add(length)
                     .and_then(|end| self.plain.get(skip..end));
                 let short = || Error::new("read", path, "a cluster is shorter than its index says");
-                write_at(&file.file, bytes.ok_or_else(short)?, extent.offset).during("write", path)
+                let bytes = bytes.ok_or_else(short)?;
+                let to = self.pending.room(file, extent.offset, length)?;
+                to.copy_from_slice(bytes);
+                Ok(())
             }
         }
     }
 
     /// Copies bytes that lie in the image as they are.
-    fn copy(&mut self, file: &OutFile, extent: &Extent, mut from: u64) -> Result<()> {
-        const CHUNK: u64 = 256 << 10;
-        self.cluster = None;
+    fn copy(&mut self, file: &Arc<OutFile>, extent: &Extent, mut from: u64) -> Result<()> {
         let (mut at, mut left) = (extent.offset, extent.length);
         while left > 0 {
-            let n = left.min(CHUNK);
-            self.plain.resize(usize::try_from(n).unwrap_or(0), 0);
-            let read = self.image.read_exact_at(&mut self.plain, from);
-            read.during("read", &file.path)?;
-            write_at(&file.file, &self.plain, at).during("write", &file.path)?;
+            let n = left.min(WRITE_BYTES as u64);
+            let to = self
+                .pending
+                .room(file, at, usize::try_from(n).unwrap_or(0))?;
+            let read = self.image.read_exact_at(to, from);
+            read.during("read", Shown(&file.path))?;
             from = from.saturating_add(n);
             at = at.saturating_add(n);
             left = left.saturating_sub(n);
@@ -245,8 +307,8 @@ pub fn copy_file(from: &Opened, to: &OutFile) -> Result<()> {
         let n = from.size().saturating_sub(at).min(CHUNK);
         buffer.resize(usize::try_from(n).unwrap_or(0), 0);
         let read = from.read_exact_at(&mut buffer, at);
-        read.during("read", &to.path)?;
-        write_at(&to.file, &buffer, at).during("write", &to.path)?;
+        read.during("read", Shown(&to.path))?;
+        write_at(&to.file, &buffer, at).during("write", Shown(&to.path))?;
         at = from.next_data(at.saturating_add(n));
     }
     Ok(())

@@ -17,15 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, linkat, statat};
+use rustix::fs::{AtFlags, FileType, ftruncate, linkat, statat};
 use rustix::io::Errno;
 
 use super::trees::remove;
 use crate::bytes::ReadAt;
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Checksum, Data, Image, Inode, Limits, Superblock};
-use crate::initrd::FILE_MEMORY;
-use crate::text::shown;
+use crate::text::Shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
 use content::{Writer, with_writer};
@@ -96,26 +95,24 @@ pub fn extract(
     })
 }
 
-/// The bytes of memory that the files of an image take in a tmpfs. Holes count where `holes` is set, which
-/// spares looking for them.
-///
-/// # Errors
-/// The image is damaged.
-pub fn needed_memory(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<u64> {
-    let (bytes, files) = needed(bytes, superblock, holes)?;
-    Ok(bytes.saturating_add(files.saturating_mul(FILE_MEMORY)))
-}
-
-/// The bytes that the files of an image take, in whole pages, and the number of its files.
+/// The bytes that the files of an image take, in whole pages, and the number of its files. Holes count where
+/// `holes` is set, which spares looking for them.
 ///
 /// # Errors
 /// The image is damaged.
 pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<(u64, u64)> {
+    needed_of(&Image::new(bytes, superblock)?, holes)
+}
+
+/// The same of an image that is open.
+///
+/// # Errors
+/// The image is damaged.
+pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
     const PAGE: u64 = 4096;
-    let image = Image::new(bytes, superblock)?;
     let (mut total, mut files) = (0u64, 0u64);
     let mut seen = BTreeSet::new();
-    let mut limits = Limits::of(&image);
+    let mut limits = Limits::of(image);
     image.walk(&mut |path, inode| {
         let again = inode.nlink > 1 && !inode.is_directory() && !seen.insert(inode.nid);
         if path.is_empty() || again {
@@ -178,7 +175,7 @@ impl Tree<'_, '_, '_> {
                 self.done.files = self.done.files.saturating_add(1);
                 let created = self.create(inode, &level.file, name, path);
                 self.levels.push(level);
-                created.during("extract", format_args!("/{}", shown(path)))?
+                created.during("extract", format_args!("/{}", Shown(path)))?
             }
         };
         if let Some(file) = below {
@@ -195,7 +192,7 @@ impl Tree<'_, '_, '_> {
     /// Finishes directories, up to one that is left open: files that are created in a directory change its time.
     fn leave(&mut self, until: Option<&[u8]>) -> Result<()> {
         while let Some(level) = self.levels.pop_if(|level| Some(&*level.path) != until) {
-            let shown = shown(&level.path);
+            let shown = Shown(&level.path);
             attributes::set_on_file(&level.file, &level.attributes)
                 .during("set the attributes of", format_args!("/{shown}"))?;
         }
@@ -203,12 +200,13 @@ impl Tree<'_, '_, '_> {
     }
 
     fn attributes(&mut self, inode: &Inode) -> Result<Attributes> {
-        Attributes::of(
-            self.image,
-            inode,
-            self.onto == Onto::Layer,
-            &mut self.limits,
-        )
+        let stacked = self.onto == Onto::Layer;
+        let mut attributes = Attributes::of(self.image, inode, stacked, &mut self.limits)?;
+        // Root creates files of root, unless a set-group-ID directory of a layer below decides.
+        if self.onto != Onto::Layers && attributes.owner == Some((0, 0)) {
+            attributes.owner = None;
+        }
+        Ok(attributes)
     }
 
     /// Creates a file of any type. Returns a directory, open.
@@ -219,15 +217,17 @@ impl Tree<'_, '_, '_> {
         name: &[u8],
         path: &[u8],
     ) -> Result<Option<OwnedFd>> {
-        let c_name = c_string(name).during("name", shown(name))?;
+        let c_name = c_string(name).during("name", Shown(name))?;
         let name = c_name.as_c_str();
         let mut metacopy = false;
         if self.onto != Onto::Layer {
             let marks = self.marks.of(inode)?;
             metacopy = marks.metacopy;
-            let moved = marks.redirect.is_some() || marks.opaque;
-            let keep = inode.is_directory() && !moved;
-            self.make_room(directory, name, keep)?;
+            if self.onto == Onto::Layers {
+                let moved = marks.redirect.is_some() || marks.opaque;
+                let keep = inode.is_directory() && !moved;
+                self.make_room(directory, name, keep)?;
+            }
             if marks.whiteout {
                 return Ok(None);
             }
@@ -242,7 +242,7 @@ impl Tree<'_, '_, '_> {
             if let Some(first) = self.links.get(&inode.nid) {
                 let first = c_string(first).during("link to", "another name")?;
                 linkat(self.to, first.as_c_str(), directory, name, AtFlags::empty())
-                    .during("link to", format_args!("/{}", shown(first.to_bytes())))?;
+                    .during("link to", format_args!("/{}", Shown(first.to_bytes())))?;
                 return Ok(None);
             }
             self.links.insert(inode.nid, path.to_vec());
@@ -252,7 +252,7 @@ impl Tree<'_, '_, '_> {
             libc::S_IFREG if metacopy => {
                 let bytes = self.staging.open(self.to, path)?;
                 let file = node::file(directory, name, bytes.size())?;
-                let path = format!("/{}", shown(path));
+                let path = [b"/", path].concat();
                 content::copy_file(&bytes, &self.writer.file(file, attributes, path))?;
             }
             libc::S_IFREG => self.content(inode, directory, name, attributes, path)?,
@@ -276,14 +276,17 @@ impl Tree<'_, '_, '_> {
         attributes: Attributes,
         path: &[u8],
     ) -> Result<()> {
-        let file = node::file(directory, name, inode.size)?;
+        let file = node::file(directory, name, 0)?;
         self.done.bytes = self.done.bytes.saturating_add(inode.size);
-        let file = self
-            .writer
-            .file(file, attributes, format!("/{}", shown(path)));
+        let file = self.writer.file(file, attributes, [b"/", path].concat());
         for extent in self.image.extents(inode) {
             let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
             self.limits.extent(inode, &extent)?;
+            let end = extent.offset.saturating_add(extent.length);
+            // Of a file that ends with bytes, the last write sets the size.
+            if extent.data == Data::Hole && end >= inode.size {
+                ftruncate(&file.file, inode.size).during("set the size of", "file")?;
+            }
             self.writer.write(&file, extent)?;
         }
         Ok(())

@@ -13,14 +13,14 @@ mod attributes;
 mod times;
 mod whiteout;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use log::{debug, warn};
 use rustix::fs::{
-    AtFlags, CWD, FileType, OFlags, chownat, fchmod, fchown, ftruncate, futimens, link, lstat,
-    mkdir, mknodat, open, rmdir, stat, symlink, unlink,
+    AtFlags, CWD, FileType, OFlags, chownat, fchmod, fchown, fstat, ftruncate, futimens, link,
+    lstat, mkdir, mknodat, open, rmdir, stat, symlink, unlink,
 };
 use rustix::io::{Errno, write};
 
@@ -49,9 +49,25 @@ pub struct Unpacked {
 
 /// Unpacks every member of `archive` into the root directory. Where that is an overlay, `upper` is its upper
 /// directory.
-pub fn unpack<I: Skip>(mut archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
+pub fn unpack<I: Skip>(archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
+    let over = upper.is_some();
+    unpack_members(archive, upper, over)
+}
+
+/// The same where the layers below are in the root directory itself.
+pub fn unpack_over<I: Skip>(archive: Archive<I>) -> Result<Unpacked> {
+    unpack_members(archive, None, true)
+}
+
+fn unpack_members<I: Skip>(
+    mut archive: Archive<I>,
+    upper: Option<OwnedFd>,
+    over: bool,
+) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
         upper,
+        over,
+        own: BTreeSet::new(),
         links: BTreeMap::new(),
         times: DirectoryTimes::default(),
         buffer: vec![0; 128 << 10],
@@ -80,8 +96,11 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
         match archive.next_member()? {
             Next::Member(member) if member.counts() => {
                 if let Some(Whiteout::Directory(directory)) = whiteout(&member) {
+                    let mut times = DirectoryTimes::default();
+                    times.preserve(&member.name);
                     whiteout::remove_lower(directory, None)
                         .during("clear", format_args!("directory {}", shown(directory)))?;
+                    times.set();
                 }
             }
             Next::Member(_) | Next::Trailer => {}
@@ -91,8 +110,12 @@ pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
 }
 
 struct Unpacker {
-    /// The upper directory, where there are layers below.
+    /// The upper directory of the overlay.
     upper: Option<OwnedFd>,
+    /// Whether there are layers below.
+    over: bool,
+    /// The inodes of this archive's files with several names.
+    own: BTreeSet<u64>,
     /// The first name of each file that may have further ones.
     links: BTreeMap<LinkKey, Vec<u8>>,
     times: DirectoryTimes,
@@ -110,7 +133,7 @@ impl Unpacker {
             return Ok(());
         }
         let name = &member.name;
-        if self.upper.is_some() {
+        if self.over {
             self.times.preserve(name);
         }
         let done = match (whiteout(member), member.header.file_type()) {
@@ -138,6 +161,7 @@ impl Unpacker {
     fn file<I: Skip>(&mut self, member: &Member, archive: &mut Archive<I>) -> Result<()> {
         let (name, header) = (&member.name, &member.header);
         clean_path(name, Some(libc::S_IFREG));
+        self.unshare(name);
         let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         match self.link(member) {
             // The data comes with this name, or came with an earlier one.
@@ -153,6 +177,9 @@ impl Unpacker {
         };
         let (uid, gid) = owner(header);
         let failed = |errno| Error::with("write", shown(name), Cause::Os(errno));
+        if self.over && link_key(header).is_some() {
+            self.own.insert(fstat(&file).map_err(failed)?.st_ino);
+        }
         fchown(&file, uid, gid).map_err(failed)?;
         fchmod(&file, mode(header)).map_err(failed)?;
         if header.filesize != 0 {
@@ -183,6 +210,19 @@ impl Unpacker {
             return Err(Error::new("unpack", shown(name), what));
         }
         Ok(())
+    }
+
+    /// Removes a file of lower layers that has other names, too: these keep their content, as in an overlay.
+    fn unshare(&self, name: &[u8]) {
+        if self.over
+            && self.upper.is_none()
+            && let Ok(stat) = lstat(name)
+            && stat.st_nlink > 1
+            && !self.own.contains(&stat.st_ino)
+        {
+            // If this fails, opening it fails, too, and is reported.
+            let _ = unlink(name);
+        }
     }
 
     fn directory(&mut self, member: &Member) -> Done {

@@ -143,8 +143,8 @@ mod tests {
             list(&image(&circle)).unwrap_err(),
             "read EROFS inode 36: a directory that is in the tree twice"
         );
-        // Three directories that share one block of two hundred names.
-        let letters: Vec<_> = (0..200).map(|n| format!("{n:03}")).collect();
+        // Three directories that share one block of 240 names.
+        let letters: Vec<_> = (0..240).map(|n| format!("{n:03}")).collect();
         let letters: Vec<_> = letters.iter().map(|name| (name.as_str(), 2)).collect();
         let mut block = names(&letters);
         block.resize(4096, 0);

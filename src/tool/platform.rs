@@ -1,11 +1,11 @@
-//! The machines that QEMU emulates for an image: one row for each architecture. Pure.
+//! What QEMU and boot loaders need to know of an architecture: one row for each. Pure.
 
 use crate::bytes::Cursor;
 use crate::format::elf::Ident;
 
-/// What QEMU needs for an architecture.
+/// An architecture.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Emulated {
+pub struct Platform {
     /// The architecture, as in `uname -m` and in [`std::env::consts::ARCH`].
     pub name: &'static str,
     /// The program.
@@ -22,6 +22,12 @@ pub struct Emulated {
     pub early_console: &'static str,
     /// A word for the kernel without KVM; empty: none.
     pub emulation_word: &'static str,
+    /// The name in the files of systemd's EFI programs, as in linuxx64.efi.stub.
+    pub efi: &'static str,
+    /// The name for `mkimage -A`.
+    pub u_boot: &'static str,
+    /// GRUB's platforms for an ISO, as directories of /usr/lib/grub, and their Debian packages.
+    pub grub: &'static [(&'static str, &'static str)],
     /// e_machine of programs (include/uapi/linux/elf-em.h).
     e_machine: &'static [u16],
     /// The field Machine in the header of a PE file ("PE Format", "Machine Types").
@@ -29,8 +35,8 @@ pub struct Emulated {
 }
 
 /// All rows. 32-bit programs of x86 run on a kernel of either width, and QEMU's 64-bit machine runs both.
-pub static ALL: [Emulated; 4] = [
-    Emulated {
+pub static ALL: [Platform; 4] = [
+    Platform {
         name: "x86_64",
         program: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -41,10 +47,16 @@ pub static ALL: [Emulated; 4] = [
         early_console: "earlyprintk=ttyS0",
         // On a busy machine the emulated timer is late, and the kernel takes it for broken.
         emulation_word: "no_timer_check",
+        efi: "x64",
+        u_boot: "x86_64",
+        grub: &[
+            ("i386-pc", "grub-pc-bin"),
+            ("x86_64-efi", "grub-efi-amd64-bin"),
+        ],
         e_machine: &[62, 3],
         pe_machine: 0x8664,
     },
-    Emulated {
+    Platform {
         name: "aarch64",
         program: "qemu-system-aarch64",
         package: "qemu-system-arm",
@@ -54,10 +66,13 @@ pub static ALL: [Emulated; 4] = [
         console: "ttyAMA0",
         early_console: "earlycon",
         emulation_word: "",
+        efi: "aa64",
+        u_boot: "arm64",
+        grub: &[("arm64-efi", "grub-efi-arm64-bin")],
         e_machine: &[183],
         pe_machine: 0xaa64,
     },
-    Emulated {
+    Platform {
         name: "arm",
         program: "qemu-system-arm",
         package: "qemu-system-arm",
@@ -67,10 +82,13 @@ pub static ALL: [Emulated; 4] = [
         console: "ttyAMA0",
         early_console: "earlycon",
         emulation_word: "",
+        efi: "arm",
+        u_boot: "arm",
+        grub: &[("arm-efi", "grub-efi-arm-bin")],
         e_machine: &[40],
         pe_machine: 0x01c2,
     },
-    Emulated {
+    Platform {
         name: "riscv64",
         program: "qemu-system-riscv64",
         package: "qemu-system-misc",
@@ -79,6 +97,9 @@ pub static ALL: [Emulated; 4] = [
         console: "ttyS0",
         early_console: "earlycon",
         emulation_word: "",
+        efi: "riscv64",
+        u_boot: "riscv",
+        grub: &[("riscv64-efi", "grub-efi-riscv64-bin")],
         e_machine: &[243],
         pe_machine: 0x5064,
     },
@@ -89,7 +110,7 @@ pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|row| row.name).collect()
 }
 
-impl Emulated {
+impl Platform {
     /// The machine for programs with this e_machine.
     pub fn of_program(e_machine: u16) -> Option<&'static Self> {
         ALL.iter().find(|row| row.e_machine.contains(&e_machine))
@@ -138,7 +159,7 @@ mod tests {
     use super::*;
 
     fn name(head: &[u8]) -> Option<&'static str> {
-        Emulated::of_kernel(head).map(|row| row.name)
+        Platform::of_kernel(head).map(|row| row.name)
     }
 
     fn with(offset: usize, magic: &[u8]) -> Vec<u8> {
@@ -182,7 +203,7 @@ mod tests {
 
     #[test]
     fn programs_choose_the_same_machines() {
-        let named = |number| Emulated::of_program(number).map(|row| row.name);
+        let named = |number| Platform::of_program(number).map(|row| row.name);
         assert_eq!(
             [62, 3, 183, 40, 243, 22].map(named),
             [

@@ -1,18 +1,20 @@
 //! The kernel for an image: a file that the user names, one in the image, or this machine's.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::machine::Emulated;
-use super::{Provided, copy_to_temp};
-use crate::bytes::{Opened, ReadAt};
+use super::build::temp_files::TempFiles;
+use super::image::boot::Boot;
+use super::image::input::Initrd;
+use super::image::loader_modules::LoaderModules;
+use super::image::merged::{self, Stacking, layer_parts};
+use super::platform::Platform;
+use super::tmpfile;
+use crate::bytes::{Opened, ReadAt, Reader};
 use crate::error::{Context, Error, Result};
 use crate::format::elf::Ident;
 use crate::text::shown;
-use crate::tool::build::temp_files::TempFiles;
-use crate::tool::image::boot::Boot;
-use crate::tool::image::input::Initrd;
-use crate::tool::image::loader_modules::LoaderModules;
-use crate::tool::image::merged::{self, Stacking, layer_parts};
 
 /// Number of bytes at the start of a kernel that tell its architecture.
 const HEAD: usize = 4096;
@@ -29,8 +31,38 @@ pub enum Found {
     InImage(Vec<u8>),
 }
 
-/// A kernel that QEMU can open.
-pub type KernelFile = Provided;
+/// A file for another program, and the shell command that makes it, for --print.
+pub struct Provided {
+    /// The path.
+    pub path: PathBuf,
+    /// The command; `None` if the file exists.
+    pub prepare: Option<String>,
+    /// Keeps the file open: its path leads through this process.
+    _file: Option<File>,
+}
+
+impl Provided {
+    /// A file that exists.
+    pub fn existing(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            prepare: None,
+            _file: None,
+        }
+    }
+
+    /// A temporary copy of these bytes.
+    pub fn copy(bytes: &dyn ReadAt, name: &str, temp: &TempFiles) -> Result<Self> {
+        let (mut file, path) = temp.create(name)?;
+        let mut reader = Reader::new(bytes, 0);
+        io::copy(&mut reader, &mut file).during("write", format_args!("a copy of the {name}"))?;
+        Ok(Self {
+            path: path.unwrap_or_else(|| tmpfile::shared_path(&file)),
+            prepare: None,
+            _file: Some(file),
+        })
+    }
+}
 
 /// Finds the kernel: `given`; else one in the layers; else that of /boot for which the loader has modules; else, if the
 /// loader has none, that of the running system.
@@ -41,8 +73,8 @@ pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> 
     if let Some(path) = given {
         return Ok(Found::File(path.into()));
     }
-    if let Some(path) = in_layers(image, boot) {
-        return Ok(Found::InImage(path));
+    if let Some(found) = in_layers(image, boot) {
+        return Ok(found);
     }
     let modules = LoaderModules::new(boot, image, None, "");
     let mut releases: Vec<_> = modules
@@ -81,7 +113,7 @@ pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> 
 }
 
 /// The kernel of the highest version in the layers.
-fn in_layers(image: &Initrd, boot: &Boot) -> Option<Vec<u8>> {
+pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<Found> {
     let plan = boot.plan().ok()?;
     let sources = boot.open(image).ok()?;
     let parts = layer_parts(&plan, &sources);
@@ -100,7 +132,10 @@ fn in_layers(image: &Initrd, boot: &Boot) -> Option<Vec<u8>> {
             }
         }
     }
-    kernels.into_iter().max().map(|(_, path)| path)
+    kernels
+        .into_iter()
+        .max()
+        .map(|(_, path)| Found::InImage(path))
 }
 
 /// The numbers in a version, so that 6.12 is above 6.9.
@@ -128,7 +163,7 @@ impl Found {
         boot: &Boot,
         temp: &TempFiles,
         print: bool,
-    ) -> Result<KernelFile> {
+    ) -> Result<Provided> {
         match self {
             Self::File(path) => Ok(Provided::existing(path)),
             Self::InImage(path) if print => {
@@ -136,22 +171,22 @@ impl Found {
                 let version = path.rsplit('/').nth(1).unwrap_or_default();
                 let words = ["layerinit", "cat", &image.name, &path].map(String::from);
                 let file = format!("vmlinuz-{version}");
-                let target = super::shell_words(std::slice::from_ref(&file));
+                let target = shell_words(std::slice::from_ref(&file));
                 Ok(Provided {
                     path: file.into(),
-                    prepare: Some(format!("{} >{target}", super::shell_words(&words))),
+                    prepare: Some(format!("{} >{target}", shell_words(&words))),
                     _file: None,
                 })
             }
             Self::InImage(path) => with_content(image, boot, path, |content| {
-                copy_to_temp(content, "kernel", temp)
+                Provided::copy(content, "kernel", temp)
             }),
         }
     }
 }
 
 /// The first bytes of a kernel.
-fn start(kernel: &dyn ReadAt) -> std::io::Result<Vec<u8>> {
+fn start(kernel: &dyn ReadAt) -> io::Result<Vec<u8>> {
     let mut head = vec![0; HEAD];
     let n = kernel.read_at(&mut head, 0)?;
     head.truncate(n);
@@ -159,7 +194,7 @@ fn start(kernel: &dyn ReadAt) -> std::io::Result<Vec<u8>> {
 }
 
 /// Calls `use_it` with the content of a file of the new root.
-fn with_content<T>(
+pub fn with_content<T>(
     image: &Initrd,
     boot: &Boot,
     path: &[u8],
@@ -177,10 +212,22 @@ fn with_content<T>(
 }
 
 /// The machine of the program that the kernel starts.
-pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Emulated> {
+pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Platform> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     let program = boot.content(image, node).ok()?;
-    Emulated::of_program(Ident::read(&*program)?.e_machine)
+    Platform::of_program(Ident::read(&*program)?.e_machine)
+}
+
+/// A command for a shell, with quotes where they are needed.
+pub fn shell_words(words: &[String]) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+    let quoted = words
+        .iter()
+        .map(|word| match !word.is_empty() && word.chars().all(safe) {
+            true => word.clone(),
+            false => format!("'{}'", word.replace('\'', r"'\''")),
+        });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -193,5 +240,11 @@ mod tests {
         assert!(numbers(b"6.12.10") > numbers(b"6.12.9-rc3"));
         assert!(numbers(b"7.0") > numbers(b"6.99.99"));
         assert_eq!(numbers(b"x"), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn shells_read_what_is_printed() {
+        let words = ["a", "", "b c", "$x", "it's", "~"].map(String::from);
+        assert_eq!(shell_words(&words), r"a '' 'b c' '$x' 'it'\''s' '~'");
     }
 }

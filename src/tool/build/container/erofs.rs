@@ -1,0 +1,95 @@
+//! EROFS images of layers: through the tar archive of a newer mkfs.erofs, or through a directory.
+
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use super::stack::{Layer, Place, Stack};
+use super::{archive, unpack};
+use crate::error::{Cause, Context, Error, Result};
+use crate::text::shown;
+use crate::tool::build::mkfs::{self, ErofsImage, ErofsOptions, Source};
+use crate::tool::build::temp_files::TempFiles;
+
+/// What helps where this program cannot hand over a tar archive.
+const NEWER: &str = "install erofs-utils 1.7 or newer (Debian 13 has it)";
+
+/// Makes the image of a layer. `object` is the layer in messages, `latest` the latest modification time of its files,
+/// `number` makes the names of temporary files unique.
+///
+/// # Errors
+/// mkfs.erofs is missing or fails; or it cannot read tar archives, and this program may not make the files itself.
+#[allow(clippy::too_many_arguments)]
+pub fn make(
+    stack: &Stack,
+    layer: &Layer,
+    label: Option<&str>,
+    latest: u32,
+    object: &Path,
+    number: usize,
+    options: &ErofsOptions,
+    temp: &TempFiles,
+) -> Result<ErofsImage> {
+    let newest = newest(stack, layer).min(latest);
+    if mkfs::features(temp)?.tar {
+        let (file, path) = temp.create(&format!("layer{number}.tar"))?;
+        if let Some(path) = path {
+            // It stays open.
+            std::fs::remove_file(&path).during("remove", path.display())?;
+        }
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        let written = archive::write(stack, layer, latest, &mut out).and_then(|()| out.flush());
+        written.during("write the archive of", object.display())?;
+        drop(out);
+        let source = Source::Tar {
+            file: &file,
+            newest,
+        };
+        return mkfs::make(source, label, object, number, options, temp);
+    }
+    if !rustix::process::geteuid().is_root() {
+        let what = "this mkfs.erofs cannot read tar archives, and only root can unpack one with the owners of its files";
+        let error = Error::new("make an EROFS image of", object.display(), what);
+        return Err(error.hint(format!("run it as root, or {NEWER}")));
+    }
+    // mkfs.erofs 1.5 cuts such a name, and then misses the file.
+    let long = layer.places.keys().find(|path| {
+        path.split(|byte| *byte == b'/')
+            .any(|name| name.len() == 255)
+    });
+    if let Some(long) = long {
+        let what = format!(
+            "{}: this mkfs.erofs cannot store a name of 255 bytes",
+            shown(long)
+        );
+        let error = Error::new("make an EROFS image of", object.display(), what);
+        return Err(error.hint(NEWER));
+    }
+    let directory = temp.directory(&format!("layer{number}"))?;
+    let made = unpack::write(stack, layer, latest, &directory)
+        .map_err(|error| {
+            let cause = Cause::Because(Box::new(error));
+            Error::with("unpack", object.display(), cause)
+        })
+        .and_then(|()| {
+            let source = Source::Directory {
+                path: &directory,
+                newest: Some(newest),
+            };
+            mkfs::make(source, label, object, number, options, temp)
+        });
+    // Early, to free the space for the next one.
+    let removed = temp.remove_directory(&directory);
+    let image = made?;
+    removed?;
+    Ok(image)
+}
+
+/// The latest modification time of a layer.
+fn newest(stack: &Stack, layer: &Layer) -> u32 {
+    let nodes = layer.places.values().filter_map(|place| match place {
+        Place::Node(index) => stack.node(*index),
+        Place::Whiteout => None,
+    });
+    let newest = nodes.map(|node| node.attributes.mtime).max();
+    u32::try_from(newest.unwrap_or(0)).unwrap_or(u32::MAX)
+}

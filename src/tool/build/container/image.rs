@@ -1,0 +1,434 @@
+//! Container images: which manifest, which layers, which configuration.
+//!
+//! Source: OCI image specification 1.1; docker save writes the manifest.json of Docker's image specification 1.2.
+
+use std::path::Path;
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
+use rustix::system::uname;
+use serde_json::Value;
+
+use super::content::Content;
+use super::digest::Hasher;
+use super::reference::{Reference, Transport};
+use super::spool::Spool;
+use super::store::{Store, digest_of, json};
+use crate::error::{Context, Error, Result};
+
+/// The annotation with the tag of a manifest.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The annotation with the whole name, which containerd and buildx add.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// How deep indices may be nested.
+const DEPTH_MAX: usize = 4;
+
+/// An image: its layers, lowest first, and its configuration.
+#[derive(Debug)]
+pub struct Image {
+    /// The layers.
+    pub layers: Vec<LayerBlob>,
+    /// The configuration.
+    pub config: ImageConfiguration,
+}
+
+/// A layer of an image.
+#[derive(Debug)]
+pub struct LayerBlob {
+    /// The archive, compressed or not.
+    pub content: Content,
+    /// The digest of the archive without compression, which is still to be verified.
+    pub diff_id: String,
+}
+
+/// Opens an image. `object` is its name on the command line, `platform` such as `linux/arm64`.
+///
+/// # Errors
+/// There is no such image, or none for the platform; a digest does not match.
+pub fn open(
+    reference: &Reference,
+    object: &str,
+    platform: Option<&str>,
+    spool: &mut Spool,
+) -> Result<Image> {
+    let path = &reference.path;
+    let tag = reference.tag.as_deref();
+    let store = match reference.transport {
+        Transport::Oci if !path.is_dir() => {
+            return Err(Error::new("open", object, "there is no such directory"));
+        }
+        Transport::Oci => Store::Directory(path.clone()),
+        Transport::OciArchive | Transport::DockerArchive => Store::archive(path, spool)?,
+    };
+    let source = Source {
+        store,
+        object,
+        platform,
+    };
+    match reference.transport {
+        Transport::DockerArchive => source.docker(tag),
+        _ => source.oci(tag),
+    }
+}
+
+struct Source<'a> {
+    store: Store,
+    object: &'a str,
+    platform: Option<&'a str>,
+}
+
+impl Source<'_> {
+    fn refuse(&self, what: impl Into<String>) -> Error {
+        Error::new("read", self.object, what)
+    }
+
+    /// An image of an OCI layout.
+    fn oci(&self, tag: Option<&str>) -> Result<Image> {
+        let Some(index) = self.store.find("index.json")? else {
+            return Err(self.refuse("not an OCI layout: it has no index.json"));
+        };
+        let index = self.index(&json(&index, self.object)?)?;
+        let manifest = self.manifest(&self.tagged(&index, tag)?, 0)?;
+        let descriptor = manifest.config();
+        if !matches!(descriptor.media_type(), MediaType::ImageConfig)
+            && descriptor.media_type().as_ref() != "application/vnd.docker.container.image.v1+json"
+        {
+            let what = format!(
+                "not a container image but an artifact ({})",
+                descriptor.media_type()
+            );
+            return Err(self.refuse(what));
+        }
+        let config = self.config(&self.blob(descriptor)?)?;
+        let diff_ids = config.rootfs().diff_ids();
+        if diff_ids.len() != manifest.layers().len() {
+            let (layers, ids) = (manifest.layers().len(), diff_ids.len());
+            return Err(self.refuse(format!(
+                "the manifest has {layers} layers, the configuration {ids}"
+            )));
+        }
+        let mut layers = Vec::new();
+        for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
+            layers.push(LayerBlob {
+                content: self.blob(layer)?,
+                diff_id: diff_id.clone(),
+            });
+        }
+        Ok(Image { layers, config })
+    }
+
+    /// The manifests of an index with this tag, or all without one.
+    fn tagged(&self, index: &ImageIndex, tag: Option<&str>) -> Result<Vec<Descriptor>> {
+        let name =
+            |manifest: &Descriptor, key: &str| manifest.annotations().as_ref()?.get(key).cloned();
+        let Some(tag) = tag else {
+            // Several of them are one image if only their platforms differ.
+            let mut names: Vec<_> = index
+                .manifests()
+                .iter()
+                .filter_map(|manifest| name(manifest, REF_NAME))
+                .collect();
+            names.dedup();
+            return match names.len() {
+                0 | 1 => Ok(index.manifests().clone()),
+                _ => Err(self.refuse(format!(
+                    "it has several images; name one: {}",
+                    names.join(", ")
+                ))),
+            };
+        };
+        let is_meant = |manifest: &&Descriptor| {
+            name(manifest, REF_NAME).as_deref() == Some(tag)
+                || name(manifest, IMAGE_NAME).as_deref() == Some(tag)
+        };
+        let found: Vec<_> = index.manifests().iter().filter(is_meant).cloned().collect();
+        if found.is_empty() {
+            let names = index
+                .manifests()
+                .iter()
+                .filter_map(|manifest| name(manifest, REF_NAME));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let what = match names.as_str() {
+                "" => {
+                    format!("it has no image {tag}; its only image has no name: leave out :{tag}")
+                }
+                names => format!("it has no image {tag}, but {names}"),
+            };
+            return Err(self.refuse(what));
+        }
+        Ok(found)
+    }
+
+    /// The manifest for the platform among these, which may be indices.
+    fn manifest(&self, candidates: &[Descriptor], depth: usize) -> Result<ImageManifest> {
+        let candidates: Vec<_> = candidates
+            .iter()
+            .filter(|manifest| !is_attestation(manifest))
+            .collect();
+        let chosen = match candidates.as_slice() {
+            [] => return Err(self.refuse("it has no image")),
+            // A platform that is asked for has to match in any case.
+            [only] if only.platform().is_none() || self.platform.is_none() && depth == 0 => *only,
+            several => self.choose(several)?,
+        };
+        let bytes = json(&self.blob(chosen)?, self.object)?;
+        // Of Docker's images, the media type in the file decides.
+        let value: Value = self.parsed(serde_json::from_slice(&bytes))?;
+        if value.get("manifests").is_some() {
+            if depth >= DEPTH_MAX {
+                return Err(self.refuse("its indices are nested too deeply"));
+            }
+            let index = self.index(&bytes)?;
+            return self.manifest(index.manifests(), depth.saturating_add(1));
+        }
+        let manifest: ImageManifest = self.parsed(ImageManifest::from_reader(bytes.as_slice()))?;
+        if chosen.platform().is_none()
+            && let Some(wanted) = self.platform
+        {
+            let config = self.config(&self.blob(manifest.config())?)?;
+            let variant = config.variant().clone();
+            let found = Platform::new(
+                config.os().to_string(),
+                config.architecture().to_string(),
+                variant,
+            );
+            if !Platform::parse(wanted).is_met_by(&found) {
+                let what = format!("it has no image for {wanted}, only for {found}");
+                return Err(self.refuse(what));
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn choose<'d>(&self, manifests: &[&'d Descriptor]) -> Result<&'d Descriptor> {
+        let wanted = self
+            .platform
+            .map_or_else(Platform::of_this_machine, Platform::parse);
+        let platforms = manifests
+            .iter()
+            .map(|manifest| (*manifest, platform(manifest)));
+        let platforms: Vec<_> = platforms.collect();
+        let found = platforms.iter().find(|(_, platform)| {
+            platform
+                .as_ref()
+                .is_some_and(|platform| wanted.is_met_by(platform))
+        });
+        if let Some((manifest, _)) = found {
+            return Ok(manifest);
+        }
+        let names = platforms
+            .iter()
+            .filter_map(|(_, platform)| platform.as_ref().map(Platform::to_string));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let error = self.refuse(format!("it has no image for {wanted}, but for {names}"));
+        Err(error.hint("choose one with --platform"))
+    }
+
+    /// An image of an archive of `docker save`.
+    fn docker(&self, tag: Option<&str>) -> Result<Image> {
+        let Some(manifest) = self.store.find("manifest.json")? else {
+            return Err(self.refuse("not written by docker save: it has no manifest.json"));
+        };
+        let manifest = json(&manifest, self.object)?;
+        let images: Vec<Value> = self.parsed(serde_json::from_slice(&manifest))?;
+        let strings = |image: &Value, key: &str| -> Vec<String> {
+            let list = image
+                .get(key)
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            list.iter()
+                .filter_map(|text| text.as_str().map(String::from))
+                .collect()
+        };
+        let names = || {
+            let names = images.iter().flat_map(|image| strings(image, "RepoTags"));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let image = match (tag, images.as_slice()) {
+            (None, [only]) => only,
+            (None, []) => return Err(self.refuse("it has no image")),
+            (None, _) => {
+                return Err(self.refuse(format!("it has several images; name one: {}", names())));
+            }
+            (Some(tag), _) => {
+                let latest = format!("{tag}:latest");
+                let mut found = images.iter().filter(|image| {
+                    strings(image, "RepoTags")
+                        .iter()
+                        .any(|name| name == tag || *name == latest)
+                });
+                found
+                    .next()
+                    .ok_or_else(|| self.refuse(format!("it has no image {tag}, but {}", names())))?
+            }
+        };
+        let name = image
+            .get("Config")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let file = self.file(name)?;
+        // The file's name is its digest: 0123...json, or blobs/sha256/0123...
+        let stem = name
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(".json");
+        self.verify(&file, &format!("sha256:{stem}"), name)?;
+        let config = self.config(&file)?;
+        let (files, diff_ids) = (strings(image, "Layers"), config.rootfs().diff_ids());
+        if files.len() != diff_ids.len() {
+            let (layers, ids) = (files.len(), diff_ids.len());
+            return Err(self.refuse(format!(
+                "the manifest has {layers} layers, the configuration {ids}"
+            )));
+        }
+        let mut layers = Vec::new();
+        for (file, diff_id) in files.iter().zip(diff_ids) {
+            let content = self.file(file)?;
+            layers.push(LayerBlob {
+                content,
+                diff_id: diff_id.clone(),
+            });
+        }
+        if let Some(wanted) = self.platform {
+            let variant = config.variant().clone();
+            let found = Platform::new(
+                config.os().to_string(),
+                config.architecture().to_string(),
+                variant,
+            );
+            if !Platform::parse(wanted).is_met_by(&found) {
+                return Err(self.refuse(format!("it has no image for {wanted}, only for {found}")));
+            }
+        }
+        Ok(Image { layers, config })
+    }
+
+    fn file(&self, name: &str) -> Result<Content> {
+        let found = self.store.find(name)?;
+        found.ok_or_else(|| self.refuse(format!("the image has no file {name}")))
+    }
+
+    /// Verifies the digest of a file, if `digest` is one.
+    fn verify(&self, content: &Content, digest: &str, name: &str) -> Result<()> {
+        let Some(hasher) = Hasher::of(digest) else {
+            return Ok(());
+        };
+        let found = digest_of(content, hasher).during("read", self.object)?;
+        match found == digest {
+            true => Ok(()),
+            false => Err(self.refuse(format!(
+                "{name}: the digest does not match: its bytes have {found}"
+            ))),
+        }
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Content> {
+        let digest = descriptor.digest().to_string();
+        self.store.blob(&digest, descriptor.size(), self.object)
+    }
+
+    fn index(&self, bytes: &[u8]) -> Result<ImageIndex> {
+        self.parsed(ImageIndex::from_reader(bytes))
+    }
+
+    fn config(&self, content: &Content) -> Result<ImageConfiguration> {
+        let bytes = json(content, self.object)?;
+        self.parsed(ImageConfiguration::from_reader(bytes.as_slice()))
+    }
+
+    fn parsed<T, E: std::fmt::Display>(&self, parsed: std::result::Result<T, E>) -> Result<T> {
+        parsed.map_err(|error| self.refuse(format!("its JSON is invalid: {error}")))
+    }
+}
+
+/// Whether this is a statement about another manifest, which buildx adds for no platform.
+fn is_attestation(manifest: &Descriptor) -> bool {
+    let annotations = manifest.annotations().as_ref();
+    annotations.is_some_and(|all| all.contains_key("vnd.docker.reference.type"))
+}
+
+fn platform(manifest: &Descriptor) -> Option<Platform> {
+    let platform = manifest.platform().as_ref()?;
+    let (os, architecture) = (
+        platform.os().to_string(),
+        platform.architecture().to_string(),
+    );
+    Some(Platform::new(os, architecture, platform.variant().clone()))
+}
+
+/// A platform: operating system, architecture and variant in the names of Go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Platform {
+    fn new(os: String, architecture: String, variant: Option<String>) -> Self {
+        let variant = variant.filter(|variant| !variant.is_empty());
+        Self {
+            os,
+            architecture,
+            variant,
+        }
+    }
+
+    /// `linux/arm/v7`, `linux/arm64` or `arm64`.
+    fn parse(text: &str) -> Self {
+        let mut parts = text.split('/');
+        let first = parts.next().unwrap_or_default().to_string();
+        match parts.next() {
+            None => Self::new("linux".into(), first, None),
+            Some(second) => Self::new(first, second.into(), parts.next().map(String::from)),
+        }
+    }
+
+    fn of_this_machine() -> Self {
+        let name = uname();
+        let machine = name.machine().to_string_lossy();
+        let architecture = match &*machine {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "i386" | "i486" | "i586" | "i686" => "386",
+            "armv6l" | "armv7l" | "armv8l" => "arm",
+            "loongarch64" => "loong64",
+            // riscv64, ppc64le, s390x
+            other => other,
+        };
+        Self::new("linux".into(), architecture.into(), None)
+    }
+
+    /// Whether an image for `found` is what is wanted here. Without a variant, any will do.
+    fn is_met_by(&self, found: &Self) -> bool {
+        self.os == found.os
+            && self.architecture == found.architecture
+            && (self.variant.is_none() || self.variant == found.variant)
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name of a layer for its volume label: the first digits of its digest.
+pub fn short_digest(digest: &str) -> &str {
+    let hex = digest.split(':').nth(1).unwrap_or(digest);
+    hex.get(..12).unwrap_or(hex)
+}
+
+/// The name of an image or archive for its volume label: the file name without suffixes.
+pub fn stem(path: &Path) -> std::path::PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.split(".tar").next().unwrap_or_default();
+    Path::new("/").join(name.trim_end_matches(".tgz"))
+}

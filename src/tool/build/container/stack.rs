@@ -1,0 +1,521 @@
+//! The layers of an image, applied one after another as umoci(1) does it, and what each changes in those below.
+//!
+//! A tar archive may leave out the directories that its files are in, name files through symbolic links of lower
+//! layers, and hold hard links to files of lower layers. An EROFS image below overlayfs can do none of these. So the
+//! stack knows the files of all layers so far, and a layer gets the directories with their attributes, the files where
+//! the links lead, and every name of a file that gets another one.
+//!
+//! Pure, except that the content of files stays where it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::content::Content;
+use super::member::{Attributes, Device, Kind, Member};
+use crate::boot::resolve::MAX_SYMLINKS;
+use crate::error::{Error, Result};
+use crate::format::cpio::OPAQUE;
+use crate::text::shown;
+
+/// The prefix of the name of a whiteout (OCI image specification, layer.md).
+const WHITEOUT: &[u8] = b".wh.";
+
+/// The prefix of names that are aufs's own.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// Paths have no leading slash; the root directory is the empty path.
+type Path = Vec<u8>;
+
+/// A file.
+#[derive(Debug)]
+pub struct Node {
+    /// What it is.
+    pub body: Body,
+    /// Owner, mode, time and extended attributes.
+    pub attributes: Attributes,
+}
+
+/// What a file is.
+#[derive(Debug)]
+pub enum Body {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File(Content),
+    /// A symbolic link, with its target.
+    Symlink(Vec<u8>),
+    /// A device.
+    Device(Device),
+    /// A named pipe.
+    Fifo,
+}
+
+/// What a layer has at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The file of this index in the stack. Several paths with the same one are hard links.
+    Node(usize),
+    /// A whiteout: it hides the file of a lower layer.
+    Whiteout,
+}
+
+/// The files of one layer. The directory of each file is among them.
+#[derive(Debug, Default)]
+pub struct Layer {
+    /// What is at each path.
+    pub places: BTreeMap<Path, Place>,
+    /// The directories that hide those of lower layers.
+    pub opaque: BTreeSet<Path>,
+}
+
+/// How archives are read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// Take absolute names as relative to the root directory.
+    pub absolute_names: bool,
+    /// All layers below are in the stack: a whiteout that hides nothing is left out.
+    pub complete: bool,
+}
+
+/// The files of all layers so far.
+#[derive(Debug)]
+pub struct Stack {
+    nodes: Vec<Node>,
+    merged: BTreeMap<Path, usize>,
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Stack {
+    /// An empty root directory.
+    pub fn new() -> Self {
+        Self {
+            nodes: vec![implicit_directory()],
+            merged: BTreeMap::from([(Vec::new(), 0)]),
+        }
+    }
+
+    /// The file of this index.
+    pub fn node(&self, index: usize) -> Option<&Node> {
+        self.nodes.get(index)
+    }
+
+    /// All layers as one.
+    pub fn flatten(&self) -> Layer {
+        let files = self.merged.iter();
+        Layer {
+            places: files
+                .map(|(path, index)| (path.clone(), Place::Node(*index)))
+                .collect(),
+            opaque: BTreeSet::new(),
+        }
+    }
+
+    /// Begins a layer. `object` is the layer in messages.
+    pub fn begin<'a>(&'a mut self, object: &'a str, rules: Rules) -> LayerBuilder<'a> {
+        LayerBuilder {
+            lower: self.merged.clone(),
+            lower_names: None,
+            stack: self,
+            layer: Layer::default(),
+            object,
+            rules,
+        }
+    }
+
+    fn is_directory(&self, index: usize) -> bool {
+        matches!(self.node(index), Some(node) if matches!(node.body, Body::Directory))
+    }
+
+    /// Removes a path and all paths below it.
+    fn remove(&mut self, path: &[u8]) {
+        remove_below(&mut self.merged, path);
+        self.merged.remove(path);
+    }
+}
+
+/// A layer while members are added to it.
+pub struct LayerBuilder<'a> {
+    stack: &'a mut Stack,
+    /// The files of the layers below.
+    lower: BTreeMap<Path, usize>,
+    /// The names of each file of the layers below, once a hard link needs them.
+    lower_names: Option<HashMap<usize, Vec<Path>>>,
+    layer: Layer,
+    object: &'a str,
+    rules: Rules,
+}
+
+impl LayerBuilder<'_> {
+    /// Adds a member of the archive.
+    ///
+    /// # Errors
+    /// Its name or target leads out of the root directory or through something else than a directory, or there is no
+    /// such target.
+    pub fn add(&mut self, member: Member) -> Result<()> {
+        let mut names = self.components(&member.name, &member.name)?;
+        let body = match member.kind {
+            Kind::HardLink(target) => {
+                let Some(name) = names.pop() else {
+                    return Err(self.refuse(&member.name, "a link in place of the root directory"));
+                };
+                let directory = self.directory(&member.name, names)?;
+                return self.hard_link(&member.name, join(&directory, &name), &target);
+            }
+            Kind::Directory => Body::Directory,
+            Kind::File(content) => Body::File(content),
+            Kind::Symlink(target) => Body::Symlink(target),
+            Kind::Device(device) => Body::Device(device),
+            Kind::Fifo => Body::Fifo,
+        };
+        let Some(name) = names.pop() else {
+            if !matches!(body, Body::Directory) {
+                return Err(self.refuse(&member.name, "a file in place of the root directory"));
+            }
+            self.insert(
+                Vec::new(),
+                Node {
+                    body,
+                    attributes: member.attributes,
+                },
+            );
+            return Ok(());
+        };
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            return self.mark(&member.name, names, &name, hidden);
+        }
+        let directory = self.directory(&member.name, names)?;
+        self.insert(
+            join(&directory, &name),
+            Node {
+                body,
+                attributes: member.attributes,
+            },
+        );
+        Ok(())
+    }
+
+    /// The finished layer.
+    pub fn finish(mut self) -> Layer {
+        let root = self.stack.merged.get(&Vec::new()).copied().unwrap_or(0);
+        self.layer
+            .places
+            .entry(Vec::new())
+            .or_insert(Place::Node(root));
+        self.layer
+    }
+
+    fn refuse(&self, name: &[u8], what: &str) -> Error {
+        Error::new("read", self.object, format!("{}: {what}", shown(name)))
+    }
+
+    /// The components of a name or of the target of a hard link. `member` is for messages.
+    fn components(&self, member: &[u8], path: &[u8]) -> Result<Vec<Path>> {
+        if path.starts_with(b"/") && !self.rules.absolute_names {
+            let what = match member == path {
+                true => "an absolute name".into(),
+                false => format!("a link to the absolute name {}", shown(path)),
+            };
+            let error = self.refuse(member, &what);
+            return Err(error.hint("--absolute-names takes it relative to the new root"));
+        }
+        let parts: Vec<_> = path.split(|byte| *byte == b'/').collect();
+        if parts.contains(&&b".."[..]) {
+            let what = match member == path {
+                true => "a name with .. in it".into(),
+                false => format!("a link to {}, with .. in it", shown(path)),
+            };
+            return Err(self.refuse(member, &what));
+        }
+        if path.contains(&0) {
+            return Err(self.refuse(member, "a name with a NUL in it"));
+        }
+        if let Some(long) = parts.iter().find(|part| part.len() > 255) {
+            let what = format!(
+                "a name of {} bytes; no filesystem has more than 255",
+                long.len()
+            );
+            return Err(self.refuse(member, &what));
+        }
+        let parts = parts
+            .into_iter()
+            .filter(|part| !part.is_empty() && *part != b".");
+        Ok(parts.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Follows the links in a path to a directory. With `create`, the directories on the way become part of the layer,
+    /// and those that do not exist are created; without, `None` if one does not exist.
+    fn follow(&mut self, member: &[u8], names: Vec<Path>, create: bool) -> Result<Option<Path>> {
+        let mut todo: Vec<Path> = names.into_iter().rev().collect();
+        let mut here = Vec::new();
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                if here.is_empty() {
+                    return Err(
+                        self.refuse(member, "a link on its path leads out of the root directory")
+                    );
+                }
+                let parent = here.iter().rposition(|byte| *byte == b'/');
+                here.truncate(parent.unwrap_or(0));
+                continue;
+            }
+            let next = join(&here, &name);
+            let index = self.stack.merged.get(&next).copied();
+            match index.and_then(|index| Some((index, &self.stack.node(index)?.body))) {
+                Some((index, Body::Directory)) => {
+                    if create {
+                        let place = self.layer.places.entry(next.clone());
+                        place.or_insert(Place::Node(index));
+                    }
+                    here = next;
+                }
+                Some((_, Body::Symlink(target))) => {
+                    links += 1;
+                    if links > MAX_SYMLINKS {
+                        return Err(self.refuse(
+                            member,
+                            "more symbolic links on its path than a kernel follows",
+                        ));
+                    }
+                    let target = target.clone();
+                    if target.starts_with(b"/") {
+                        // An archive of files as they were cannot have a file below a link.
+                        if self.layer.places.contains_key(&next) {
+                            let what = format!(
+                                "{} of the same archive is a link to {}",
+                                shown(&next),
+                                shown(&target)
+                            );
+                            return Err(self.refuse(member, &what));
+                        }
+                        here.clear();
+                    }
+                    let parts = target.split(|byte| *byte == b'/').rev();
+                    let parts = parts.filter(|part| !part.is_empty() && *part != b".");
+                    todo.extend(parts.map(<[u8]>::to_vec));
+                }
+                Some(_) => {
+                    let what = format!("{} is not a directory", shown(&next));
+                    return Err(self.refuse(member, &what));
+                }
+                None if create => {
+                    self.insert(next.clone(), implicit_directory());
+                    here = next;
+                }
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(here))
+    }
+
+    /// The directory that a new member is in, which becomes part of the layer.
+    fn directory(&mut self, member: &[u8], names: Vec<Path>) -> Result<Path> {
+        self.follow(member, names, true)
+            .map(Option::unwrap_or_default)
+    }
+
+    /// Adds a file, which replaces one that is there.
+    fn insert(&mut self, path: Path, node: Node) {
+        let index = self.stack.nodes.len();
+        let is_directory = matches!(node.body, Body::Directory);
+        self.stack.nodes.push(node);
+        let old = self.stack.merged.get(&path).copied();
+        let merges = is_directory && old.is_some_and(|old| self.stack.is_directory(old));
+        if !merges {
+            self.replace(&path, is_directory);
+        }
+        self.stack.merged.insert(path.clone(), index);
+        self.layer.places.insert(path, Place::Node(index));
+    }
+
+    /// Removes what is at a path. If a directory comes in its place, that hides one of lower layers.
+    fn replace(&mut self, path: &[u8], with_directory: bool) {
+        self.stack.remove(path);
+        remove_below(&mut self.layer.places, path);
+        let hidden = self.layer.places.remove(path) == Some(Place::Whiteout);
+        let below: Vec<_> = below(&self.layer.opaque, path).cloned().collect();
+        for path in below {
+            self.layer.opaque.remove(&path);
+        }
+        self.layer.opaque.remove(path);
+        let lower = self.lower.get(path).copied();
+        if with_directory
+            && (lower.is_some_and(|lower| self.stack.is_directory(lower))
+                || hidden && !self.rules.complete)
+        {
+            self.layer.opaque.insert(path.to_vec());
+        }
+    }
+
+    /// A whiteout, or the mark of an opaque directory.
+    fn mark(&mut self, member: &[u8], names: Vec<Path>, name: &[u8], hidden: &[u8]) -> Result<()> {
+        if name != OPAQUE && name.starts_with(AUFS) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(self.refuse(member, "a whiteout without a name"));
+        }
+        // In a directory that does not exist there is nothing to hide.
+        let Some(directory) = self.follow(member, names.clone(), !self.rules.complete)? else {
+            return Ok(());
+        };
+        self.directory(member, names)?;
+        match name == OPAQUE {
+            true => self.make_opaque(directory),
+            false => self.whiteout(join(&directory, hidden)),
+        }
+        Ok(())
+    }
+
+    /// Hides the file of lower layers at a path. Files of this layer stay.
+    fn whiteout(&mut self, path: Path) {
+        match self.layer.places.get(&path) {
+            Some(Place::Node(index)) if self.stack.is_directory(*index) => self.make_opaque(path),
+            Some(_) => {}
+            None => {
+                self.stack.remove(&path);
+                if self.lower.contains_key(&path) || !self.rules.complete {
+                    self.layer.places.insert(path, Place::Whiteout);
+                }
+            }
+        }
+    }
+
+    /// Hides the files of lower layers in a directory.
+    fn make_opaque(&mut self, directory: Path) {
+        let hidden: Vec<_> = below(&self.stack.merged, &directory)
+            .filter(|path| !self.layer.places.contains_key(*path))
+            .cloned()
+            .collect();
+        for path in hidden {
+            self.stack.merged.remove(&path);
+        }
+        let lower = self.lower.get(&directory).copied();
+        if directory.is_empty() {
+            // overlayfs merges the root directories of all layers.
+            let names: Vec<_> = self
+                .lower
+                .keys()
+                .filter(|path| !path.is_empty() && !path.contains(&b'/'))
+                .cloned()
+                .collect();
+            names.into_iter().for_each(|name| self.whiteout(name));
+        } else if lower.is_some_and(|lower| self.stack.is_directory(lower)) {
+            self.layer.opaque.insert(directory);
+            return;
+        }
+        if !self.rules.complete {
+            self.layer.opaque.insert(directory);
+        }
+    }
+
+    fn hard_link(&mut self, member: &[u8], path: Path, target: &[u8]) -> Result<()> {
+        let mut names = self.components(member, target)?;
+        let missing = format!("a hard link to {}, which does not exist", shown(target));
+        let name = names.pop().ok_or_else(|| self.refuse(member, &missing))?;
+        let directory = self.follow(member, names, false)?;
+        let target = directory.map(|directory| join(&directory, &name));
+        let found =
+            target.and_then(|target| Some((self.stack.merged.get(&target).copied()?, target)));
+        let Some((index, target)) = found else {
+            return Err(self.refuse(member, &missing));
+        };
+        if self.stack.is_directory(index) {
+            return Err(self.refuse(member, "a hard link to a directory"));
+        }
+        if target == path {
+            return Ok(());
+        }
+        if !self.layer.places.contains_key(&target) {
+            self.copy_up(index);
+        }
+        self.replace(&path, false);
+        self.stack.merged.insert(path.clone(), index);
+        self.layer.places.insert(path, Place::Node(index));
+        Ok(())
+    }
+
+    /// Makes a file of a lower layer part of this one, under all its names: they stay hard links.
+    fn copy_up(&mut self, index: usize) {
+        let lower = &self.lower;
+        let names = self.lower_names.get_or_insert_with(|| {
+            let mut names: HashMap<usize, Vec<Path>> = HashMap::new();
+            for (path, index) in lower {
+                names.entry(*index).or_default().push(path.clone());
+            }
+            names
+        });
+        for path in names.get(&index).cloned().unwrap_or_default() {
+            if self.stack.merged.get(&path) != Some(&index) {
+                continue;
+            }
+            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            for (end, _) in ends {
+                let directory = path.get(..end).unwrap_or_default();
+                if let Some(index) = self.stack.merged.get(directory) {
+                    let place = self.layer.places.entry(directory.to_vec());
+                    place.or_insert(Place::Node(*index));
+                }
+            }
+            self.layer.places.insert(path, Place::Node(index));
+        }
+    }
+}
+
+/// A directory that the archive does not have: as umoci(1) and GNU tar create it.
+fn implicit_directory() -> Node {
+    Node {
+        body: Body::Directory,
+        attributes: Attributes {
+            mode: 0o755,
+            ..Attributes::default()
+        },
+    }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Path {
+    match directory {
+        b"" => name.to_vec(),
+        directory => [directory, b"/", name].concat(),
+    }
+}
+
+/// A map or set in the order of paths.
+trait Paths {
+    fn starting_at(&self, start: Path) -> impl Iterator<Item = &Path>;
+}
+
+impl<T> Paths for BTreeMap<Path, T> {
+    fn starting_at(&self, start: Path) -> impl Iterator<Item = &Path> {
+        self.range(start..).map(|(path, _)| path)
+    }
+}
+
+impl Paths for BTreeSet<Path> {
+    fn starting_at(&self, start: Path) -> impl Iterator<Item = &Path> {
+        self.range(start..)
+    }
+}
+
+/// The paths below a directory.
+fn below<'a>(paths: &'a impl Paths, directory: &[u8]) -> impl Iterator<Item = &'a Path> {
+    let prefix = match directory {
+        b"" => Vec::new(),
+        directory => [directory, b"/"].concat(),
+    };
+    let found = paths.starting_at(prefix.clone());
+    found
+        .take_while(move |path| path.starts_with(&prefix))
+        .filter(|path| !path.is_empty())
+}
+
+fn remove_below<T>(map: &mut BTreeMap<Path, T>, directory: &[u8]) {
+    let paths: Vec<_> = below(map, directory).cloned().collect();
+    for path in paths {
+        map.remove(&path);
+    }
+}

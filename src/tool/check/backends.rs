@@ -1,0 +1,160 @@
+//! Which backend each layer gets, and the bytes that this costs.
+
+use super::context::Check;
+use crate::boot::mount::extract;
+use crate::bytes::ReadAt;
+use crate::format::erofs::Image;
+use crate::initrd::FILE_MEMORY;
+use crate::plan::backend::Backend;
+use crate::plan::{Content, Layer, Module, Place, Plan, Root};
+use crate::tool::finding::Findings;
+use crate::tool::image::boot::Boot;
+use crate::tool::image::merged::{self, LayerPart};
+use crate::tool::kernel_config::KernelConfig;
+
+/// How a layer becomes a part of the new root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Mounted where it is, by this backend; `None`: the kernel is unknown.
+    Mounted(Option<Backend>),
+    /// An archive that is unpacked into so many bytes of memory.
+    Unpacked(u64),
+    /// An image whose files are written into so many bytes of memory.
+    Extracted(u64),
+    /// No backend mounts it.
+    Failed,
+}
+
+impl Method {
+    /// The bytes of memory that its files take.
+    pub fn memory(self) -> u64 {
+        match self {
+            Self::Mounted(_) | Self::Failed => 0,
+            Self::Unpacked(bytes) | Self::Extracted(bytes) => bytes,
+        }
+    }
+}
+
+/// What becomes of each layer of a plan, in order.
+pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
+    let all = matches!(plan.root, Root::Extracted { .. }) || lacks_overlay(check, plan);
+    let method = |(index, layer): (usize, &Layer)| match &layer.content {
+        Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Squashfs { backends, .. } => {
+            let works = |config: &KernelConfig| {
+                has_module(check, config, Module::Squashfs)
+                    && backends
+                        .iter()
+                        .any(|backend| supports(check, config, *backend, &layer.place))
+            };
+            match !all && check.config.is_none_or(works) {
+                true => Method::Mounted(Some(Backend::Loop)),
+                false => Method::Failed,
+            }
+        }
+        Content::Erofs { backends, .. } => {
+            let backend = match check.config {
+                Some(config) => {
+                    let mut works = backends.iter().copied();
+                    let works = works.find(|backend| {
+                        let filesystem =
+                            backend.is_extract() || has_module(check, config, Module::Erofs);
+                        filesystem && supports(check, config, *backend, &layer.place)
+                    });
+                    match works {
+                        Some(backend) => Some(backend),
+                        None => return Method::Failed,
+                    }
+                }
+                // Without its configuration, a kernel is taken to mount what it may mount.
+                None => backends
+                    .iter()
+                    .copied()
+                    .find(|backend| backends.iter().all(|other| other == backend)),
+            };
+            match all || backend.is_some_and(Backend::is_extract) {
+                true => Method::Extracted(check.layers.image(index).map_or(0, extracted)),
+                false => Method::Mounted(backend),
+            }
+        }
+    };
+    plan.layers.iter().enumerate().map(method).collect()
+}
+
+/// The same for a kernel that is unknown, from the image alone.
+pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<Method> {
+    let sources = boot.open(image).unwrap_or_default();
+    let parts = merged::layer_parts(plan, &sources);
+    let method = |(layer, part): (&Layer, &LayerPart)| match &layer.content {
+        Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Squashfs { .. } => Method::Mounted(Some(Backend::Loop)),
+        Content::Erofs {
+            superblock,
+            backends,
+        } => match backends.iter().all(|backend| backend.is_extract()) {
+            true => {
+                let image = Image::new(part, superblock).ok();
+                Method::Extracted(image.map_or(0, |image| extracted(&image)))
+            }
+            false => Method::Mounted(None),
+        },
+    };
+    plan.layers.iter().zip(&parts).map(method).collect()
+}
+
+/// Whether a kernel with this configuration supports a backend, with the modules of the loader.
+pub fn supports(check: &Check, config: &KernelConfig, backend: Backend, place: &Place) -> bool {
+    let has = |module: &Module| has_module(check, config, *module);
+    let built_in = |option: &&str| config.built_in(option.trim_start_matches("CONFIG_"));
+    let patched = ["y", "m"].contains(&config.value("EROFS_FS_MEMBACK"));
+    (backend.is_mainline() || patched)
+        && backend.is_likely(place, check.boot.options.hints())
+        && backend.options().iter().all(built_in)
+        && backend.modules().iter().all(has)
+}
+
+fn has_module(check: &Check, config: &KernelConfig, module: Module) -> bool {
+    match config.value(module.option().trim_start_matches("CONFIG_")) {
+        "y" => true,
+        "m" => {
+            let missing = check.modules.why_missing(config.version, module.name());
+            missing.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// Whether all layers are written into one tmpfs because the kernel has no overlayfs.
+fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
+    let overlay = |config| has_module(check, config, Module::Overlay);
+    check.config.is_some_and(|config| !overlay(config)) && plan.may_extract_all()
+}
+
+/// The bytes of memory that the files of a layer take. An image that cannot be read is reported elsewhere.
+fn extracted(image: &Image) -> u64 {
+    let needed = extract::needed_of(image, false).ok();
+    needed.map_or(0, |(bytes, files)| {
+        bytes.saturating_add(files.saturating_mul(FILE_MEMORY))
+    })
+}
+
+/// Notes the backend of each layer, where the kernel's configuration is known.
+pub fn backends(check: &Check, findings: &mut Findings) {
+    let Some((plan, _)) = check.plan_and_config() else {
+        return;
+    };
+    for (layer, method) in plan.layers.iter().zip(methods(check, plan)) {
+        let what = match method {
+            Method::Mounted(Some(backend)) => {
+                format!(
+                    "mounted by {backend}, which keeps its {} bytes",
+                    layer.length
+                )
+            }
+            Method::Unpacked(bytes) => format!("unpacked into {bytes} bytes of memory"),
+            Method::Extracted(bytes) => format!("by extract, into {bytes} bytes of memory"),
+            Method::Mounted(None) | Method::Failed => continue,
+        };
+        findings.note(format!("{layer}: {what}"));
+    }
+}

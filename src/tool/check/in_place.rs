@@ -1,0 +1,40 @@
+//! Files that a kernel with the memback patches serves in place.
+
+use super::context::Check;
+use crate::plan::Content;
+use crate::plan::backend::Backend;
+use crate::tool::finding::Findings;
+use crate::tool::image::in_place::{self, InPlace};
+use crate::tool::image::machine;
+use crate::tool::kernel_config::KernelConfig;
+
+/// Notes how much of each layer that is not compressed is in place, unless its files fill no page.
+pub fn in_place(check: &Check, findings: &mut Findings) {
+    let without = |config: &_| !KernelConfig::built_in(config, "EROFS_FS_MEMBACK");
+    let Some(plan) = check.plan().filter(|_| !check.config.is_some_and(without)) else {
+        return;
+    };
+    let page = check
+        .config
+        .and_then(machine::page_size)
+        .unwrap_or(in_place::PAGE);
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let Content::Erofs {
+            superblock,
+            backends,
+        } = &layer.content
+        else {
+            continue;
+        };
+        if !superblock.algorithms().is_empty() || !backends.contains(&Backend::Memback) {
+            continue;
+        }
+        // A damaged image has been reported by the check "layers".
+        if let Some(image) = check.layers.image(index)
+            && let Ok(sum) = InPlace::of(image, layer.offset, page)
+            && sum.bytes >= in_place::PAGE
+        {
+            findings.note(format!("{layer}: memback maps {sum}"));
+        }
+    }
+}
