@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
+use crate::common::disk::{Image, Loop};
 use crate::common::guest::*;
 use crate::common::*;
 use layerinit::verify::digest::Digest;
@@ -146,6 +148,10 @@ fn each_word_that_could_defeat_verification_is_refused() {
         "rd.shell=1 panic=-1",
         "rd.layers.only=0 panic=-1",
         "rd.layers.skip=1 panic=-1",
+        "rd.layers.from=/layers panic=-1",
+        "rd.layers.from=/dev/sda1:/a panic=-1",
+        "rd.overlay.for=/etc panic=-1",
+        "rd.overlay.reset panic=-1",
         "rd.overlay=/dev/sda1 panic=-1",
         "rd.driver.pre=loop panic=-1",
         "rd.driver.blacklist=loop panic=-1",
@@ -166,6 +172,43 @@ fn each_word_that_could_defeat_verification_is_refused() {
     guest.cmdline = "rd.layers.skip=1";
     assert!(guest.boot().reached().contains("base\n"));
     refused_with_shell(&mut guest, "rd.layers.skip=0 panic=-1");
+}
+
+#[test]
+fn layers_on_a_disk_are_refused_though_the_list_has_them() {
+    let (mut guest, layers) = guest("cat /etc/which");
+    fs::write(guest.scratch.join(POLICY), "allow rd.layers.from\n").unwrap();
+    let root = guest.scratch.join("rootfs");
+    let tree = guest.scratch.join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::create_dir(root.join("images")).unwrap();
+    fs::copy(root.join("layers/10-base.erofs"), tree.join("base")).unwrap();
+    fs::rename(root.join("layers/10-base.erofs"), root.join("images/base")).unwrap();
+    // A file of the initramfs is in memory.
+    guest.cmdline = "rd.layers.from=/images panic=-1";
+    guest.boot().reached();
+
+    let image = Image::new(16 << 20);
+    let mut command = Command::new("mkfs.ext4");
+    let command = command.args(["-q", "-F", "-d"]).arg(&tree);
+    run(command.arg(image.path()));
+    let disk = Loop::attach(&image);
+    let node = &disk.0;
+    let what = "it is on a disk, and could change after it is verified";
+    let cmdline = format!("rd.layers.from={node}:/base panic=-1");
+    let message = format!("verify {node}:/base: {what}");
+    refused(&mut guest, cmdline.leak(), &message);
+
+    let image = Image::new(16 << 20);
+    fs::write(image.path(), &layers[0]).unwrap();
+    let raw = Loop::attach(&image);
+    let node = &raw.0;
+    let cmdline = format!("rd.layers.from={node}: panic=-1");
+    refused(
+        &mut guest,
+        cmdline.leak(),
+        &format!("verify {node}: {what}"),
+    );
 }
 
 /// A boot that is refused, where the policy allows a shell.

@@ -325,7 +325,9 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
     let changed = |from: &[u8]| {
         let mut image = image.clone();
         let at = position(&image, from);
-        image[at + from.len()] ^= 1;
+        // Another character that base64 has: what is damaged so would not even be read.
+        let byte = &mut image[at + from.len()];
+        *byte = if *byte == b'A' { b'B' } else { b'A' };
         verify(&image, &[])
     };
     for from in [
@@ -484,4 +486,41 @@ fn an_archive_in_front_of_the_loader_must_not_change_it() {
         file("layers/99-x", &cpio(&[file("x", b"")])),
     ]));
     assert!(status == 1 && said.contains("layers/99-x"), "{said}");
+}
+
+#[test]
+fn layers_on_a_disk_are_refused() {
+    let directory = verified("verify-disk", &["--verify-allow", "rd.layers.from"]);
+    fs::create_dir(directory.join("disk")).unwrap();
+    fs::copy(directory.join("base.erofs"), directory.join("disk/base")).unwrap();
+    let from = "rd.layers.from=LABEL=sys:/base retain_initrd";
+    let words = ["check", "good.img", "--cmdline", from, "--from", "disk"];
+    let (said, ..) = run(&directory, &words);
+    let refusal = "verify LABEL=sys:/base: it is on a disk, and could change after it is verified";
+    assert!(said.contains(refusal), "{said}");
+}
+
+#[test]
+fn a_squashfs_image_stops_the_kernel_as_an_erofs_image_does() {
+    let directory = verified("verify-squashfs", &[]);
+    let mut command = Command::new("mksquashfs");
+    let command = command.current_dir(&directory);
+    let output = command.args(["root", "base.squashfs", "-quiet"]).output();
+    let output = output.expect("this test needs mksquashfs (package squashfs-tools)");
+    assert!(output.status.success(), "{output:?}");
+    let build = ["build", "-o", "s.img", "--init", "init", "--verify"];
+    good(
+        &directory,
+        &[&build[..], &["--layer", "base.squashfs"]].concat(),
+    );
+    assert!(!good(&directory, &["list", "s.img"]).contains("stop"));
+    good(&directory, &["verify", "s.img"]);
+    let mut image = fs::read(directory.join("s.img")).unwrap();
+    image.extend(cpio(&[program("init")]));
+    fs::write(directory.join("s.img"), image).unwrap();
+    let json = good(&directory, &["list", "--json", "s.img"]);
+    assert_eq!(json.matches("\"by_kernel\":true").count(), 1, "{json}");
+    let (_, said, status) = run(&directory, &["verify", "s.img"]);
+    let refusal = ": not in the list, which has 1 lines";
+    assert!(status == 1 && said.contains(refusal), "{said}");
 }
