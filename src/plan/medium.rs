@@ -63,7 +63,7 @@ fn parse(number: usize, text: &str) -> Result<Medium> {
         false => {
             let (device, path) = split_path(text);
             let spec = Spec::parse(device)
-                .or_else(|_| Spec::parse(text))
+                .or_else(|error| Spec::parse(text).map_err(|_| error))
                 .map_err(|error| error.of(&object))?;
             let device = MountSpec {
                 spec,

@@ -1003,10 +1003,10 @@ fn the_report_has_every_warning() {
     assert_eq!(
         warnings,
         "[\"prepare mount point /run: it is a symbolic link to /etc; replaced by a directory\",\
-         \"/layers/X: not a regular file; not used\",\
-         \"rd.layers.only=7: there is no such layer\",\
          \"open watchdog /dev/null: /dev/null is not a watchdog: WDIOC_GETSUPPORT gives ENOTTY: Not a \
-         typewriter\"]"
+         typewriter\",\
+         \"/layers/X: not a regular file; not used\",\
+         \"rd.layers.only=7: there is no such layer\"]"
     );
 }
 

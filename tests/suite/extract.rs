@@ -292,9 +292,6 @@ fn a_damaged_cluster_names_the_file_and_the_offset() {
     let error = write(&Opened::open(&file).unwrap(), &to, Onto::Layer)
         .unwrap_err()
         .to_string();
-    assert!(
-        error.starts_with("read /text: LZ4 cluster at 0x"),
-        "{error}"
-    );
+    assert!(error.contains("read /text: LZ4 cluster at 0x"), "{error}");
     assert!(to.as_os_str().as_bytes().starts_with(b"/"));
 }

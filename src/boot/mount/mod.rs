@@ -58,6 +58,7 @@ use crate::module::loader::Loader;
 #[cfg(feature = "extract")]
 use crate::plan::Upper;
 use crate::plan::backend::Backend;
+use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
@@ -83,6 +84,18 @@ pub enum MountMethod {
     Extracted,
 }
 
+impl MountMethod {
+    /// Whether the kernel goes on to read the bytes of the layer where they are.
+    fn reads_in_place(self) -> bool {
+        match self {
+            Self::Erofs(_) | Self::Squashfs(_) => true,
+            Self::Unpacked => false,
+            #[cfg(feature = "extract")]
+            Self::Extracted => false,
+        }
+    }
+}
+
 /// A layer of the plan, mounted in [`LAYERS`].
 #[derive(Debug)]
 pub struct MountedLayer<'a> {
@@ -90,6 +103,8 @@ pub struct MountedLayer<'a> {
     pub layer: &'a Layer,
     /// How it was mounted.
     pub method: MountMethod,
+    /// Its identity, if a persistent upper is going to be compared with it: its bytes may be freed by then.
+    pub identity: Option<StackMember>,
 }
 
 /// What the new root consists of.
@@ -113,12 +128,7 @@ impl<'a> MountedRoot<'a> {
     /// The layers whose bytes the kernel goes on to read where they are.
     pub fn images(&self) -> Vec<&'a Layer> {
         let layers = self.layers.iter();
-        let mounted = layers.filter(|mounted| match mounted.method {
-            MountMethod::Erofs(_) | MountMethod::Squashfs(_) => true,
-            MountMethod::Unpacked => false,
-            #[cfg(feature = "extract")]
-            MountMethod::Extracted => false,
-        });
+        let mounted = layers.filter(|mounted| mounted.method.reads_in_place());
         mounted.map(|mounted| mounted.layer).collect()
     }
 }
@@ -245,7 +255,13 @@ impl<'a> Mounter<'a> {
                 MountMethod::Squashfs(Backend::Loop)
             }
         };
-        self.mounted.layers.push(MountedLayer { layer, method });
+        // An error comes again when the upper is compared, and counts there.
+        let identity = self.plan.store().map(|_| identity::of_layer(layer, source));
+        self.mounted.layers.push(MountedLayer {
+            layer,
+            method,
+            identity: identity.and_then(Result::ok),
+        });
         // Until overlayfs is known to work, the layer may have to be read again.
         if self.has_overlay || !matches!(self.plan.root, Root::Overlay(_)) {
             self.free_consumed(layer);
@@ -258,8 +274,7 @@ impl<'a> Mounter<'a> {
         let mounted = &self.mounted.layers;
         let consumed = |layer: &Layer| {
             mounted.iter().any(|mounted| {
-                mounted.layer.number == layer.number
-                    && !matches!(mounted.method, MountMethod::Erofs(_))
+                mounted.layer.number == layer.number && !mounted.method.reads_in_place()
             })
         };
         if consumed(layer) {

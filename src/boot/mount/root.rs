@@ -111,8 +111,11 @@ impl Mounter<'_> {
     fn stack_record(&self, persistent: &PersistentUpper) -> Result<StackRecord> {
         let device = self.plan.device.iter().zip(&self.mounted.device);
         let device = device.map(|(spec, device)| identity::of_device(spec, device));
-        let layers = self.mounted.layers.iter().map(|mounted| mounted.layer);
-        let layers = layers.map(|layer| identity::of_layer(layer, self.source(layer)?));
+        let layers = self.mounted.layers.iter();
+        let layers = layers.map(|mounted| match &mounted.identity {
+            Some(identity) => Ok(identity.clone()),
+            None => identity::of_layer(mounted.layer, self.source(mounted.layer)?),
+        });
         Ok(StackRecord {
             members: device.chain(layers).collect::<Result<_>>()?,
             reset: persistent.reset.clone(),

@@ -26,12 +26,14 @@ impl<'a> Mounter<'a> {
             .during("make", "the tmpfs for all layers (rd.overlay=)")?;
         self.mounted.single = true;
         self.mounted.layers.clear();
-        self.check_memory_of_all()?;
-        let mut onto = Onto::Root;
         for layer in &self.plan.layers {
             if let Some(why) = layer.unreachable() {
                 return Err(Error::new("extract", layer, why));
             }
+        }
+        self.check_memory_of_all()?;
+        let mut onto = Onto::Root;
+        for layer in &self.plan.layers {
             let method = match &layer.content {
                 Content::Cpio { .. } => self.unpack_into_root(layer)?,
                 Content::Erofs { .. } | Content::Squashfs { .. } => {
@@ -39,7 +41,13 @@ impl<'a> Mounter<'a> {
                 }
             };
             onto = Onto::Layers;
-            self.mounted.layers.push(MountedLayer { layer, method });
+            // One tmpfs has no persistent upper.
+            let identity = None;
+            self.mounted.layers.push(MountedLayer {
+                layer,
+                method,
+                identity,
+            });
             self.free_consumed(layer);
         }
         if !writable {

@@ -262,7 +262,13 @@ mod tests {
     #[test]
     fn the_size_of_a_key_is_that_of_its_text() {
         let pem = |kind: &str, bytes: usize| {
-            let lines = vec!["x".repeat(64); bytes * 4 / 3 / 64 + 1].join("\n");
+            let base64 = "x".repeat(bytes.div_ceil(3) * 4);
+            let lines: Vec<_> = base64
+                .as_bytes()
+                .chunks(64)
+                .map(String::from_utf8_lossy)
+                .collect();
+            let lines = lines.join("\n");
             format!("-----BEGIN {kind}PRIVATE KEY-----\n{lines}\n-----END {kind}PRIVATE KEY-----\n")
         };
         assert_eq!(algorithm(&pem("", 1190)), Some("sha256,rsa2048"));
