@@ -212,6 +212,84 @@ pad() {
 }
 
 image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+# A loader that lists its layers, with a shell.
+verified() {
+	BUSYBOX=$busybox LAYERINIT_INIT=$init build "$@" --verify \
+		--spec "$repo/initramfs-spec/loader" --spec "$repo/initramfs-spec/shell"
+}
+verified_layers() { echo --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+# shellcheck disable=SC2046
+image_verified() { verified "$1" $(verified_layers); }
+# Signed lists, by a key made for this run.
+signed() {
+	local key=$work/minisign
+	[[ -e $key.key ]] || minisign -G -W -p "$key.pub" -s "$key.key" >/dev/null
+	# shellcheck disable=SC2046
+	verified "$1" $(verified_layers) --key "$key.pub" --sign "$key.key" "${@:2}"
+}
+image_signed() { signed "$1" --list-version 7 --minimum-version 7; }
+image_signed_old() { signed "$1" --list-version 6 --minimum-version 7; }
+image_signed_bit() { image_signed "$1" && flip "$1" $(($(grep -abo "trusted comment: version:" "$1" | tail -n 1 | cut -d: -f1) + 25)); }
+image_verified_moduleless() { kernel_dir='' verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
+image_verified_inside() { verified "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
+# The list by sha256sum, and the image by cat.
+image_verified_by_hand() {
+	local dir=$work/trees/verified-by-hand
+	mkdir -p "$dir"
+	(cd "$work/layers" && sha256sum "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)") >"$dir/list"
+	cat >"$dir/spec" <<-END
+		dir /etc 0755 0 0
+		dir /etc/layerinit 0755 0 0
+		file /etc/layerinit/layers.sha256 $dir/list 0644 0 0
+	END
+	LAYERINIT_INIT=$init build "$dir/loader" --spec "$repo/initramfs-spec/loader" --spec "$dir/spec"
+	truncate -s %4096 "$dir/loader"
+	cat "$dir/loader" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)" >"$1"
+}
+# flip FILE OFFSET: changes a bit.
+flip() {
+	local byte
+	byte=$(od -An -tu1 -j "$2" -N1 "$1")
+	printf '%b' "\\x$(printf %x $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+image_verified_bit() {
+	image_verified "$1"
+	flip "$1" $(($(stat -c %s "$1") - $(stat -c %s "$(archive etc)") - 5000))
+}
+image_verified_list() {
+	local app at
+	image_verified "$1"
+	app=$(sha256sum "$(layer app -zlz4hc)")
+	at=$(grep -abo "${app:0:64}" "$1")
+	# The first of its digits that is one with the bit changed, too.
+	app=${app%%[0-9]*}
+	flip "$1" $((${at%%:*} + ${#app}))
+}
+image_verified_appended() { image_verified "$1" && cat "$(archive parents)" >>"$1"; }
+image_verified_twice() { image_verified "$1" && cat "$(archive etc)" >>"$1"; }
+# verified_again FILE LAYER...: the loader of the good image, and other layers.
+verified_again() {
+	local first
+	image_verified "$1"
+	first=$("$layerinit" list "$1" | sed -n '/ erofs /{s/ .*//p;q}')
+	truncate -s $((first)) "$1"
+	cat "${@:2}" >>"$1"
+}
+image_verified_removed() { verified_again "$1" "$(layer base)" "$(archive etc)"; }
+image_verified_swapped() { verified_again "$1" "$(layer app -zlz4hc)" "$(layer base)" "$(archive etc)"; }
+tree_other() { mkdir -p bin; printf '#!/bin/sh\necho unpacked by the kernel\n' >init; chmod +x init; }
+image_verified_other_init() { image_verified_inside "$1" && cat "$(archive other)" >>"$1"; }
+tree_credentials() { mkdir -p srv/credentials; echo secret >srv/credentials/key; }
+tree_shadow() { mkdir -p etc; echo root::0:: >etc/shadow; }
+image_verified_except() {
+	verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --verify-except credentials:/srv/credentials
+	cat "$(archive credentials)" >>"$1"
+}
+image_verified_except_other() {
+	verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --verify-except credentials:/srv/credentials
+	cat "$(archive shadow)" >>"$1"
+}
+
 # The kernel and kexec are in a layer of their own, with the script that the first boot starts: it boots the
 # same kernel with the retained initrd, as it lies in memory.
 image_kexec() { build "$1" --layer "$(tree base)" --layer "$(tree kexec)" --layer "$(archive etc)"; }
@@ -906,3 +984,64 @@ image_options() {
 	cat "$out.options" "$out" >"$out.both"
 	mv "$out.both" "$out"
 }
+
+# ---- dm-verity ----------------------------------------------------------------------
+
+# verity NAME DATA HASH: makes the hash tree of a file, and keeps the root hash in $work/NAME.roothash.
+verity() {
+	veritysetup format --salt=0102 --uuid=00010203-0405-4607-8809-0a0b0c0d0e0f "$2" "$3" "${@:4}" |
+		sed -n 's/^Root hash:[[:blank:]]*//p' >"$work/$1.roothash"
+}
+half() { sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12})$/\1-\2-\3-\4-\5/' <<<"$1"; }
+
+# The partitions of the Discoverable Partitions Specification, from the root hash.
+disk_verity() {
+	local out=$1 data=$1.data hash=$1.hash root
+	truncate -s 56M "$data"
+	mkfs.ext4 -q -F -b 4096 -L root -E root_owner=0:0 -d "$(tree base)" "$data"
+	verity dps "$data" "$hash"
+	root=$(<"$work/dps.roothash")
+	sfdisk --quiet "$out" <<-END
+		label: gpt
+		start=2048, size=114688, name=root, uuid=$(half "${root:0:32}")
+		start=116736, size=8192, name=root-verity, uuid=$(half "${root:32}")
+	END
+	dd if="$data" of="$out" bs=1M seek=1 conv=notrunc status=none
+	dd if="$hash" of="$out" bs=1M seek=57 conv=notrunc status=none
+	rm "$data" "$hash"
+}
+# One bit of a data block, which the mount does not read, and /sbin/init does.
+disk_verity_bit() {
+	local at
+	cp "$(disk verity)" "$1"
+	at=$(grep -abo GUEST-OK "$1" | head -n 1)
+	flip "$1" "${at%%:*}"
+}
+# The tree behind the data.
+disk_verity_behind() { verity_behind erofs "$1" "$(layer base)"; }
+disk_verity_squashfs() {
+	mksquashfs "$(tree base)" "$1.squashfs" -quiet -no-progress -all-root >/dev/null
+	verity_behind squashfs "$1" "$1.squashfs"
+}
+verity_behind() {
+	local blocks=$((($(stat -c %s "$3") + 4095) / 4096))
+	dd if="$3" of="$2" bs=1M conv=notrunc status=none
+	verity "$1" "$2" "$2" --data-blocks=$blocks --hash-offset=$((blocks * 4096))
+	echo $((blocks * 4096)) >"$work/$1.offset"
+}
+
+# verity_image IMAGE DISK NAME: a loader for the disk. IMAGE.words are added to the command line of its rows.
+verity_image() {
+	disk "$2" >/dev/null
+	build "$1" "${drivers[@]/#/--module=}" --module=dm_verity --module=erofs --module=squashfs
+	echo "roothash=$(<"$work/$3.roothash")" >"$1.words"
+	[[ ! -e $work/$3.offset ]] || echo "systemd.verity_root_options=hash-offset=$(<"$work/$3.offset")" >>"$1.words"
+}
+image_verity() { verity_image "$1" verity dps; }
+image_verity_wrong() {
+	disk verity >/dev/null
+	tr 0-9a-f 1-9a-f0 <"$work/dps.roothash" >"$work/wrong.roothash"
+	verity_image "$1" verity wrong
+}
+image_verity_erofs() { verity_image "$1" verity_behind erofs; }
+image_verity_squashfs() { verity_image "$1" verity_squashfs squashfs; }

@@ -13,6 +13,9 @@
 //! ([`boot::verify_init`]), makes that root `/`, frees the old one ([`boot::switch_root`]) and writes the
 //! [`boot::report`]. At last it executes the real init, with arguments for [`boot::systemd`] if it is that.
 //!
+//! If the loader lists its layers, [`boot::trust`] refuses those that differ ([`verify`]), and words of the command line
+//! that the loader's policy does not allow.
+//!
 //! With `root=` ([`plan::device_spec`]) the [`device`] module finds the block device, by the partition tables
 //! and superblocks that [`format::superblock`] reads. Until the device appears, it waits for uevents
 //! ([`device::uevent`]) and loads the drivers of the machine's devices ([`module::sysfs`],
@@ -37,6 +40,9 @@ pub mod format;
 pub mod initrd;
 
 pub mod plan;
+
+#[cfg(feature = "verify")]
+pub mod verify;
 
 pub mod module;
 

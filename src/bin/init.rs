@@ -11,6 +11,7 @@ use layerinit::boot::priority::raise_priority;
 use layerinit::boot::release::Later;
 use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
+use layerinit::boot::trust::Trust;
 use layerinit::boot::{
     console, fault, filesystem, kmsg, media, release, rescue, setup, source, switch_root,
     verify_init, watchdog,
@@ -62,7 +63,8 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     let early_errors = [setup::mount_dev(), console::open_streams().err()];
     kmsg::install();
     setup::mount_filesystems()?;
-    let options = Options::parse(&setup::read_cmdline()?);
+    let mut options = Options::parse(&setup::read_cmdline()?);
+    let trust = Trust::restrict(&mut options);
     rescue::set_options(&options);
     kmsg::set_verbosity(options.verbosity);
     let kernel = setup::kernel_release();
@@ -71,6 +73,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         .iter()
         .flatten()
         .for_each(|error| warn!("{error}"));
+    let mut trust = trust?;
     times.end("setup");
 
     let mut loader = Loader::new(&kernel, &options);
@@ -82,12 +85,14 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     }
     let mut finder = DeviceFinder::new(&options);
     let assembled = filesystem::root_is_overlay()?;
+    trust.check_assembled(assembled)?;
     let (mut media, mut sources) = (Vec::new(), Vec::new());
     if !assembled {
         let wanted = plan::medium::media(&options)?;
         (media, sources) = media::open(wanted, &mut finder, &mut loader)?;
         sources.extend(source::find(&options.rdinit)?);
     }
+    trust.find_list(&mut sources)?;
     times.end("discover");
 
     let plan = match assembled {
@@ -102,6 +107,10 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     times.end("plan");
 
     loader.begin(&plan.modules);
+    let verified = trust.verify(&plan, &sources, &options)?;
+    if verified.is_some() {
+        times.end("verify");
+    }
     let mut mounter = Mounter::new(&plan, &sources, finder, loader);
     mounter.mount_layers()?;
     times.end("layers");
@@ -129,6 +138,7 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         media: &media,
         sources: &sources,
         plan: &plan,
+        verified: verified.as_ref(),
         mounted: &mounted,
         modules: &loader.finish(),
         warnings: &kmsg::warnings(),

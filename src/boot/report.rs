@@ -9,6 +9,7 @@ use super::filesystem::is_mount_point;
 use super::media::OpenMedium;
 use super::mount::{self, MountMethod, MountedRoot, MountedUpper};
 use super::source::OpenSource;
+use super::trust::Verified;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};
@@ -35,6 +36,8 @@ pub struct BootReport<'a> {
     pub sources: &'a [OpenSource],
     /// The plan.
     pub plan: &'a Plan,
+    /// The layers that were verified, if the loader lists them.
+    pub verified: Option<&'a Verified>,
     /// How the root device, the layers and the upper were mounted.
     pub mounted: &'a MountedRoot<'a>,
     /// The files of the kernel modules that were loaded, in order.
@@ -84,6 +87,12 @@ impl BootReport<'_> {
         }
         media(report.array("media"), self.media);
         layers(report.array("layers"), self);
+        if let Some(verified) = self.verified {
+            let mut object = report.object("verified");
+            object.number("layers", verified.layers);
+            object.number("bytes", verified.bytes);
+            object.number("us", verified.microseconds);
+        }
         root(&mut report, self);
         strings(report.array("modules"), self.modules);
         strings(report.array("warnings"), self.warnings);
@@ -128,6 +137,7 @@ fn sources(mut array: Array<'_>, sources: &[OpenSource]) {
                 "kind",
                 match segment.kind {
                     Kind::Padding => "padding",
+                    Kind::Stop => "stop",
                     Kind::Cpio(_) => "cpio",
                     Kind::Erofs(_) => "erofs",
                     Kind::Squashfs(_) => "squashfs",

@@ -18,7 +18,7 @@ use super::filesystem::{is_in_memory, is_mount_point};
 use super::kmsg::{self, print_on_console, warn_on_console};
 use super::mount::{LAYERS, SYSROOT};
 use super::priority::restore_priority;
-use super::watchdog;
+use super::{trust, watchdog};
 use crate::error::Error;
 use crate::plan::cmdline::{Break, Emergency, Options};
 use crate::sys::process::{reap, start_session};
@@ -111,7 +111,9 @@ pub fn break_at(point: Break, options: &Options) {
 /// A shell if the options allow one, then `rd.emergency=`, `panic=`, or waiting. `may_continue`: whether
 /// the boot can go on with a root that the shell leaves at /sysroot.
 fn apply_policy(may_continue: bool) {
-    let (may_start_shell, emergency, seconds) = options().map_or((true, None, 0), |options| {
+    // Before the command line is read, no policy is, either.
+    let unread = || (!trust::is_configured(), None, 0);
+    let (may_start_shell, emergency, seconds) = options().map_or_else(unread, |options| {
         (options.shell, options.emergency, options.panic)
     });
     if may_start_shell && shells().next().is_some() {

@@ -9,3 +9,4 @@ pub mod erofs;
 pub mod squashfs;
 
 pub mod superblock;
+pub mod verity;

@@ -22,7 +22,11 @@ impl Segment {
                     "a bootconfig whose size or checksum is wrong: the kernel has ignored it";
                 return Some(what.into());
             }
-            Kind::Padding | Kind::Erofs(_) | Kind::Squashfs(_) | Kind::Bootconfig { .. } => {
+            Kind::Padding
+            | Kind::Stop
+            | Kind::Erofs(_)
+            | Kind::Squashfs(_)
+            | Kind::Bootconfig { .. } => {
                 return None;
             }
         };
@@ -47,6 +51,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Padding => f.write_str("padding"),
+            Self::Stop => f.write_str("stop of the kernel's unpacker"),
             Self::Cpio(cpio) => cpio.fmt(f),
             Self::Erofs(sb) => {
                 write!(f, "erofs {} blocks of {}", sb.blocks, sb.block_size())?;

@@ -7,6 +7,7 @@
 
 mod bootconfig;
 pub mod member;
+pub mod stop;
 
 mod contents;
 mod display;
@@ -48,6 +49,8 @@ pub enum Kind {
     Erofs(Superblock),
     /// A SquashFS image.
     Squashfs(squashfs::Superblock),
+    /// A block at which the kernel's unpacker stops ([`stop::STOP`]).
+    Stop,
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).
     Bootconfig {
         /// Whether size and checksum are correct; the kernel ignores it otherwise.
@@ -132,7 +135,10 @@ impl Walk {
         let taken = |segment: &Segment| match &segment.kind {
             Kind::Cpio(cpio) => cpio.by_kernel && cpio.stopped_at().is_none(),
             Kind::Padding | Kind::Bootconfig { intact: true } => true,
-            Kind::Erofs(_) | Kind::Squashfs(_) | Kind::Bootconfig { intact: false } => false,
+            Kind::Erofs(_)
+            | Kind::Squashfs(_)
+            | Kind::Stop
+            | Kind::Bootconfig { intact: false } => false,
         };
         self.trouble.is_none() && self.segments.iter().all(taken)
     }

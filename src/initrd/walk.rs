@@ -4,6 +4,7 @@ use std::io::{self, BufRead};
 
 use super::bootconfig::{self, Trailer};
 use super::contents::Contents;
+use super::stop::STOP;
 use super::{Kind, Segment, Walk, foreign, sums};
 use crate::bytes::{Part, ReadAt, Reader, Skip, fill, skip_zeros};
 use crate::error::{Cause, Context, Error, Result};
@@ -125,6 +126,9 @@ impl<'a> Walker<'a> {
         if first.starts_with(b"0707") {
             return self.plain(start);
         }
+        if self.stop(start, first)? {
+            return Ok(());
+        }
         // `start` is the superblock, if the 1024 bytes before it are zero, or the first of these. They can
         // hold anything: `erofs_around` tries the others.
         if self.erofs_at(start.checked_sub(SUPER_OFFSET))? || self.erofs_at(Some(start))? {
@@ -168,6 +172,25 @@ impl<'a> Walker<'a> {
             (_, None) if at < end => Err(self.trouble(at, "the source ends early")),
             _ => Ok(at),
         }
+    }
+
+    /// Adds the stop at `start`, if there is one. `first` are the bytes there.
+    fn stop(&mut self, start: u64, first: &[u8]) -> Result<bool> {
+        let end = start.saturating_add(STOP.len() as u64);
+        if !STOP.starts_with(first) || first.is_empty() || end > self.end {
+            return Ok(false);
+        }
+        let mut bytes = [0; STOP.len()];
+        self.image
+            .read_exact_at(&mut bytes, start)
+            .during("read at", format_args!("{start:#x}"))?;
+        if bytes != *STOP {
+            return Ok(false);
+        }
+        self.by_kernel = false;
+        self.push(start, Kind::Padding);
+        self.push(end, Kind::Stop);
+        Ok(true)
     }
 
     /// Adds the EROFS image at `start`, if there is one and it does not overlap the last segment.

@@ -73,6 +73,14 @@ pub struct Options {
     pub retain_initrd: bool,
     /// `root=` as given.
     pub root: Option<String>,
+    /// `roothash=`, in hexadecimal.
+    pub roothash: Option<String>,
+    /// `systemd.verity_root_data=`.
+    pub verity_data: Option<String>,
+    /// `systemd.verity_root_hash=`.
+    pub verity_hash: Option<String>,
+    /// `systemd.verity_root_options=`, a list separated by commas.
+    pub verity_options: Option<String>,
     /// `rootfstype=`, a list separated by commas.
     pub rootfstype: Option<String>,
     /// `rootflags=`.
@@ -142,6 +150,10 @@ impl Default for Options {
             rdinit: "/init".into(),
             retain_initrd: false,
             root: None,
+            roothash: None,
+            verity_data: None,
+            verity_hash: None,
+            verity_options: None,
             rootfstype: None,
             rootflags: None,
             root_writable: false,

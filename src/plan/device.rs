@@ -2,7 +2,8 @@
 
 use super::cmdline::Options;
 use super::device_spec::Spec;
-use crate::error::Result;
+use super::verity::{self, Verity};
+use crate::error::{Error, Result};
 use crate::text::items;
 
 /// A device and how to mount it, for `root=` or `rd.overlay=`.
@@ -17,6 +18,8 @@ pub struct MountSpec {
     /// Whether it is mounted writable: the device of `rd.overlay=` always, the root device with `rw` if it is
     /// the root itself rather than a layer.
     pub writable: bool,
+    /// How dm-verity verifies it; `None`: not at all.
+    pub verity: Option<Box<Verity>>,
 }
 
 impl MountSpec {
@@ -28,8 +31,16 @@ impl MountSpec {
 
 /// Reads `root=`, `rootfstype=` and `rootflags=`.
 pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Option<MountSpec>> {
-    let Some(text) = &options.root else {
-        return Ok(None);
+    let verity = verity::root(options)?;
+    let mapped = format!("/dev/mapper/{}", verity::NAME);
+    let text = match (&options.root, &verity) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => &mapped,
+        (Some(text), Some(_)) if *text != mapped => {
+            let what = format!("roothash= verifies {mapped}: name that, or leave root= out");
+            return Err(Error::new("read", format_args!("root={text}"), what));
+        }
+        (Some(text), _) => text,
     };
     let list = |list: &Option<String>| items(list.as_deref().unwrap_or_default());
     let spec = Spec::parse(text)?;
@@ -49,6 +60,7 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
         spec,
         types,
         flags: list(&options.rootflags),
-        writable: options.root_writable,
+        writable: options.root_writable && verity.is_none(),
+        verity: verity.map(Box::new),
     }))
 }

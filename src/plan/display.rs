@@ -39,8 +39,12 @@ impl fmt::Display for MountSpec {
         }
         f.write_str(", type ")?;
         match self.types.as_slice() {
-            [] => f.write_str("auto"),
-            types => list(f, types),
+            [] => f.write_str("auto")?,
+            types => list(f, types)?,
+        }
+        match &self.verity {
+            Some(verity) => write!(f, ", dm-verity of {} with {}", verity.data, verity.hash),
+            None => Ok(()),
         }
     }
 }

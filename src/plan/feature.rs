@@ -21,6 +21,12 @@ pub const SYSTEMD: Feature = Feature {
     missing: "this /init is built without support for systemd (feature systemd)",
 };
 
+/// `roothash=`.
+pub const VERITY: Feature = Feature {
+    is_on: cfg!(all(feature = "disk", feature = "verify")),
+    missing: "this /init is built without dm-verity (features disk and verify)",
+};
+
 /// `rd.watchdog`.
 pub const WATCHDOG: Feature = Feature {
     is_on: cfg!(feature = "watchdog"),

@@ -8,21 +8,13 @@ use crate::initrd::{Cpio, Kind, Segment};
 /// The segments of a source that are layers: all except the loader, padding, the bootconfig, and archives for
 /// the kernel itself (microcode, ACPI tables).
 pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
-    let segments = &source.walk.segments;
-    // The loader ends with the archive that holds the running /init. If several archives hold one, the
-    // kernel's unpacker keeps the last.
-    let loader = match source.place.is_initrd() {
-        false => 0,
-        true => segments
-            .iter()
-            .rposition(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init))
-            .map_or(0, |last| last.saturating_add(1)),
-    };
-    segments
+    source
+        .walk
+        .segments
         .iter()
-        .skip(loader)
+        .skip(loader_length(source))
         .filter(|segment| match &segment.kind {
-            Kind::Padding | Kind::Bootconfig { .. } => false,
+            Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
             Kind::Erofs(_) | Kind::Squashfs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
             // Files that the kernel unpacked to /layers are sources of their own.
@@ -33,8 +25,21 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
         })
 }
 
+/// The number of segments of a source that are the loader. It ends with the archive that holds the running
+/// `/init`. If several archives hold one, the kernel's unpacker keeps the last.
+pub fn loader_length(source: &Source) -> usize {
+    let is_loader = |segment: &Segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel && cpio.holds_init);
+    match source.place.is_initrd() {
+        false => 0,
+        true => {
+            let last = source.walk.segments.iter().rposition(is_loader);
+            last.map_or(0, |last| last.saturating_add(1))
+        }
+    }
+}
+
 /// The layers of all sources, numbered from `first`.
-pub(super) fn collect(sources: &[&Source], options: &Options, first: usize) -> Vec<Layer> {
+pub fn collect(sources: &[&Source], options: &Options, first: usize) -> Vec<Layer> {
     let mut layers = Vec::new();
     for (index, source) in sources.iter().enumerate() {
         for segment in segments(source) {
@@ -78,7 +83,7 @@ fn layer(
             memory: cpio.memory(true),
             has_root: cpio.has_root,
         },
-        Kind::Padding | Kind::Bootconfig { .. } => return None,
+        Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => return None,
     };
     let name = match (place, segment.offset) {
         (Place::File(name), 0) => name.clone(),

@@ -70,6 +70,7 @@ fn parse(number: usize, text: &str) -> Result<Medium> {
                 types: Vec::new(),
                 flags: FLAGS.map(String::from).to_vec(),
                 writable: false,
+                verity: None,
             };
             (Some(device), path.filter(|path| !path.is_empty()))
         }

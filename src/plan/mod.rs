@@ -12,6 +12,7 @@ pub mod feature;
 
 pub mod cmdline;
 
+pub mod verity;
 pub mod words;
 
 mod device;
@@ -31,7 +32,7 @@ use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
 pub use device::MountSpec;
-pub use layers::segments as layer_segments;
+pub use layers::{collect as collect_layers, loader_length, segments as layer_segments};
 pub use medium::Medium;
 pub use module::Module;
 pub use place::{MediumFile, Place, Storage};

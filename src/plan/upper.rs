@@ -190,6 +190,7 @@ fn store(text: &str, options: &Options) -> Result<PersistentUpper> {
     let (spec, directory) = parse(text)?;
     Ok(PersistentUpper {
         device: MountSpec {
+            verity: None,
             spec,
             types: Vec::new(),
             flags: Vec::new(),

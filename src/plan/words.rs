@@ -12,7 +12,7 @@ use std::str::FromStr;
 use super::backend::{self, Backend};
 use super::cmdline::{Break, Emergency, Options, Stale, Verbosity, Wait};
 use super::device_spec::is_path;
-use super::feature::{DISK, Feature, SYSTEMD, WATCHDOG};
+use super::feature::{DISK, Feature, SYSTEMD, VERITY, WATCHDOG};
 use crate::text::{Words, items};
 
 /// How a word is read. Each function gets the value.
@@ -55,10 +55,42 @@ pub struct Doc {
     pub help: &'static str,
 }
 
+/// Whether a word with this value cannot defeat verification: it chooses neither what boots nor who gets a shell.
+type Harmless = fn(Option<&str>) -> bool;
+
+/// Any value is harmless.
+fn any(_: Option<&str>) -> bool {
+    true
+}
+
+/// Harmless only if it says no.
+fn no(value: Option<&str>) -> bool {
+    boolean(value) == Some(false)
+}
+
+/// Harmless if it names no device for the writes.
+fn memory(value: Option<&str>) -> bool {
+    let value = value.filter(|value| !value.is_empty());
+    boolean(value).is_some()
+        || value.is_some_and(|value| value == "tmpfs" || value.starts_with("tmpfs:"))
+}
+
+macro_rules! harmless {
+    () => {
+        |_| false
+    };
+    ($harmless:path) => {
+        $harmless
+    };
+}
+
 macro_rules! words {
-    ($($section:literal { $($name:literal, $value:literal, $default:literal, $help:literal, $read:expr;)* })*) => {
+    ($($section:literal { $($name:literal, $value:literal, $default:literal, $help:literal, $read:expr $(, $harmless:path)?;)* })*) => {
         /// Every word and how it is read.
         const WORDS: &[(&str, Read)] = &[$($(($name, $read)),*),*];
+
+        /// Every word, and the values that cannot defeat verification.
+        const HARMLESS: &[(&str, Harmless)] = &[$($(($name, harmless!($($harmless)?))),*),*];
 
         /// The documentation of every word, by section.
         pub const DOCS: &[Doc] = &[$($(Doc {
@@ -71,27 +103,29 @@ macro_rules! words {
     };
 }
 
-// One entry per word: name, value, default, help, how to read it. After a change, update the tables of
-// docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
+// One entry per word: name, value, default, help, how to read it, and for a word that a loader which verifies its
+// layers always allows, which values these are (without any: none, so that the policy has to allow it). `rd.overlay.stale`,
+// `.reset` and `.for` only matter with a device in rd.overlay=, which is guarded, but are guarded as well: a policy that
+// allows the device may rely on stale=fail, and on what the device keeps. After a change, update the tables of docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
 words! {
 "Words of the kernel" {
     "retain_initrd", "", "the kernel frees the initrd",
     "The kernel keeps the initrd readable at /sys/firmware/initrd (Linux 6.8 and newer). Layers that are appended \
      to the initrd need this word, except with CONFIG_BLK_DEV_RAM=y or the memback patches.",
-    Bare(|p| p.options.retain_initrd = true);
+    Bare(|p| p.options.retain_initrd = true), any;
 
     "resume", "=DEVICE", "none",
     "Has no effect but a warning: /init resumes no hibernated system. The kernel does that by itself before it \
      starts /init, if the disk's driver is built in.",
-    Value(|p, device| p.resume = nonempty(device));
+    Value(|p, device| p.resume = nonempty(device)), any;
 
     "noresume", "", "not set",
     "Silences the warning of resume=.",
-    Bare(|p| p.noresume = true);
+    Bare(|p| p.noresume = true), any;
 
     "rdinit", "=PATH", "/init",
     "The path of layerinit's /init in the loader.",
-    Value(|p, path| p.options.rdinit = path.into());
+    Value(|p, path| p.options.rdinit = path.into()), any;
 
     "init", "=PATH", "the first executable of /sbin/init, /etc/init, /bin/init, /bin/sh",
     "The real init.",
@@ -99,20 +133,20 @@ words! {
 
     "debug", "", "not set",
     "Also logs each refused attempt, at the kernel's debug level.",
-    Bare(|p| p.options.verbosity = Verbosity::Debug);
+    Bare(|p| p.options.verbosity = Verbosity::Debug), any;
 
     "loglevel", "=LEVEL", "the kernel's",
     "The messages that the console shows, those of /init included: 0 to 15. From 8 on the same as debug.",
-    Value(|p, s| p.number(s, |o, n: u8| if n >= 8 { o.verbosity = Verbosity::Debug }));
+    Value(|p, s| p.number(s, |o, n: u8| if n >= 8 { o.verbosity = Verbosity::Debug })), any;
 
     "quiet", "", "not set",
     "The console shows only warnings and errors.",
-    Bare(|_| {});
+    Bare(|_| {}), any;
 
     "panic", "=SECONDS", "0",
     "A failed boot restarts after this time; with a negative value at once, with 0 never, and a message says so. \
      After a rescue shell it restarts at once.",
-    Value(|p, s| p.number(s, |o, n| o.panic = n));
+    Value(|p, s| p.number(s, |o, n| o.panic = n)), any;
 }
 
 "The root device" {
@@ -124,7 +158,7 @@ words! {
 
     "rootfstype", "=TYPE[,TYPE...]", "auto",
     "The filesystem types to try for root=, in order; auto detects the type from the superblock.",
-    Value(|p, types| p.options.rootfstype = nonempty(types));
+    Value(|p, types| p.options.rootfstype = nonempty(types)), any;
 
     "rootflags", "=OPTION[,OPTION...]", "none",
     "The mount options for root=, as for mount(8).",
@@ -132,23 +166,44 @@ words! {
 
     "ro", "", "set",
     "Mounts root= read-only.",
-    Bare(|p| p.options.root_writable = false);
+    Bare(|p| p.options.root_writable = false), any;
 
     "rw", "", "not set",
     "Mounts root= writable if it is the root itself. As a layer, or on a read-only device, it stays read-only.",
-    Bare(|p| p.options.root_writable = true);
+    Bare(|p| p.options.root_writable = true), any;
 
     "rootwait", "[=SECONDS]", "10",
     "Waits this long for root=, without a value forever; also for a medium that is missing in its drive.",
-    Either(Parser::rootwait);
+    Either(Parser::rootwait), any;
 
     "rootdelay", "=SECONDS", "0",
     "Waits this long before it looks for root=.",
-    Value(|p, s| p.number(s, |o, n| o.rootdelay = n));
+    Value(|p, s| p.number(s, |o, n| o.rootdelay = n)), any;
 
     "rd.timeout", "=SECONDS", "10",
     "Waits this long for a device; 0 means forever. A number in rootwait= overrides it.",
-    Value(|p, s| p.number(s, |o, n| o.timeout = Some(n)));
+    Value(|p, s| p.number(s, |o, n| o.timeout = Some(n))), any;
+}
+
+"dm-verity" {
+    "roothash", "=HASH", "none",
+    "The root device is verified: the root hash of its dm-verity hash tree, in hexadecimal. The device is /dev/mapper/root, \
+     and root= may be left out. Without the words below, the UUIDs of the two partitions are the halves of the hash, as \
+     in the Discoverable Partitions Specification.",
+    needs(VERITY, Value(|p, hash| p.options.roothash = nonempty(hash)));
+
+    "systemd.verity_root_data", "=DEVICE", "the partition with the first half of roothash= as its UUID",
+    "The device with the data, in any form of root=.",
+    needs(VERITY, Value(|p, device| p.options.verity_data = nonempty(device)));
+
+    "systemd.verity_root_hash", "=DEVICE", "the partition with the second half of roothash= as its UUID",
+    "The device with the hash tree; may be the same, with hash-offset=BYTES.",
+    needs(VERITY, Value(|p, device| p.options.verity_hash = nonempty(device)));
+
+    "systemd.verity_root_options", "=OPTION[,OPTION...]", "none",
+    "Options of dm-verity as in veritytab(5): restart-on-corruption, panic-on-corruption, ignore-corruption, \
+     ignore-zero-blocks, check-at-most-once, hash-offset=, and with superblock=no the format. Others fail the boot.",
+    needs(VERITY, Value(|p, list| p.options.verity_options = nonempty(list)));
 }
 
 "The upper layer" {
@@ -156,11 +211,11 @@ words! {
     "What takes the writes: a tmpfs with these options (size=50%, nr_inodes= and so on: tmpfs(5)), or a directory on \
      a device in any form of root=, which keeps them (DIRECTORY: layerinit by default). Without a value or with 1: \
      a tmpfs, over root= even without other layers, so that nothing is written to the device.",
-    Either(Parser::overlay);
+    Either(Parser::overlay), memory;
 
     "rd.overlay.fallback", "=tmpfs[:OPTION,...]", "the boot fails",
     "A tmpfs takes the writes if the device of rd.overlay= cannot.",
-    Value(Parser::overlay_fallback);
+    Value(Parser::overlay_fallback), any;
 
     "rd.overlay.stale", "=keep|fail|reset", "keep",
     "What /init does with a directory of rd.overlay=DEVICE that was written over other layers or another root=: keep \
@@ -180,7 +235,7 @@ words! {
 
     "rd.overlay.readonly", "[=0|1]", "0",
     "Nothing takes writes: the root is read-only, except for the directories of rd.overlay.for=.",
-    Flag(|p, on| p.options.overlay_readonly = on);
+    Flag(|p, on| p.options.overlay_readonly = on), any;
 
     "systemd.volatile", "=overlay", "not set",
     "The same as rd.overlay. Any other value of systemd.volatile= has no effect; for yes, a warning says so.",
@@ -188,7 +243,7 @@ words! {
         Some("overlay") => p.options.overlay_root = true,
         // `state` is for the system's own systemd (systemd-fstab-generator(8)).
         value => p.options.volatile = boolean(value) == Some(true),
-    });
+    }), any;
 }
 
 "Layers" {
@@ -202,7 +257,7 @@ words! {
 
     "rd.layers.backend", "=BACKEND[,BACKEND...]", "memback,file,loop,extract",
     "The backends to try for each layer, in this order.",
-    Value(Parser::backends);
+    Value(Parser::backends), any;
 
     "rd.layers.only", "=LAYER[,LAYER...]", "all",
     "The layers to use, each by volume label, file name (with or without extension) or number.",
@@ -215,7 +270,7 @@ words! {
     "rd.layers.strict", "[=0|1]", "0",
     "Data in the initrd that is neither cpio nor EROFS stops the boot. Without this word it causes a warning, and \
      the boot goes on with the layers before it.",
-    Flag(|p, on| p.options.strict = on);
+    Flag(|p, on| p.options.strict = on), any;
 }
 
 "Drivers" {
@@ -232,28 +287,41 @@ words! {
     "rd.break", "[=plan|mount|switch]", "no stop",
     "Starts a shell at that point, without a value or with an unknown one at switch. The boot goes on when the \
      shell ends.",
-    Either(Parser::breaks);
+    Either(Parser::breaks), no;
 
     "rd.shell", "[=0|1]", "1",
     "Whether a failed boot may start a shell. Set rd.shell=0 on machines whose console is open to others.",
-    Flag(|p, on| p.options.shell = on);
+    Flag(|p, on| p.options.shell = on), no;
 
     "rd.emergency", "=reboot|poweroff|halt", "panic= decides",
     "What a failed boot does if it may start no shell, and when the shell ends.",
-    Value(Parser::emergency);
+    Value(Parser::emergency), any;
 
     "rd.watchdog", "[=DEVICE|=0|=1]", "0",
     "Starts this watchdog (/dev/watchdog without a value), and pings it until the real init starts.",
-    needs(WATCHDOG, Either(Parser::watchdog));
+    needs(WATCHDOG, Either(Parser::watchdog)), any;
 
     "rd.debug", "[=0|1]", "0",
     "Also logs each refused attempt, at a level that the console shows.",
-    Flag(|p, on| p.shown = on);
+    Flag(|p, on| p.shown = on), any;
 
     "rd.timestamps", "[=0|1]", "1",
     "Tells systemd when the initramfs started.",
-    needs(SYSTEMD, Flag(|p, on| p.options.timestamps = on));
+    needs(SYSTEMD, Flag(|p, on| p.options.timestamps = on)), any;
 }
+}
+
+/// Whether a word of the command line is one of these and can defeat verification, and so needs a policy that
+/// allows it. `name` may have dashes.
+pub fn is_guarded(name: &str, value: Option<&str>) -> bool {
+    let name = name.replace('-', "_");
+    let mut words = HARMLESS.iter();
+    words.any(|(word, harmless)| *word == name && !harmless(value))
+}
+
+/// Whether `/init` reads a word of this name, with underscores.
+pub fn is_known(name: &str) -> bool {
+    WORDS.iter().any(|(word, _)| *word == name)
 }
 
 /// The state while a command line is read.

@@ -10,6 +10,8 @@ pub mod signal;
 pub mod blockdev;
 #[cfg(feature = "disk")]
 pub mod cdrom;
+#[cfg(all(feature = "disk", feature = "verify"))]
+pub mod dm;
 pub mod entry;
 pub mod loopdev;
 pub mod process;

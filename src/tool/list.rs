@@ -110,7 +110,7 @@ fn each_file(
                 "the files of SquashFS images are not read",
             ))
         }
-        Kind::Padding | Kind::Bootconfig { .. } => Ok(()),
+        Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => Ok(()),
     }
 }
 
@@ -165,6 +165,9 @@ fn fields(kind: &Kind, object: &mut Object) {
     match kind {
         Kind::Padding => {
             object.text("kind", "padding");
+        }
+        Kind::Stop => {
+            object.text("kind", "stop");
         }
         Kind::Bootconfig { intact } => {
             object.text("kind", "bootconfig").boolean("intact", *intact);

@@ -10,6 +10,8 @@ pub mod tmpfile;
 
 pub mod image;
 
+pub mod verify;
+
 pub mod build;
 
 pub mod kernel_file;

@@ -75,6 +75,7 @@ fn suffix(segment: &Segment) -> String {
         Kind::Erofs(_) => "erofs".into(),
         Kind::Squashfs(_) => "squashfs".into(),
         Kind::Bootconfig { .. } => "bootconfig".into(),
+        Kind::Stop => "stop".into(),
         Kind::Padding => PADDING.into(),
     }
 }

@@ -169,6 +169,7 @@ fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
     let image = Image::ext4(&uuid, "");
     let mut device = Some(Loop::attach(&image));
     let plan = Plan {
+        verity: None,
         spec: Spec::parse(&format!("UUID={uuid}")).unwrap(),
         types: Vec::new(),
         flags: Vec::new(),
@@ -418,6 +419,7 @@ fn a_disk_that_cannot_be_read_is_not_called_empty() {
     }
     let spec = Spec::parse(&device.0).unwrap();
     let plan = Plan {
+        verity: None,
         spec: spec.clone(),
         types: Vec::new(),
         flags: Vec::new(),

@@ -24,6 +24,7 @@ fn lines(walk: &Walk) -> Vec<String> {
             assert_eq!(segment.offset, end, "segments leave no gaps");
             end = segment.offset + segment.length;
             let kind = match &segment.kind {
+                Kind::Stop => "stop".to_string(),
                 Kind::Padding => "padding".to_string(),
                 Kind::Bootconfig { intact } => format!("bootconfig intact={intact}"),
                 Kind::Erofs(sb) => format!("erofs {}", sb.label()),

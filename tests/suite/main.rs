@@ -32,6 +32,8 @@ mod merged;
 mod stacked;
 mod stale;
 mod tree;
+#[cfg(feature = "verify")]
+mod trust;
 mod unpack;
 mod upper;
 

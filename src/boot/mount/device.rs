@@ -226,7 +226,11 @@ impl DeviceFinder {
         Ok((node, found.device.open()?))
     }
 
-    fn find(&mut self, wanted: DeviceQuery<'_>, loader: &mut Loader) -> Result<MatchedDevice> {
+    pub(super) fn find(
+        &mut self,
+        wanted: DeviceQuery<'_>,
+        loader: &mut Loader,
+    ) -> Result<MatchedDevice> {
         let mut load = |modaliases: &[String]| loader.load_requested(modaliases);
         let search = match &mut self.search {
             Some(search) => search,

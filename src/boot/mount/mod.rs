@@ -16,6 +16,9 @@ mod loopback;
 mod memback;
 pub mod unpack;
 
+#[cfg(all(feature = "disk", feature = "verify"))]
+mod verity;
+
 pub mod generation;
 mod identity;
 
@@ -188,6 +191,10 @@ impl<'a> Mounter<'a> {
                 _ => layer_directory(0),
             };
             create_directory(&target)?;
+            #[cfg(all(feature = "disk", feature = "verify"))]
+            if let Some(verity) = &device.verity {
+                verity::open(&mut self.finder, verity, &mut self.loader)?;
+            }
             let (mounted, mount) = self.finder.mount_root(device, &mut self.loader)?;
             mount.attach(&target)?;
             self.mounted.device = Some(mounted);

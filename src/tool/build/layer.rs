@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
 use crate::format::squashfs;
-use crate::initrd::{self, Kind};
+use crate::initrd::{self, Kind, Segment};
 
 /// The format of the layer that is made from a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct PreparedLayer {
     pub length: u64,
     /// Offset and length of its last EROFS image, in bytes.
     pub last_image: Option<(u64, u64)>,
+    /// Whether it starts with an EROFS or SquashFS image, at which the kernel's unpacker stops.
+    pub starts_with_image: bool,
     /// The path on the command line, for messages.
     pub path: PathBuf,
     /// A path that opens the file, as long as `file` is open.
@@ -88,7 +90,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
     let mut last_image = None;
     for segment in &walk.segments {
         match &segment.kind {
-            Kind::Padding => {}
+            Kind::Padding | Kind::Stop => {}
             Kind::Erofs(superblock) => {
                 check_devices(superblock, path)?;
                 layers = layers.saturating_add(1);
@@ -112,6 +114,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
         length: opened.size(),
         file: opened.file,
         last_image,
+        starts_with_image: starts_with_image(&walk.segments),
         path: path.into(),
         location: path.into(),
         name: path.file_name().unwrap_or(OsStr::new("layer")).into(),
@@ -124,6 +127,21 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
 pub fn is_squashfs(path: &Path) -> bool {
     let superblock = Opened::open(path).map(|file| squashfs::Superblock::read(&file, 0));
     matches!(superblock, Ok(Ok(Some(_))))
+}
+
+impl PreparedLayer {
+    /// Whether it is this layer that `name` names: its file name, with or without extensions.
+    pub fn is(&self, name: &str) -> bool {
+        let file = self.name.to_string_lossy();
+        let mut stems = file.match_indices('.').map(|(dot, _)| file.get(..dot));
+        *file == *name || stems.any(|stem| stem == Some(name))
+    }
+}
+
+fn starts_with_image(segments: &[Segment]) -> bool {
+    let mut segments = segments.iter();
+    let first = segments.find(|segment| !matches!(segment.kind, Kind::Padding));
+    first.is_some_and(|segment| matches!(segment.kind, Kind::Erofs(_) | Kind::Squashfs(_)))
 }
 
 /// Refuses an image with data on other devices: no backend can mount it.

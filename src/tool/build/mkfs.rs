@@ -184,6 +184,7 @@ pub fn prepare(
         length: image.length,
         file: opened.file,
         last_image: Some((0, image.length)),
+        starts_with_image: true,
         path: directory.into(),
         location: image.location,
         name: OsString::new(),

@@ -23,14 +23,17 @@ pub mod container;
 
 pub mod prepare;
 
+pub mod verify;
+
 use std::fs;
-use std::io::{self, IsTerminal, Read, Seek};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
+use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
 use archive::{CpioOptions, Written};
@@ -41,6 +44,7 @@ use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
 use spec::{Body, Entry, FileContent};
 use temp_files::TempFiles;
+use verify::VerifyOptions;
 
 /// The directory of layers in the loader, as a name in an archive.
 const LAYERS: &[u8] = b"layers";
@@ -74,6 +78,8 @@ pub struct BuildOptions {
     pub cpio: CpioOptions,
     /// How directories become EROFS images.
     pub erofs: ErofsOptions,
+    /// What the loader verifies; `None`: nothing.
+    pub verify: Option<VerifyOptions>,
     /// How archives and container images do.
     pub container: ContainerOptions,
 }
@@ -137,6 +143,23 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         }
         appended = &mut [];
     }
+    let mut stop = false;
+    let mut signed = Vec::new();
+    if let Some(verify) = &options.verify {
+        stop = !appended
+            .first()
+            .is_some_and(|layer| layer.starts_with_image);
+        let list = verify::add_files(verify, &mut entries, appended, &temp)?;
+        // A list that is signed need not be in the loader, which can then stay as it is.
+        let outside = !verify.keys.is_empty() && !options.layers_inside;
+        stop |= outside;
+        match (outside, verify.sign.is_some()) {
+            (false, _) => verify::add_to_loader(&mut entries, list),
+            (true, true) => signed = list,
+            // Somebody else signs it.
+            (true, false) => {}
+        }
+    }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
     let expected = lengths.fold(loader::size(&entries), u64::saturating_add);
@@ -150,6 +173,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         true => Written::default(),
         false => archive::write(&entries, cpio, &mut output, &name)?,
     };
+    if stop {
+        output.write_all(STOP).during("write", &name)?;
+    }
+    if !signed.is_empty() {
+        archive::write(&signed, cpio, &mut output, &name)?;
+    }
     append(appended, options.align, page, &mut output)?;
     let length = output.length();
     let not_kept = output.finish()?;

@@ -21,6 +21,7 @@ pub mod memory;
 pub mod plan_warnings;
 pub mod rdinit;
 pub mod segments;
+pub mod trust;
 
 pub mod modules;
 
@@ -71,6 +72,7 @@ pub const CHECKS: &[NamedCheck] = &[
     row("files-in-tmpfs", "files of /layers that the file backend cannot mount",
         plan_warnings::files_in_tmpfs),
     row("layers", "layers that cannot be read, and files of theirs that /init drops", segments::layers),
+    row("verification", "layers other than the loader lists, and words that its policy refuses", trust::trust),
     row("mount-points", "a file or link in place of /dev, /proc, /sys or /run", directories::mount_points),
     row("world-writable", "directories of archives that everybody may write to", directories::world_writable),
     row("skipped-init", "an init that /init skips for the next", real_init::skipped),

@@ -51,7 +51,7 @@ pub fn segments(check: &Check, findings: &mut Findings) {
                         findings.error(what);
                     }
                 }
-                Kind::Padding | Kind::Bootconfig { .. } => {}
+                Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => {}
             }
         }
         alignment(source, findings);
@@ -91,7 +91,7 @@ fn is_layer(segment: &Segment) -> bool {
     match &segment.kind {
         Kind::Erofs(_) | Kind::Squashfs(_) => true,
         Kind::Cpio(cpio) => cpio.members > 0,
-        Kind::Padding | Kind::Bootconfig { .. } => false,
+        Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
     }
 }
 

@@ -16,10 +16,12 @@ use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
+use crate::tool::build::verify::{Exception, VerifyOptions};
 use crate::tool::build::{self, BuildOptions, label};
 use crate::tool::bundle::fit::FitKey;
 use crate::tool::bundle::uki::Signing;
 use crate::tool::bundle::{self, BundleOptions};
+use crate::verify::policy::Allowed;
 
 const HELP: &str = "\
 Layers:
@@ -59,6 +61,26 @@ Modules:
   a signature taints the kernel, and a kernel that enforces signatures (module.sig_enforce, lockdown
   under Secure Boot) does not load it.
 
+Verification:
+  With --verify, the loader has the list /etc/layerinit/layers.sha256 (in the format of sha256sum)
+  and the policy /etc/layerinit/policy. /init refuses to boot a layer that is not in its place in
+  the list, and a word of the command line that could defeat this, such as init=, root= or
+  rd.break, unless --verify-allow names it. A failed boot starts no shell without
+  --verify-allow rd.shell. This protects the layers as far as the loader itself is protected, by a
+  signature or by where it is stored: docs/trust.md.
+
+  An archive that is not known yet, such as the credentials that a boot loader appends, needs
+  --verify-except NAME:DIR. The name is for people, unless a layer has it as its file name.
+
+  With --key, the list may come from outside: from the first archive behind the loader, with a
+  signature by minisign (package minisign), so that layers can be replaced without the loader.
+  --sign makes it; minisign reads the password of the key from standard input. --minimum-version
+  keeps a loader from booting an older list.
+
+  If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
+  ends with a stop, at which the kernel's unpacker stops: what follows is not unpacked over the
+  loader.
+
 Boot loaders:
   With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
   distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
@@ -96,6 +118,8 @@ Examples:
   layerinit build --uki app.addon.efi --layer app/
   layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
+  layerinit build -o demo.img --layer base/ --layer app/ --verify \\
+    --verify-except credentials:/run/credentials
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
@@ -237,6 +261,51 @@ pub(super) struct BuildArgs {
     #[arg(long, requires = "modules", help_heading = "Module options")]
     strip_module_signatures: bool,
 
+    /// List the layers in the loader: /init boots these and no others
+    #[arg(long, help_heading = "Verification options")]
+    verify: bool,
+    /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
+    /// files of the layer with this file name
+    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse,
+        help_heading = "Verification options")]
+    verify_except: Vec<Exception>,
+    /// Allow a word of the kernel command line that could defeat verification
+    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
+        help_heading = "Verification options")]
+    verify_allow: Vec<String>,
+    /// Put a public key of minisign into the loader, which then boots only with a list that is signed
+    #[arg(
+        long,
+        value_name = "PUB",
+        requires = "verify",
+        help_heading = "Verification options"
+    )]
+    key: Vec<PathBuf>,
+    /// Sign the list with this secret key of minisign, and put it behind the loader
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    sign: Option<PathBuf>,
+    /// Set the version in the signature
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "sign",
+        help_heading = "Verification options"
+    )]
+    list_version: Option<u64>,
+    /// Boot no list that is signed with an older version than this
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    minimum_version: Option<u64>,
+
     #[command(flatten)]
     bundles: BundleArgs,
 
@@ -246,6 +315,15 @@ pub(super) struct BuildArgs {
     /// Print only warnings and errors
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
+}
+
+/// Checks a word for the policy.
+fn allowed(text: &str) -> std::result::Result<String, String> {
+    Allowed::parse(text)?;
+    match text.contains('\n') {
+        true => Err("it has a newline".into()),
+        false => Ok(text.into()),
+    }
 }
 
 /// What boot loaders take
@@ -385,10 +463,13 @@ impl BuildArgs {
         };
         options.check()?;
         if options.is_addon()
-            && (self.modules.is_some() || !self.specs.is_empty() || self.init.is_some())
+            && (self.modules.is_some()
+                || !self.specs.is_empty()
+                || self.init.is_some()
+                || self.verify)
         {
             return Err(
-                "an addon (*.addon.efi) has no loader: leave out --modules, --spec and --init"
+                "an addon (*.addon.efi) has no loader: leave out --modules, --spec, --init and --verify"
                     .into(),
             );
         }
@@ -428,6 +509,14 @@ impl BuildArgs {
                 strip_signatures: self.strip_module_signatures,
             },
         });
+        let verify = self.verify.then_some(VerifyOptions {
+            exceptions: self.verify_except,
+            allowed: self.verify_allow,
+            keys: self.key,
+            sign: self.sign,
+            version: self.list_version,
+            minimum_version: self.minimum_version,
+        });
         let to_file = self
             .output
             .as_ref()
@@ -458,6 +547,7 @@ impl BuildArgs {
                 mtime,
                 args: self.mkfs_erofs_args,
             },
+            verify,
             container: ContainerOptions {
                 platform: self.platform,
                 flatten: self.flatten,

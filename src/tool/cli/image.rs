@@ -14,7 +14,7 @@ use crate::tool::diff::{self, DiffOptions};
 use crate::tool::image::boot::StandIns;
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
-use crate::tool::{cat, check, extract, plan, segments};
+use crate::tool::{cat, check, extract, plan, segments, verify};
 
 /// The alignments that boot loaders use between files, in bytes.
 const PADS: [(&str, u64); 3] = [("1", 1), ("4", 4), ("4096", 4096)];
@@ -258,6 +258,35 @@ impl PlanArgs {
             &stand_ins,
             out,
         )
+    }
+}
+
+/// Compare the layers of an image with the list in its loader, as /init does
+#[derive(Args)]
+#[command(after_help = concat!(images!(), "\
+Output:
+  The digest of each layer, in the format of sha256sum, and one line with the verdict. The list is
+  /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
+
+Exit status:
+  1 if a layer is not in its place in the list or is missing, if there is no list, or if its
+  signature is wrong; 2 for wrong usage.
+
+Examples:
+  layerinit verify initrd.img
+  layerinit verify loader.cpio base.erofs app.erofs"))]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Require a signature made with this key of minisign [default: one of the loader's keys, if it has
+    /// any]
+    #[arg(long, value_name = "PUB")]
+    key: Option<PathBuf>,
+}
+
+impl VerifyArgs {
+    pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
+        verify::verify(&self.image.open()?, self.key.as_deref(), out).map(|()| true)
     }
 }
 

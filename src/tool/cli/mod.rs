@@ -21,7 +21,7 @@ use build::{BuildArgs, BuildRequest};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs};
+use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
 
 use crate::error::{Context, Result};
 
@@ -53,6 +53,7 @@ enum Command {
     List(ListArgs),
     Check(CheckArgs),
     Plan(PlanArgs),
+    Verify(VerifyArgs),
     Cat(CatArgs),
     Extract(ExtractArgs),
     Diff(DiffArgs),
@@ -163,6 +164,7 @@ impl Request {
             Command::List(args) => args.run(out),
             Command::Check(args) => args.run(out),
             Command::Plan(args) => args.run(out),
+            Command::Verify(args) => args.run(out),
             Command::Cat(args) => args.run(out).map(|()| true),
             Command::Extract(args) => args.run(),
             Command::Completions(args) => args.run(out).map(|()| true),

@@ -17,6 +17,8 @@ use crate::plan::medium::{self, WORD};
 use crate::plan::{self, Medium, MediumFile, Place, Plan, Source, Storage};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
+use crate::verify::content::SignedList;
+use crate::verify::{self, signature};
 
 const NOT_REGULAR: &str = "not a regular file; not used";
 const DANGLING: &str = "a dangling symlink; not used";
@@ -34,6 +36,8 @@ pub struct Boot {
     /// What the kernel drops or changes when it unpacks the archives, except those that are layers: `/init`
     /// unpacks these again. And which files of /layers are not used.
     pub findings: Findings,
+    /// The list that is signed, from the first archive behind the loader, if the loader has keys.
+    pub signed: Option<SignedList>,
     /// Why the layers of `rd.layers.from=` are not known.
     media_error: Option<Error>,
     /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of that.
@@ -94,14 +98,18 @@ impl Boot {
             sources: Vec::new(),
             options,
             findings: Findings::default(),
+            signed: None,
             media_error: None,
             media_types: Vec::new(),
             bodies: Vec::new(),
         };
-        let initrd = Source {
+        let mut initrd = Source {
             place: Place::Initrd,
             walk,
         };
+        if boot.rootfs.find(signature::KEYS.as_bytes()).is_some() {
+            boot.signed = verify::take_list(&mut initrd, image);
+        }
         let layers = layer_offsets(&initrd);
         for (archive, findings) in findings {
             if !layers.contains(&archive) {

@@ -137,7 +137,7 @@ fn archives(image: &[u8]) -> Result<Vec<(Segment, Option<Codec>)>> {
     let mut archives = Vec::new();
     for segment in found.segments {
         match &segment.kind {
-            Kind::Padding => {}
+            Kind::Padding | Kind::Stop => {}
             Kind::Cpio(cpio) if cpio.by_kernel => archives.push((segment.clone(), cpio.codec)),
             Kind::Cpio(_) => eprintln!("differential: the kernel has stopped before {segment}"),
             other => return Err(format!("{other} among the archives").into()),

@@ -157,7 +157,11 @@ fn an_addon_has_the_layers_and_no_loader() {
         ),
         (
             &["--init", "init"],
-            "an addon (*.addon.efi) has no loader: leave out --modules, --spec and --init",
+            "an addon (*.addon.efi) has no loader: leave out --modules, --spec, --init and --verify",
+        ),
+        (
+            &["--verify"],
+            "an addon (*.addon.efi) has no loader: leave out --modules, --spec, --init and --verify",
         ),
         (
             &["--iso", "o.iso"],

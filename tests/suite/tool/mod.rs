@@ -28,6 +28,7 @@ mod list;
 mod plan;
 mod reproducible;
 mod usage;
+mod verify;
 
 /// Runs the tool with these words.
 fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {

@@ -363,6 +363,7 @@ fn prepared(image: ErofsImage, path: &Path, note: String) -> PreparedLayer {
         file: image.file,
         length: image.length,
         last_image: Some((0, image.length)),
+        starts_with_image: true,
         path: path.into(),
         location: image.location,
         name: std::ffi::OsString::new(),

@@ -1,0 +1,258 @@
+//! Refuses to boot what the loader does not list, and words of the command line that its policy does not allow.
+//!
+//! The loader is trusted: what loads it has verified it (docs/trust.md). It turns verification on with a file in
+//! [`DIRECTORY`](verify::DIRECTORY); no word of the command line turns it off. What is hashed is what is used: the
+//! memory of the initrd and the files of the rootfs, which nobody but `/init` can change.
+
+use std::fs;
+use std::io;
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use log::{debug, info};
+use rustix::fs::fstatfs;
+use rustix::time::ClockId;
+
+use super::clock::microseconds;
+use super::filesystem::is_in_memory;
+use super::source::OpenSource;
+use crate::bytes::ReadAt;
+use crate::error::{Context, Error, Result};
+use crate::plan::cmdline::Options;
+use crate::plan::{self, Layer, Plan, Source};
+use crate::verify;
+use crate::verify::content::SignedList;
+use crate::verify::digest::Digests;
+use crate::verify::list::{self, Entry};
+use crate::verify::policy::{self, Policy};
+use crate::verify::signature::{self, Key};
+
+/// What the loader says about trust.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// The layers that may be used; `None`: any.
+    list: Option<Vec<Entry>>,
+    /// The keys of the loader. If there are any, the list has to be signed.
+    keys: Vec<Key>,
+    /// The oldest version of a list that is signed.
+    minimum_version: Option<u64>,
+}
+
+/// The layers that were verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    /// Their number.
+    pub layers: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The time that took, in microseconds.
+    pub microseconds: u64,
+}
+
+/// Whether the loader wants verification.
+pub fn is_configured() -> bool {
+    let mut files = [list::PATH, policy::PATH, signature::KEYS].into_iter();
+    files.any(|path| Path::new(path).exists())
+}
+
+impl Trust {
+    /// Reads what the loader says, and applies its policy to the options of the command line: without its permission
+    /// there is no shell, whether the boot fails or not. With neither list nor policy in the loader, nothing changes.
+    ///
+    /// # Errors
+    /// A file is damaged, or the policy does not allow a word. The options allow no shell then.
+    pub fn restrict(options: &mut Options) -> Result<Self> {
+        if !is_configured() {
+            return Ok(Self::default());
+        }
+        let wants_shell = std::mem::replace(&mut options.shell, false);
+        let breaks = std::mem::take(&mut options.breaks);
+        let policy = match read(policy::PATH)? {
+            Some(text) => Policy::parse(&text).during("read", policy::PATH)?,
+            None => Policy::default(),
+        };
+        options.shell = wants_shell && policy.allows_shell();
+        policy.check(&options.text)?;
+        options.breaks = breaks;
+        let keys = read_keys()?;
+        let list = match keys.as_slice() {
+            [] => read(list::PATH)?.map(|text| verify::read_list(&text)),
+            _ => None,
+        };
+        Ok(Self {
+            list: list.transpose()?,
+            keys,
+            minimum_version: policy.minimum_version,
+        })
+    }
+
+    /// With keys in the loader: reads the list from the first archive behind the loader, which is no layer then, or from
+    /// the rootfs, and verifies its signature.
+    ///
+    /// # Errors
+    /// There is no list, or its signature is not one of the keys'.
+    pub fn find_list(&mut self, sources: &mut [OpenSource]) -> Result<()> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let mut found = None;
+        for open in sources {
+            if open.source.place.is_initrd() {
+                found = found.or(verify::take_list(&mut open.source, &open.file));
+            }
+        }
+        let found = match (found, read(list::PATH)?, read(signature::PATH)?) {
+            (Some(found), ..) => found,
+            (None, Some(list), Some(signature)) => SignedList { list, signature },
+            (None, list, _) => {
+                let missing = list.map_or(list::PATH, |_| signature::PATH);
+                let what = format!(
+                    "the loader has keys, and there is no {missing}, neither in the rootfs nor in the first archive \
+                     behind the loader"
+                );
+                return Err(Error::new("verify", "the layers", what));
+            }
+        };
+        self.list = Some(verify::read_signed(
+            &self.keys,
+            &found,
+            self.minimum_version,
+        )?);
+        Ok(())
+    }
+
+    /// Refuses layers that the kernel has mounted itself: it has not verified them.
+    pub fn check_assembled(&self, assembled: bool) -> Result<()> {
+        match assembled && (self.list.is_some() || !self.keys.is_empty()) {
+            true => {
+                let what =
+                    "the kernel has stacked them itself, and has not compared them with the list";
+                Err(Error::new("verify", "the layers", what))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Compares all layers of the sources with the list, also those that the plan leaves out. `None` without a list.
+    ///
+    /// # Errors
+    /// The first layer that is not in its place: [`verify::check`].
+    pub fn verify(
+        &self,
+        plan: &Plan,
+        sources: &[OpenSource],
+        options: &Options,
+    ) -> Result<Option<Verified>> {
+        let Some(list) = &self.list else {
+            return Ok(None);
+        };
+        let started = microseconds(ClockId::Monotonic);
+        let opened: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
+        sources.iter().try_for_each(check_memory)?;
+        let first = usize::from(plan.device.is_some());
+        let layers = plan::collect_layers(&opened, options, first);
+        let digests = measure_all(&layers, sources);
+        let mut measured = Vec::new();
+        let mut bytes = 0u64;
+        for (layer, digests) in layers.into_iter().zip(digests) {
+            let digests = digests.during("read", &layer)?;
+            debug!("{layer}: sha256 {}", digests.exact);
+            bytes = bytes.saturating_add(layer.length);
+            measured.push((layer, digests));
+        }
+        let files: Vec<&dyn ReadAt> = sources.iter().map(|open| &open.file as _).collect();
+        verify::check(list, &measured, &opened, &files)?;
+        let verified = Verified {
+            layers: measured.len() as u64,
+            bytes,
+            microseconds: microseconds(ClockId::Monotonic).saturating_sub(started),
+        };
+        info!(
+            "{} layers verified: {bytes} bytes in {} us",
+            verified.layers, verified.microseconds
+        );
+        Ok(Some(verified))
+    }
+}
+
+/// The text of a file, if it exists.
+fn read(path: &str) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => text.map(Some).during("read", path),
+    }
+}
+
+/// The keys of the loader.
+fn read_keys() -> Result<Vec<Key>> {
+    let entries = match fs::read_dir(signature::KEYS) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.during("read", signature::KEYS)?,
+    };
+    let mut keys = Vec::new();
+    for entry in entries {
+        let path = entry.during("read", signature::KEYS)?.path();
+        if path.extension().is_some_and(|extension| extension == "pub") {
+            let text = fs::read(&path).during("read", path.display())?;
+            keys.push(Key::parse(&path.to_string_lossy(), &text)?);
+        }
+    }
+    match keys.is_empty() {
+        true => Err(Error::new(
+            "read",
+            signature::KEYS,
+            "there is no key (*.pub)",
+        )),
+        false => Ok(keys),
+    }
+}
+
+/// Refuses a source that is not in memory. A path of the initramfs may lead to another filesystem.
+fn check_memory(source: &OpenSource) -> Result<()> {
+    let in_memory = || fstatfs(&source.file.file).is_ok_and(|found| is_in_memory(&found));
+    verify::check_memory(&source.source, in_memory)
+}
+
+/// The digests of all layers, computed on all processors.
+fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Digests>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((index, layer)) = {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            layers.get(index).map(|layer| (index, layer))
+        } {
+            let digests = match sources.get(layer.source) {
+                Some(source) => verify::measure(layer, &source.file),
+                None => Err(io::ErrorKind::NotFound.into()),
+            };
+            done.push((index, digests));
+        }
+        done
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut all = thread::scope(|scope| {
+        // This thread works, too. One that cannot start leaves its work to the others.
+        let more = processors.min(layers.len()).saturating_sub(1);
+        let threads: Vec<_> = (0..more)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mut all = work();
+        for thread in threads {
+            // A panic of a thread is a failed boot already.
+            all.extend(thread.join().unwrap_or_default());
+        }
+        all
+    });
+    all.sort_unstable_by_key(|(index, _)| *index);
+    let measured: Vec<_> = all.into_iter().map(|(_, digests)| digests).collect();
+    match measured.len() == layers.len() {
+        true => measured,
+        false => layers
+            .iter()
+            .map(|_| Err(io::Error::other("a thread has failed")))
+            .collect(),
+    }
+}
