@@ -38,7 +38,7 @@ fn members(
                 if !skip(member.offset) {
                     let mut body = Vec::new();
                     match archive.read_to_end(&mut body) {
-                        Ok(n) => assert_eq!(n as u64, member.header.filesize.into()),
+                        Ok(n) => assert_eq!(n as u64, u64::from(member.header.filesize)),
                         Err(_) => return (found, false),
                     }
                     assert_eq!(archive.position(), behind);
