@@ -192,6 +192,40 @@ files() {
 # Megabytes of zeros between the layers: /init skips them with SEEK_DATA.
 image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$1"; }
 
+# A container image like those of Alpine: its init is busybox, and its Entrypoint is not.
+tree_container() {
+	tree_base
+	rm sbin/init
+	ln -s ../bin/busybox sbin/init
+	mkdir -p etc
+	echo 'www:x:33:34::/srv:' >etc/passwd
+	cat >bin/serve <<-'END'
+	#!/bin/sh
+	read -r _ _ up <<-IP
+	$(ifconfig lo | grep UP)
+	IP
+	echo "CONTAINER $1 user=$(id -u):$(id -g) dir=$(pwd) A=$A HOME=$HOME pid1=$(cat /proc/1/comm) lo=${up%% *}"
+	(sleep 0.1 &)
+	echo console >/dev/stdout
+	exit 7
+	END
+	chmod 755 bin/serve
+}
+image_container() {
+	local dir=$work/trees/oci
+	mkdir -p "$dir"
+	tar -C "$(tree container)" --owner=0 --group=0 -cf "$dir/layer.tar" .
+	(
+		cd "$dir"
+		umoci init --layout image
+		umoci new --image image:v1
+		umoci raw add-layer --image image:v1 layer.tar
+		umoci config --image image:v1 --config.entrypoint serve --config.cmd 'a b' --config.env A=1 \
+			--config.user www --config.workingdir /data --config.stopsignal SIGQUIT
+	)
+	build "$1" --layer "oci:$dir/image:v1"
+}
+
 image_inside() { build "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
 # As iPXE makes it: members for the files, none for their directory.

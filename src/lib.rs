@@ -24,6 +24,9 @@
 //! A failure of any step, a panic and a fault of the program ([`boot::fault`]) go to [`boot::rescue`], which
 //! applies the failure policy. With `rd.watchdog` a thread pings the [`boot::watchdog`] all the while.
 //!
+//! `layerinit-run` ([`run`]) is the init of container images that have none: it starts the image's program in the new
+//! root, and powers off when the program ends.
+//!
 //! Data flows one way: a module uses only those above it in this list. `tests/suite/structure.rs` checks
 //! that.
 
@@ -34,6 +37,8 @@ pub mod error;
 pub mod bytes;
 pub mod json;
 pub mod text;
+
+pub mod run;
 
 pub mod format;
 

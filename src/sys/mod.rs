@@ -13,7 +13,9 @@ pub mod cdrom;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod dm;
 pub mod entry;
+pub mod interface;
 pub mod loopdev;
 pub mod process;
+pub mod terminal;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;

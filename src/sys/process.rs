@@ -1,6 +1,6 @@
 //! Child processes.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
@@ -18,8 +18,27 @@ use super::signal::with_signal_stack;
 /// std's Command is not used: where code runs between fork and exec, it needs a pair of sockets, and a kernel
 /// without CONFIG_UNIX has none.
 pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
-    let mut argv: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-    argv.push(ptr::null());
+    start(path, arguments, None, || Ok(()))
+}
+
+/// The same with an environment, strings `NAME=VALUE`. `prepare` runs in the child and must only make system calls.
+pub fn start_session_as(
+    path: &CStr,
+    arguments: &[&CStr],
+    environment: &[&CStr],
+    prepare: impl FnOnce() -> rustix::io::Result<()>,
+) -> io::Result<c_int> {
+    start(path, arguments, Some(environment), prepare)
+}
+
+fn start(
+    path: &CStr,
+    arguments: &[&CStr],
+    environment: Option<&[&CStr]>,
+    prepare: impl FnOnce() -> rustix::io::Result<()>,
+) -> io::Result<c_int> {
+    let argv = pointers(arguments);
+    let envp = environment.map(pointers);
     // The child writes an errno if it fails. Otherwise execve(2) closes the pipe: its ends are close-on-exec.
     let (mut reader, writer) = io::pipe()?;
     // SAFETY: the child has none of the other threads, so it must not wait for a lock that one of them held:
@@ -31,10 +50,20 @@ pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
             if rustix::process::setsid().is_ok() {
                 let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
             }
-            // SAFETY: NUL ends `path` and every string of `argv`, and a null pointer ends `argv`. All of
-            // them belong to the parent, whose memory the child has a copy of.
-            unsafe { libc::execv(path.as_ptr(), argv.as_ptr()) };
-            let errno = nix::errno::Errno::last_raw();
+            let errno = match (prepare(), &envp) {
+                (Err(errno), _) => errno.raw_os_error(),
+                (Ok(()), Some(envp)) => {
+                    // SAFETY: NUL ends `path` and every string of `argv` and `envp`, and a null pointer ends both
+                    // lists. All of them belong to the parent, whose memory the child has a copy of.
+                    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+                    nix::errno::Errno::last_raw()
+                }
+                (Ok(()), None) => {
+                    // SAFETY: as above.
+                    unsafe { libc::execv(path.as_ptr(), argv.as_ptr()) };
+                    nix::errno::Errno::last_raw()
+                }
+            };
             // If the write fails, the parent sees a program that has exited.
             let _ = rustix::io::write(&writer, &errno.to_ne_bytes());
             // SAFETY: _exit(2) flushes and undoes nothing of the parent.
@@ -51,6 +80,26 @@ pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
         }
         Err(_) => Ok(child),
     }
+}
+
+/// The list of pointers that execve(2) takes.
+fn pointers(strings: &[&CStr]) -> Vec<*const c_char> {
+    let strings = strings.iter().map(|string| string.as_ptr());
+    strings.chain([ptr::null()]).collect()
+}
+
+/// Replaces this process by a program. Returns only the error.
+pub fn replace(path: &CStr, arguments: &[&CStr], environment: &[&CStr]) -> io::Error {
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // SAFETY: NUL ends `path` and every string of the lists, and a null pointer ends both lists.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Sends a signal, also a realtime signal, to a process; -1 is every process but PID 1 and this one.
+pub fn send(process: c_int, signal: c_int) {
+    // SAFETY: kill(2) takes two integers. A process that has ended is no error here.
+    unsafe { libc::kill(process, signal) };
 }
 
 /// Waits for any child to end, and returns its process id; `None` if there is no child.

@@ -29,6 +29,7 @@ mod kept;
 mod media;
 #[cfg(feature = "tool")]
 mod merged;
+mod run;
 mod stacked;
 mod stale;
 mod tree;

@@ -22,7 +22,8 @@ pub fn tool(directory: &Path) -> Command {
     command
         .current_dir(directory)
         .env_remove("SOURCE_DATE_EPOCH")
-        .env_remove("LAYERINIT_INIT");
+        .env_remove("LAYERINIT_INIT")
+        .env_remove("LAYERINIT_RUN");
     command
 }
 

@@ -61,13 +61,43 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
 
 /// The `init` in the directory of this program, where cargo puts it, or of a package: ../lib/layerinit/init from there.
 fn installed_init() -> Option<PathBuf> {
+    installed("init")
+}
+
+/// A program that goes into images, in the same places.
+fn installed(name: &str) -> Option<PathBuf> {
     let program = env::current_exe().ok()?;
     let directory = program.parent()?;
     let places = [
-        directory.join("init"),
-        directory.parent()?.join("lib/layerinit/init"),
+        directory.join(name),
+        directory.parent()?.join("lib/layerinit").join(name),
     ];
     places.into_iter().find(|path| path.is_file())
+}
+
+/// The path of `layerinit-run`: the environment variable LAYERINIT_RUN, else beside the `/init` that --init or
+/// LAYERINIT_INIT names, which may be for another architecture; else the installed one.
+///
+/// # Errors
+/// There is none.
+pub fn run_program(init: Option<&Path>) -> Result<PathBuf> {
+    const NAME: &str = "layerinit-run";
+    if let Some(path) = env::var_os("LAYERINIT_RUN") {
+        return Ok(path.into());
+    }
+    let init = init
+        .map(Path::to_path_buf)
+        .or_else(|| env::var_os(VARIABLE).map(PathBuf::from));
+    let beside = init.map(|init| init.with_file_name(NAME));
+    let found = beside
+        .filter(|path| path.is_file())
+        .or_else(|| installed(NAME));
+    found.ok_or_else(|| {
+        let what = "neither beside init, in the directory of this program nor in ../lib/layerinit";
+        let hint =
+            "build it with `cargo build --release --bin layerinit-run`, or set LAYERINIT_RUN";
+        Error::new("find", NAME, what).hint(hint)
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -23,6 +23,7 @@ pub mod container;
 
 pub mod prepare;
 
+pub mod runner;
 pub mod verify;
 
 use std::fs;
@@ -42,6 +43,7 @@ use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
+use runner::RunOptions;
 use spec::{Body, Entry, FileContent};
 use temp_files::TempFiles;
 use verify::VerifyOptions;
@@ -82,6 +84,8 @@ pub struct BuildOptions {
     pub verify: Option<VerifyOptions>,
     /// How archives and container images do.
     pub container: ContainerOptions,
+    /// Which program an image without an init starts.
+    pub run: RunOptions,
 }
 
 /// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
@@ -134,6 +138,16 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             layers.push(layer);
         }
     }
+    let image = archives.image.as_ref().map(|image| &image.config);
+    let init = options.init.as_deref();
+    layers.extend(runner::prepare(
+        &options.run,
+        image,
+        &layers,
+        init,
+        options.cpio,
+        &temp,
+    )?);
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();
     if options.layers_inside {

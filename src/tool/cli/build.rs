@@ -14,6 +14,7 @@ use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::runner::{self, RunOptions};
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::verify::{Exception, VerifyOptions};
@@ -34,6 +35,11 @@ Layers:
   image: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG], as skopeo names
   them. Whiteouts become those of overlayfs. mkfs.erofs reads tar archives from version 1.7 on; an
   older one needs root. The images are kept in ${XDG_CACHE_HOME:-~/.cache}/layerinit/layers.
+
+  A container image without an init starts its Entrypoint and Cmd, with Env, WorkingDir, User and
+  StopSignal of its configuration: a layer on top has a small init, layerinit-run, which prints
+  `layerinit-run: exit status N` and powers off when the program ends. The init of busybox counts
+  only if there is no Entrypoint, and Cmd is a shell. With --entrypoint, any layers work.
 
   --as and --label apply to the --layer before them. A volume label names the layer in
   rd.layers.only= and rd.layers.skip=. /init unpacks cpio layers: they suit a few small files, and
@@ -105,6 +111,7 @@ Examples:
   layerinit build -o demo.img --layer base/ --layer app.erofs --layer config.cpio.gz
   layerinit build -o demo.img --layer base/ --layer etc/ --as cpio.zst
   layerinit build -o demo.img --layer oci:debian:12 --layer etc.tar.gz
+  layerinit build -o demo.img --layer oci:debian:12 --entrypoint 'sleep 60' --user 1000
   layerinit build -o demo.img --modules / --kernel $(uname -r) --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --layers-inside
   layerinit build -o loader.cpio --modules / --kernel $(uname -r) --host
@@ -195,6 +202,22 @@ pub(super) struct BuildArgs {
         help_heading = "Container options"
     )]
     cache_size: u64,
+    /// Start this program in place of the image's init, Entrypoint and Cmd; quotes are a shell's
+    #[arg(long, value_name = "WORDS", requires = "layers", value_parser = entrypoint,
+        allow_hyphen_values = true, help_heading = "Container options")]
+    entrypoint: Option<Entrypoint>,
+    /// Set a variable in the environment of the image's program; may be given several times
+    #[arg(long = "env", value_name = "NAME=VALUE", requires = "layers", value_parser = runner::variable,
+        help_heading = "Container options")]
+    variables: Vec<String>,
+    /// Start the image's program as this user, USER[:GROUP], names or numbers
+    #[arg(
+        long,
+        value_name = "USER",
+        requires = "layers",
+        help_heading = "Container options"
+    )]
+    user: Option<String>,
     /// Pass an option to mkfs.erofs, after the tool's own
     #[arg(
         long = "mkfs-erofs-arg",
@@ -379,6 +402,14 @@ struct BundleArgs {
     fit_key: Option<PathBuf>,
 }
 
+/// The words of --entrypoint. (A Vec would be an option that may be repeated.)
+#[derive(Clone)]
+struct Entrypoint(Vec<String>);
+
+fn entrypoint(text: &str) -> std::result::Result<Entrypoint, String> {
+    runner::words(text).map(Entrypoint)
+}
+
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
     PossibleValuesParser::new(LayerFormat::NAMES.map(|(name, _)| name))
         .try_map(|name| named(&LayerFormat::NAMES, &name))
@@ -553,6 +584,11 @@ impl BuildArgs {
                 flatten: self.flatten,
                 cache: (!self.no_cache).then(|| self.cache_size.saturating_mul(1 << 20)),
                 absolute_names: self.absolute_names,
+            },
+            run: RunOptions {
+                entrypoint: self.entrypoint.map(|Entrypoint(words)| words),
+                env: self.variables,
+                user: self.user,
             },
         })?;
         if let (Some(temp), Some(image)) = (&temp, output) {

@@ -554,3 +554,202 @@ fn the_cache_has_a_limit_and_a_damaged_image_is_made_again() {
     assert!(good(&directory, None, &words).contains("3.tar: 2 files, "));
     assert!(good(&directory, None, &words).contains("3.tar: from the cache\n"));
 }
+
+/// An OCI layout `image:v1` of one layer, with these words for `umoci config`.
+fn program_image(directory: &Path, members: Members, config: &str) {
+    layout(directory, &[members]);
+    shell(
+        directory,
+        &format!("umoci config --image image:v1 {config}"),
+    );
+}
+
+/// The members of the layer on top of out.img, and its layerinit-run.conf; `None` if it is an EROFS image.
+fn top_layer(directory: &Path) -> Option<(String, String)> {
+    let listed = tool(directory)
+        .args(["list", "--json", "out.img"])
+        .output()
+        .unwrap();
+    fs::write(directory.join("list.json"), listed.stdout).unwrap();
+    let script = r#"
+rm -rf top; mkdir top
+eval "$(jq -r '[.segments[]? | select(.kind != "padding")] | last | "kind=\(.kind) offset=\(.offset)"' list.json)"
+[ $kind = cpio ] || exit 0
+tail -c +$((offset + 1)) out.img >top/archive
+cd top; cpio --quiet -idmu <archive; rm archive
+find . -mindepth 1 -printf '%y %m %U %G %p -> %l\n' | sort -k5
+"#;
+    let members = String::from_utf8(shell(directory, script).stdout).unwrap();
+    let config = fs::read_to_string(directory.join("top/layerinit-run.conf"));
+    config.ok().map(|config| (members, config))
+}
+
+#[test]
+fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
+    let directory = scratch("container-run");
+    program_image(
+        &directory,
+        &["'usr/', D", "'usr/sbin/', D", "'sbin', S, link='usr/sbin'"],
+        "--config.entrypoint /serve --config.cmd 'a b' --config.env A=1 --config.env PATH=/bin \
+         --config.user www:80 --config.workingdir /srv --config.stopsignal SIGQUIT",
+    );
+    let lines = good(&directory, None, &["--layer", "oci:image:v1"]);
+    let note = "layerinit-run, the init of the image, starts: /serve a b\n";
+    assert!(lines.contains(note), "{lines}");
+    let (members, config) = top_layer(&directory).unwrap();
+    assert_eq!(
+        config,
+        "layerinit-run 1\0arg=/serve\0arg=a b\0env=A=1\0env=PATH=/bin\0dir=/srv\0user=www:80\0stop=3\0"
+    );
+    // cpio(1) has made the directory, for which there is no member: `sbin` of the image stays a link.
+    assert_eq!(
+        members,
+        "f 755 0 0 ./layerinit-run -> \nf 600 0 0 ./layerinit-run.conf -> \nd 755 0 0 ./sbin -> \n\
+         l 777 0 0 ./sbin/init -> /layerinit-run\n"
+    );
+    assert_eq!(
+        fs::read(directory.join("top/layerinit-run")).unwrap(),
+        fs::read(env!("CARGO_BIN_EXE_layerinit-run")).unwrap()
+    );
+    // The plan and the checks see an init.
+    let words = ["--init", "init", "--layer", "oci:image:v1"];
+    let mut build = tool(&directory);
+    fs::copy(env!("CARGO_BIN_EXE_init"), directory.join("init")).unwrap();
+    build.env("XDG_CACHE_HOME", directory.join("cache"));
+    build.args(["build", "-o", "whole.img"]).args(words);
+    assert_eq!(said(&build.output().unwrap()).2, 0);
+    let checked = said(
+        &tool(&directory)
+            .args(["check", "whole.img"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(checked.2, 0, "{checked:?}");
+    assert!(!checked.0.contains("no init"), "{checked:?}");
+
+    // Options override the configuration; the words of Cmd belong to the other program.
+    good(
+        &directory,
+        None,
+        &[
+            "--layer",
+            "oci:image:v1",
+            "--entrypoint",
+            "/other 'x y'",
+            "--env",
+            "A=2",
+            "--env",
+            "B=3",
+            "--user",
+            "7",
+        ],
+    );
+    let (_, config) = top_layer(&directory).unwrap();
+    assert_eq!(
+        config,
+        "layerinit-run 1\0arg=/other\0arg=x y\0env=PATH=/bin\0env=A=2\0env=B=3\0dir=/srv\0user=7\0stop=3\0"
+    );
+    // The same image gives the same bytes, also from the cache.
+    let image = fs::read(directory.join("out.img")).unwrap();
+    good(
+        &directory,
+        None,
+        &[
+            "--no-cache",
+            "--layer",
+            "oci:image:v1",
+            "--entrypoint",
+            "/other 'x y'",
+            "--env",
+            "A=2",
+            "--env",
+            "B=3",
+            "--user",
+            "7",
+        ],
+    );
+    assert!(fs::read(directory.join("out.img")).unwrap() == image);
+}
+
+#[test]
+fn an_init_of_the_image_counts_unless_it_is_that_of_busybox() {
+    const INIT: Members = &["'sbin/', D", "'sbin/init', data=b'#!/bin/sh', mode=0o755"];
+    const BUSYBOX: Members = &[
+        "'bin/', D",
+        "'bin/[', data=b'\\x7fELF BusyBox v1.37', mode=0o755",
+        "'sbin/', D",
+        "'sbin/init', L, link='bin/['",
+    ];
+    const NO_PROGRAM: Members = &["'sbin/', D", "'sbin/init', data=b'#!/bin/sh'"];
+    const NONE: Members = &["'etc/', D"];
+    for (number, (members, config, runs)) in [
+        (INIT, "--config.entrypoint /serve", false),
+        (BUSYBOX, "--config.entrypoint /serve", true),
+        (BUSYBOX, "--config.cmd /serve", true),
+        (BUSYBOX, "--config.cmd /bin/sh", false),
+        (BUSYBOX, "--config.entrypoint /bin/sh", true),
+        (BUSYBOX, "--config.cmd /sbin/init", false),
+        (NO_PROGRAM, "--config.cmd /serve", true),
+        (NONE, "--config.cmd bash", true),
+        (NONE, "--config.env A=1", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let directory = scratch(&format!("container-init-{number}"));
+        program_image(&directory, members, config);
+        good(&directory, None, &["--layer", "oci:image:v1"]);
+        assert_eq!(
+            top_layer(&directory).is_some(),
+            runs,
+            "{members:?} {config}"
+        );
+    }
+    // A layer above the image may have the init.
+    let directory = scratch("container-init-above");
+    program_image(&directory, NONE, "--config.cmd /serve");
+    archive(&directory.join("init.tar"), INIT);
+    let words = ["--layer", "oci:image:v1", "--layer", "init.tar"];
+    good(&directory, None, &words);
+    assert_eq!(top_layer(&directory), None);
+    let message = bad(&directory, &[&words[..], &["--user", "7"]].concat());
+    assert_eq!(
+        message,
+        "layerinit: use --env and --user: the image has an init, which starts; --entrypoint starts a program in its \
+         place\n"
+    );
+    good(
+        &directory,
+        None,
+        &[&words[..], &["--entrypoint", "/serve"]].concat(),
+    );
+    assert!(top_layer(&directory).is_some());
+    let message = bad(
+        &directory,
+        &[&words[..], &["--entrypoint", "/sbin/init"]].concat(),
+    );
+    assert_eq!(
+        message,
+        "layerinit: use --entrypoint: it is the init that starts without this option\n"
+    );
+}
+
+#[test]
+fn a_hostile_configuration_of_a_program_gives_a_message() {
+    let directory = scratch("container-run-hostile");
+    for (config, what) in [
+        (
+            "--config.cmd a --config.stopsignal SIGX",
+            "StopSignal: \"SIGX\": no signal",
+        ),
+        ("--config.cmd ''", "the name of the program is empty"),
+    ] {
+        fs::remove_dir_all(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        program_image(&directory, &["'etc/', D"], config);
+        assert_eq!(
+            bad(&directory, &["--no-cache", "--layer", "oci:image:v1"]),
+            format!("layerinit: read the configuration of the image: {what}\n")
+        );
+    }
+}

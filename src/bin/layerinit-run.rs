@@ -1,0 +1,43 @@
+//! PID 1 of a container image without an init: its program, from start to power-off. The library describes each step.
+
+use std::io::Write;
+
+use layerinit::run::supervise::{NOT_STARTED, end_others, run};
+use layerinit::sys::{interface, terminal};
+use rustix::system::{RebootCommand, reboot};
+
+fn main() {
+    if !rustix::process::getpid().is_init() {
+        eprintln!(
+            "layerinit-run {}: the init of a container image, which `layerinit build` adds to it. Only the kernel or \
+             /init can start it, as PID 1.",
+            env!("CARGO_PKG_VERSION")
+        );
+        std::process::exit(1);
+    }
+    // The kernel then sends SIGINT for Ctrl-Alt-Del. In a container, it refuses.
+    let _ = reboot(RebootCommand::CadOff);
+    // A kernel may have no networking.
+    let _ = interface::loopback_up();
+    let status = run().unwrap_or_else(|error| {
+        say(&format!("layerinit-run: {error}"));
+        NOT_STARTED
+    });
+    end_others();
+    rustix::fs::sync();
+    say(&format!("layerinit-run: exit status {status}"));
+    terminal::drain(rustix::stdio::stdout());
+    for command in [RebootCommand::PowerOff, RebootCommand::Halt] {
+        if let Err(errno) = reboot(command) {
+            say(&format!("layerinit-run: {command:?}: {errno}"));
+        }
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Writes a line to the console. Nothing can be done about an error.
+fn say(line: &str) {
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+}

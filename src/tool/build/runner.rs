@@ -1,0 +1,548 @@
+//! The init of container images that have none: a layer on top with the program `layerinit-run` as /sbin/init, and its
+//! configuration, from that of the image.
+//!
+//! Source: OCI image specification 1.1, config.md; what Docker makes of --entrypoint.
+
+use std::ffi::CString;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::ImageConfiguration;
+
+use super::archive::{self, CpioOptions};
+use super::layer::{self, PreparedLayer};
+use super::loader;
+use super::spec::{Body, Entry, FileContent};
+use super::temp_files::TempFiles;
+use crate::bytes::{Chain, Opened, ReadAt};
+use crate::error::{Context, Error, Result};
+use crate::run::config::{self, Config, FILE, PROGRAM, SIZE_MAX};
+use crate::text::shown;
+use crate::tool::image::boot::{Boot, StandIns};
+use crate::tool::image::merged::{Layers, Stacking, layer_parts, merge};
+use crate::tool::image::rootfs::{Node, Rootfs};
+
+/// The layer in messages.
+const NAME: &str = "layerinit-run";
+
+/// The last init that `/init` tries. It is a shell, and no init.
+const SHELL: &str = "/bin/sh";
+
+/// Where the layer has the init.
+const INIT: &[u8] = b"sbin/init";
+
+/// Names of shells.
+const SHELLS: [&str; 5] = ["sh", "ash", "bash", "dash", "zsh"];
+
+/// The numbers of signals on the machines that `/init` is built for. Source: signal(7).
+const SIGNALS: [(&str, i32); 20] = [
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+];
+
+/// The first and the last realtime signal of C libraries.
+const REALTIME: (i32, i32) = (34, 64);
+
+/// What the command line says of the program.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// The program and its arguments, in place of Entrypoint and Cmd.
+    pub entrypoint: Option<Vec<String>>,
+    /// Variables for the environment, `NAME=VALUE` each.
+    pub env: Vec<String>,
+    /// The user, in place of User.
+    pub user: Option<String>,
+}
+
+/// The layer for the top of `layers`, if there has to be one. `image` is the configuration of the last container image,
+/// and `init` the path of `/init`, if it is given.
+///
+/// # Errors
+/// The configuration is damaged; the options have no effect; there is no `layerinit-run`.
+pub fn prepare(
+    options: &RunOptions,
+    image: Option<&ImageConfiguration>,
+    layers: &[PreparedLayer],
+    init: Option<&Path>,
+    cpio: CpioOptions,
+    temp: &TempFiles,
+) -> Result<Option<PreparedLayer>> {
+    let no_effect = |what: &str| match options.env.is_empty() && options.user.is_none() {
+        true => Ok(None),
+        false => {
+            let error = Error::new("use", "--env and --user", what);
+            Err(error.hint("--entrypoint starts a program in its place"))
+        }
+    };
+    if image.is_none() && options.entrypoint.is_none() {
+        return no_effect("there is no container image, and its init starts");
+    }
+    let Some(config) = configuration(image, options)? else {
+        return no_effect("the image names no program, and its init or shell starts");
+    };
+    let mut chain = Chain::default();
+    for layer in layers {
+        let file = layer
+            .file
+            .try_clone()
+            .during("read", layer.path.display())?;
+        chain.push(Box::new(Opened::new(file, layer.length)), 4096);
+    }
+    let has_entrypoint = image
+        .and_then(|image| image.config().as_ref()?.entrypoint().as_ref())
+        .is_some_and(|words| !words.is_empty());
+    let new_root = read_root(&chain, |root, contents| {
+        let program = config
+            .arguments
+            .first()
+            .map_or(&b""[..], |program| program.to_bytes());
+        NewRoot {
+            is_init: is_init(root, program),
+            has_sbin: root.find(b"sbin").is_some(),
+            init: find_init(root, contents),
+        }
+    })?;
+    let is_shell = !has_entrypoint && is_shell(&config.arguments);
+    match (&new_root, &options.entrypoint) {
+        (NewRoot { is_init: true, .. }, Some(_)) => {
+            let what = "it is the init that starts without this option";
+            Err(Error::new("use", "--entrypoint", what))
+        }
+        (NewRoot { is_init: true, .. }, None)
+        | (
+            NewRoot {
+                init: Init::Full, ..
+            },
+            None,
+        ) => no_effect("the image has an init, which starts"),
+        (
+            NewRoot {
+                init: Init::Busybox,
+                ..
+            },
+            None,
+        ) if is_shell => no_effect("the image has an init, which starts"),
+        _ => Ok(Some(top_layer(
+            &config,
+            new_root.has_sbin,
+            init,
+            cpio,
+            temp,
+        )?)),
+    }
+}
+
+/// What the layers make together.
+struct NewRoot {
+    /// Whether the program is /sbin/init.
+    is_init: bool,
+    has_sbin: bool,
+    init: Init,
+}
+
+/// The init of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Init {
+    None,
+    /// One that is there because busybox has it.
+    Busybox,
+    Full,
+}
+
+/// Stacks the layers as `/init` does.
+fn read_root<T>(chain: &Chain, look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
+    // The first archive with /init is the loader, and all that follows are layers.
+    let entries = [entry(
+        "init",
+        libc::S_IFREG | 0o755,
+        Body::File(FileContent::Bytes(Vec::new()), Vec::new()),
+    )];
+    let mut loader = Vec::new();
+    archive::write(&entries, CpioOptions::default(), &mut loader, NAME)?;
+    let image = Joined {
+        loader,
+        layers: chain,
+    };
+    let boot = Boot::new(&image, "retain_initrd", &StandIns::default());
+    let plan = boot.plan()?;
+    let sources = boot.open(&image)?;
+    let parts = layer_parts(&plan, &sources);
+    let (root, contents, _) = merge(&plan, &sources, &parts, Stacking::default());
+    Ok(look(&root, &contents))
+}
+
+/// A loader and the layers, which begin at a multiple of 4096 bytes.
+struct Joined<'a> {
+    loader: Vec<u8>,
+    layers: &'a Chain,
+}
+
+impl Joined<'_> {
+    const LAYERS: u64 = 4096;
+}
+
+impl ReadAt for Joined<'_> {
+    fn size(&self) -> u64 {
+        self.layers.size().saturating_add(Self::LAYERS)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        match offset.checked_sub(Self::LAYERS) {
+            Some(offset) => self.layers.read_at(buf, offset),
+            None => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let zeros = std::iter::repeat_n(&0, 4096);
+                let padded = self.loader.iter().chain(zeros).take(4096).skip(start);
+                let mut n = 0usize;
+                for (to, from) in buf.iter_mut().zip(padded) {
+                    *to = *from;
+                    n = n.saturating_add(1);
+                }
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// Whether a program is the image's /sbin/init, whose place the layer takes.
+fn is_init(root: &Rootfs, program: &[u8]) -> bool {
+    let path = |name| root.find(name).map(|(path, _)| path);
+    path(INIT).is_some_and(|init| program == b"init" || path(program) == Some(init))
+}
+
+/// The init among the paths that `/init` tries.
+fn find_init(root: &Rootfs, contents: &Layers) -> Init {
+    let options = crate::plan::cmdline::Options::parse("");
+    let inits = options.inits();
+    let inits = inits.iter().filter(|init| *init != SHELL);
+    let mut programs = inits.filter_map(|init| {
+        let (_, node) = root.find(init.as_bytes())?;
+        let is_program = node.has_type(libc::S_IFREG) && node.mode & 0o111 != 0 && node.size() > 0;
+        is_program.then_some(node)
+    });
+    match programs.next() {
+        None => Init::None,
+        Some(node) if is_busybox(node, contents) => Init::Busybox,
+        Some(_) => Init::Full,
+    }
+}
+
+/// Whether a program is busybox, which may have any name.
+fn is_busybox(node: &Node, contents: &Layers) -> bool {
+    const MARK: &[u8] = b"BusyBox v";
+    /// Larger than any busybox.
+    const MAX: u64 = 8 << 20;
+    let Ok(content) = contents.content(node) else {
+        return false;
+    };
+    let mut bytes = vec![0; usize::try_from(content.size().min(MAX)).unwrap_or(0)];
+    content.read_exact_at(&mut bytes, 0).is_ok()
+        && bytes.windows(MARK.len()).any(|part| part == MARK)
+}
+
+/// Whether a command is a shell without a script.
+fn is_shell(arguments: &[CString]) -> bool {
+    let [program, options @ ..] = arguments else {
+        return false;
+    };
+    let program = program.to_string_lossy();
+    let name = program.rsplit('/').next().unwrap_or_default();
+    let options = options
+        .iter()
+        .all(|option| matches!(option.to_bytes(), b"-i" | b"-l" | b"--login"));
+    SHELLS.contains(&name) && options
+}
+
+/// The configuration of the program. `None` if nothing names one.
+fn configuration(
+    image: Option<&ImageConfiguration>,
+    options: &RunOptions,
+) -> Result<Option<Config>> {
+    let image = image.and_then(|image| image.config().as_ref());
+    let refuse = |what: String| Error::new("read", "the configuration of the image", what);
+    let string = |text: &String| {
+        CString::new(text.as_bytes()).map_err(|_| refuse(format!("{text:?}: a NUL in it")))
+    };
+    let words = match (&options.entrypoint, image) {
+        (Some(words), _) => words.clone(),
+        (None, Some(image)) => {
+            let parts = [image.entrypoint(), image.cmd()];
+            parts.into_iter().flatten().flatten().cloned().collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    let Some(program) = words.first() else {
+        return Ok(None);
+    };
+    if program.is_empty() {
+        return Err(refuse("the name of the program is empty".into()));
+    }
+    let mut environment: Vec<&String> = image
+        .and_then(|image| image.env().as_ref())
+        .into_iter()
+        .flatten()
+        .collect();
+    if let Some(wrong) = environment
+        .iter()
+        .find(|variable| !config::is_variable(variable.as_bytes()))
+    {
+        return Err(refuse(format!("Env: {wrong:?}: not NAME=VALUE")));
+    }
+    for variable in &options.env {
+        let name = |variable: &str| variable.split('=').next().map(String::from);
+        environment.retain(|other| name(other) != name(variable));
+        environment.push(variable);
+    }
+    let stop = image
+        .and_then(|image| image.stop_signal().as_deref())
+        .filter(|text| !text.is_empty());
+    let stop_signal = match stop {
+        None => libc::SIGTERM,
+        Some(text) => {
+            signal(text).ok_or_else(|| refuse(format!("StopSignal: {text:?}: no signal")))?
+        }
+    };
+    let text =
+        |text: Option<&String>| string(text.unwrap_or(&String::new())).map(CString::into_bytes);
+    let config = Config {
+        arguments: words.iter().map(string).collect::<Result<_>>()?,
+        environment: environment.into_iter().map(string).collect::<Result<_>>()?,
+        directory: text(image.and_then(|image| image.working_dir().as_ref()))?,
+        user: text(
+            options
+                .user
+                .as_ref()
+                .or(image.and_then(|image| image.user().as_ref())),
+        )?,
+        stop_signal,
+    };
+    match config.encode().len() as u64 > SIZE_MAX {
+        true => Err(refuse(format!(
+            "more than {SIZE_MAX} bytes of arguments and environment"
+        ))),
+        false => Ok(Some(config)),
+    }
+}
+
+/// The number of a signal: `SIGQUIT`, `QUIT`, `3`, `SIGRTMIN+3`.
+fn signal(text: &str) -> Option<i32> {
+    let (first, last) = REALTIME;
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |digits: &str| digits.parse::<u8>().ok().map(i32::from);
+    let number = if name == "RTMIN" {
+        Some(first)
+    } else if name == "RTMAX" {
+        Some(last)
+    } else if let Some(digits) = name.strip_prefix("RTMIN+") {
+        offset(digits).map(|offset| first.saturating_add(offset))
+    } else if let Some(digits) = name.strip_prefix("RTMAX-") {
+        offset(digits).map(|offset| last.saturating_sub(offset))
+    } else {
+        let known = SIGNALS.iter().find(|(known, _)| *known == name);
+        return known
+            .map(|(_, number)| *number)
+            .or_else(|| config::signal(text.as_bytes()));
+    };
+    number.filter(|number| (first..=last).contains(number))
+}
+
+/// Splits a command as a shell does: at blanks, with '...', "..." and \ to keep them.
+///
+/// # Errors
+/// A quote is not closed; there is no word.
+pub fn words(text: &str) -> std::result::Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (Some(open), close) if open == close => quote = None,
+            (None | Some('"'), '\\') => {
+                let next = characters.next().ok_or("a \\ at the end")?;
+                word.get_or_insert_default().push(next);
+            }
+            (None, blank) if blank.is_ascii_whitespace() => words.extend(word.take()),
+            (_, other) => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    match (quote, words.first()) {
+        (Some(quote), _) => Err(format!("a {quote} is not closed")),
+        (None, None) => Err("no program".into()),
+        (None, Some(program)) if program.is_empty() => {
+            Err("the name of the program is empty".into())
+        }
+        (None, Some(_)) => Ok(words),
+    }
+}
+
+/// The value of --env.
+///
+/// # Errors
+/// It is not `NAME=VALUE`.
+pub fn variable(text: &str) -> std::result::Result<String, String> {
+    match config::is_variable(text.as_bytes()) {
+        true => Ok(text.into()),
+        false => Err("not NAME=VALUE".into()),
+    }
+}
+
+fn entry(name: &str, mode: u32, body: Body) -> Entry {
+    Entry {
+        name: name.trim_start_matches('/').into(),
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: None,
+        body,
+        origin: NAME.into(),
+    }
+}
+
+/// The archive. Without entries for directories, those of the image stay as they are.
+fn top_layer(
+    config: &Config,
+    has_sbin: bool,
+    init: Option<&Path>,
+    cpio: CpioOptions,
+    temp: &TempFiles,
+) -> Result<PreparedLayer> {
+    let program = FileContent::Location(loader::run_program(init)?);
+    let bytes = FileContent::Bytes(config.encode());
+    let mut entries = vec![
+        entry(
+            PROGRAM,
+            libc::S_IFREG | 0o755,
+            Body::File(program, Vec::new()),
+        ),
+        // The environment may hold secrets.
+        entry(FILE, libc::S_IFREG | 0o600, Body::File(bytes, Vec::new())),
+    ];
+    if !has_sbin {
+        entries.push(entry("sbin", libc::S_IFDIR | 0o755, Body::Empty));
+    }
+    entries.push(entry(
+        "sbin/init",
+        libc::S_IFLNK | 0o777,
+        Body::Link(PROGRAM.into()),
+    ));
+    let (file, path) = temp.create("layerinit-run.cpio")?;
+    let mut out = BufWriter::new(&file);
+    archive::write(
+        &entries,
+        CpioOptions {
+            data_align: 0,
+            ..cpio
+        },
+        &mut out,
+        NAME,
+    )?;
+    out.flush().during("write", NAME)?;
+    drop(out);
+    let length = file.metadata().during("read", NAME)?.len();
+    let location = path.unwrap_or_else(|| crate::tool::tmpfile::proc_path(&file));
+    let mut layer = layer::from_file(Opened::new(file, length), &PathBuf::from(NAME))?;
+    layer.location = location;
+    layer.name = "layerinit-run.cpio".into();
+    let words: Vec<_> = config
+        .arguments
+        .iter()
+        .map(|word| shown(word.to_bytes()))
+        .collect();
+    layer.note = Some(format!(
+        "{NAME}, the init of the image, starts: {}",
+        words.join(" ")
+    ));
+    Ok(layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [
+            ("SIGQUIT", Some(3)),
+            ("quit", Some(3)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX-64", None),
+            ("RTMIN+31", None),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMIN", Some(34)),
+            ("0", None),
+            ("65", None),
+            ("SIG", None),
+            ("", None),
+        ] {
+            assert_eq!(signal(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_split_as_a_shell_does_it() {
+        let good = |text| words(text).unwrap();
+        assert_eq!(
+            good(" nginx  -g 'daemon off;'\t"),
+            ["nginx", "-g", "daemon off;"]
+        );
+        assert_eq!(
+            good(r#"a "b \" 'c" d\ e '' 'x\y'"#),
+            ["a", "b \" 'c", "d e", "", "x\\y"]
+        );
+        for (text, what) in [
+            ("", "no program"),
+            (" ", "no program"),
+            ("'a", "a ' is not closed"),
+            ("a \"", "a \" is not closed"),
+            ("a\\", "a \\ at the end"),
+            ("'' a", "the name of the program is empty"),
+        ] {
+            assert_eq!(words(text).unwrap_err(), what, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_shell_has_no_script() {
+        let shell = |words: &[&str]| {
+            is_shell(
+                &words
+                    .iter()
+                    .map(|word| CString::new(*word).unwrap())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert!(shell(&["/bin/sh"]) && shell(&["bash", "-l"]));
+        assert!(
+            !shell(&["sh", "-c", "nginx"])
+                && !shell(&["nginx"])
+                && !shell(&[])
+                && !shell(&["/sh/x"])
+        );
+    }
+}
