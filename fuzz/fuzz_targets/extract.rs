@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use layerinit::bytes::ReadAt;
 use layerinit::tool::diff::{DiffOptions, diff};
 use layerinit::tool::extract::{Wanted, extract};
 use layerinit::tool::image::input::Initrd;
