@@ -49,7 +49,17 @@ pub struct TempFiles {
 static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// The process to kill then. Locked while it is started: a signal at that time must find it.
-static CHILD: Mutex<Option<Pid>> = Mutex::new(None);
+static CHILD: Mutex<Running> = Mutex::new(Running {
+    pid: None,
+    ends: false,
+});
+
+/// The process that runs for the program.
+struct Running {
+    pid: Option<Pid>,
+    /// Whether a signal ends the program: no other process may start.
+    ends: bool,
+}
 
 /// The thread that waits for signals is started once.
 static SIGNALS_HANDLED: Mutex<bool> = Mutex::new(false);
@@ -210,14 +220,21 @@ impl TempFiles {
     /// Starts a process that a signal to this program kills.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let mut running = locked(&CHILD);
+        if running.ends {
+            drop(running);
+            // The program ends here, by the thread that has the signal.
+            loop {
+                thread::park();
+            }
+        }
         let child = command.spawn()?;
-        *running = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        running.pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         Ok(child)
     }
 
     /// The process of [`spawn`](Self::spawn) has ended, and its number may be another process's.
     pub fn forget_child(&self) {
-        *locked(&CHILD) = None;
+        locked(&CHILD).pid = None;
     }
 }
 
@@ -284,8 +301,9 @@ fn exit_on_signal(signals: &SigSet) {
     let mut paths = locked(&PATHS);
     // A living child could still create a file in the directory. The lock keeps another one from starting.
     let mut running = locked(&CHILD);
+    running.ends = true;
     let deadline = Instant::now() + KILL_TIMEOUT;
-    while let Some(pid) = *running
+    while let Some(pid) = running.pid
         && Instant::now() < deadline
     {
         // The child may have ended already: then there is nothing to do.
