@@ -114,6 +114,16 @@ impl ReadAt for [u8] {
     }
 }
 
+impl ReadAt for Vec<u8> {
+    fn size(&self) -> u64 {
+        self.as_slice().size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.as_slice().read_at(buf, offset)
+    }
+}
+
 /// A UUID as text: 8-4-4-4-12 hexadecimal digits.
 pub fn dashed(bytes: [u8; 16]) -> String {
     let mut text = format!("{:032x}", u128::from_be_bytes(bytes));

@@ -350,15 +350,7 @@ impl ModuleTree {
     }
 
     fn add(&mut self, name: &str, mode: u32, body: Body, origin: &Path) {
-        let entry = Entry {
-            name: name.into(),
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: None,
-            body,
-            origin: origin.display().to_string(),
-        };
+        let entry = Entry::of_root(name, mode, body, origin.display().to_string());
         self.entries.insert(name.into(), entry);
     }
 }

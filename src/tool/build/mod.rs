@@ -251,23 +251,13 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.
 fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
-    let entry = |name: Vec<u8>, mode, body, origin| Entry {
-        name,
-        mode,
-        uid: 0,
-        gid: 0,
-        mtime: None,
-        body,
-        origin,
-    };
     // The kernel drops files whose directory is missing.
     if !entries
         .iter()
         .any(|entry| normalized(&entry.name) == LAYERS)
     {
         let mode = libc::S_IFDIR | 0o755;
-        let origin = "--layers-inside".to_string();
-        entries.push(entry(LAYERS.into(), mode, Body::Empty, origin));
+        entries.push(Entry::of_root(LAYERS, mode, Body::Empty, "--layers-inside"));
     }
     // Steps of ten leave room for files that a boot loader adds.
     let number = |index: usize| index.saturating_add(1).saturating_mul(10);
@@ -277,7 +267,7 @@ fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
         let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
-        entries.push(entry(name, libc::S_IFREG | 0o644, body, origin));
+        entries.push(Entry::of_root(name, libc::S_IFREG | 0o644, body, origin));
     }
 }
 

@@ -14,7 +14,7 @@ use super::layer::{self, PreparedLayer};
 use super::loader;
 use super::spec::{Body, Entry, FileContent};
 use super::temp_files::TempFiles;
-use crate::bytes::{Chain, Opened, ReadAt};
+use crate::bytes::{Chain, Opened};
 use crate::error::{Context, Error, Result};
 use crate::run::config::{self, Config, FILE, PROGRAM, SIZE_MAX};
 use crate::text::shown;
@@ -98,18 +98,10 @@ pub fn prepare(
     let Some(config) = configuration(image, options)? else {
         return no_effect("the image names no program, and its init or shell starts");
     };
-    let mut chain = Chain::default();
-    for layer in layers {
-        let file = layer
-            .file
-            .try_clone()
-            .during("read", layer.path.display())?;
-        chain.push(Box::new(Opened::new(file, layer.length)), 4096);
-    }
     let has_entrypoint = image
         .and_then(|image| image.config().as_ref()?.entrypoint().as_ref())
         .is_some_and(|words| !words.is_empty());
-    let new_root = read_root(&chain, |root, contents| {
+    let new_root = read_root(layers, |root, contents| {
         let program = config
             .arguments
             .first()
@@ -121,32 +113,19 @@ pub fn prepare(
         }
     })?;
     let is_shell = !has_entrypoint && is_shell(&config.arguments);
-    match (&new_root, &options.entrypoint) {
-        (NewRoot { is_init: true, .. }, Some(_)) => {
+    let starts_init = new_root.is_init
+        || match new_root.init {
+            Init::Full => true,
+            Init::Busybox => is_shell,
+            Init::None => false,
+        };
+    match options.entrypoint {
+        Some(_) if new_root.is_init => {
             let what = "it is the init that starts without this option";
             Err(Error::new("use", "--entrypoint", what))
         }
-        (NewRoot { is_init: true, .. }, None)
-        | (
-            NewRoot {
-                init: Init::Full, ..
-            },
-            None,
-        ) => no_effect("the image has an init, which starts"),
-        (
-            NewRoot {
-                init: Init::Busybox,
-                ..
-            },
-            None,
-        ) if is_shell => no_effect("the image has an init, which starts"),
-        _ => Ok(Some(top_layer(
-            &config,
-            new_root.has_sbin,
-            init,
-            cpio,
-            temp,
-        )?)),
+        None if starts_init => no_effect("the image has an init, which starts"),
+        _ => top_layer(&config, new_root.has_sbin, init, cpio, temp).map(Some),
     }
 }
 
@@ -168,7 +147,7 @@ enum Init {
 }
 
 /// Stacks the layers as `/init` does.
-fn read_root<T>(chain: &Chain, look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
+fn read_root<T>(layers: &[PreparedLayer], look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
     // The first archive with /init is the loader, and all that follows are layers.
     let entries = [entry(
         "init",
@@ -177,49 +156,21 @@ fn read_root<T>(chain: &Chain, look: impl FnOnce(&Rootfs, &Layers) -> T) -> Resu
     )];
     let mut loader = Vec::new();
     archive::write(&entries, CpioOptions::default(), &mut loader, NAME)?;
-    let image = Joined {
-        loader,
-        layers: chain,
-    };
+    let mut image = Chain::default();
+    image.push(Box::new(loader), 1);
+    for layer in layers {
+        let file = layer
+            .file
+            .try_clone()
+            .during("read", layer.path.display())?;
+        image.push(Box::new(Opened::new(file, layer.length)), 4096);
+    }
     let boot = Boot::new(&image, "retain_initrd", &StandIns::default());
     let plan = boot.plan()?;
     let sources = boot.open(&image)?;
     let parts = layer_parts(&plan, &sources);
     let (root, contents, _) = merge(&plan, &sources, &parts, Stacking::default());
     Ok(look(&root, &contents))
-}
-
-/// A loader and the layers, which begin at a multiple of 4096 bytes.
-struct Joined<'a> {
-    loader: Vec<u8>,
-    layers: &'a Chain,
-}
-
-impl Joined<'_> {
-    const LAYERS: u64 = 4096;
-}
-
-impl ReadAt for Joined<'_> {
-    fn size(&self) -> u64 {
-        self.layers.size().saturating_add(Self::LAYERS)
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        match offset.checked_sub(Self::LAYERS) {
-            Some(offset) => self.layers.read_at(buf, offset),
-            None => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let zeros = std::iter::repeat_n(&0, 4096);
-                let padded = self.loader.iter().chain(zeros).take(4096).skip(start);
-                let mut n = 0usize;
-                for (to, from) in buf.iter_mut().zip(padded) {
-                    *to = *from;
-                    n = n.saturating_add(1);
-                }
-                Ok(n)
-            }
-        }
-    }
 }
 
 /// Whether a program is the image's /sbin/init, whose place the layer takes.
@@ -412,15 +363,7 @@ pub fn variable(text: &str) -> std::result::Result<String, String> {
 }
 
 fn entry(name: &str, mode: u32, body: Body) -> Entry {
-    Entry {
-        name: name.trim_start_matches('/').into(),
-        mode,
-        uid: 0,
-        gid: 0,
-        mtime: None,
-        body,
-        origin: NAME.into(),
-    }
+    Entry::of_root(name.trim_start_matches('/'), mode, body, NAME)
 }
 
 /// The archive. Without entries for directories, those of the image stay as they are.

@@ -42,6 +42,26 @@ pub struct Entry {
     pub origin: String,
 }
 
+impl Entry {
+    /// An entry of root's, with the modification time of the archive.
+    pub fn of_root(
+        name: impl Into<Vec<u8>>,
+        mode: u32,
+        body: Body,
+        origin: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: None,
+            body,
+            origin: origin.into(),
+        }
+    }
+}
+
 /// The data of an entry, by file type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {

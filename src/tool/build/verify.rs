@@ -168,15 +168,7 @@ fn sign(list: &[u8], key: &Path, version: Option<u64>, temp: &TempFiles) -> Resu
 
 /// Adds a file, and the directories that it is in.
 fn add(loader: &mut Vec<Entry>, name: Vec<u8>, text: String) {
-    let entry = |name: &[u8], mode, body| Entry {
-        name: name.into(),
-        mode,
-        uid: 0,
-        gid: 0,
-        mtime: None,
-        body,
-        origin: "--verify".into(),
-    };
+    let entry = |name: &[u8], mode, body| Entry::of_root(name, mode, body, "--verify");
     let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     for directory in slashes.filter_map(|(at, _)| name.get(..at)) {
         if !loader

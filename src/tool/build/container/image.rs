@@ -102,12 +102,7 @@ impl Source<'_> {
         }
         let config = self.config(&self.blob(descriptor)?)?;
         let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers().len() {
-            let (layers, ids) = (manifest.layers().len(), diff_ids.len());
-            return Err(self.refuse(format!(
-                "the manifest has {layers} layers, the configuration {ids}"
-            )));
-        }
+        self.check_counts(manifest.layers().len(), diff_ids.len())?;
         let mut layers = Vec::new();
         for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
             layers.push(LayerBlob {
@@ -186,17 +181,7 @@ impl Source<'_> {
         if chosen.platform().is_none()
             && let Some(wanted) = self.platform
         {
-            let config = self.config(&self.blob(manifest.config())?)?;
-            let variant = config.variant().clone();
-            let found = Platform::new(
-                config.os().to_string(),
-                config.architecture().to_string(),
-                variant,
-            );
-            if !Platform::parse(wanted).is_met_by(&found) {
-                let what = format!("it has no image for {wanted}, only for {found}");
-                return Err(self.refuse(what));
-            }
+            self.check_platform(&self.config(&self.blob(manifest.config())?)?, wanted)?;
         }
         Ok(manifest)
     }
@@ -278,12 +263,7 @@ impl Source<'_> {
         self.verify(&file, &format!("sha256:{stem}"), name)?;
         let config = self.config(&file)?;
         let (files, diff_ids) = (strings(image, "Layers"), config.rootfs().diff_ids());
-        if files.len() != diff_ids.len() {
-            let (layers, ids) = (files.len(), diff_ids.len());
-            return Err(self.refuse(format!(
-                "the manifest has {layers} layers, the configuration {ids}"
-            )));
-        }
+        self.check_counts(files.len(), diff_ids.len())?;
         let mut layers = Vec::new();
         for (file, diff_id) in files.iter().zip(diff_ids) {
             let content = self.file(file)?;
@@ -293,15 +273,7 @@ impl Source<'_> {
             });
         }
         if let Some(wanted) = self.platform {
-            let variant = config.variant().clone();
-            let found = Platform::new(
-                config.os().to_string(),
-                config.architecture().to_string(),
-                variant,
-            );
-            if !Platform::parse(wanted).is_met_by(&found) {
-                return Err(self.refuse(format!("it has no image for {wanted}, only for {found}")));
-            }
+            self.check_platform(&config, wanted)?;
         }
         Ok(Image { layers, config })
     }
@@ -332,6 +304,29 @@ impl Source<'_> {
 
     fn index(&self, bytes: &[u8]) -> Result<ImageIndex> {
         self.parsed(ImageIndex::from_reader(bytes))
+    }
+
+    /// Refuses an image whose manifest and configuration have different numbers of layers.
+    fn check_counts(&self, layers: usize, ids: usize) -> Result<()> {
+        match layers == ids {
+            true => Ok(()),
+            false => Err(self.refuse(format!(
+                "the manifest has {layers} layers, the configuration {ids}"
+            ))),
+        }
+    }
+
+    /// Refuses an image for another platform than `wanted`.
+    fn check_platform(&self, config: &ImageConfiguration, wanted: &str) -> Result<()> {
+        let found = Platform::new(
+            config.os().to_string(),
+            config.architecture().to_string(),
+            config.variant().clone(),
+        );
+        match Platform::parse(wanted).is_met_by(&found) {
+            true => Ok(()),
+            false => Err(self.refuse(format!("it has no image for {wanted}, only for {found}"))),
+        }
     }
 
     fn config(&self, content: &Content) -> Result<ImageConfiguration> {
