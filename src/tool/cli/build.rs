@@ -1,28 +1,25 @@
 //! `layerinit build`: arguments, and the layer that each --as and --label applies to.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, ArgMatches, Args};
 
+use super::bundle::{BundleArgs, kernel_release};
+use super::container::ContainerArgs;
 use super::named;
-use crate::error::{Context, Error, Result};
+use super::verification::VerificationArgs;
+use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
-use crate::tool::build::container::layers::ContainerOptions;
 use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
-use crate::tool::build::runner::{self, RunOptions};
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
-use crate::tool::build::verify::{Exception, VerifyOptions};
 use crate::tool::build::{self, BuildOptions, label};
-use crate::tool::bundle::fit::FitKey;
-use crate::tool::bundle::uki::Signing;
 use crate::tool::bundle::{self, BundleOptions};
-use crate::verify::policy::Allowed;
 
 const HELP: &str = "\
 Layers:
@@ -176,48 +173,8 @@ pub(super) struct BuildArgs {
         help_heading = "Layer options"
     )]
     erofs_compression: String,
-    /// Take the image for this platform, as in linux/arm64, from those of a container image
-    /// [default: this machine's]
-    #[arg(
-        long,
-        value_name = "PLATFORM",
-        requires = "layers",
-        help_heading = "Container options"
-    )]
-    platform: Option<String>,
-    /// Make one layer of each container image
-    #[arg(long, requires = "layers", help_heading = "Container options")]
-    flatten: bool,
-    /// Take absolute names in tar archives relative to the new root
-    #[arg(long, requires = "layers", help_heading = "Container options")]
-    absolute_names: bool,
-    /// Do not use the cache of layers
-    #[arg(long, help_heading = "Container options")]
-    no_cache: bool,
-    /// Keep at most so many MiB in the cache of layers
-    #[arg(
-        long,
-        value_name = "MIB",
-        default_value_t = 4096,
-        help_heading = "Container options"
-    )]
-    cache_size: u64,
-    /// Start this program in place of the image's init, Entrypoint and Cmd; quotes are a shell's
-    #[arg(long, value_name = "WORDS", requires = "layers", value_parser = entrypoint,
-        allow_hyphen_values = true, help_heading = "Container options")]
-    entrypoint: Option<Entrypoint>,
-    /// Set a variable in the environment of the image's program; may be given several times
-    #[arg(long = "env", value_name = "NAME=VALUE", requires = "layers", value_parser = runner::variable,
-        help_heading = "Container options")]
-    variables: Vec<String>,
-    /// Start the image's program as this user, USER[:GROUP], names or numbers
-    #[arg(
-        long,
-        value_name = "USER",
-        requires = "layers",
-        help_heading = "Container options"
-    )]
-    user: Option<String>,
+    #[command(flatten)]
+    container: ContainerArgs,
     /// Pass an option to mkfs.erofs, after the tool's own
     #[arg(
         long = "mkfs-erofs-arg",
@@ -284,50 +241,8 @@ pub(super) struct BuildArgs {
     #[arg(long, requires = "modules", help_heading = "Module options")]
     strip_module_signatures: bool,
 
-    /// List the layers in the loader: /init boots these and no others
-    #[arg(long, help_heading = "Verification options")]
-    verify: bool,
-    /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
-    /// files of the layer with this file name
-    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse,
-        help_heading = "Verification options")]
-    verify_except: Vec<Exception>,
-    /// Allow a word of the kernel command line that could defeat verification
-    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
-        help_heading = "Verification options")]
-    verify_allow: Vec<String>,
-    /// Put a public key of minisign into the loader, which then boots only with a list that is signed
-    #[arg(
-        long,
-        value_name = "PUB",
-        requires = "verify",
-        help_heading = "Verification options"
-    )]
-    key: Vec<PathBuf>,
-    /// Sign the list with this secret key of minisign, and put it behind the loader
-    #[arg(
-        long,
-        value_name = "KEY",
-        requires = "key",
-        help_heading = "Verification options"
-    )]
-    sign: Option<PathBuf>,
-    /// Set the version in the signature
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "sign",
-        help_heading = "Verification options"
-    )]
-    list_version: Option<u64>,
-    /// Boot no list that is signed with an older version than this
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "key",
-        help_heading = "Verification options"
-    )]
-    minimum_version: Option<u64>,
+    #[command(flatten)]
+    verification: VerificationArgs,
 
     #[command(flatten)]
     bundles: BundleArgs,
@@ -338,76 +253,6 @@ pub(super) struct BuildArgs {
     /// Print only warnings and errors
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
-}
-
-/// Checks a word for the policy.
-fn allowed(text: &str) -> std::result::Result<String, String> {
-    Allowed::parse(text)?;
-    match text.contains('\n') {
-        true => Err("it has a newline".into()),
-        false => Ok(text.into()),
-    }
-}
-
-/// What boot loaders take
-#[derive(Args)]
-#[group(skip)]
-struct BundleArgs {
-    /// Write a unified kernel image with the kernel and the image; FILE.addon.efi: an addon with the
-    /// layers only
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
-    uki: Option<PathBuf>,
-    /// Write a FIT image for U-Boot
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
-    fit: Option<PathBuf>,
-    /// Write an ISO that a BIOS and UEFI start
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
-    iso: Option<PathBuf>,
-    /// Set the kernel command line of --uki and --iso [default: retain_initrd, if the image needs it]
-    #[arg(
-        long,
-        value_name = "STRING",
-        requires = "for_a_cmdline",
-        help_heading = "Boot loader options"
-    )]
-    cmdline: Option<String>,
-    /// Sign the unified kernel image for Secure Boot
-    #[arg(long, value_names = ["KEY", "CERTIFICATE"], num_args = 2, requires = "uki",
-        help_heading = "Boot loader options")]
-    uki_sign: Option<Vec<PathBuf>>,
-    /// Use this systemd-stub for --uki [default: that in /usr/lib/systemd/boot/efi]
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "uki",
-        help_heading = "Boot loader options"
-    )]
-    uki_stub: Option<PathBuf>,
-    /// Add a device tree, with a configuration of its own, to the FIT image; may be given several
-    /// times
-    #[arg(
-        long = "dtb",
-        value_name = "FILE",
-        requires = "fit",
-        help_heading = "Boot loader options"
-    )]
-    device_trees: Vec<PathBuf>,
-    /// Sign the configurations of the FIT image with this key; NAME.crt is beside it
-    #[arg(
-        long,
-        value_name = "NAME.key",
-        requires = "fit",
-        help_heading = "Boot loader options"
-    )]
-    fit_key: Option<PathBuf>,
-}
-
-/// The words of --entrypoint. (A Vec would be an option that may be repeated.)
-#[derive(Clone)]
-struct Entrypoint(Vec<String>);
-
-fn entrypoint(text: &str) -> std::result::Result<Entrypoint, String> {
-    runner::words(text).map(Entrypoint)
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
@@ -473,31 +318,13 @@ impl BuildArgs {
     /// # Errors
     /// Options do not fit together.
     pub(super) fn bundles(&self) -> std::result::Result<BundleOptions, String> {
-        let args = &self.bundles;
-        let signing = args.uki_sign.as_deref().and_then(|paths| match paths {
-            [key, certificate] => Some(Signing {
-                key: key.clone(),
-                certificate: certificate.clone(),
-            }),
-            _ => None,
-        });
-        let options = BundleOptions {
-            uki: args.uki.clone(),
-            fit: args.fit.clone(),
-            iso: args.iso.clone(),
-            kernel: self.kernel.as_deref().and_then(kernel_path),
-            cmdline: args.cmdline.clone(),
-            signing,
-            stub: args.uki_stub.clone(),
-            device_trees: args.device_trees.clone(),
-            fit_key: None,
-        };
+        let options = self.bundles.options(self.kernel.as_deref());
         options.check()?;
         if options.is_addon()
             && (self.modules.is_some()
                 || !self.specs.is_empty()
                 || self.init.is_some()
-                || self.verify)
+                || self.verification.verify)
         {
             return Err(
                 "an addon (*.addon.efi) has no loader: leave out --modules, --spec, --init and --verify"
@@ -521,12 +348,7 @@ impl BuildArgs {
             layers,
             mut bundles,
         } = request;
-        bundles.fit_key = self
-            .bundles
-            .fit_key
-            .as_deref()
-            .map(FitKey::read)
-            .transpose()?;
+        bundles.fit_key = self.bundles.fit_key()?;
         let temp = bundles.first().map(TempFiles::with_names).transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
@@ -539,14 +361,6 @@ impl BuildArgs {
                 keep_compressed: self.keep_compressed_modules,
                 strip_signatures: self.strip_module_signatures,
             },
-        });
-        let verify = self.verify.then_some(VerifyOptions {
-            exceptions: self.verify_except,
-            allowed: self.verify_allow,
-            keys: self.key,
-            sign: self.sign,
-            version: self.list_version,
-            minimum_version: self.minimum_version,
         });
         let to_file = self
             .output
@@ -578,18 +392,9 @@ impl BuildArgs {
                 mtime,
                 args: self.mkfs_erofs_args,
             },
-            verify,
-            container: ContainerOptions {
-                platform: self.platform,
-                flatten: self.flatten,
-                cache: (!self.no_cache).then(|| self.cache_size.saturating_mul(1 << 20)),
-                absolute_names: self.absolute_names,
-            },
-            run: RunOptions {
-                entrypoint: self.entrypoint.map(|Entrypoint(words)| words),
-                env: self.variables,
-                user: self.user,
-            },
+            verify: self.verification.options(),
+            container: self.container.options(),
+            run: self.container.run_options(),
         })?;
         if let (Some(temp), Some(image)) = (&temp, output) {
             if let (Some(own), Some(last)) = (own.filter(|own| *own == image), lines.last_mut()) {
@@ -616,30 +421,4 @@ pub struct BuildRequest {
     pub layers: Vec<LayerInput>,
     /// What to write besides the image.
     pub bundles: BundleOptions,
-}
-
-/// The kernel's file, if --kernel names one: it has a slash, or there is such a file.
-fn kernel_path(kernel: &str) -> Option<PathBuf> {
-    let path = Path::new(kernel);
-    (kernel.contains('/') || path.is_file()).then(|| path.into())
-}
-
-/// The release of the kernel that --kernel names. That of a file is in its name: vmlinuz-RELEASE, RELEASE/vmlinuz.
-fn kernel_release(kernel: &str) -> Result<String> {
-    let path = Path::new(kernel);
-    if !path.is_file() {
-        return Ok(kernel.into());
-    }
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let of_name = name.split_once('-').map(|(_, release)| release.to_string());
-    let directory = path.parent().and_then(Path::file_name);
-    let of_directory = || directory.map(|name| name.to_string_lossy().into_owned());
-    let release = of_name.or_else(|| of_directory().filter(|_| name == "vmlinuz"));
-    release.ok_or_else(|| {
-        Error::new(
-            "find",
-            format_args!("the release of {kernel}"),
-            "its name has none",
-        )
-    })
 }

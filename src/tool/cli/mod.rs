@@ -3,6 +3,10 @@
 //! It is part of the library so that the man pages, the completions and the tests of the documentation use the
 //! same definition.
 
+mod bundle;
+mod container;
+mod verification;
+
 mod build;
 mod image;
 

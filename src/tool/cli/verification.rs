@@ -1,0 +1,81 @@
+//! `layerinit build`: arguments for the verification of layers.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::tool::build::verify::{Exception, VerifyOptions};
+use crate::verify::policy::Allowed;
+
+/// What a loader verifies
+#[derive(Args)]
+#[group(skip)]
+pub(super) struct VerificationArgs {
+    /// List the layers in the loader: /init boots these and no others
+    #[arg(long, help_heading = "Verification options")]
+    pub(super) verify: bool,
+    /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
+    /// files of the layer with this file name
+    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse,
+        help_heading = "Verification options")]
+    verify_except: Vec<Exception>,
+    /// Allow a word of the kernel command line that could defeat verification
+    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
+        help_heading = "Verification options")]
+    verify_allow: Vec<String>,
+    /// Put a public key of minisign into the loader, which then boots only with a list that is signed
+    #[arg(
+        long,
+        value_name = "PUB",
+        requires = "verify",
+        help_heading = "Verification options"
+    )]
+    key: Vec<PathBuf>,
+    /// Sign the list with this secret key of minisign, and put it behind the loader
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    sign: Option<PathBuf>,
+    /// Set the version in the signature
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "sign",
+        help_heading = "Verification options"
+    )]
+    list_version: Option<u64>,
+    /// Boot no list that is signed with an older version than this
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "key",
+        help_heading = "Verification options"
+    )]
+    minimum_version: Option<u64>,
+}
+
+impl VerificationArgs {
+    /// What the loader verifies; `None`: nothing.
+    pub(super) fn options(self) -> Option<VerifyOptions> {
+        self.verify.then_some(VerifyOptions {
+            exceptions: self.verify_except,
+            allowed: self.verify_allow,
+            keys: self.key,
+            sign: self.sign,
+            version: self.list_version,
+            minimum_version: self.minimum_version,
+        })
+    }
+}
+
+/// Checks a word for the policy.
+fn allowed(text: &str) -> std::result::Result<String, String> {
+    Allowed::parse(text)?;
+    match text.contains('\n') {
+        true => Err("it has a newline".into()),
+        false => Ok(text.into()),
+    }
+}
