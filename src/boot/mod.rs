@@ -18,6 +18,8 @@ pub mod watchdog;
 pub mod source;
 
 pub mod release;
+pub mod verified;
+
 #[cfg_attr(not(feature = "verify"), path = "trust_off.rs")]
 pub mod trust;
 

@@ -9,7 +9,7 @@ use super::filesystem::is_mount_point;
 use super::media::OpenMedium;
 use super::mount::{self, MountMethod, MountedRoot, MountedUpper};
 use super::source::OpenSource;
-use super::trust::Verified;
+use super::verified::Verified;
 use crate::error::{Context, Result};
 use crate::initrd::Kind;
 use crate::json::{Array, Object};

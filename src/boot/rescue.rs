@@ -18,7 +18,7 @@ use super::filesystem::{is_in_memory, is_mount_point};
 use super::kmsg::{self, print_on_console, warn_on_console};
 use super::mount::{LAYERS, SYSROOT};
 use super::priority::restore_priority;
-use super::{trust, watchdog};
+use super::{verified, watchdog};
 use crate::error::Error;
 use crate::plan::cmdline::{Break, Emergency, Options};
 use crate::sys::process::{reap, start_session};
@@ -112,7 +112,7 @@ pub fn break_at(point: Break, options: &Options) {
 /// the boot can go on with a root that the shell leaves at /sysroot.
 fn apply_policy(may_continue: bool) {
     // Before the command line is read, no policy is, either.
-    let unread = || (!trust::is_configured(), None, 0);
+    let unread = || (verified::wanted_by().is_none(), None, 0);
     let (may_start_shell, emergency, seconds) = options().map_or_else(unread, |options| {
         (options.shell, options.emergency, options.panic)
     });

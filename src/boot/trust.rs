@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::num::NonZero;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -18,6 +17,7 @@ use rustix::time::ClockId;
 use super::clock::microseconds;
 use super::filesystem::is_in_memory;
 use super::source::OpenSource;
+use super::verified::{Verified, wanted_by};
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::cmdline::Options;
@@ -40,23 +40,6 @@ pub struct Trust {
     minimum_version: Option<u64>,
 }
 
-/// The layers that were verified.
-#[derive(Clone, Copy, Debug)]
-pub struct Verified {
-    /// Their number.
-    pub layers: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// The time that took, in microseconds.
-    pub microseconds: u64,
-}
-
-/// Whether the loader wants verification.
-pub fn is_configured() -> bool {
-    let mut files = [list::PATH, policy::PATH, signature::KEYS].into_iter();
-    files.any(|path| Path::new(path).exists())
-}
-
 impl Trust {
     /// Reads what the loader says, and applies its policy to the options of the command line: without its permission
     /// there is no shell, whether the boot fails or not. With neither list nor policy in the loader, nothing changes.
@@ -64,7 +47,7 @@ impl Trust {
     /// # Errors
     /// A file is damaged, or the policy does not allow a word. The options allow no shell then.
     pub fn restrict(options: &mut Options) -> Result<Self> {
-        if !is_configured() {
+        if wanted_by().is_none() {
             return Ok(Self::default());
         }
         let wants_shell = std::mem::replace(&mut options.shell, false);

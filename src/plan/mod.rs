@@ -9,6 +9,7 @@ mod place;
 pub mod backend;
 pub mod device_spec;
 pub mod feature;
+pub mod loader_files;
 
 pub mod cmdline;
 

@@ -9,10 +9,11 @@ use std::fmt;
 use super::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
+use crate::plan::loader_files;
 use crate::text::shown;
 
 /// The path of the list in the initramfs.
-pub const PATH: &str = "/etc/layerinit/layers.sha256";
+pub const PATH: &str = loader_files::LIST;
 
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -146,8 +146,9 @@ fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
         let (offset, length) = (segment.offset, segment.length);
         content::changes_loader(file, offset, length, cpio.codec, &mut links).map_err(|what| {
             let object = format!("the archive at {offset:#x} in front of the loader");
-            Error::new("verify", object, what)
-                .hint("build its files into the loader, which is covered by what protects that")
+            Error::new("verify", object, what).hint(
+                "build its files into the loader: what verifies the loader then verifies them",
+            )
         })?;
     }
     Ok(())

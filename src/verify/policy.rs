@@ -1,14 +1,15 @@
 //! The policy for words of the kernel command line that could defeat verification: `/etc/layerinit/policy`.
 //!
-//! A line `minimum-version N` refuses an older list that is signed. A line `allow WORD` allows a word with any value, `allow WORD=VALUE` with this one only. Empty lines and lines that
-//! begin with `#` are comments. [`words`] says which words are guarded; all others are always allowed. Pure.
+//! A line `minimum-version N` refuses an older list that is signed. A line `allow WORD` allows a word with any value,
+//! `allow WORD=VALUE` with this one only. Empty lines and lines that begin with `#` are comments. [`words`] says which
+//! words are guarded; all others are always allowed. Pure.
 
 use crate::error::{Error, Result};
-use crate::plan::words;
+use crate::plan::{loader_files, words};
 use crate::text::{Words, shown};
 
 /// The path of the policy in the initramfs.
-pub const PATH: &str = "/etc/layerinit/policy";
+pub const PATH: &str = loader_files::POLICY;
 
 /// What a loader allows on the command line. The default allows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

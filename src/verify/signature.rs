@@ -6,12 +6,13 @@
 use minisign_verify::{PublicKey, Signature};
 
 use crate::error::{Error, Result};
+use crate::plan::loader_files;
 
 /// The path of the signature in the initramfs.
 pub const PATH: &str = "/etc/layerinit/layers.sha256.minisig";
 
 /// The directory of the public keys in the loader: `*.pub`, as minisign writes them.
-pub const KEYS: &str = "/etc/layerinit/keys";
+pub const KEYS: &str = loader_files::KEYS;
 
 /// The word of the trusted comment that has the version.
 pub const VERSION: &str = "version:";

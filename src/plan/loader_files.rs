@@ -1,0 +1,14 @@
+//! The files by which a loader wants verification (docs/trust.md). Each `/init` knows them: one that is built without
+//! the feature `verify` refuses such a loader.
+
+/// The list of layers.
+pub const LIST: &str = "/etc/layerinit/layers.sha256";
+
+/// The policy for words of the command line.
+pub const POLICY: &str = "/etc/layerinit/policy";
+
+/// The directory of the public keys.
+pub const KEYS: &str = "/etc/layerinit/keys";
+
+/// All of them.
+pub const ALL: [&str; 3] = [LIST, POLICY, KEYS];
