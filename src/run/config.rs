@@ -66,11 +66,8 @@ impl Config {
         match records.next() {
             Some(MAGIC) => {}
             other => {
-                let found = shown(other.unwrap_or_default().get(..32).unwrap_or_default());
-                let found = match other {
-                    Some(short) if short.len() < 32 => shown(short),
-                    _ => found,
-                };
+                let found = other.unwrap_or_default();
+                let found = shown(found.get(..32).unwrap_or(found));
                 return refuse(format!(
                     "it begins with {found:?}, not with layerinit-run 1"
                 ));

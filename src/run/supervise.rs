@@ -27,7 +27,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub const NOT_STARTED: i32 = 127;
 
 /// How long the other processes may take to end when the program has ended.
-const PATIENCE: Duration = Duration::from_secs(3);
+const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Names of programs that only work as PID 1.
 const INITS: [&[u8]; 2] = [b"init", b"systemd"];
@@ -110,7 +110,7 @@ fn exit_status(status: WaitStatus) -> i32 {
 
 /// Ends all other processes, and waits for them for some time.
 pub fn end_others() {
-    let deadline = Instant::now().checked_add(PATIENCE);
+    let deadline = Instant::now().checked_add(END_TIMEOUT);
     send(-1, libc::SIGTERM);
     // Processes of which this one is not the parent yet become its children when theirs end.
     while deadline.is_some_and(|deadline| Instant::now() < deadline) {
@@ -193,7 +193,7 @@ fn is_init(program: &CStr) -> bool {
     INITS.iter().any(|init| Some(*init) == name)
 }
 
-/// Makes the console the user's, who may then open /dev/stdout.
+/// Gives the console to the user, who may then open /dev/stdout.
 fn give_console(credentials: &Credentials) {
     if credentials.uid == 0 {
         return;

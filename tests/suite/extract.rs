@@ -191,9 +191,9 @@ fn an_image_is_written_as_it_was_made() {
         fs::create_dir(&to).unwrap();
         write(&image, &to, Onto::Layer).unwrap();
         assert_eq!(tree(&to), expected, "{options:?}");
-        let (bytes, files) = needed(&image, &superblock(&image), true).unwrap();
-        assert_eq!(files as usize + 1, expected.len() - 1, "{options:?}");
-        assert!(bytes >= 4 << 20, "{bytes}");
+        let needed = needed(&image, &superblock(&image), true).unwrap();
+        assert_eq!(needed.files as usize + 1, expected.len() - 1, "{options:?}");
+        assert!(needed.content >= 4 << 20, "{needed:?}");
     }
 }
 

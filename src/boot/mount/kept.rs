@@ -11,17 +11,16 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use log::{debug, info};
+use log::info;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, getxattr, mkdirat, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
 
+use super::Mounter;
 use super::attributes::copy_attributes;
 use super::overlay::{self, Stack};
 use super::paths::{EMPTY, KEPT, SYSROOT, create_directory};
 use super::upper::{self, MountedUpper, create_path};
-use super::{Mounter, UPPER};
-use crate::error::{self, Context, Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::plan::KeptDirectories;
 
 /// The directories of `rd.overlay.for=`, mounted.
@@ -75,18 +74,12 @@ impl Mounter<'_> {
             let mounted = mount_directory(&lower, path, store, number);
             if let Err(error) = mounted.during("keep", path) {
                 for done in kept.paths.iter().take(number).rev() {
-                    detach(&format!("{SYSROOT}{done}"));
+                    upper::detach(&format!("{SYSROOT}{done}"));
                 }
                 return Err(error);
             }
         }
         Ok(())
-    }
-}
-
-fn detach(target: &str) {
-    if let Err(errno) = unmount(target, UnmountFlags::DETACH) {
-        debug!("unmount {target}: {}", error::name(errno));
     }
 }
 
@@ -97,11 +90,8 @@ fn mount_directory(lower: &Stack, path: &str, store: &str, number: usize) -> Res
     if lower.names.is_empty() {
         create_directory(EMPTY)?;
         lower = Stack {
-            directory: UPPER
-                .rsplit_once('/')
-                .map_or("/", |(parent, _)| parent)
-                .into(),
-            names: vec!["empty".into()],
+            directory: EMPTY.into(),
+            names: vec![".".into()],
         };
     }
     create_upper(path, store)?;
@@ -116,9 +106,7 @@ fn mount_directory(lower: &Stack, path: &str, store: &str, number: usize) -> Res
 fn create_in_root(path: &str) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, SYSROOT, flags, Mode::empty()).during("open", SYSROOT)?;
-    let mut at = String::new();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        at = format!("{at}/{part}");
+    for at in prefixes(path) {
         let inside = at.trim_start_matches('/');
         let open = || {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -128,20 +116,27 @@ fn create_in_root(path: &str) -> Result<()> {
             Err(Errno::NOENT) => mkdirat(&root, inside, Mode::from_raw_mode(0o755)),
             Err(Errno::LOOP) => {
                 let why = "it is a symbolic link: name the directory that it leads to";
-                return Err(Error::new("use", &at, why));
+                return Err(Error::new("use", at, why));
             }
             Err(Errno::NOTDIR) => {
-                return Err(Error::new("use", &at, "it is not a directory"));
+                return Err(Error::new("use", at, "it is not a directory"));
             }
             done => done.map(|_| ()),
         };
         if done == Err(Errno::ROFS) {
             let why = "no layer has it, and the root is read-only (rd.overlay.readonly): add the directory to a layer";
-            return Err(Error::new("create", &at, why));
+            return Err(Error::new("create", at, why));
         }
-        done.during("create", &at)?;
+        done.during("create", at)?;
     }
     Ok(())
+}
+
+/// The directories on the way to a path that [`KeptDirectories`] has, and itself: `/a`, `/a/b`.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    let slashes = path.match_indices('/').map(|(at, _)| at).skip(1);
+    let ends = slashes.chain([path.len()]);
+    ends.filter_map(|end| path.get(..end))
 }
 
 /// What a layer has at a path.
@@ -180,10 +175,9 @@ fn directories(layers: &Stack, path: &str) -> Result<Stack> {
 
 /// Looks for the directory `path` in a layer.
 fn look(layer: &str, path: &str) -> Result<Seen> {
-    let mut at = layer.to_string();
     let mut seen = Seen::Merged;
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        at = format!("{at}/{part}");
+    for prefix in prefixes(path) {
+        let at = format!("{layer}{prefix}");
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_dir() => {}
             // A whiteout hides what is below as any other file does.
@@ -214,9 +208,7 @@ fn is_opaque(path: &str) -> bool {
 /// attributes from the new root, and is renamed into place complete.
 fn create_upper(path: &str, store: &str) -> Result<()> {
     let new = format!("{store}/upper.new");
-    let mut at = String::new();
-    for part in path.split('/').filter(|part| !part.is_empty()) {
-        at = format!("{at}/{part}");
+    for at in prefixes(path) {
         let target = format!("{store}/upper{at}");
         match fs::symlink_metadata(&target) {
             Ok(found) if found.is_dir() => continue,

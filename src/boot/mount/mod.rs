@@ -140,8 +140,8 @@ pub struct Mounter<'a> {
     finder: DeviceFinder,
     loader: Loader,
     memback: Memback,
-    has_overlay: bool,
-    lacks_overlay: bool,
+    /// Whether the kernel has overlayfs; `None`: it is not known yet.
+    has_overlay: Option<bool>,
     mounted: MountedRoot<'a>,
 }
 
@@ -159,8 +159,7 @@ impl<'a> Mounter<'a> {
             finder,
             loader,
             memback: Memback::default(),
-            has_overlay: false,
-            lacks_overlay: false,
+            has_overlay: None,
             mounted: MountedRoot::default(),
         }
     }
@@ -178,7 +177,7 @@ impl<'a> Mounter<'a> {
             return self.extract_all(options, *writable);
         }
         match self.mount_each_layer() {
-            Err(error) if self.lacks_overlay => self.do_without_overlay(error),
+            Err(error) if self.has_overlay == Some(false) => self.do_without_overlay(error),
             done => done,
         }
     }
@@ -263,7 +262,7 @@ impl<'a> Mounter<'a> {
             identity: identity.and_then(Result::ok),
         });
         // Until overlayfs is known to work, the layer may have to be read again.
-        if self.has_overlay || !matches!(self.plan.root, Root::Overlay(_)) {
+        if self.has_overlay == Some(true) || !matches!(self.plan.root, Root::Overlay(_)) {
             self.free_consumed(layer);
         }
         Ok(())
@@ -366,8 +365,7 @@ impl<'a> Mounter<'a> {
 
     fn need_overlay(&mut self) -> Result<()> {
         let done = self.loader.need(Module::Overlay);
-        self.has_overlay = done.is_ok();
-        self.lacks_overlay = done.is_err();
+        self.has_overlay = Some(done.is_ok());
         done
     }
 

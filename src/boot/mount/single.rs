@@ -13,7 +13,7 @@ use super::{MountMethod, MountedLayer, Mounter, archive};
 use crate::boot::release;
 use crate::bytes::Part;
 use crate::error::{Context, Error, Result};
-use crate::initrd::{self, FILE_MEMORY};
+use crate::initrd;
 use crate::plan::{Content, Layer, Root};
 use crate::sys::process::run_chrooted;
 
@@ -85,11 +85,11 @@ impl<'a> Mounter<'a> {
             Content::Erofs { superblock, .. } => {
                 let source = self.source(layer)?;
                 let image = Part::new(&source.file, layer.offset, layer.length);
-                let (content, files) = extract::needed(&image, superblock, holes)?;
+                let needed = extract::needed(&image, superblock, holes)?;
                 Ok(Need {
-                    content,
-                    memory: content.saturating_add(files.saturating_mul(FILE_MEMORY)),
-                    files,
+                    content: needed.content,
+                    memory: needed.memory(),
+                    files: needed.files,
                 })
             }
             Content::Squashfs { .. } => {

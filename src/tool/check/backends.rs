@@ -4,7 +4,6 @@ use super::context::Check;
 use crate::boot::mount::extract;
 use crate::bytes::ReadAt;
 use crate::format::erofs::Image;
-use crate::initrd::FILE_MEMORY;
 use crate::plan::backend::Backend;
 use crate::plan::{Content, Layer, Module, Place, Plan, Root};
 use crate::tool::finding::Findings;
@@ -132,10 +131,7 @@ fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
 
 /// The bytes of memory that the files of a layer take. An image that cannot be read is reported elsewhere.
 fn extracted(image: &Image) -> u64 {
-    let needed = extract::needed_of(image, false).ok();
-    needed.map_or(0, |(bytes, files)| {
-        bytes.saturating_add(files.saturating_mul(FILE_MEMORY))
-    })
+    extract::needed_of(image, false).map_or(0, extract::Needed::memory)
 }
 
 /// Notes the backend of each layer, where the kernel's configuration is known.

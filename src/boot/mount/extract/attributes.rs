@@ -51,11 +51,12 @@ impl Attributes {
         }
     }
 
-    fn owner(&self) -> (Option<Uid>, Option<Gid>) {
+    /// The arguments of chown(2); `None`: it is not needed.
+    fn owner(&self) -> Option<(Option<Uid>, Option<Gid>)> {
+        let (uid, gid) = self.owner?;
         // chown(2) takes -1 for "leave it"; no inode has that owner.
-        let (uid, gid) = self.owner.unwrap_or((u32::MAX, u32::MAX));
         let id = |id: u32| Some(id).filter(|id| *id != u32::MAX);
-        (id(uid).map(Uid::from_raw), id(gid).map(Gid::from_raw))
+        Some((id(uid).map(Uid::from_raw), id(gid).map(Gid::from_raw)))
     }
 
     fn mode(&self) -> Mode {
@@ -84,8 +85,7 @@ pub fn xattrs(
 /// Sets them on a file or a directory. The owner comes first: chown(2) clears set-user-ID bits and
 /// capabilities.
 pub fn set_on_file(file: &OwnedFd, attributes: &Attributes) -> std::result::Result<(), Errno> {
-    if attributes.owner.is_some() {
-        let (uid, gid) = attributes.owner();
+    if let Some((uid, gid)) = attributes.owner() {
         fchown(file, uid, gid)?;
     }
     fchmod(file, attributes.mode())?;
@@ -107,8 +107,7 @@ pub fn set_on_name(
     attributes: &Attributes,
 ) -> std::result::Result<(), Errno> {
     let directory = directory.as_fd();
-    if attributes.owner.is_some() {
-        let (uid, gid) = attributes.owner();
+    if let Some((uid, gid)) = attributes.owner() {
         chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     if !attributes.xattrs.is_empty() {

@@ -24,6 +24,7 @@ use super::trees::remove;
 use crate::bytes::ReadAt;
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Checksum, Data, Image, Inode, Limits, Superblock};
+use crate::initrd::FILE_MEMORY;
 use crate::text::Shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
@@ -95,12 +96,28 @@ pub fn extract(
     })
 }
 
-/// The bytes that the files of an image take, in whole pages, and the number of its files. Holes count where
-/// `holes` is set, which spares looking for them.
+/// What the files of an image take in a tmpfs.
+#[derive(Clone, Copy, Debug)]
+pub struct Needed {
+    /// Bytes of content, in whole pages.
+    pub content: u64,
+    /// The number of files of any type.
+    pub files: u64,
+}
+
+impl Needed {
+    /// Bytes of memory: the content, inodes and names.
+    pub fn memory(self) -> u64 {
+        let names = self.files.saturating_mul(FILE_MEMORY);
+        self.content.saturating_add(names)
+    }
+}
+
+/// What the files of an image take. Holes count where `holes` is set, which spares looking for them.
 ///
 /// # Errors
 /// The image is damaged.
-pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<(u64, u64)> {
+pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<Needed> {
     needed_of(&Image::new(bytes, superblock)?, holes)
 }
 
@@ -108,9 +125,9 @@ pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<
 ///
 /// # Errors
 /// The image is damaged.
-pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
+pub fn needed_of(image: &Image, holes: bool) -> Result<Needed> {
     const PAGE: u64 = 4096;
-    let (mut total, mut files) = (0u64, 0u64);
+    let (mut content, mut files) = (0u64, 0u64);
     let mut seen = BTreeSet::new();
     let mut limits = Limits::of(image);
     image.walk(&mut |path, inode| {
@@ -119,7 +136,7 @@ pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
             return Ok(());
         }
         files = files.saturating_add(1);
-        let mut add = |bytes: u64| total = total.saturating_add(bytes.next_multiple_of(PAGE));
+        let mut add = |bytes: u64| content = content.saturating_add(bytes.next_multiple_of(PAGE));
         match inode.file_type() {
             libc::S_IFREG if holes => add(inode.size),
             libc::S_IFREG => {
@@ -135,7 +152,7 @@ pub fn needed_of(image: &Image, holes: bool) -> Result<(u64, u64)> {
         }
         Ok(())
     })?;
-    Ok((total, files))
+    Ok(Needed { content, files })
 }
 
 /// A directory whose files are being written.
