@@ -1,8 +1,8 @@
 //! The file `/layerinit-run.conf`: which program, and how it is started. Pure.
 //!
-//! Records that each end with a NUL. The first is [`MAGIC`], the others are `KEY=VALUE`: `arg`, a word of the program's
-//! command line; `env`, `NAME=VALUE`; `dir`, the working directory; `user`; and `stop`, the number of the signal that
-//! ends the program. `arg` and `env` may be repeated.
+//! Records that each end with a NUL. The first is `layerinit-run 1`, the others are `KEY=VALUE`: `arg`, a word of the
+//! program's command line; `env`, `NAME=VALUE`; `dir`, the working directory; `user`; and `stop`, the number of the signal
+//! that ends the program. `arg` and `env` may be repeated.
 
 use std::ffi::CString;
 
