@@ -10,6 +10,7 @@ use super::image::input::Initrd;
 use super::image::loader_modules::LoaderModules;
 use super::image::merged::{self, Stacking, layer_parts};
 use super::platform::Platform;
+use super::shell;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::error::{Context, Error, Result};
@@ -171,10 +172,10 @@ impl KernelSource {
                 let version = path.rsplit('/').nth(1).unwrap_or_default();
                 let words = ["layerinit", "cat", &image.name, &path].map(String::from);
                 let file = format!("vmlinuz-{version}");
-                let target = shell_words(std::slice::from_ref(&file));
+                let target = shell::join(std::slice::from_ref(&file));
                 Ok(Provided {
                     path: file.into(),
-                    prepare: Some(format!("{} >{target}", shell_words(&words))),
+                    prepare: Some(format!("{} >{target}", shell::join(&words))),
                     _file: None,
                 })
             }
@@ -218,18 +219,6 @@ pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Platform> {
     Platform::of_program(Ident::read(&*program)?.e_machine)
 }
 
-/// A command for a shell, with quotes where they are needed.
-pub fn shell_words(words: &[String]) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
-    let quoted = words
-        .iter()
-        .map(|word| match !word.is_empty() && word.chars().all(safe) {
-            true => word.clone(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,11 +229,5 @@ mod tests {
         assert!(numbers(b"6.12.10") > numbers(b"6.12.9-rc3"));
         assert!(numbers(b"7.0") > numbers(b"6.99.99"));
         assert_eq!(numbers(b"x"), [] as [u64; 0]);
-    }
-
-    #[test]
-    fn shells_read_what_is_printed() {
-        let words = ["a", "", "b c", "$x", "it's", "~"].map(String::from);
-        assert_eq!(shell_words(&words), r"a '' 'b c' '$x' 'it'\''s' '~'");
     }
 }

@@ -6,6 +6,7 @@ pub mod finding;
 pub mod kernel_config;
 pub mod platform;
 pub mod progress;
+pub mod shell;
 pub mod tmpfile;
 
 pub mod image;

@@ -8,7 +8,6 @@ use clap::{ArgGroup, ArgMatches, Args};
 
 use super::bundle::{BundleArgs, kernel_release};
 use super::container::ContainerArgs;
-use super::named;
 use super::verification::VerificationArgs;
 use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
@@ -256,8 +255,12 @@ pub(super) struct BuildArgs {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
-    PossibleValuesParser::new(LayerFormat::NAMES.map(|(name, _)| name))
-        .try_map(|name| named(&LayerFormat::NAMES, &name))
+    PossibleValuesParser::new(LayerFormat::all().map(LayerFormat::suffix)).try_map(|name| {
+        let mut formats = LayerFormat::all();
+        formats
+            .find(|format| format.suffix() == name)
+            .ok_or("no format")
+    })
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
