@@ -29,7 +29,7 @@ use crate::verify::list::{self, ListEntry};
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
 
-/// What the loader says about trust.
+/// The loader's rules: the layers and lists that may be used.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.

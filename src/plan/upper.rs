@@ -287,7 +287,7 @@ fn parse(text: &str) -> Result<(Spec, String)> {
     let object = format!("rd.overlay={text}");
     let (device, path) = split_path(text);
     let path = path.filter(|path| !path.is_empty()).unwrap_or(DIRECTORY);
-    // An error of the whole text says more for "nfs:server:/path".
+    // For "nfs:server:/path", an error about the whole text is more helpful.
     let spec = Spec::parse(device)
         .or_else(|_| Spec::parse(text))
         .map_err(|error| error.of(&object))?;

@@ -254,7 +254,7 @@ impl<'a> Mounter<'a> {
                 MountMethod::Squashfs(Backend::Loop)
             }
         };
-        // An error comes again when the upper is compared, and counts there.
+        // An error occurs again when the upper is compared, and is handled there.
         let identity = self.plan.store().map(|_| identity::of_layer(layer, source));
         self.mounted.layers.push(MountedLayer {
             layer,
