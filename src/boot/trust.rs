@@ -26,7 +26,7 @@ use crate::plan::verity::Behaviour;
 use crate::plan::{self, Layer, Plan, Source};
 use crate::verify;
 use crate::verify::content::{self, SignedList};
-use crate::verify::list::{self, Entry};
+use crate::verify::list::{self, ListEntry};
 use crate::verify::measured::Measured;
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
@@ -35,7 +35,7 @@ use crate::verify::signature::{self, Key};
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.
-    list: Option<Vec<Entry>>,
+    list: Option<Vec<ListEntry>>,
     /// The keys of the loader. If there are any, the list has to be signed.
     keys: Vec<Key>,
     /// The oldest version of a list that is signed.
@@ -119,7 +119,7 @@ impl Trust {
     }
 
     /// The layers that may be used; `None`: any.
-    pub fn list(&self) -> Option<&[Entry]> {
+    pub fn list(&self) -> Option<&[ListEntry]> {
         self.list.as_deref()
     }
 

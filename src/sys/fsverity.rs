@@ -10,27 +10,27 @@ const SHA256: u16 = 1;
 
 /// `struct fsverity_digest`, whose size in the number of the ioctl is that without the digest.
 #[repr(C)]
-struct Header {
+struct DigestHeader {
     digest_algorithm: u16,
     digest_size: u16,
 }
 
 /// The same with room for a SHA-256.
 #[repr(C)]
-struct Measured {
-    header: Header,
+struct DigestRequest {
+    header: DigestHeader,
     digest: [u8; 32],
 }
 
-const _: () = assert!(size_of::<Header>() == 4);
-const _: () = assert!(size_of::<Measured>() == 36);
+const _: () = assert!(size_of::<DigestHeader>() == 4);
+const _: () = assert!(size_of::<DigestRequest>() == 36);
 
-const FS_IOC_MEASURE_VERITY: Opcode = opcode::read_write::<Header>(b'f', 134);
+const FS_IOC_MEASURE_VERITY: Opcode = opcode::read_write::<DigestHeader>(b'f', 134);
 
 /// The SHA-256 by which fs-verity verifies a file. `None`: it does not, or by another algorithm.
 pub fn measure(file: impl AsFd) -> Result<Option<[u8; 32]>> {
-    let mut measured = Measured {
-        header: Header {
+    let mut measured = DigestRequest {
+        header: DigestHeader {
             digest_algorithm: 0,
             digest_size: 32,
         },

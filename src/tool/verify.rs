@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::plan::{self, Layer, Place, Source};
 use crate::text::shown;
 use crate::verify::content::SignedList;
-use crate::verify::list::{self, Entry, Expected};
+use crate::verify::list::{self, Expected, ListEntry};
 use crate::verify::measured::Measured;
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
@@ -66,7 +66,7 @@ pub fn entries(
     boot: &Boot,
     image: &(dyn ReadAt + Sync),
     key: Option<&Path>,
-) -> Result<Option<Vec<Entry>>> {
+) -> Result<Option<Vec<ListEntry>>> {
     let mut keys = Vec::new();
     if let Some(path) = key {
         let text = fs::read(path).during("read", path.display())?;
@@ -111,7 +111,7 @@ pub fn entries(
 pub fn compare(
     boot: &Boot,
     image: &(dyn ReadAt + Sync),
-    entries: &[Entry],
+    entries: &[ListEntry],
     mut tell: impl FnMut(&str, Measured) -> Result<()>,
 ) -> Result<()> {
     let files = boot.open(image)?;
@@ -133,7 +133,7 @@ pub fn compare(
 
 /// Measures a layer on a disk as the list has it: by its bytes, by the digest that fs-verity has for its file once that is
 /// enabled, or by the hash tree of dm-verity behind it, which is compared with the data.
-fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[Entry]) -> Result<Measured> {
+fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[ListEntry]) -> Result<Measured> {
     let has = |is: fn(&Expected) -> bool| entries.iter().any(|entry| is(&entry.expected));
     if has(|expected| matches!(expected, Expected::FsVerity(_))) {
         let digest = fs_verity_digest(file).during("read", layer)?;

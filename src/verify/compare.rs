@@ -1,6 +1,6 @@
 //! Compares the layers with the list.
 
-use super::list::{Entry, Expected};
+use super::list::{Expected, ListEntry};
 use super::measured::Measured;
 use crate::error::{Error, Result};
 use crate::plan::Layer;
@@ -8,7 +8,7 @@ use crate::plan::Layer;
 /// Compares layers, the lowest first, with the list. `may_vary` says whether a layer may be there for
 /// [`Expected::Vary`], or why not.
 pub(super) fn compare(
-    entries: &[Entry],
+    entries: &[ListEntry],
     layers: &[(Layer, Measured)],
     may_vary: impl Fn(&Layer, &str) -> std::result::Result<(), String>,
 ) -> Result<()> {
@@ -38,7 +38,7 @@ pub(super) fn compare(
             }
         }
     }
-    let missing = |entry: &&Entry| !matches!(entry.expected, Expected::Vary(_));
+    let missing = |entry: &&ListEntry| !matches!(entry.expected, Expected::Vary(_));
     match rest.iter().find(missing) {
         None => Ok(()),
         Some(entry) => {
@@ -53,14 +53,14 @@ pub(super) fn compare(
 }
 
 /// The number of a line of the list, among lines that are no comments, from 0 as layers are numbered.
-fn number(entries: &[Entry], entry: &Entry) -> usize {
+fn number(entries: &[ListEntry], entry: &ListEntry) -> usize {
     let mut all = entries.iter();
     all.position(|other| std::ptr::eq(other, entry))
         .unwrap_or_default()
 }
 
 /// Where the list has a layer with this content.
-fn elsewhere(entries: &[Entry], found: &Measured) -> Option<usize> {
+fn elsewhere(entries: &[ListEntry], found: &Measured) -> Option<usize> {
     let mut all = entries.iter();
     all.position(|entry| found.is(&entry.expected))
 }
@@ -69,7 +69,7 @@ fn begin(layer: &Layer, found: &Measured) -> String {
     format!("offset {:#x}, {found}", layer.offset)
 }
 
-fn unlisted(layer: &Layer, found: &Measured, entries: &[Entry], why: &[String]) -> Error {
+fn unlisted(layer: &Layer, found: &Measured, entries: &[ListEntry], why: &[String]) -> Error {
     let mut what = begin(layer, found);
     let count = entries.len();
     match elsewhere(entries, found) {
@@ -86,8 +86,8 @@ fn unlisted(layer: &Layer, found: &Measured, entries: &[Entry], why: &[String]) 
 fn different(
     layer: &Layer,
     found: &Measured,
-    entry: &Entry,
-    entries: &[Entry],
+    entry: &ListEntry,
+    entries: &[ListEntry],
     layers: &[(Layer, Measured)],
     why: &[String],
 ) -> Error {

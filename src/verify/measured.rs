@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::digest::{Digest, Digests};
-use super::list::{Entry, Expected};
+use super::list::{Expected, ListEntry};
 
 /// What is known of the content of a layer. Displayed for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Measured {
     }
 
     /// Whether a line of the list has it.
-    pub fn is_in(&self, entries: &[Entry]) -> bool {
+    pub fn is_in(&self, entries: &[ListEntry]) -> bool {
         entries.iter().any(|entry| self.is(&entry.expected))
     }
 }

@@ -13,7 +13,7 @@ pub const BLOCK: u32 = 4096;
 
 /// The hash tree behind an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree {
+pub struct ImageTree {
     /// Its superblock.
     pub format: Format,
     /// Where the superblock is, in bytes.
@@ -26,7 +26,7 @@ pub struct Tree {
 /// Reads the hash tree behind an image of `length` bytes at the start of a file. `None`: there is none, or not of the
 /// kind that `layerinit build --verity` and `veritysetup format` with its defaults make (format 1, SHA-256, blocks of
 /// 4096 bytes).
-pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<Tree>> {
+pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<ImageTree>> {
     let block = u64::from(BLOCK);
     let mut superblock = [0; LENGTH];
     let Some(offset) = length.checked_next_multiple_of(block) else {
@@ -59,7 +59,7 @@ pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<Tree>> 
         done => done?,
     }
     let root = hash(&format.salt, &bytes);
-    Ok(Some(Tree {
+    Ok(Some(ImageTree {
         format,
         offset,
         root,

@@ -27,7 +27,7 @@ use crate::sys::fsverity;
 use crate::sys::loopdev::Range;
 use crate::verify::digest::Digest;
 use crate::verify::measured::Measured;
-use crate::verify::tree::{self, Tree};
+use crate::verify::tree::{self, ImageTree};
 
 /// Makes the layers of all sources on a disk safe. Does nothing without a list.
 ///
@@ -92,7 +92,7 @@ fn verified(
     trust: &Trust,
     number: usize,
     source: &OpenSource,
-    tree: &Tree,
+    tree: &ImageTree,
     loader: &mut Loader,
 ) -> Result<OpenSource> {
     loader.need(Module::Loop)?;
@@ -106,7 +106,7 @@ fn verified(
     let device = device.metadata().during("stat", &node)?.rdev();
     let device = format!("{}:{}", major(device), minor(device));
     let parameters = trust.verity().parameters();
-    let Tree {
+    let ImageTree {
         format,
         offset,
         root,

@@ -48,7 +48,7 @@ use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
 use outside::{Outside, Protection};
 use runner::RunOptions;
-use spec::{Body, Entry, FileContent};
+use spec::{Body, FileContent, SpecEntry};
 use temp_files::TempFiles;
 use verify::VerifyOptions;
 
@@ -236,7 +236,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
 }
 
 /// The entries of the loader, modules included. Messages are added to `lines`.
-fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<Entry>> {
+fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
     let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
     if let Some(modules) = &options.modules {
         let mut modules = modules.clone();
@@ -268,21 +268,31 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.
-fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
+fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
     // The kernel drops files whose directory is missing.
     if !entries
         .iter()
         .any(|entry| normalized(&entry.name) == LAYERS)
     {
         let mode = libc::S_IFDIR | 0o755;
-        entries.push(Entry::of_root(LAYERS, mode, Body::Empty, "--layers-inside"));
+        entries.push(SpecEntry::of_root(
+            LAYERS,
+            mode,
+            Body::Empty,
+            "--layers-inside",
+        ));
     }
     for (index, layer) in layers.iter().enumerate() {
         let name = file_name(index, layers.len(), &layer.name);
         let name = [LAYERS, b"/", name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
-        entries.push(Entry::of_root(name, libc::S_IFREG | 0o644, body, origin));
+        entries.push(SpecEntry::of_root(
+            name,
+            libc::S_IFREG | 0o644,
+            body,
+            origin,
+        ));
     }
 }
 

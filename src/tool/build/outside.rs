@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::file_name;
 use super::layer::PreparedLayer;
 use super::output::ImageWriter;
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
@@ -71,7 +71,7 @@ impl Outside {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write_list(&self, entries: &[Entry]) -> Result<()> {
+    pub fn write_list(&self, entries: &[SpecEntry]) -> Result<()> {
         fs::create_dir_all(&self.directory).during("create", self.directory.display())?;
         for entry in entries {
             let Body::File(FileContent::Bytes(bytes), _) = &entry.body else {
