@@ -153,7 +153,8 @@ fn a_journal_is_not_replayed() {
 
 #[test]
 fn one_disk_holds_the_layers_and_takes_the_writes() {
-    let script = "cat /etc/which; touch /run/initramfs/media/0/x; echo boot >>/boots; cat /boots; true";
+    let script =
+        "cat /etc/which; touch /run/initramfs/media/0/x; echo boot >>/boots; cat /boots; true";
     let [base, app] = layers(script);
     let scratch = Scratch::new();
     let tree = scratch.join("tree");
