@@ -4,6 +4,12 @@
 /// The list of layers.
 pub const LIST: &str = "/etc/layerinit/layers.sha256";
 
+/// The name of the list, also beside the layers on a disk.
+pub const LIST_NAME: &str = "layers.sha256";
+
+/// The name of its signature there.
+pub const SIGNATURE_NAME: &str = "layers.sha256.minisig";
+
 /// The policy for words of the command line.
 pub const POLICY: &str = "/etc/layerinit/policy";
 

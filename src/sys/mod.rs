@@ -13,6 +13,8 @@ pub mod cdrom;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod dm;
 pub mod entry;
+#[cfg(all(feature = "disk", feature = "verify"))]
+pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
 pub mod process;

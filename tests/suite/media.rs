@@ -246,6 +246,17 @@ fn a_device_without_a_filesystem_holds_images_one_after_the_other() {
             .says(&format!("layer 0 ({}): mounted by loop", attached.0))
             .says("): mounted by loop");
     }
+    // The node of the disk is in a devtmpfs: what is freed must not be on the disk.
+    let before = fs::read(image.path()).unwrap();
+    let from = format!(
+        "rd.layers.from={} rd.layers.backend=extract panic=-1",
+        attached.0
+    );
+    assert_eq!(boots(&mut guest, from).console, "app\n");
+    assert!(
+        fs::read(image.path()).unwrap() == before,
+        "the disk was written to"
+    );
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub mod archive;
 
 pub mod merge;
 
+#[cfg_attr(not(all(feature = "disk", feature = "verify")), path = "secure_off.rs")]
+mod secure;
+
 #[cfg(feature = "extract")]
 pub mod memory;
 
@@ -71,6 +74,7 @@ use merge::{MERGE_EVERY, MergedLayers};
 use overlay::Stack;
 pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
+pub use secure::secure;
 pub use upper::MountedUpper;
 
 /// How a layer was mounted.

@@ -23,9 +23,12 @@ pub mod container;
 
 pub mod prepare;
 
+pub mod outside;
 pub mod runner;
+
 pub mod verify;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -43,6 +46,7 @@ use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
+use outside::{Outside, Protection};
 use runner::RunOptions;
 use spec::{Body, FileContent, SpecEntry};
 use temp_files::TempFiles;
@@ -74,6 +78,8 @@ pub struct BuildOptions {
     pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
+    /// Where the layers go instead of into the image.
+    pub outside: Option<Outside>,
     /// The alignment of layers, in bytes: a multiple of 4.
     pub align: u64,
     /// How the loader is written.
@@ -160,10 +166,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut stop = false;
     let mut signed = Vec::new();
     if let Some(verify) = &options.verify {
-        stop = !appended
-            .first()
-            .is_some_and(|layer| layer.starts_with_image);
-        let list = verify::add_files(verify, &mut entries, appended, &temp)?;
+        stop = options.outside.is_some()
+            || !appended
+                .first()
+                .is_some_and(|layer| layer.starts_with_image);
+        let outside = options.outside.as_ref();
+        let list = verify::add_files(verify, &mut entries, appended, outside, &temp)?;
         // A list that is signed need not be in the loader, which can then stay as it is.
         let outside = !verify.keys.is_empty() && !options.layers_inside;
         stop |= outside;
@@ -171,8 +179,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             (false, _) => verify::add_to_loader(&mut entries, list),
             (true, true) => signed = list,
             // Somebody else signs it.
+            (true, false) if options.outside.is_some() => signed = list,
             (true, false) => {}
         }
+    }
+    if let Some(outside) = &options.outside {
+        lines.extend(outside.write(appended)?);
+        outside.write_list(&std::mem::take(&mut signed))?;
+        appended = &mut [];
     }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
@@ -209,10 +223,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         1 => "1 layer".to_string(),
         n => format!("{n} layers"),
     };
-    let inside = if options.layers_inside {
-        " inside it"
-    } else {
-        ""
+    let inside = match (options.layers_inside, &options.outside) {
+        (true, _) => " inside it".into(),
+        (false, Some(outside)) => format!(" in {}", outside.directory.display()),
+        (false, None) => String::new(),
     };
     let loader = loader.length;
     lines.push(format!(
@@ -232,6 +246,10 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
             .any(|layer| layer::is_squashfs(&layer.path))
         {
             modules.names.push(Module::Squashfs.name().into());
+        }
+        let outside = options.outside.as_ref();
+        if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
+            modules.names.push("dm_verity".into());
         }
         let (files, host) = depmod::entries(&modules, &entries)?;
         entries.extend(files);
@@ -264,12 +282,9 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             "--layers-inside",
         ));
     }
-    // Steps of ten leave room for files that a boot loader adds.
-    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
-    let width = number(layers.len().saturating_sub(1)).to_string().len();
     for (index, layer) in layers.iter().enumerate() {
-        let number = format!("/{:0width$}-", number(index));
-        let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
+        let name = file_name(index, layers.len(), &layer.name);
+        let name = [LAYERS, b"/", name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
         entries.push(SpecEntry::of_root(
@@ -279,6 +294,16 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             origin,
         ));
     }
+}
+
+/// The name of the file of a layer, one of `count`, so that the order of names is that of layers.
+pub(super) fn file_name(index: usize, count: usize, name: &OsStr) -> OsString {
+    // Steps of ten leave room for files that a boot loader adds.
+    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
+    let width = number(count.saturating_sub(1)).to_string().len();
+    let mut file = OsString::from(format!("{:0width$}-", number(index)));
+    file.push(name);
+    file
 }
 
 /// The alignment of layers as [`CpioOptions::data_align`].

@@ -16,6 +16,7 @@ use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::outside::Outside;
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
@@ -80,6 +81,11 @@ Verification:
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
 
+  With --layers-outside, the layers are files for a disk, and the policy allows rd.layers.from=. /init
+  copies them into memory and hashes them there. With --verity the kernel reads and verifies them
+  block by block on the disk, as it does with --fs-verity, if that is enabled for the files
+  (fsverity enable). A list that is signed goes beside the layers.
+
   If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
   ends with a stop, at which the kernel's unpacker stops: what follows is not unpacked over the
   loader.
@@ -124,6 +130,7 @@ Examples:
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --verify \\
     --verify-except credentials:/run/credentials
+  layerinit build -o loader.img --layers-outside disk/layers --layer base/ --verify --verity
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
@@ -156,6 +163,16 @@ pub(super) struct BuildArgs {
     /// Put the layers into the loader's archive, as /layers/10-NAME, /layers/20-NAME and so on
     #[arg(long, requires = "layers", help_heading = "Layer options")]
     layers_inside: bool,
+    /// Write the layers into the directory DIR instead, as 10-NAME, 20-NAME and so on, for a disk that
+    /// rd.layers.from= names
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "layers",
+        conflicts_with = "layers_inside",
+        help_heading = "Layer options"
+    )]
+    layers_outside: Option<PathBuf>,
     /// Start layers at a multiple of BYTES, which is a multiple of 4
     #[arg(
         long,
@@ -392,6 +409,10 @@ impl BuildArgs {
                 mtime,
                 args: self.mkfs_erofs_args,
             },
+            outside: self.layers_outside.map(|directory| Outside {
+                directory,
+                protection: self.verification.protection(),
+            }),
             verify: self.verification.options(),
             container: self.container.options(),
             run: self.container.run_options(),
