@@ -900,6 +900,14 @@ disk_sys_vfat() {
 	mcopy -i "$out" "$(layer app -zlz4hc)" ::layers/20-app.erofs
 	echo 'no layer' | mcopy -i "$out" - ::config.txt
 }
+disk_sys_exfat() {
+	local out=$1
+	truncate -s 64M "$out"
+	mkfs.exfat -L SYS "$out" >/dev/null
+	echo 'no layer' >"$work/trees/text"
+	"$repo/qemu/exfat-add" "$out" 10-base.erofs="$(layer base)" 20-app.erofs="$(layer app -zlz4hc)" config.txt="$work/trees/text"
+	fsck.exfat -n "$out" >/dev/null
+}
 # Images one after the other, at multiples of 1 MiB, and at last an archive.
 disk_sys_raw() {
 	local out=$1
@@ -1004,6 +1012,7 @@ image_files_disk() { build "$1" "${virtio[@]}" && { files base app; cat "$1"; } 
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block sr_mod ext4 xfs btrfs f2fs vfat exfat isofs squashfs nls_cp437 nls_iso8859-1 nls_ascii nls_utf8)
 image_quota() { build "$1" "${drivers[@]/#/--module=}" --module=quota_v2; }
+image_exfat() { build "$1" "${virtio[@]}" --module exfat --module nls_utf8; }
 image_discs() { build "$1" --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
 image_drivers() { build "$1" "${drivers[@]/#/--module=}"; }
 image_base_drivers() { build "$1" "${drivers[@]/#/--module=}" --layer "$(tree base)"; }

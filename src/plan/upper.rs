@@ -160,6 +160,15 @@ pub(super) fn writes(options: &Options) -> Result<Writes> {
     Ok(writes)
 }
 
+/// The device that `rd.overlay=` names, if one is going to take writes.
+pub fn upper_device(options: &Options) -> Option<MountSpec> {
+    let writes = writes(options).ok()?;
+    match (writes.upper, writes.kept) {
+        (Upper::Device(store), _) | (_, Some(KeptDirectories { store, .. })) => Some(store.device),
+        _ => None,
+    }
+}
+
 /// Warnings for words that have no effect, because no device keeps writes.
 fn idle_words(options: &Options, names_device: bool) -> Vec<String> {
     let why = match (names_device, options.overlay_readonly) {

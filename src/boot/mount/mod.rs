@@ -7,6 +7,9 @@ mod attributes;
 
 pub mod trees;
 
+#[cfg(feature = "disk")]
+mod mount_options;
+
 #[cfg_attr(not(feature = "disk"), path = "device_off.rs")]
 pub mod device;
 #[cfg(feature = "extract")]

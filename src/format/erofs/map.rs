@@ -76,6 +76,8 @@ pub struct Extents<'i> {
     inode: &'i Inode,
     zmap: Option<ZMap<'i>>,
     at: u64,
+    /// Whether the next extent follows another one.
+    follows: bool,
     /// In a fragment: the extents of the packed inode, and what to add to their offsets to get those in this file.
     packed: Option<(Box<Extents<'i>>, u64, u64)>,
 }
@@ -88,6 +90,7 @@ impl<'i> Extents<'i> {
             inode,
             zmap: None,
             at,
+            follows: false,
             packed: None,
         }
     }
@@ -95,6 +98,7 @@ impl<'i> Extents<'i> {
     /// Continues at another offset.
     fn seek(&mut self, at: u64) {
         self.at = at;
+        self.follows = false;
         self.packed = None;
     }
 
@@ -111,18 +115,14 @@ impl<'i> Extents<'i> {
         }
         if !self.inode.is_compressed() {
             let extent = map_blocks(self.image, self.inode, self.at)?;
-            self.at = extent.end();
-            return Ok(Some(extent));
+            return Ok(Some(self.pass(extent)));
         }
         let zmap = match &mut self.zmap {
             Some(zmap) => zmap,
             None => self.zmap.insert(ZMap::new(self.image, self.inode)?),
         };
         let (offset, end, fragment) = match zmap.map(self.at)? {
-            Mapped::Extent(extent) => {
-                self.at = extent.end();
-                return Ok(Some(extent));
-            }
+            Mapped::Extent(extent) => return Ok(Some(self.pass(extent))),
             Mapped::Fragment { offset, length, at } => (offset, offset.saturating_add(length), at),
         };
         let packed = self.image.packed()?;
@@ -137,6 +137,18 @@ impl<'i> Extents<'i> {
         let extents = Extents::new(self.image, packed, start);
         self.packed = Some((Box::new(extents), fragment.wrapping_sub(offset), end));
         self.of_packed(fragment.wrapping_sub(offset), end).map(Some)
+    }
+
+    /// Passes an extent. In a damaged index, one that follows another may start before the end of that; the kernel
+    /// reads the bytes of the first one there.
+    fn pass(&mut self, extent: Extent) -> Extent {
+        let extent = match self.follows && extent.offset < self.at {
+            true => extent.cut(self.at, u64::MAX),
+            false => extent,
+        };
+        self.follows = true;
+        self.at = extent.end();
+        extent
     }
 
     /// The next extent of the packed inode, as an extent of this file, whose fragment ends at `end`.
@@ -154,6 +166,7 @@ impl<'i> Extents<'i> {
         let mut extent = extent.cut(from, end.wrapping_add(shift));
         extent.offset = self.at;
         self.at = extent.end();
+        self.follows = true;
         Ok(extent)
     }
 }
