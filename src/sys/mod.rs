@@ -15,7 +15,8 @@ pub mod dm;
 pub mod entry;
 pub mod interface;
 pub mod loopdev;
-pub mod process;
 pub mod terminal;
+
+pub mod process;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;
