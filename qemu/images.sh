@@ -207,6 +207,9 @@ tree_container() {
 	echo "CONTAINER $1 user=$(id -u):$(id -g) dir=$(pwd) A=$A HOME=$HOME pid1=$(cat /proc/1/comm) lo=${up%% *}"
 	(sleep 0.1 &)
 	echo console >/dev/stdout
+	# More than the terminal's buffer: what is in it when the program ends must not be lost.
+	seq 1000
+	echo LAST-WORDS
 	exit 7
 	END
 	chmod 755 bin/serve

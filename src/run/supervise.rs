@@ -17,7 +17,7 @@ use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid
 use super::config::{Config, FILE, PROGRAM, SIZE_MAX};
 use super::user::{self, Credentials};
 use crate::error::{Context, Error, Result};
-use crate::sys::process::{replace, send, start_session_as};
+use crate::sys::process::{replace, send, start_foreground_as};
 use crate::text::shown;
 
 /// The search path without PATH in the environment (that of Docker).
@@ -63,7 +63,7 @@ pub fn run() -> Result<i32> {
         .iter()
         .map(|gid| Gid::from_raw(*gid))
         .collect();
-    let child = start_session_as(&program, &arguments, &environment, || {
+    let child = start_foreground_as(&program, &arguments, &environment, || {
         signals
             .thread_unblock()
             .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;

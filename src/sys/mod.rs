@@ -17,7 +17,8 @@ pub mod entry;
 pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
-pub mod process;
 pub mod terminal;
+
+pub mod process;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;

@@ -23,6 +23,9 @@ pub mod container;
 
 pub mod prepare;
 
+pub mod new_root;
+
+pub mod layer_modules;
 pub mod outside;
 pub mod runner;
 
@@ -120,18 +123,25 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = match options.layers_only {
-        true => Vec::new(),
-        false => loader_entries(options, &mut lines)?,
+    let takes_modules_of_layers = options
+        .modules
+        .as_ref()
+        .is_some_and(|modules| modules.root.is_none());
+    let early = match takes_modules_of_layers {
+        true => None,
+        // What is missing is reported before layers are made.
+        false => Some(loader_entries(options, None, &mut lines)?),
     };
-    let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
         let error = Error::new("write", STDOUT, "it is a terminal");
         return Err(error.hint("redirect it, or name a file with -o"));
     }
-    let temp = TempFiles::new(target.as_deref())?;
+    let temp = match takes_modules_of_layers {
+        true => TempFiles::with_names(target.as_deref())?,
+        false => TempFiles::new(target.as_deref())?,
+    };
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
@@ -144,6 +154,11 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             layers.push(layer);
         }
     }
+    let mut entries = match early {
+        Some(entries) => entries,
+        None => loader_entries(options, Some((&layers, &temp)), &mut lines)?,
+    };
+    let page = machine::page_max(&entries);
     let image = archives.image.as_ref().map(|image| &image.config);
     let init = options.init.as_deref();
     layers.extend(runner::prepare(
@@ -235,8 +250,16 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The entries of the loader, modules included. Messages are added to `lines`.
-fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
+/// The entries of the loader, modules included. Messages are added to `lines`. `layers` are those from which the
+/// modules are taken.
+fn loader_entries(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Vec<SpecEntry>> {
+    if options.layers_only {
+        return Ok(Vec::new());
+    }
     let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
     if let Some(modules) = &options.modules {
         let mut modules = modules.clone();
@@ -251,7 +274,15 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
         if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
             modules.names.push("dm_verity".into());
         }
-        let (files, host) = depmod::entries(&modules, &entries)?;
+        if let (None, Some((layers, temp))) = (&modules.root, layers) {
+            let directory = temp.path("modules");
+            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
+            lines.push(format!("modules of kernel {release}, from the layers"));
+            modules.kernel = Some(release);
+            modules.root = Some(directory);
+        }
+        let root = modules.root.clone().unwrap_or_default();
+        let (files, host) = depmod::entries(&root, &modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {

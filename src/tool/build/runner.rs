@@ -12,14 +12,14 @@ use oci_spec::image::ImageConfiguration;
 use super::archive::{self, CpioOptions};
 use super::layer::{self, PreparedLayer};
 use super::loader;
+use super::new_root;
 use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
-use crate::bytes::{Chain, Opened};
+use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::run::config::{self, Config, FILE, PROGRAM, SIZE_MAX};
 use crate::text::shown;
-use crate::tool::image::boot::{Boot, StandIns};
-use crate::tool::image::merged::{Layers, Stacking, layer_parts, merge};
+use crate::tool::image::merged::Layers;
 use crate::tool::image::rootfs::{Node, Rootfs};
 
 /// The layer in messages.
@@ -101,7 +101,7 @@ pub fn prepare(
     let has_entrypoint = image
         .and_then(|image| image.config().as_ref()?.entrypoint().as_ref())
         .is_some_and(|words| !words.is_empty());
-    let new_root = read_root(layers, |root, contents| {
+    let new_root = new_root::read(layers, |root, contents| {
         let program = config
             .arguments
             .first()
@@ -144,33 +144,6 @@ enum Init {
     /// One that is there because busybox has it.
     Busybox,
     Full,
-}
-
-/// Stacks the layers as `/init` does.
-fn read_root<T>(layers: &[PreparedLayer], look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
-    // The first archive with /init is the loader, and all that follows are layers.
-    let entries = [entry(
-        "init",
-        libc::S_IFREG | 0o755,
-        Body::File(FileContent::Bytes(Vec::new()), Vec::new()),
-    )];
-    let mut loader = Vec::new();
-    archive::write(&entries, CpioOptions::default(), &mut loader, NAME)?;
-    let mut image = Chain::default();
-    image.push(Box::new(loader), 1);
-    for layer in layers {
-        let file = layer
-            .file
-            .try_clone()
-            .during("read", layer.path.display())?;
-        image.push(Box::new(Opened::new(file, layer.length)), 4096);
-    }
-    let boot = Boot::new(&image, "retain_initrd", &StandIns::default());
-    let plan = boot.plan()?;
-    let sources = boot.open(&image)?;
-    let parts = layer_parts(&plan, &sources);
-    let (root, contents, _) = merge(&plan, &sources, &parts, Stacking::default());
-    Ok(look(&root, &contents))
 }
 
 /// Whether a program is the image's /sbin/init, whose place the layer takes.

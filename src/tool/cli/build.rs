@@ -93,8 +93,9 @@ Boot loaders:
   With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
   distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
   grub-mkrescue (grub-common, xorriso, GRUB's platforms). -o is not needed then. The kernel is
-  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
-  --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
+  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version, as
+  bootc images have it; --modules without DIR takes its modules. With --modules, the release of FILE
+  is that in its name, vmlinuz-RELEASE.
 
   An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
   the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
@@ -124,6 +125,7 @@ Examples:
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
   layerinit build --uki linux.efi --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/ \\
     --cmdline 'console=ttyS0 retain_initrd' --uki-sign db.key db.crt
+  layerinit build --uki linux.efi --modules --layer oci:bootc:latest
   layerinit build --uki app.addon.efi --layer app/
   layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
@@ -224,11 +226,12 @@ pub(super) struct BuildArgs {
         help_heading = "Loader options")]
     cpio_align: u32,
 
-    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
-    #[arg(long, value_name = "DIR", help_heading = "Module options")]
-    modules: Option<PathBuf>,
-    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]; or the
-    /// kernel's file, for --uki, --fit and --iso
+    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules; without DIR, from
+    /// the layers
+    #[arg(long, value_name = "DIR", num_args = 0..=1, help_heading = "Module options")]
+    modules: Option<Option<PathBuf>>,
+    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR; of the
+    /// layers, the highest version with a vmlinuz]; or the kernel's file, for --uki, --fit and --iso
     #[arg(
         long,
         value_name = "KERNEL",
@@ -369,7 +372,10 @@ impl BuildArgs {
             mut bundles,
         } = request;
         bundles.fit_key = self.bundles.fit_key()?;
-        let temp = bundles.first().map(TempFiles::with_names).transpose()?;
+        let temp = bundles.first();
+        let temp = temp
+            .map(|first| TempFiles::with_names(Some(first)))
+            .transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
         let modules = self.modules.map(|root| ModuleSelection {

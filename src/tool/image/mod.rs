@@ -19,6 +19,8 @@ pub mod in_place;
 pub mod rootfs;
 pub mod spool;
 
+pub mod layer_kernels;
+
 pub mod unpack;
 
 pub mod boot;
