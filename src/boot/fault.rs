@@ -16,7 +16,7 @@ use super::rescue::{options, reboot_command};
 use super::watchdog;
 use crate::plan::cmdline::Emergency;
 use crate::sys::process::reap;
-use crate::sys::signal::{self, AlternateStack, FAULTS, Fault, Origin};
+use crate::sys::signal::{self, AlternateStack, FAULTS, FaultSignal, Origin};
 
 /// Whether a fault has been reported.
 static REPORTED: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ pub fn install_handler() {
     signal::install_handler(handle);
 }
 
-fn handle(fault: &Fault) {
+fn handle(fault: &FaultSignal) {
     let process = getpid();
     // The signal ends a child, as it does any program.
     if !process.is_init() {
@@ -47,7 +47,7 @@ fn handle(fault: &Fault) {
     apply_policy()
 }
 
-fn report(fault: &Fault) {
+fn report(fault: &FaultSignal) {
     let name = FAULTS.iter().find(|(number, _)| *number == fault.signal);
     let mut line = LineBuffer::new();
     let _ = write!(

@@ -221,11 +221,11 @@ impl fmt::Write for LineBuffer {
 /// Reads the records of the kernel log (Documentation/ABI/testing/dev-kmsg). All values share one position
 /// in the log, so only the newest one may be read.
 #[derive(Debug)]
-pub struct Records {
+pub struct KernelRecords {
     file: Option<&'static File>,
 }
 
-impl Records {
+impl KernelRecords {
     /// All records that the log still holds.
     pub fn all() -> Self {
         Self::after(SeekFrom::Start(0))
@@ -245,7 +245,7 @@ impl Records {
 }
 
 /// Ends at the end of the log.
-impl Iterator for Records {
+impl Iterator for KernelRecords {
     type Item = KernelRecord;
 
     fn next(&mut self) -> Option<KernelRecord> {

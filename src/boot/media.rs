@@ -151,22 +151,22 @@ pub fn find(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
 }
 
 /// A file on a medium.
-struct Found {
+struct LocatedFile {
     /// Its path in the initramfs, without symbolic links.
     path: String,
     kind: FileType,
 }
 
-fn locate(root: BorrowedFd<'_>, path: &str) -> std::result::Result<Found, Errno> {
+fn locate(root: BorrowedFd<'_>, path: &str) -> std::result::Result<LocatedFile, Errno> {
     let file = resolve(root, path)?;
     let kind = FileType::from_raw_mode(fstat(&file)?.st_mode);
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = rustix::fs::readlink(link, Vec::new())?;
     let path = path.into_string().map_err(|_| Errno::ILSEQ)?;
-    Ok(Found { path, kind })
+    Ok(LocatedFile { path, kind })
 }
 
-fn open_file(medium: &Medium, name: String, found: Found) -> Result<OpenSource> {
+fn open_file(medium: &Medium, name: String, found: LocatedFile) -> Result<OpenSource> {
     let storage = match medium.device {
         Some(_) => Storage::Filesystem,
         None => Storage::Initramfs,

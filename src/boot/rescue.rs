@@ -204,7 +204,7 @@ fn hint() -> Option<&'static str> {
 
 /// Whether the kernel log says that the kernel did not recognise all of the initrd.
 fn initrd_was_discarded() -> bool {
-    let mut records = kmsg::Records::all();
+    let mut records = kmsg::KernelRecords::all();
     records.any(|record| record.by_kernel && record.text.contains("Initramfs unpacking failed"))
 }
 

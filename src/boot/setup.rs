@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
 /// A mount of one of the kernel's filesystems.
-struct Mount {
+struct ApiMount {
     target: &'static str,
     fstype: &'static str,
     flags: MountFlags,
@@ -25,7 +25,7 @@ const NOSUID_NODEV_NOEXEC: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-const DEV: Mount = Mount {
+const DEV: ApiMount = ApiMount {
     target: "/dev",
     fstype: "devtmpfs",
     flags: MountFlags::NOSUID,
@@ -33,32 +33,32 @@ const DEV: Mount = Mount {
 };
 
 /// The other mounts, parents before children. The flags are those of systemd (src/shared/mount-setup.c).
-const MOUNTS: [Mount; 5] = [
-    Mount {
+const MOUNTS: [ApiMount; 5] = [
+    ApiMount {
         target: "/proc",
         fstype: "proc",
         flags: NOSUID_NODEV_NOEXEC,
         data: "",
     },
-    Mount {
+    ApiMount {
         target: "/sys",
         fstype: "sysfs",
         flags: NOSUID_NODEV_NOEXEC,
         data: "",
     },
-    Mount {
+    ApiMount {
         target: "/dev/pts",
         fstype: "devpts",
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
         data: "gid=5,mode=620",
     },
-    Mount {
+    ApiMount {
         target: "/dev/shm",
         fstype: "tmpfs",
         flags: MountFlags::NOSUID.union(MountFlags::NODEV),
         data: "mode=1777",
     },
-    Mount {
+    ApiMount {
         target: "/run",
         fstype: "tmpfs",
         flags: MountFlags::NOSUID.union(MountFlags::NODEV),
@@ -114,7 +114,7 @@ pub fn mount_filesystems() -> Result<()> {
     Ok(())
 }
 
-impl Mount {
+impl ApiMount {
     /// Mounts the filesystem, unless something is mounted on its target. Returns a warning where the
     /// mount point had to be replaced.
     fn mount(&self) -> Result<Option<Error>> {

@@ -25,7 +25,7 @@ use crate::plan::{self, Layer, Plan, Source};
 use crate::verify;
 use crate::verify::content::SignedList;
 use crate::verify::digest::Digests;
-use crate::verify::list::{self, Entry};
+use crate::verify::list::{self, ListEntry};
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
 
@@ -33,7 +33,7 @@ use crate::verify::signature::{self, Key};
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.
-    list: Option<Vec<Entry>>,
+    list: Option<Vec<ListEntry>>,
     /// The keys of the loader. If there are any, the list has to be signed.
     keys: Vec<Key>,
     /// The oldest version of a list that is signed.

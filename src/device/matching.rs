@@ -143,11 +143,11 @@ impl ContentCache {
     fn partitions<'a>(
         &mut self,
         devices: &'a [Device],
-        matches: impl Fn(&Entry) -> bool,
+        matches: impl Fn(&PartitionIds) -> bool,
     ) -> Vec<&'a Device> {
         let mut found = Vec::new();
         for device in devices.iter().filter(|device| device.partition.is_some()) {
-            let mut entry = Entry {
+            let mut entry = PartitionIds {
                 uuid: device.part_uuid.clone(),
                 label: device.part_name.clone(),
             };
@@ -312,12 +312,12 @@ fn filesystem_devices(found: &[(&Device, Vec<Volume>)]) -> Option<u64> {
 }
 
 /// UUID and name of a partition.
-struct Entry {
+struct PartitionIds {
     uuid: Option<String>,
     label: Option<String>,
 }
 
-impl Entry {
+impl PartitionIds {
     fn has_uuid(&self, uuid: &str) -> bool {
         self.uuid
             .as_ref()

@@ -496,12 +496,12 @@ mod tests {
     }
 
     /// Bytes of which those from `bad` on cannot be read.
-    struct Medium {
+    struct HalfReadable {
         bytes: Vec<u8>,
         bad: u64,
     }
 
-    impl ReadAt for Medium {
+    impl ReadAt for HalfReadable {
         fn size(&self) -> u64 {
             self.bytes.len() as u64
         }
@@ -524,7 +524,7 @@ mod tests {
             far
         };
         for bad in [0, 4096] {
-            let medium = Medium {
+            let medium = HalfReadable {
                 bytes: far.clone(),
                 bad,
             };

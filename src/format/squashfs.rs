@@ -17,7 +17,7 @@ const MAJOR: u16 = 4;
 
 /// A superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Superblock {
+pub struct SquashfsSuperblock {
     /// The number of inodes.
     pub inodes: u32,
     /// The size of a data block in bytes.
@@ -28,7 +28,7 @@ pub struct Superblock {
     pub bytes_used: u64,
 }
 
-impl Superblock {
+impl SquashfsSuperblock {
     /// Reads the superblock of the image that starts at `offset`; `None`: there is none.
     pub fn read(source: &dyn ReadAt, offset: u64) -> io::Result<Option<Self>> {
         let mut bytes = [0; SIZE];
@@ -88,10 +88,10 @@ mod tests {
         image[20] = 6;
         image[28] = 4;
         image[40..48].copy_from_slice(&5000_u64.to_le_bytes());
-        let superblock = Superblock::read(&&image[..], 0).unwrap().unwrap();
+        let superblock = SquashfsSuperblock::read(&&image[..], 0).unwrap().unwrap();
         assert_eq!(
             superblock,
-            Superblock {
+            SquashfsSuperblock {
                 inodes: 7,
                 block_size: 131_072,
                 compression: 6,
@@ -103,8 +103,8 @@ mod tests {
             Some(("zstd", "CONFIG_SQUASHFS_ZSTD"))
         );
         // Version 3, and an image that is cut off.
-        assert_eq!(Superblock::read(&&image[..95], 0).unwrap(), None);
+        assert_eq!(SquashfsSuperblock::read(&&image[..95], 0).unwrap(), None);
         image[28] = 3;
-        assert_eq!(Superblock::read(&&image[..], 0).unwrap(), None);
+        assert_eq!(SquashfsSuperblock::read(&&image[..], 0).unwrap(), None);
     }
 }

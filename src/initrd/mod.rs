@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::Archive;
 use crate::format::erofs::Superblock;
-use crate::format::squashfs;
+use crate::format::squashfs::SquashfsSuperblock;
 use walk::Walker;
 
 /// One contiguous part of an initrd.
@@ -48,7 +48,7 @@ pub enum Kind {
     /// An EROFS image.
     Erofs(Superblock),
     /// A SquashFS image.
-    Squashfs(squashfs::Superblock),
+    Squashfs(SquashfsSuperblock),
     /// A block at which the kernel's unpacker stops ([`stop::STOP`]).
     Stop,
     /// A bootconfig trailer (Documentation/admin-guide/bootconfig.rst).

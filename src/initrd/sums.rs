@@ -9,7 +9,7 @@ use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Member, Next};
 
 /// The archive that is walked.
-pub(super) struct Place<'a> {
+pub(super) struct ArchivePlace<'a> {
     pub image: &'a dyn ReadAt,
     /// The segments before it.
     pub before: &'a [Segment],
@@ -23,7 +23,7 @@ pub(super) struct Place<'a> {
 pub(super) fn look<I: Skip>(
     member: &Member,
     archive: &mut Archive<I>,
-    place: &Place,
+    place: &ArchivePlace,
     contents: &mut Contents,
 ) -> io::Result<()> {
     // `is_made` walks all archives again, so hostile images get a limit.
@@ -37,8 +37,8 @@ pub(super) fn look<I: Skip>(
 
 /// Whether the kernel can have created the file of this member: whether an earlier member makes its
 /// directory.
-fn is_made(place: &Place, member: &Member) -> io::Result<bool> {
-    let Place {
+fn is_made(place: &ArchivePlace, member: &Member) -> io::Result<bool> {
+    let ArchivePlace {
         image,
         before,
         start,

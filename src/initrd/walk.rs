@@ -11,7 +11,7 @@ use crate::error::{Cause, Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::{self, Archive, Next};
 use crate::format::erofs::{self, SUPER_OFFSET, Superblock};
-use crate::format::squashfs;
+use crate::format::squashfs::{self, SquashfsSuperblock};
 
 /// More than any real image has: limits the memory that a hostile one takes.
 const MAX_SEGMENTS: usize = 8192;
@@ -228,7 +228,7 @@ impl<'a> Walker<'a> {
             return Ok(false);
         }
         let image = Part::new(self.image, 0, self.end);
-        let superblock = squashfs::Superblock::read(&image, start)
+        let superblock = SquashfsSuperblock::read(&image, start)
             .during("read", format_args!("SquashFS superblock at {start:#x}"))?;
         let Some(superblock) = superblock else {
             return Ok(false);
@@ -354,7 +354,7 @@ impl<'a> Walker<'a> {
                     end = member.body.saturating_add(member.header.filesize.into());
                     end = end.saturating_add(member.header.body_padding());
                     contents.add(&member, &self.rdinit);
-                    let lies = sums::Place {
+                    let lies = sums::ArchivePlace {
                         image: &Part::new(self.image, 0, self.end),
                         before: &self.segments,
                         start,

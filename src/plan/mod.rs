@@ -28,7 +28,7 @@ mod display;
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
-use crate::format::squashfs;
+use crate::format::squashfs::SquashfsSuperblock;
 use crate::initrd::Walk;
 use backend::Backend;
 use cmdline::Options;
@@ -91,7 +91,7 @@ pub enum Content {
     /// A SquashFS image.
     Squashfs {
         /// The superblock of the image.
-        superblock: squashfs::Superblock,
+        superblock: SquashfsSuperblock,
         /// The backends that can mount it, in the order to try them.
         backends: Vec<Backend>,
     },

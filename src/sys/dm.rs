@@ -37,7 +37,7 @@ const PARAMETERS_MAX: usize = 2048;
 
 /// What the kernel gets: the header, and for a table one target with its parameters.
 #[repr(C)]
-struct Request {
+struct DmRequest {
     header: DmIoctl,
     target: TargetSpec,
     parameters: [u8; PARAMETERS_MAX],
@@ -67,7 +67,7 @@ fn set(field: &mut [u8], text: &str) -> Result<()> {
     }
 }
 
-impl Request {
+impl DmRequest {
     fn new(name: &str) -> Result<Self> {
         let mut request = Self {
             header: DmIoctl {
@@ -108,7 +108,7 @@ impl Request {
 
 /// Creates a device without a table. Returns its number, as of `stat(2)`.
 pub fn create(control: impl AsFd, name: &str, uuid: &str) -> Result<u64> {
-    let mut request = Request::new(name)?;
+    let mut request = DmRequest::new(name)?;
     set(&mut request.header.uuid, uuid)?;
     request.call::<DM_DEV_CREATE>(control)?;
     Ok(request.header.dev)
@@ -122,7 +122,7 @@ pub fn load(
     sectors: u64,
     parameters: &str,
 ) -> Result<()> {
-    let mut request = Request::new(name)?;
+    let mut request = DmRequest::new(name)?;
     request.header.flags = DM_READONLY_FLAG;
     request.header.target_count = 1;
     request.target.length = sectors;
@@ -133,10 +133,10 @@ pub fn load(
 
 /// Makes a loaded table active.
 pub fn resume(control: impl AsFd, name: &str) -> Result<()> {
-    Request::new(name)?.call::<DM_DEV_SUSPEND>(control)
+    DmRequest::new(name)?.call::<DM_DEV_SUSPEND>(control)
 }
 
 /// Removes a device that is not in use.
 pub fn remove(control: impl AsFd, name: &str) -> Result<()> {
-    Request::new(name)?.call::<DM_DEV_REMOVE>(control)
+    DmRequest::new(name)?.call::<DM_DEV_REMOVE>(control)
 }

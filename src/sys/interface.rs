@@ -10,13 +10,13 @@ const SIOCSIFFLAGS: Opcode = libc::SIOCSIFFLAGS as Opcode;
 
 /// `struct ifreq` with flags. The kernel reads 40 bytes on 64-bit machines, and 32 on others.
 #[repr(C)]
-struct Request {
+struct InterfaceRequest {
     name: [u8; libc::IFNAMSIZ],
     flags: c_short,
     rest: [u8; 22],
 }
 
-const _: () = assert!(size_of::<Request>() == 40);
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 
 /// Brings the loopback interface up: it has its addresses then.
 ///
@@ -24,7 +24,7 @@ const _: () = assert!(size_of::<Request>() == 40);
 /// EAFNOSUPPORT or ENOSYS of a kernel without networking; ENODEV without the interface.
 pub fn loopback_up() -> Result<()> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    let mut request = Request {
+    let mut request = InterfaceRequest {
         name: [0; libc::IFNAMSIZ],
         flags: libc::IFF_UP as c_short,
         rest: [0; 22],
@@ -33,7 +33,7 @@ pub fn loopback_up() -> Result<()> {
         *to = *from;
     }
     // SAFETY: the ioctl reads one struct ifreq, of at most 40 bytes, and writes nothing.
-    let set = unsafe { Setter::<SIOCSIFFLAGS, Request>::new(request) };
+    let set = unsafe { Setter::<SIOCSIFFLAGS, InterfaceRequest>::new(request) };
     // SAFETY: as above.
     unsafe { ioctl(socket, set) }
 }

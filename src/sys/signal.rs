@@ -23,7 +23,7 @@ const STACK_SIZE: usize = 32 << 10;
 
 /// A signal of a fault, as it arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct Fault {
+pub struct FaultSignal {
     /// Its number.
     pub signal: c_int,
     /// What raised it.
@@ -43,12 +43,12 @@ pub enum Origin {
     Process(c_int),
 }
 
-static HANDLER: OnceLock<fn(&Fault)> = OnceLock::new();
+static HANDLER: OnceLock<fn(&FaultSignal)> = OnceLock::new();
 
 /// Installs `handler` for each of [`FAULTS`]. It runs on the thread's alternate stack, if the thread has one,
 /// and must keep to signal-safety(7). If it returns, the signal ends the program. execve(2) restores the
 /// default dispositions.
-pub fn install_handler(handler: fn(&Fault)) {
+pub fn install_handler(handler: fn(&FaultSignal)) {
     let _ = HANDLER.set(handler);
     let mut action = default_action();
     action.sa_sigaction = entry as *const () as libc::sighandler_t;
@@ -83,7 +83,7 @@ extern "C" fn entry(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_v
     };
     let instruction = instruction(context);
     if let Some(handler) = HANDLER.get() {
-        handler(&Fault {
+        handler(&FaultSignal {
             signal,
             origin,
             instruction,

@@ -28,11 +28,11 @@ pub struct DiffOptions {
 enum Difference {
     Added(&'static str),
     Removed(&'static str),
-    Changed(Vec<Change>),
+    Changed(Vec<FileChange>),
 }
 
 /// What about a file has changed. Content has no values to print.
-struct Change {
+struct FileChange {
     what: String,
     values: Option<(String, String)>,
 }
@@ -138,12 +138,12 @@ impl<'v> Sides<'v> {
     }
 
     /// What is different about a file.
-    fn compare(&mut self, old: (usize, &Node), new: (usize, &Node)) -> Result<Vec<Change>> {
+    fn compare(&mut self, old: (usize, &Node), new: (usize, &Node)) -> Result<Vec<FileChange>> {
         let mut changes = Vec::new();
         let mut add = |what: &str, old: String, new: String| {
             if old != new {
                 let values = Some((old, new));
-                changes.push(Change {
+                changes.push(FileChange {
                     what: what.into(),
                     values,
                 });
@@ -176,7 +176,7 @@ impl<'v> Sides<'v> {
         }
         changes.extend(self.xattrs(old, new)?);
         if old.has_type(libc::S_IFREG) && self.content_differs(old, new)? {
-            changes.push(Change {
+            changes.push(FileChange {
                 what: "content".into(),
                 values: None,
             });
@@ -185,7 +185,7 @@ impl<'v> Sides<'v> {
     }
 
     /// The extended attributes that are different.
-    fn xattrs(&mut self, old: &Node, new: &Node) -> Result<Vec<Change>> {
+    fn xattrs(&mut self, old: &Node, new: &Node) -> Result<Vec<FileChange>> {
         let of = |side: &mut Side, node: &Node| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
             let xattrs = node_xattrs(side.view, node, &mut side.limits)?.into_iter();
             Ok(xattrs.map(|xattr| (xattr.name, xattr.value)).collect())
@@ -196,7 +196,7 @@ impl<'v> Sides<'v> {
         names.dedup();
         let differs = |name: &&&Vec<u8>| before.get(**name) != after.get(**name);
         let value = |value: Option<&Vec<u8>>| value.map_or("none".into(), |value| quoted(value));
-        let changes = names.iter().filter(differs).map(|name| Change {
+        let changes = names.iter().filter(differs).map(|name| FileChange {
             what: format!("xattr {}", shown(name)),
             values: Some((value(before.get(*name)), value(after.get(*name)))),
         });

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, fstatvfs, linkat, openat}
 use rustix::io::Errno;
 
 use super::image::input::Initrd;
-use super::image::merged::Place;
+use super::image::merged::ContentPlace;
 use super::image::rootfs::{Node, join, split};
 use super::image::view::{self, View};
 use super::progress;
@@ -49,7 +49,7 @@ pub fn extract(image: &Initrd, wanted: &Wanted) -> Result<Vec<String>> {
         let names = select(view, &wanted.paths)?;
         let (top, is_empty) = open(&wanted.directory)?;
         let is_root = rustix::process::geteuid().is_root();
-        let mut tree = Tree {
+        let mut tree = OutputTree {
             view,
             top,
             privileged: is_root && !wanted.unprivileged,
@@ -152,7 +152,7 @@ fn check_room(top: &OwnedFd, directory: &Path, needed: u64) -> Result<()> {
 }
 
 /// A tree of files on its way into a directory.
-struct Tree<'v> {
+struct OutputTree<'v> {
     view: &'v View<'v>,
     top: OwnedFd,
     /// Whether owners, devices and extended attributes are set.
@@ -165,7 +165,7 @@ struct Tree<'v> {
     devices: usize,
 }
 
-impl<'v> Tree<'v> {
+impl<'v> OutputTree<'v> {
     /// The bytes that the files take.
     fn needed(&mut self, names: &[(&[u8], usize)]) -> Result<u64> {
         let mut total = 0u64;
@@ -310,7 +310,7 @@ impl<'v> Tree<'v> {
         static EMPTY: &[u8] = &[];
         let source = places.iter().flatten().next();
         let source = match source {
-            Some(Place::Image(_, bytes) | Place::Bytes(bytes, _)) => *bytes,
+            Some(ContentPlace::Image(_, bytes) | ContentPlace::Bytes(bytes, _)) => *bytes,
             None => &EMPTY as &(dyn ReadAt + Sync),
         };
         with_writer(source, |writer| {
@@ -328,7 +328,7 @@ impl<'v> Tree<'v> {
         writer: &mut Writer,
         path: &[u8],
         node: &Node,
-        place: Option<&Place>,
+        place: Option<&ContentPlace>,
     ) -> Result<()> {
         let attributes = self.attributes(node)?;
         let (parent, last) = split(path);
@@ -337,12 +337,12 @@ impl<'v> Tree<'v> {
         let file = node::file(directory, &name, node.size())?;
         let file = writer.file(file, attributes, path.to_vec());
         match (place, node.with_bytes().inode.as_deref()) {
-            (Some(Place::Image(image, _)), Some(inode)) => {
+            (Some(ContentPlace::Image(image, _)), Some(inode)) => {
                 for extent in image.extents(inode) {
                     writer.write(&file, extent.map_err(|fault| fault.of_inode(inode.nid))?)?;
                 }
             }
-            (Some(Place::Bytes(_, offset)), _) => {
+            (Some(ContentPlace::Bytes(_, offset)), _) => {
                 let extent = Extent {
                     offset: 0,
                     length: node.size(),

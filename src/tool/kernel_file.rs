@@ -24,7 +24,7 @@ const MODULES: [&[u8]; 2] = [b"usr/lib/modules", b"lib/modules"];
 
 /// The kernel for a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum KernelSource {
     /// A file.
     File(PathBuf),
     /// A file of the layers, by its path in the new root.
@@ -69,9 +69,9 @@ impl Provided {
 ///
 /// # Errors
 /// There is none.
-pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> {
+pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<KernelSource> {
     if let Some(path) = given {
-        return Ok(Found::File(path.into()));
+        return Ok(KernelSource::File(path.into()));
     }
     if let Some(found) = in_layers(image, boot) {
         return Ok(found);
@@ -95,7 +95,7 @@ pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> 
         .map(|release| PathBuf::from(format!("/boot/vmlinuz-{release}")));
     let files: Vec<_> = files.collect();
     if let Some(path) = files.iter().find(|path| path.is_file()) {
-        return Ok(Found::File(path.clone()));
+        return Ok(KernelSource::File(path.clone()));
     }
     let looked: Vec<_> = files
         .iter()
@@ -113,7 +113,7 @@ pub fn find(image: &Initrd, boot: &Boot, given: Option<&Path>) -> Result<Found> 
 }
 
 /// The kernel of the highest version in the layers.
-pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<Found> {
+pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<KernelSource> {
     let plan = boot.plan().ok()?;
     let sources = boot.open(image).ok()?;
     let parts = layer_parts(&plan, &sources);
@@ -135,7 +135,7 @@ pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<Found> {
     kernels
         .into_iter()
         .max()
-        .map(|(_, path)| Found::InImage(path))
+        .map(|(_, path)| KernelSource::InImage(path))
 }
 
 /// The numbers in a version, so that 6.12 is above 6.9.
@@ -145,7 +145,7 @@ fn numbers(version: &[u8]) -> Vec<u64> {
     parsed.collect()
 }
 
-impl Found {
+impl KernelSource {
     /// The first bytes of the kernel.
     pub fn head(&self, image: &Initrd, boot: &Boot) -> Result<Vec<u8>> {
         match self {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::image::input::{Initrd, Piece};
+use super::image::input::{ImagePart, Initrd};
 use super::progress;
 use crate::bytes::{ReadAt, Reader};
 use crate::error::{Context, Error, Result};
@@ -12,7 +12,7 @@ use crate::initrd::{self, Kind, Segment};
 
 /// A part of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Part {
+struct SegmentFile {
     offset: u64,
     length: u64,
     /// What its name ends with.
@@ -26,7 +26,7 @@ struct Part {
 /// The image cannot be read, or the directory does not take a file: one of the name may be there.
 pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
     let walk = initrd::walk(image, b"/init");
-    let segments = walk.segments.iter().map(|segment| Part {
+    let segments = walk.segments.iter().map(|segment| SegmentFile {
         offset: segment.offset,
         length: segment.length,
         suffix: suffix(segment),
@@ -83,7 +83,7 @@ fn suffix(segment: &Segment) -> String {
 const PADDING: &str = "padding";
 
 /// Where the parts of an initrd are in the file that its pieces are from.
-fn in_file(parts: Vec<Part>, pieces: &[Piece]) -> Vec<Part> {
+fn in_file(parts: Vec<SegmentFile>, pieces: &[ImagePart]) -> Vec<SegmentFile> {
     let mut found = Vec::new();
     for part in &parts {
         let end = part.offset.saturating_add(part.length);
@@ -91,7 +91,7 @@ fn in_file(parts: Vec<Part>, pieces: &[Piece]) -> Vec<Part> {
             let start = part.offset.max(piece.offset);
             let end = end.min(piece.offset.saturating_add(piece.length));
             if start < end {
-                found.push(Part {
+                found.push(SegmentFile {
                     offset: start.saturating_sub(piece.offset).saturating_add(piece.at),
                     length: end.saturating_sub(start),
                     suffix: part.suffix.clone(),
@@ -103,11 +103,11 @@ fn in_file(parts: Vec<Part>, pieces: &[Piece]) -> Vec<Part> {
 }
 
 /// All parts of a file, of which the given ones are known. Padding belongs to the part before it.
-fn parts(mut known: Vec<Part>, size: u64) -> Vec<Part> {
+fn parts(mut known: Vec<SegmentFile>, size: u64) -> Vec<SegmentFile> {
     known.sort_by_key(|part| part.offset);
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<SegmentFile> = Vec::new();
     let mut end = 0;
-    let other = |offset: u64, end: u64| Part {
+    let other = |offset: u64, end: u64| SegmentFile {
         offset,
         length: end.saturating_sub(offset),
         suffix: "other".into(),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_byte_is_in_one_part() {
-        let part = |(offset, length, suffix): (u64, u64, &str)| Part {
+        let part = |(offset, length, suffix): (u64, u64, &str)| SegmentFile {
             offset,
             length,
             suffix: suffix.into(),

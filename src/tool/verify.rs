@@ -12,7 +12,7 @@ use crate::plan::{self, Source};
 use crate::text::shown;
 use crate::verify::content::SignedList;
 use crate::verify::digest::Digest;
-use crate::verify::list::{self, Entry};
+use crate::verify::list::{self, ListEntry};
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
 use crate::verify::{measure, read_list, read_signed};
@@ -47,7 +47,7 @@ pub fn entries(
     boot: &Boot,
     image: &(dyn ReadAt + Sync),
     key: Option<&Path>,
-) -> Result<Option<Vec<Entry>>> {
+) -> Result<Option<Vec<ListEntry>>> {
     let mut keys = Vec::new();
     if let Some(path) = key {
         let text = fs::read(path).during("read", path.display())?;
@@ -92,7 +92,7 @@ pub fn entries(
 pub fn compare(
     boot: &Boot,
     image: &(dyn ReadAt + Sync),
-    entries: &[Entry],
+    entries: &[ListEntry],
     mut tell: impl FnMut(&str, Digest) -> Result<()>,
 ) -> Result<()> {
     let on_a_disk = |source| crate::verify::check_memory(source, || true);

@@ -1,14 +1,14 @@
 //! Compares the layers with the list.
 
 use super::digest::Digests;
-use super::list::{Entry, Expected};
+use super::list::{Expected, ListEntry};
 use crate::error::{Error, Result};
 use crate::plan::Layer;
 
 /// Compares layers, the lowest first, with the list. `may_vary` says whether a layer may be there for
 /// [`Expected::Vary`], or why not.
 pub(super) fn compare(
-    entries: &[Entry],
+    entries: &[ListEntry],
     layers: &[(Layer, Digests)],
     may_vary: impl Fn(&Layer, &str) -> std::result::Result<(), String>,
 ) -> Result<()> {
@@ -38,7 +38,7 @@ pub(super) fn compare(
             }
         }
     }
-    let missing = |entry: &&Entry| matches!(entry.expected, Expected::Sha256(_));
+    let missing = |entry: &&ListEntry| matches!(entry.expected, Expected::Sha256(_));
     match rest.iter().find(missing) {
         None => Ok(()),
         Some(entry) => {
@@ -53,14 +53,14 @@ pub(super) fn compare(
 }
 
 /// The number of a line of the list, among lines that are no comments, from 0 as layers are numbered.
-fn number(entries: &[Entry], entry: &Entry) -> usize {
+fn number(entries: &[ListEntry], entry: &ListEntry) -> usize {
     let mut all = entries.iter();
     all.position(|other| std::ptr::eq(other, entry))
         .unwrap_or_default()
 }
 
 /// Where the list has a layer with these digests.
-fn elsewhere(entries: &[Entry], digests: &Digests) -> Option<usize> {
+fn elsewhere(entries: &[ListEntry], digests: &Digests) -> Option<usize> {
     let mut all = entries.iter();
     all.position(|entry| matches!(&entry.expected, Expected::Sha256(digest) if digests.has(digest)))
 }
@@ -69,7 +69,7 @@ fn begin(layer: &Layer, digests: &Digests) -> String {
     format!("offset {:#x}, sha256 {}", layer.offset, digests.exact)
 }
 
-fn unlisted(layer: &Layer, digests: &Digests, entries: &[Entry], why: &[String]) -> Error {
+fn unlisted(layer: &Layer, digests: &Digests, entries: &[ListEntry], why: &[String]) -> Error {
     let mut what = begin(layer, digests);
     let count = entries.len();
     match elsewhere(entries, digests) {
@@ -86,8 +86,8 @@ fn unlisted(layer: &Layer, digests: &Digests, entries: &[Entry], why: &[String])
 fn different(
     layer: &Layer,
     digests: &Digests,
-    entry: &Entry,
-    entries: &[Entry],
+    entry: &ListEntry,
+    entries: &[ListEntry],
     layers: &[(Layer, Digests)],
     why: &[String],
 ) -> Error {

@@ -17,7 +17,7 @@ pub const PATH: &str = loader_files::LIST;
 
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ListEntry {
     /// What the layer has to be.
     pub expected: Expected,
     /// Its name, for people.
@@ -37,7 +37,7 @@ pub enum Expected {
 ///
 /// # Errors
 /// The first line that is wrong. None is skipped: what it was meant to say is not known.
-pub fn parse(text: &[u8]) -> Result<Vec<Entry>> {
+pub fn parse(text: &[u8]) -> Result<Vec<ListEntry>> {
     let mut entries = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii_end();
@@ -52,7 +52,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn entry(line: &[u8]) -> std::result::Result<Entry, &'static str> {
+fn entry(line: &[u8]) -> std::result::Result<ListEntry, &'static str> {
     const WRONG: &str = "not `DIGEST  NAME`, as sha256sum writes it";
     let blank = line.iter().position(|byte| *byte == b' ').ok_or(WRONG)?;
     let (first, rest) = line.split_at_checked(blank).ok_or(WRONG)?;
@@ -73,7 +73,7 @@ fn entry(line: &[u8]) -> std::result::Result<Entry, &'static str> {
         }
     };
     let name = shown(name);
-    Ok(Entry { expected, name })
+    Ok(ListEntry { expected, name })
 }
 
 /// Checks the directory of an archive that may vary: an absolute path other than `/`, without `..`. Returns it without
@@ -90,7 +90,7 @@ pub fn directory(path: &str) -> std::result::Result<String, &'static str> {
     Ok(format!("/{path}"))
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for ListEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.expected {
             Expected::Sha256(digest) => write!(f, "{digest}  {}", self.name),
@@ -112,7 +112,7 @@ mod tests {
             ABC.to_uppercase()
         );
         let entries = parse(text.as_bytes()).unwrap();
-        let lines: Vec<_> = entries.iter().map(Entry::to_string).collect();
+        let lines: Vec<_> = entries.iter().map(ListEntry::to_string).collect();
         assert_eq!(
             lines,
             [

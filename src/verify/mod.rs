@@ -23,7 +23,7 @@ use crate::initrd::{Kind, Segment};
 use crate::plan::{self, Content, Layer, Place, Source, Storage};
 use content::SignedList;
 use digest::Digests;
-use list::Entry;
+use list::ListEntry;
 use signature::Key;
 
 /// The directory of the loader that this room reads.
@@ -67,7 +67,7 @@ pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result
 /// The first layer that is not in its place in the list, a layer of the list that is missing, data in a source that
 /// cannot be recognised, or an archive in front of the loader that changes it.
 pub fn check(
-    entries: &[Entry],
+    entries: &[ListEntry],
     layers: &[(Layer, Digests)],
     sources: &[&Source],
     files: &[&dyn ReadAt],
@@ -172,13 +172,17 @@ pub fn take_list(source: &mut Source, file: &dyn ReadAt) -> Option<SignedList> {
 ///
 /// # Errors
 /// Those of [`signature::verify`] and [`list::parse`].
-pub fn read_signed(keys: &[Key], found: &SignedList, minimum: Option<u64>) -> Result<Vec<Entry>> {
+pub fn read_signed(
+    keys: &[Key],
+    found: &SignedList,
+    minimum: Option<u64>,
+) -> Result<Vec<ListEntry>> {
     signature::verify(keys, &found.list, &found.signature, minimum)?;
     read_list(&found.list)
 }
 
 /// Reads a list, as [`list::parse`] does, with its path in the error.
-pub fn read_list(text: &[u8]) -> Result<Vec<Entry>> {
+pub fn read_list(text: &[u8]) -> Result<Vec<ListEntry>> {
     list::parse(text).during("read", list::PATH)
 }
 

@@ -11,7 +11,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::boot::kmsg::Records;
+use crate::boot::kmsg::KernelRecords;
 use crate::error::{Cause, Context, Error, Result};
 
 /// The number of kernel log records that an error quotes at most. A filesystem writes one or two about a
@@ -75,7 +75,7 @@ impl FsContext {
 
     /// Creates the filesystem instance and a mount of it.
     pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
-        let log = Records::from_now();
+        let log = KernelRecords::from_now();
         let created = self.explain(fsconfig_create(&self.fd));
         created.map_err(|error| quote_kernel_log(error, log))?;
         let fd = self.explain(fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes))?;
@@ -118,7 +118,7 @@ impl FsContext {
 
 /// Adds the kernel's log records to an error that has only an errno: many filesystems report the reason
 /// there and not in the context. `log` starts before the failed attempt.
-pub fn quote_kernel_log(error: Error, log: Records) -> Error {
+pub fn quote_kernel_log(error: Error, log: KernelRecords) -> Error {
     const WARNING: u8 = 4;
     let Cause::Os(errno) = *error.cause() else {
         return error;

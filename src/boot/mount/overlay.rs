@@ -11,7 +11,7 @@ use rustix::mount::{MountAttrFlags, MountFlags, UnmountFlags, unmount};
 
 use super::context::{FsContext, quote_kernel_log};
 use super::upper::MountedUpper;
-use crate::boot::kmsg::Records;
+use crate::boot::kmsg::KernelRecords;
 use crate::error::{Cause, Context, Error, Result};
 
 /// Features that store references to the lower layers in the upper directory. They are off where the upper
@@ -77,7 +77,7 @@ fn mount_with(layers: &Stack, options: &[(&str, String)], target: &str) -> Resul
     if options.is_empty() {
         return try_mount(layers, options, target);
     }
-    let log = Records::from_now();
+    let log = KernelRecords::from_now();
     try_mount(layers, options, target)?;
     // overlayfs mounts read-only where it cannot create its work directory.
     let mounted = statvfs(target).during("stat filesystem of", target)?;
@@ -133,7 +133,7 @@ fn mount_legacy(layers: &Stack, options: &[(&str, String)], target: &str) -> Res
     let data = CString::new(data).unwrap_or_default();
     let directory = &layers.directory;
     rustix::process::chdir(directory).during("enter", directory)?;
-    let log = Records::from_now();
+    let log = KernelRecords::from_now();
     let mounted = rustix::mount::mount("overlay", target, "overlay", flags, Some(data.as_c_str()));
     rustix::process::chdir("/").during("enter", "/")?;
     let object = format_args!("overlay ({})", data.to_string_lossy());

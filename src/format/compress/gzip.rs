@@ -1,6 +1,6 @@
 //! gzip members, as lib/decompress_inflate.c of the kernel reads them.
 
-use super::input::{Fault, Input};
+use super::input::{Input, StreamFault};
 use crate::format::checksum::Crc;
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
@@ -47,7 +47,7 @@ impl Stream {
         &mut self,
         input: &mut Input<R>,
         out: &mut [u8],
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, StreamFault> {
         let state = match &mut self.inflate {
             Some(state) => state,
             None => {
@@ -86,7 +86,7 @@ impl Stream {
 }
 
 /// RFC 1952, section 2.3
-fn header<R: BufRead>(input: &mut Input<R>) -> Result<(), Fault> {
+fn header<R: BufRead>(input: &mut Input<R>) -> Result<(), StreamFault> {
     let mut crc = Crc::crc32();
     let fixed: [u8; 10] = input.exactly()?;
     crc.update(&fixed);

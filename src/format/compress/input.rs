@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read};
 use super::Codec;
 
 /// What is wrong with a stream, for a message that [`Input::explain`] completes.
-pub(super) type Fault = Cow<'static, str>;
+pub(super) type StreamFault = Cow<'static, str>;
 
 /// The input of a decoder. Counts the consumed bytes, and keeps the error of a failed read, so the codecs
 /// need not pass it on.
@@ -41,7 +41,7 @@ impl<R: BufRead> Input<R> {
     }
 
     /// The buffered bytes, at least one unless the input has ended.
-    pub(super) fn fill(&mut self) -> Result<&[u8], Fault> {
+    pub(super) fn fill(&mut self) -> Result<&[u8], StreamFault> {
         self.ended = loop {
             match self.inner.fill_buf() {
                 Ok(have) => break have.is_empty(),
@@ -65,7 +65,7 @@ impl<R: BufRead> Input<R> {
     }
 
     /// Reads until `into` is full or the input ends; returns the number of bytes.
-    pub(super) fn up_to(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
+    pub(super) fn up_to(&mut self, into: &mut [u8]) -> Result<usize, StreamFault> {
         let mut have = 0;
         while let Some(rest @ [_, ..]) = into.get_mut(have..) {
             match self.read(rest) {
@@ -77,7 +77,7 @@ impl<R: BufRead> Input<R> {
         Ok(have)
     }
 
-    pub(super) fn fill_exactly(&mut self, into: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn fill_exactly(&mut self, into: &mut [u8]) -> Result<(), StreamFault> {
         if self.up_to(into)? < into.len() {
             Err("truncated".into())
         } else {
@@ -85,13 +85,13 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    pub(super) fn exactly<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) fn exactly<const N: usize>(&mut self) -> Result<[u8; N], StreamFault> {
         let mut bytes = [0; N];
         self.fill_exactly(&mut bytes)?;
         Ok(bytes)
     }
 
-    pub(super) fn skip(&mut self, mut count: u64) -> Result<(), Fault> {
+    pub(super) fn skip(&mut self, mut count: u64) -> Result<(), StreamFault> {
         while count > 0 {
             let have = self.fill()?.len();
             if have == 0 {
@@ -104,7 +104,7 @@ impl<R: BufRead> Input<R> {
         Ok(())
     }
 
-    pub(super) fn explain(&mut self, codec: Codec, fault: Fault) -> io::Error {
+    pub(super) fn explain(&mut self, codec: Codec, fault: StreamFault) -> io::Error {
         if let Some(error) = self.error.take() {
             return error;
         }

@@ -1,6 +1,6 @@
 //! LZ4 legacy archives, as lib/decompress_unlz4.c of the kernel reads them.
 
-use super::input::{Fault, Input};
+use super::input::{Input, StreamFault};
 use std::io::{BufRead, Read};
 
 /// `ARCHIVE_MAGICNUMBER`
@@ -46,7 +46,7 @@ impl Stream {
         &mut self,
         input: &mut Input<R>,
         out: &mut [u8],
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, StreamFault> {
         if !self.started {
             if u32::from_le_bytes(input.exactly()?) != MAGIC {
                 return Err("bad magic".into());
@@ -65,7 +65,7 @@ impl Stream {
     }
 
     /// Decompresses the next chunk; false at the end of the archive.
-    fn chunk<R: BufRead>(&mut self, input: &mut Input<R>) -> Result<bool, Fault> {
+    fn chunk<R: BufRead>(&mut self, input: &mut Input<R>) -> Result<bool, StreamFault> {
         let mut word = [0; 4];
         let size = loop {
             let have = input.up_to(&mut word)?;

@@ -146,7 +146,7 @@ macro_rules! codecs {
                 &mut self,
                 input: &mut Input<R>,
                 out: &mut [u8],
-            ) -> Result<usize, input::Fault> {
+            ) -> Result<usize, input::StreamFault> {
                 match self {
                     $($(
                         #[cfg(feature = $feature)]

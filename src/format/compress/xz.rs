@@ -4,7 +4,7 @@
 //! reader of the container keeps a list of all blocks and links SHA-256.
 
 use super::WINDOW_MAX;
-use super::input::{Fault, Input};
+use super::input::{Input, StreamFault};
 use crate::format::checksum::Crc;
 use lzma_rust2::{Action, FilterConfig, FilterType, Lzma2Stream, Status};
 use std::io::{self, BufRead};
@@ -37,7 +37,7 @@ pub(super) struct Stream {
     /// The number of the check; None until the stream header has been read.
     check: Option<u8>,
     block: Option<Block>,
-    blocks: Records,
+    blocks: BlockRecords,
     ended: bool,
 }
 
@@ -56,14 +56,14 @@ struct Block {
 
 /// Number and sizes of the blocks, which the index must repeat. A CRC replaces the list of sizes, as in the
 /// kernel (`struct xz_dec_hash`), so memory does not depend on the number of blocks.
-struct Records {
+struct BlockRecords {
     count: u64,
     sizes: Crc,
 }
 
-impl Records {
-    fn new() -> Records {
-        Records {
+impl BlockRecords {
+    fn new() -> BlockRecords {
+        BlockRecords {
             count: 0,
             sizes: Crc::crc32(),
         }
@@ -93,7 +93,7 @@ impl Stream {
         Stream {
             check: None,
             block: None,
-            blocks: Records::new(),
+            blocks: BlockRecords::new(),
             ended: false,
         }
     }
@@ -102,7 +102,7 @@ impl Stream {
         &mut self,
         input: &mut Input<R>,
         out: &mut [u8],
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, StreamFault> {
         let check = match self.check {
             Some(check) => check,
             None => *self.check.insert(stream_header(input)?),
@@ -155,7 +155,7 @@ impl Stream {
 
 impl Block {
     /// `dec_block_header`; `size` is its first byte, which has been read.
-    fn header<R: BufRead>(input: &mut Input<R>, size: u8, check: u8) -> Result<Block, Fault> {
+    fn header<R: BufRead>(input: &mut Input<R>, size: u8, check: u8) -> Result<Block, StreamFault> {
         let header_size = (usize::from(size) + 1) * 4;
         let mut header = vec![size; header_size - 4];
         input.fill_exactly(header.get_mut(1..).unwrap_or_default())?;
@@ -165,7 +165,10 @@ impl Block {
             return Err("block header checksum mismatch".into());
         }
         let mut rest = header.iter().copied().skip(1);
-        let mut next = || rest.next().ok_or(Fault::from("block header too short"));
+        let mut next = || {
+            rest.next()
+                .ok_or(StreamFault::from("block header too short"))
+        };
 
         let flags = next()?;
         if flags & 0x3e != 0 {
@@ -229,7 +232,7 @@ impl Block {
     }
 
     /// Reads padding and check after the data of a block; returns the block's unpadded size.
-    fn finish<R: BufRead>(&self, input: &mut Input<R>, check: u8) -> Result<u64, Fault> {
+    fn finish<R: BufRead>(&self, input: &mut Input<R>, check: u8) -> Result<u64, StreamFault> {
         let packed = input.consumed().saturating_sub(self.start);
         if self.packed_size.is_some_and(|size| size != packed)
             || self.plain_size.is_some_and(|size| size != self.plain)
@@ -252,7 +255,7 @@ impl Block {
     }
 }
 
-fn compare(crc: Option<&Crc>, stored: u64) -> Result<(), Fault> {
+fn compare(crc: Option<&Crc>, stored: u64) -> Result<(), StreamFault> {
     if crc.is_some_and(|crc| crc.sum() != stored) {
         return Err("checksum mismatch".into());
     }
@@ -260,7 +263,7 @@ fn compare(crc: Option<&Crc>, stored: u64) -> Result<(), Fault> {
 }
 
 /// Zero bytes up to a multiple of four.
-fn padding<R: BufRead>(input: &mut Input<R>, size: u64) -> Result<(), Fault> {
+fn padding<R: BufRead>(input: &mut Input<R>, size: u64) -> Result<(), StreamFault> {
     for _ in 0..size.wrapping_neg() % 4 {
         if input.exactly()? != [0] {
             return Err("padding is not zero".into());
@@ -270,7 +273,7 @@ fn padding<R: BufRead>(input: &mut Input<R>, size: u64) -> Result<(), Fault> {
 }
 
 /// `dec_vli`: seven bits per byte, at most nine bytes, in the shortest form.
-fn integer(mut next: impl FnMut() -> Result<u8, Fault>) -> Result<u64, Fault> {
+fn integer(mut next: impl FnMut() -> Result<u8, StreamFault>) -> Result<u64, StreamFault> {
     let mut value = 0;
     for shift in (0..63).step_by(7) {
         let byte = next()?;
@@ -285,7 +288,7 @@ fn integer(mut next: impl FnMut() -> Result<u8, Fault>) -> Result<u64, Fault> {
     Err("malformed integer".into())
 }
 
-fn stream_header<R: BufRead>(input: &mut Input<R>) -> Result<u8, Fault> {
+fn stream_header<R: BufRead>(input: &mut Input<R>) -> Result<u8, StreamFault> {
     let [0xfd, b'7', b'z', b'X', b'Z', 0, f0, f1, c0, c1, c2, c3] = input.exactly()? else {
         return Err("bad magic".into());
     };
@@ -304,8 +307,8 @@ fn stream_header<R: BufRead>(input: &mut Input<R>) -> Result<u8, Fault> {
 fn index_and_footer<R: BufRead>(
     input: &mut Input<R>,
     check: u8,
-    blocks: &Records,
-) -> Result<(), Fault> {
+    blocks: &BlockRecords,
+) -> Result<(), StreamFault> {
     let start = input.consumed().saturating_sub(1);
     let mut crc = Crc::crc32();
     crc.update(&[0]);
@@ -314,7 +317,7 @@ fn index_and_footer<R: BufRead>(
         crc.update(&byte);
         Ok(byte[0])
     };
-    let mut listed = Records::new();
+    let mut listed = BlockRecords::new();
     if integer(&mut next)? != blocks.count {
         return Err("index does not match the blocks".into());
     }

@@ -1,7 +1,7 @@
 //! zstd frames, as lib/decompress_unzstd.c of the kernel reads them.
 
 use super::WINDOW_MAX;
-use super::input::{Fault, Input};
+use super::input::{Input, StreamFault};
 use crate::bytes::Cursor;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use std::io::{BufRead, Read};
@@ -68,7 +68,7 @@ impl Stream {
         &mut self,
         input: &mut Input<R>,
         out: &mut [u8],
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, StreamFault> {
         if self.frame.is_none() && !self.header(input)? {
             return Ok(0);
         }
@@ -99,7 +99,7 @@ impl Stream {
 
     /// Reads the frame header (RFC 8878, section 3.1.1.1); false after a skippable frame. ruzstd parses it,
     /// too, but ignores the reserved bit and does not distinguish a length of zero from none.
-    fn header<R: BufRead>(&mut self, input: &mut Input<R>) -> Result<bool, Fault> {
+    fn header<R: BufRead>(&mut self, input: &mut Input<R>) -> Result<bool, StreamFault> {
         let magic: [u8; 4] = input.exactly()?;
         if let [0x50..=0x5f, 0x2a, 0x4d, 0x18] = magic {
             let size = u32::from_le_bytes(input.exactly()?);
@@ -119,7 +119,7 @@ impl Stream {
             let mut bytes = [0; 8];
             input.fill_exactly(bytes.get_mut(..size).unwrap_or_default())?;
             header.extend(bytes.iter().take(size));
-            Ok::<u64, Fault>(u64::from_le_bytes(bytes))
+            Ok::<u64, StreamFault>(u64::from_le_bytes(bytes))
         };
 
         let single_segment = descriptor & SINGLE_SEGMENT != 0;

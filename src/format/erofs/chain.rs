@@ -2,7 +2,7 @@
 //!
 //! Source: fs/erofs/zmap.c of Linux 7.2.
 
-use super::index::{Head, Index, Lcluster, Window};
+use super::index::{ClusterIndex, Head, Lcluster, Window};
 use super::{Fault, PCLUSTER_MAX_DSIZE};
 
 /// The entry of a logical cluster in which a physical one starts.
@@ -13,7 +13,7 @@ pub(super) struct HeadEntry {
     pub(super) partial: bool,
 }
 
-impl Index {
+impl ClusterIndex {
     /// The logical cluster in which the extent starts that `at` is in, and its entry.
     pub(super) fn head(&self, window: &mut Window, at: u64) -> Result<(u64, HeadEntry), Fault> {
         let first = at >> self.lclusterbits;

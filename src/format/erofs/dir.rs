@@ -2,7 +2,7 @@
 //!
 //! Source: fs/erofs/dir.c (erofs_fill_dentries) of Linux 7.2.
 
-use super::{Content, Fault, Image, Inode};
+use super::{Fault, Image, Inode, InodeContent};
 use crate::bytes::{Cursor, ReadAt};
 use crate::error::Result;
 
@@ -20,7 +20,7 @@ pub struct Dirent {
 
 /// The names in a directory, in their order, which is that of their bytes. Ends after an error.
 pub struct Entries<'i> {
-    content: Content<'i>,
+    content: InodeContent<'i>,
     nid: u64,
     block: u64,
     at: u64,

@@ -8,8 +8,8 @@ use super::cluster::Cache;
 use super::inode::{NID_METABOX, Raw};
 use super::xattr::Prefix;
 use super::{
-    Content, Extent, Extents, Fault, INCOMPAT_DEVICE_TABLE, INCOMPAT_FRAGMENTS, INCOMPAT_METABOX,
-    Inode, SUPER_OFFSET, Superblock,
+    Extent, Extents, Fault, INCOMPAT_DEVICE_TABLE, INCOMPAT_FRAGMENTS, INCOMPAT_METABOX, Inode,
+    InodeContent, SUPER_OFFSET, Superblock,
 };
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
@@ -229,8 +229,8 @@ impl<'a> Image<'a> {
     }
 
     /// The bytes of a file, at any offset.
-    pub fn content<'i>(&'i self, inode: &'i Inode) -> Content<'i> {
-        Content::new(self, inode)
+    pub fn content<'i>(&'i self, inode: &'i Inode) -> InodeContent<'i> {
+        InodeContent::new(self, inode)
     }
 
     /// What a symbolic link leads to (erofs_fill_symlink, page_get_link).

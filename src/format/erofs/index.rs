@@ -105,7 +105,7 @@ impl Head {
 
 /// An index: where it is, and how it is stored.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Index {
+pub(super) struct ClusterIndex {
     /// The first byte of its first entry.
     pub(super) start: u64,
     /// Entries have 8 bytes each; in a compact index, 2 or 4.
@@ -122,7 +122,7 @@ pub(super) struct Index {
     pub(super) big_pcluster: [bool; 2],
 }
 
-impl Index {
+impl ClusterIndex {
     /// The entry of logical cluster `lcn`, and where the one behind it starts, or the pack behind its
     /// own.
     pub(super) fn load(&self, window: &mut Window, lcn: u64) -> Result<(Lcluster, u64), Fault> {
@@ -220,7 +220,7 @@ struct Pack {
 impl Pack {
     const MAX: u64 = 32;
 
-    fn read(window: &mut Window, at: u64, size: u64, index: &Index) -> Result<Self, Fault> {
+    fn read(window: &mut Window, at: u64, size: u64, index: &ClusterIndex) -> Result<Self, Fault> {
         let (entries, length) = match size {
             2 if index.lclusterbits <= 12 => (16, 32),
             4 if index.lclusterbits <= 14 => (2, 8),
@@ -262,7 +262,7 @@ impl Pack {
         )
     }
 
-    fn lcluster(&self, slot: u32, index: &Index) -> Result<Lcluster, Fault> {
+    fn lcluster(&self, slot: u32, index: &ClusterIndex) -> Result<Lcluster, Fault> {
         let (kind, low) = self.entry(slot);
         if let Some(kind) = kind {
             return Ok(Lcluster::Head {

@@ -10,7 +10,7 @@ pub(super) const NID_METABOX: u64 = 1 << 63;
 
 /// How a file's bytes are stored (EROFS_INODE_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(super) enum InodeLayout {
     FlatPlain,
     CompressedFull,
     FlatInline,
@@ -40,7 +40,7 @@ pub struct Inode {
     pub mtime_nsec: u32,
     /// A device's major and minor number.
     pub device: Option<(u32, u32)>,
-    pub(super) layout: Layout,
+    pub(super) layout: InodeLayout,
     /// The first block of a flat file; `None` is a hole as long as the file.
     pub(super) startblk: Option<u64>,
     /// The format of a chunk-based file (EROFS_CHUNK_FORMAT_*).
@@ -66,7 +66,7 @@ impl Inode {
     pub fn is_compressed(&self) -> bool {
         matches!(
             self.layout,
-            Layout::CompressedFull | Layout::CompressedCompact
+            InodeLayout::CompressedFull | InodeLayout::CompressedCompact
         )
     }
 
@@ -166,11 +166,11 @@ impl Raw {
             return Err(Fault::Unsupported("inode format", self.i_format.into()));
         }
         let layout = match self.i_format >> 1 & 7 {
-            0 => Layout::FlatPlain,
-            1 => Layout::CompressedFull,
-            2 => Layout::FlatInline,
-            3 => Layout::CompressedCompact,
-            4 => Layout::ChunkBased,
+            0 => InodeLayout::FlatPlain,
+            1 => InodeLayout::CompressedFull,
+            2 => InodeLayout::FlatInline,
+            3 => InodeLayout::CompressedCompact,
+            4 => InodeLayout::ChunkBased,
             other => return Err(Fault::Unsupported("data layout", other.into())),
         };
         let mode = u32::from(self.i_mode);
@@ -192,7 +192,7 @@ impl Raw {
         };
         let startblk = u64::from(self.i_u) | u64::from(startblk_hi) << 32;
         // EROFS_NULL_ADDR, in as many bits as there are.
-        let null = layout == Layout::FlatPlain && startblk == (1 << bits) - 1;
+        let null = layout == InodeLayout::FlatPlain && startblk == (1 << bits) - 1;
         let inode_isize = match Self::is_extended(self.i_format) {
             true => Self::EXTENDED,
             false => Self::COMPACT,

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::io;
 
 use super::image::{device_id_mask, in_image};
-use super::inode::Layout;
+use super::inode::InodeLayout;
 use super::zmap::{Mapped, ZMap};
 use super::{Cluster, Fault, Image, Inode};
 use crate::bytes::ReadAt;
@@ -177,9 +177,9 @@ fn map_blocks(image: &Image, inode: &Inode, at: u64) -> Result<Extent, Fault> {
     let block = image.superblock.block_size();
     let size = inode.size;
     let tail = match inode.layout {
-        Layout::ChunkBased => return map_chunk(image, inode, at),
+        InodeLayout::ChunkBased => return map_chunk(image, inode, at),
         // The last block, whole or not, is behind the inode.
-        Layout::FlatInline => size.saturating_sub(1) & !(block - 1),
+        InodeLayout::FlatInline => size.saturating_sub(1) & !(block - 1),
         _ => size,
     };
     if at < tail {
@@ -303,14 +303,14 @@ impl Image<'_> {
 }
 
 /// The bytes of a file.
-pub struct Content<'i> {
+pub struct InodeContent<'i> {
     image: &'i Image<'i>,
     inode: &'i Inode,
     /// Where the last read ended, and the extent that it was of.
     state: RefCell<(Extents<'i>, Option<Extent>)>,
 }
 
-impl<'i> Content<'i> {
+impl<'i> InodeContent<'i> {
     pub(super) fn new(image: &'i Image<'i>, inode: &'i Inode) -> Self {
         Self {
             image,
@@ -357,7 +357,7 @@ impl<'i> Content<'i> {
     }
 }
 
-impl ReadAt for Content<'_> {
+impl ReadAt for InodeContent<'_> {
     fn size(&self) -> u64 {
         match self.inode.has_content() {
             true => self.inode.size,

@@ -37,7 +37,7 @@ pub use fault::Fault;
 pub use image::Image;
 pub use inode::Inode;
 pub use limits::Limits;
-pub use map::{Content, Data, Extent, Extents};
+pub use map::{Data, Extent, Extents, InodeContent};
 pub use xattr::Xattr;
 pub use zmap::{PCLUSTER_MAX_DSIZE, PCLUSTER_MAX_SIZE};
 

@@ -9,7 +9,7 @@ use super::{Fault, PCLUSTER_MAX_SIZE};
 pub(super) const EXTENT_PLEN_MASK: u32 = (PCLUSTER_MAX_SIZE << 1) - 1;
 
 /// The records of extents that stand in the place of an index (struct z_erofs_extent).
-pub(super) struct Records {
+pub(super) struct ExtentRecords {
     pub(super) start: u64,
     /// The size of each; the shorter ones leave out their last fields.
     pub(super) recsz: u64,
@@ -19,7 +19,7 @@ pub(super) struct Records {
 }
 
 /// What a record says.
-pub(super) struct Record {
+pub(super) struct ExtentRecord {
     pub(super) lstart: u64,
     pub(super) lend: u64,
     pub(super) last: bool,
@@ -29,7 +29,7 @@ pub(super) struct Record {
     pub(super) physical: Option<(u64, u32)>,
 }
 
-impl Records {
+impl ExtentRecords {
     /// The record that the byte at `at` is of.
     pub(super) fn find(
         &mut self,
@@ -37,7 +37,7 @@ impl Records {
         size: u64,
         bits: u32,
         at: u64,
-    ) -> Result<Record, Fault> {
+    ) -> Result<ExtentRecord, Fault> {
         match self.recsz {
             4 | 8 => self.find_regular(window, size, bits, at),
             _ => self.find_sorted(window, size, at),
@@ -57,7 +57,7 @@ impl Records {
         size: u64,
         bits: u32,
         at: u64,
-    ) -> Result<Record, Fault> {
+    ) -> Result<ExtentRecord, Fault> {
         let n = at >> bits;
         let (pstart, plen);
         if self.recsz == 8 {
@@ -79,7 +79,7 @@ impl Records {
             (pstart, plen) = (sum, self.short(window, n)?);
         }
         let next = n.saturating_add(1).saturating_mul(1 << bits);
-        Ok(Record {
+        Ok(ExtentRecord {
             lstart: n << bits,
             lend: next.min(size),
             last: next >= size,
@@ -95,9 +95,9 @@ impl Records {
     }
 
     /// In the order of their logical starts.
-    fn find_sorted(&self, window: &mut Window, size: u64, at: u64) -> Result<Record, Fault> {
+    fn find_sorted(&self, window: &mut Window, size: u64, at: u64) -> Result<ExtentRecord, Fault> {
         let (mut low, mut high) = (0, self.count);
-        let mut record = Record {
+        let mut record = ExtentRecord {
             lstart: at,
             lend: size,
             last: true,

@@ -36,7 +36,7 @@ pub(super) struct Prefix {
 }
 
 /// Where an attribute is (struct erofs_xattr_entry).
-struct Entry {
+struct XattrEntry {
     in_metabox: bool,
     at: u64,
     e_name_len: u8,
@@ -44,7 +44,7 @@ struct Entry {
     e_value_size: u16,
 }
 
-impl Entry {
+impl XattrEntry {
     const HEADER: u64 = 4;
 
     fn read(image: &Image, in_metabox: bool, at: u64) -> std::result::Result<Self, Fault> {
@@ -128,7 +128,7 @@ impl Image<'_> {
     }
 
     /// Where the attributes of a file are (erofs_xattr_iter_inline, erofs_xattr_iter_shared).
-    fn xattr_entries(&self, inode: &Inode) -> std::result::Result<Vec<Entry>, Fault> {
+    fn xattr_entries(&self, inode: &Inode) -> std::result::Result<Vec<XattrEntry>, Fault> {
         /// struct erofs_xattr_ibody_header
         const HEADER: u64 = 12;
         if inode.behind.saturating_sub(inode.xattrs) <= HEADER {
@@ -145,7 +145,7 @@ impl Image<'_> {
 
         let mut entries = Vec::new();
         while at < inode.behind {
-            let entry = Entry::read(self, in_metabox, at)?;
+            let entry = XattrEntry::read(self, in_metabox, at)?;
             at = at.saturating_add(entry.length());
             if at > inode.behind {
                 let what = "an attribute is longer than the room for them";
@@ -158,7 +158,7 @@ impl Image<'_> {
         let mut shared = Cursor::new(&shared);
         while let Some(id) = shared.le32() {
             let at = start.saturating_add(u64::from(id).saturating_mul(4));
-            entries.push(Entry::read(self, in_metabox, at)?);
+            entries.push(XattrEntry::read(self, in_metabox, at)?);
         }
         Ok(entries)
     }

@@ -3,9 +3,9 @@
 //! Source: fs/erofs/zmap.c of Linux 7.2 (z_erofs_map_blocks_fo, z_erofs_map_blocks_ext).
 
 use super::image::in_image;
-use super::index::{Head, Index, Window};
-use super::inode::Layout;
-use super::records::{EXTENT_PLEN_MASK, Record, Records};
+use super::index::{ClusterIndex, Head, Window};
+use super::inode::InodeLayout;
+use super::records::{EXTENT_PLEN_MASK, ExtentRecord, ExtentRecords};
 use super::{Algorithm, Cluster, Data, Extent, Fault, INCOMPAT_0PADDING, INCOMPAT_COMPR_CFGS};
 use super::{Image, Inode, Packed};
 
@@ -49,12 +49,12 @@ enum Tail {
     Fragment(u64),
 }
 
-enum Kind {
+enum MapKind {
     /// All of the file is in the packed inode, from this offset on.
     Fragment(u64),
     /// An entry for each logical cluster, and the logical cluster in which the last extent starts.
-    Index(Index, Tail, u64),
-    Extents(Records),
+    Index(ClusterIndex, Tail, u64),
+    Extents(ExtentRecords),
 }
 
 /// The map of a clustered file (struct z_erofs_map_header, and what follows it).
@@ -65,7 +65,7 @@ pub(super) struct ZMap<'i> {
     advise: u16,
     algorithms: [u8; 2],
     lclusterbits: u32,
-    kind: Kind,
+    kind: MapKind,
 }
 
 /// Where a physical cluster is, before it is checked.
@@ -91,7 +91,7 @@ impl<'i> ZMap<'i> {
         let [x0, x1, x2, x3, a0, a1, h_algorithmtype, h_clusterbits] = bytes;
         let first = u32::from_le_bytes([x0, x1, x2, x3]);
         let advise = u16::from_le_bytes([a0, a1]);
-        let full = inode.layout == Layout::CompressedFull;
+        let full = inode.layout == InodeLayout::CompressedFull;
         let lclusterbits = u32::from(image.superblock.blkszbits) + u32::from(h_clusterbits & 15);
         let mut zmap = Self {
             image,
@@ -100,7 +100,7 @@ impl<'i> ZMap<'i> {
             advise,
             algorithms: [h_algorithmtype & 15, h_algorithmtype >> 4],
             lclusterbits,
-            kind: Kind::Fragment(u64::from_le_bytes(bytes) & !(1 << 63)),
+            kind: MapKind::Fragment(u64::from_le_bytes(bytes) & !(1 << 63)),
         };
         // Z_EROFS_FRAGMENT_INODE_BIT
         if h_clusterbits >> 7 != 0 {
@@ -109,7 +109,7 @@ impl<'i> ZMap<'i> {
         if full && advise & ADVISE_EXTENTS != 0 {
             let recsz = 4 << (advise >> 1 & 3);
             let hi = u16::from_le_bytes([h_algorithmtype, h_clusterbits]);
-            zmap.kind = Kind::Extents(Records {
+            zmap.kind = MapKind::Extents(ExtentRecords {
                 start: align(end, recsz)?,
                 recsz,
                 count: u64::from(first) | u64::from(hi) << 32,
@@ -127,7 +127,7 @@ impl<'i> ZMap<'i> {
             let what = "its compact index has big clusters of one algorithm alone";
             return Err(Fault::Corrupt(what, header));
         }
-        let index = Index {
+        let index = ClusterIndex {
             start: if full { end.saturating_add(8) } else { end },
             full,
             size: inode.size,
@@ -149,7 +149,7 @@ impl<'i> ZMap<'i> {
     }
 
     /// Finds the extent that the end of the file is in (EROFS_GET_BLOCKS_FINDTAIL).
-    fn find_tail(&mut self, index: Index, mut tail: Tail) -> Result<(), Fault> {
+    fn find_tail(&mut self, index: ClusterIndex, mut tail: Tail) -> Result<(), Fault> {
         let mut tail_lcn = u64::MAX;
         if !matches!(tail, Tail::None) && self.inode.size > 0 {
             let last = self.inode.size - 1;
@@ -164,8 +164,8 @@ impl<'i> ZMap<'i> {
             }
         }
         self.kind = match tail {
-            Tail::Fragment(at) if tail_lcn == 0 => Kind::Fragment(at),
-            _ => Kind::Index(index, tail, tail_lcn),
+            Tail::Fragment(at) if tail_lcn == 0 => MapKind::Fragment(at),
+            _ => MapKind::Index(index, tail, tail_lcn),
         };
         Ok(())
     }
@@ -185,16 +185,16 @@ impl<'i> ZMap<'i> {
 
     fn map_any(&mut self, at: u64) -> Result<Mapped, Fault> {
         match &mut self.kind {
-            Kind::Fragment(start) => Ok(Mapped::Fragment {
+            MapKind::Fragment(start) => Ok(Mapped::Fragment {
                 offset: 0,
                 length: self.inode.size,
                 at: *start,
             }),
-            Kind::Index(index, tail, tail_lcn) => {
+            MapKind::Index(index, tail, tail_lcn) => {
                 let (index, tail, tail_lcn) = (*index, *tail, *tail_lcn);
                 self.map_index(&index, tail, tail_lcn, at)
             }
-            Kind::Extents(records) => {
+            MapKind::Extents(records) => {
                 let record =
                     records.find(&mut self.window, self.inode.size, self.lclusterbits, at)?;
                 self.map_record(&record)
@@ -204,7 +204,7 @@ impl<'i> ZMap<'i> {
 
     fn map_index(
         &mut self,
-        index: &Index,
+        index: &ClusterIndex,
         tail: Tail,
         tail_lcn: u64,
         at: u64,
@@ -345,7 +345,7 @@ impl<'i> ZMap<'i> {
     }
 
     /// The extent that a record describes.
-    fn map_record(&self, record: &Record) -> Result<Mapped, Fault> {
+    fn map_record(&self, record: &ExtentRecord) -> Result<Mapped, Fault> {
         let (offset, end) = (record.lstart, record.lend);
         let length = end.saturating_sub(offset);
         let hole = Mapped::Extent(Extent {

@@ -16,7 +16,7 @@ const CHAIN_MAX: u32 = 100;
 const ENTRIES_MAX: u64 = 2048;
 
 /// The layout from a FAT boot sector. Sectors have `sector_size` bytes.
-struct Layout {
+struct FatLayout {
     sector_size: u64,
     sectors_per_cluster: u64,
     reserved: u64,
@@ -28,7 +28,7 @@ struct Layout {
     fat32: Option<(u64, u32)>,
 }
 
-impl Layout {
+impl FatLayout {
     /// The fields of a valid boot sector (fat_valid_superblock() of libblkid).
     fn read(boot: &[u8; 512]) -> Option<Self> {
         const FAT12_MAX: u64 = 0xff4;
@@ -202,7 +202,7 @@ pub(super) fn vfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     if !named && (!signed || other) {
         return Ok(None);
     }
-    let Some(layout) = Layout::read(&boot) else {
+    let Some(layout) = FatLayout::read(&boot) else {
         return Ok(None);
     };
     let at = match layout.fat32 {
@@ -271,8 +271,8 @@ pub(super) fn exfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
         };
         let directory = bytes(heap).saturating_add(u64::from(index).saturating_mul(cluster_size));
         match search_exfat(device, directory, cluster_size / DIR_ENTRY as u64)? {
-            Search::Next => {}
-            Search::End(found) => {
+            LabelSearch::Next => {}
+            LabelSearch::End(found) => {
                 label = found;
                 break;
             }
@@ -286,34 +286,34 @@ pub(super) fn exfat(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
     Ok(Some(Volume::new(VolumeKind::Exfat, serial, label)))
 }
 
-enum Search {
+enum LabelSearch {
     /// No label here; the directory continues in the next cluster.
     Next,
     /// The label, or the end of the directory.
     End(Option<String>),
 }
 
-fn search_exfat(device: &dyn ReadAt, mut at: u64, entries: u64) -> io::Result<Search> {
+fn search_exfat(device: &dyn ReadAt, mut at: u64, entries: u64) -> io::Result<LabelSearch> {
     const EXFAT_UNUSED: u8 = 0;
     const EXFAT_VOLUME: u8 = 0x83;
     const LABEL_LEN: usize = 11;
 
     for _ in 0..entries.min(ENTRIES_MAX) {
         let Some(entry) = block::<DIR_ENTRY>(device, at)? else {
-            return Ok(Search::End(None));
+            return Ok(LabelSearch::End(None));
         };
         at = at.saturating_add(DIR_ENTRY as u64);
         let mut cursor = field(&entry, 0);
         match (cursor.u8(), cursor.u8()) {
-            (Some(EXFAT_UNUSED), _) => return Ok(Search::End(None)),
+            (Some(EXFAT_UNUSED), _) => return Ok(LabelSearch::End(None)),
             (Some(EXFAT_VOLUME), Some(length @ 1..)) => {
                 let units = le_units(cursor.rest()).take(usize::from(length).min(LABEL_LEN));
-                return Ok(Search::End(wide_label(units)));
+                return Ok(LabelSearch::End(wide_label(units)));
             }
             _ => {}
         }
     }
-    Ok(Search::Next)
+    Ok(LabelSearch::Next)
 }
 
 /// NTFS, by its boot sector. Its label is in a file, and not read.

@@ -6,7 +6,7 @@ use std::io;
 
 use super::{Share, Volume, VolumeKind, block, field, label, le_units, uuid, wide_label};
 use crate::bytes::ReadAt;
-use crate::format::squashfs;
+use crate::format::squashfs::SquashfsSuperblock;
 
 /// `struct ext4_super_block` of fs/ext4/ext4.h, 1024 bytes into the device. The three are told
 /// apart by their features, as blkid does.
@@ -149,6 +149,6 @@ pub(super) fn f2fs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
 
 /// SquashFS has neither UUID nor label.
 pub(super) fn squashfs(device: &dyn ReadAt) -> io::Result<Option<Volume>> {
-    let superblock = squashfs::Superblock::read(device, 0)?;
+    let superblock = SquashfsSuperblock::read(device, 0)?;
     Ok(superblock.map(|_| Volume::new(VolumeKind::Squashfs, None, None)))
 }

@@ -20,7 +20,7 @@ mod linux;
 pub mod partition;
 
 /// Looks for one kind of superblock, or for a family of them.
-type Reader = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
+type ReadVolume = fn(&dyn ReadAt) -> io::Result<Option<Volume>>;
 
 /// Declares [`VolumeKind`] from rows, and a function for each column, so that /init links only the columns that it
 /// reads.
@@ -52,7 +52,7 @@ macro_rules! kinds {
         pub const FILESYSTEMS: &[VolumeKind] = &[$(VolumeKind::$kind),*];
 
         /// Each reader, in the order in which superblocks are looked for and believed.
-        const READERS: &[Reader] = &[$($($creader,)?)* $($($reader,)?)*];
+        const READERS: &[ReadVolume] = &[$($($creader,)?)* $($($reader,)?)*];
 
         impl VolumeKind {
             /// The name that blkid prints; of a filesystem that is mounted by its superblock also the

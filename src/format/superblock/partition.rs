@@ -75,18 +75,18 @@ const MBR_GPT: u8 = 0xee;
 /// The first sector of a disk, or of a logical partition.
 struct Mbr {
     signature: u32,
-    entries: Vec<Entry>,
+    entries: Vec<MbrEntry>,
 }
 
 /// `struct msdos_partition`; numbers are in sectors.
-struct Entry {
+struct MbrEntry {
     boot: u8,
     kind: u8,
     start: u64,
     length: u64,
 }
 
-impl Entry {
+impl MbrEntry {
     fn is_extended(&self) -> bool {
         matches!(self.kind, 0x05 | 0x0f | 0x85)
     }
@@ -115,7 +115,9 @@ impl Mbr {
         };
         let signature = field(&sector, SIGNATURE).le32().unwrap_or(0);
         let mut cursor = field(&sector, ENTRIES);
-        let entries: Vec<_> = (0..4).map_while(|_| Entry::decode(&mut cursor)).collect();
+        let entries: Vec<_> = (0..4)
+            .map_while(|_| MbrEntry::decode(&mut cursor))
+            .collect();
         let signed = cursor.array() == Some([0x55, 0xaa]);
         Ok(signed.then_some(Self { signature, entries }))
     }
@@ -161,7 +163,7 @@ fn primaries(disk: &dyn ReadAt, sector_size: u64, mbr: &Mbr) -> io::Result<Vec<P
 fn extended(
     disk: &dyn ReadAt,
     sector_size: u64,
-    outer: &Entry,
+    outer: &MbrEntry,
     already: usize,
 ) -> io::Result<Vec<(u64, u64)>> {
     const EMPTY_MAX: u32 = 100;
@@ -207,7 +209,7 @@ fn extended(
 fn gpt(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
     let last = (disk.size() / sector_size).saturating_sub(1);
     for (lba, scheme) in [(1, Scheme::Gpt), (last, Scheme::GptBackup)] {
-        if let Some(header) = Header::read(disk, sector_size, lba)?
+        if let Some(header) = GptHeader::read(disk, sector_size, lba)?
             && let Some(partitions) = header.partitions(disk, sector_size, last)?
         {
             return Ok(Some(Table { scheme, partitions }));
@@ -217,14 +219,14 @@ fn gpt(disk: &dyn ReadAt, sector_size: u64) -> io::Result<Option<Table>> {
 }
 
 /// The fields in use of a GPT header (`struct gpt_header` of block/partitions/efi.h).
-struct Header {
+struct GptHeader {
     partition_entry_lba: u64,
     num_partition_entries: u32,
     sizeof_partition_entry: u32,
     partition_entry_array_crc32: u32,
 }
 
-impl Header {
+impl GptHeader {
     /// The header in sector `lba`, if its checksum is correct.
     fn read(disk: &dyn ReadAt, sector_size: u64, lba: u64) -> io::Result<Option<Self>> {
         const LENGTH: usize = 512;

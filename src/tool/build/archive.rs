@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding, sum};
 use crate::text::shown;
@@ -41,12 +41,12 @@ pub struct Written {
 
 /// Writes an archive with its trailer. `object` is its name in messages.
 pub fn write(
-    entries: &[Entry],
+    entries: &[SpecEntry],
     options: CpioOptions,
     out: &mut dyn Write,
     object: &str,
 ) -> Result<Written> {
-    let mut writer = Writer {
+    let mut writer = CpioWriter {
         out,
         object,
         options,
@@ -64,7 +64,7 @@ pub fn write(
     })
 }
 
-struct Writer<'a> {
+struct CpioWriter<'a> {
     out: &'a mut dyn Write,
     object: &'a str,
     options: CpioOptions,
@@ -75,8 +75,8 @@ struct Writer<'a> {
     unaligned: Vec<String>,
 }
 
-impl Writer<'_> {
-    fn entry(&mut self, entry: &Entry) -> Result<()> {
+impl CpioWriter<'_> {
+    fn entry(&mut self, entry: &SpecEntry) -> Result<()> {
         let header = Header {
             crc: self.options.checksums,
             ino: self.ino,
@@ -120,7 +120,7 @@ impl Writer<'_> {
     fn file(
         &mut self,
         header: Header,
-        entry: &Entry,
+        entry: &SpecEntry,
         content: &FileContent,
         links: &[Vec<u8>],
     ) -> Result<()> {
@@ -221,10 +221,10 @@ struct FileReader<'a> {
     /// The name in messages.
     name: String,
     size: u32,
-    bytes: Bytes<'a>,
+    bytes: EntryBytes<'a>,
 }
 
-enum Bytes<'a> {
+enum EntryBytes<'a> {
     File(File),
     Memory(&'a [u8]),
 }
@@ -232,16 +232,18 @@ enum Bytes<'a> {
 impl<'a> FileReader<'a> {
     fn open(content: &'a FileContent, origin: &str) -> Result<Self> {
         let (name, size, bytes) = match content {
-            FileContent::Bytes(bytes) => {
-                (origin.to_string(), bytes.len() as u64, Bytes::Memory(bytes))
-            }
+            FileContent::Bytes(bytes) => (
+                origin.to_string(),
+                bytes.len() as u64,
+                EntryBytes::Memory(bytes),
+            ),
             FileContent::Location(path) => {
                 let mut name = path.display().to_string();
                 if name != origin {
                     name = format!("{name} ({origin})");
                 }
                 let (file, size) = open(path).during("open", &name)?;
-                (name, size, Bytes::File(file))
+                (name, size, EntryBytes::File(file))
             }
         };
         match u32::try_from(size) {
@@ -257,8 +259,8 @@ impl<'a> FileReader<'a> {
     /// Passes the content to `take`, in pieces.
     fn each(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let file = match &mut self.bytes {
-            Bytes::Memory(bytes) => return take(bytes),
-            Bytes::File(file) => file,
+            EntryBytes::Memory(bytes) => return take(bytes),
+            EntryBytes::File(file) => file,
         };
         file.rewind().during("read", &self.name)?;
         let mut left = u64::from(self.size);

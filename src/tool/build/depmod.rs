@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::host;
 use super::loader::read_text;
 use super::module::{self, ModuleFile, ModuleOptions};
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;
 use crate::module::alias::{Database, ModprobeConfig};
@@ -36,7 +36,10 @@ pub struct ModuleSelection {
 /// # Errors
 /// `root` has no modules of the kernel, or of several kernels; a module is neither there nor built in, or cannot be
 /// read.
-pub fn entries(selection: &ModuleSelection, loader: &[Entry]) -> Result<(Vec<Entry>, Vec<String>)> {
+pub fn entries(
+    selection: &ModuleSelection,
+    loader: &[SpecEntry],
+) -> Result<(Vec<SpecEntry>, Vec<String>)> {
     let depmod = Depmod::read(selection)?;
     let index = Index::new(&depmod.dep, &depmod.builtin);
     let database = depmod.database();
@@ -293,7 +296,7 @@ fn renamed(dep: &str, modules: &BTreeMap<&str, ModuleFile>) -> String {
 }
 
 /// The library directory of a loader: `lib`, or the target of its symbolic link `lib`.
-fn library(loader: &[Entry]) -> Result<String> {
+fn library(loader: &[SpecEntry]) -> Result<String> {
     let Some(lib) = loader
         .iter()
         .rev()
@@ -312,7 +315,7 @@ fn library(loader: &[Entry]) -> Result<String> {
     }
 }
 
-fn is_directory(entry: &Entry) -> bool {
+fn is_directory(entry: &SpecEntry) -> bool {
     entry.mode & libc::S_IFMT == libc::S_IFDIR
 }
 
@@ -322,11 +325,11 @@ struct ModuleTree {
     prefix: String,
     /// Directories that the loader has already.
     existing: BTreeSet<Vec<u8>>,
-    entries: BTreeMap<Vec<u8>, Entry>,
+    entries: BTreeMap<Vec<u8>, SpecEntry>,
 }
 
 impl ModuleTree {
-    fn new(loader: &[Entry], prefix: String) -> Self {
+    fn new(loader: &[SpecEntry], prefix: String) -> Self {
         let directories = loader.iter().filter(|entry| is_directory(entry));
         Self {
             prefix,
@@ -350,7 +353,7 @@ impl ModuleTree {
     }
 
     fn add(&mut self, name: &str, mode: u32, body: Body, origin: &Path) {
-        let entry = Entry::of_root(name, mode, body, origin.display().to_string());
+        let entry = SpecEntry::of_root(name, mode, body, origin.display().to_string());
         self.entries.insert(name.into(), entry);
     }
 }

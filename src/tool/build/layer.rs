@@ -8,7 +8,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
-use crate::format::squashfs;
+use crate::format::squashfs::SquashfsSuperblock;
 use crate::initrd::{self, Kind, Segment};
 
 /// The format of the layer that is made from a directory.
@@ -125,7 +125,7 @@ pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
 
 /// Whether a file begins with a SquashFS image. A file that cannot be read is reported when the layer is prepared.
 pub fn is_squashfs(path: &Path) -> bool {
-    let superblock = Opened::open(path).map(|file| squashfs::Superblock::read(&file, 0));
+    let superblock = Opened::open(path).map(|file| SquashfsSuperblock::read(&file, 0));
     matches!(superblock, Ok(Ok(Some(_))))
 }
 

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::spec::{self, Body, Entry, FileContent};
+use super::spec::{self, Body, FileContent, SpecEntry};
 use crate::error::{Context, Error, Result};
 
 /// The spec of the standard loader.
@@ -25,7 +25,7 @@ const TEXT_MAX: u64 = 256 << 20;
 ///
 /// # Errors
 /// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
-pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<Entry>> {
+pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<SpecEntry>> {
     // An error only if a spec uses the variable.
     let missing = Cell::new(false);
     let environment = |name: &[u8]| {
@@ -120,7 +120,7 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
 }
 
 /// The total size of the files in `entries` in bytes, for a progress bar. Unreadable files count as 0.
-pub fn size(entries: &[Entry]) -> u64 {
+pub fn size(entries: &[SpecEntry]) -> u64 {
     let sizes = entries.iter().map(|entry| match &entry.body {
         Body::File(FileContent::Location(path), _) => {
             fs::metadata(path).map_or(0, |metadata| metadata.len())

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::format::cpio::normalized;
 use crate::module::dep::{MODULE_MAX, decompressed};
@@ -11,7 +11,7 @@ use crate::tool::image::loader_modules::has_module_name;
 use crate::tool::image::machine::{self, Machine};
 
 /// The largest page size, in bytes, of kernels that can run the `/init` among these entries.
-pub fn page_max(entries: &[Entry]) -> u64 {
+pub fn page_max(entries: &[SpecEntry]) -> u64 {
     let init = entries
         .iter()
         .find(|entry| normalized(&entry.name) == b"init");
@@ -29,7 +29,7 @@ pub fn page_max(entries: &[Entry]) -> u64 {
 
 /// A warning if the modules of a loader are for another architecture than its `/init`. All modules come from one kernel
 /// build, so the first one is representative.
-pub fn architecture_warning(loader: &[Entry]) -> Option<String> {
+pub fn architecture_warning(loader: &[SpecEntry]) -> Option<String> {
     let content = |is_wanted: &dyn Fn(&[u8]) -> bool| {
         let mut files = loader.iter().filter_map(|entry| match &entry.body {
             Body::File(content, _) if is_wanted(&normalized(&entry.name)) => Some((entry, content)),

@@ -51,7 +51,7 @@ impl ErofsOptions {
     }
 
     /// mkfs.erofs that writes `image` from `source`.
-    fn command(&self, image: &Path, source: &Source, block_size: bool) -> Result<Command> {
+    fn command(&self, image: &Path, source: &ErofsSource, block_size: bool) -> Result<Command> {
         const NIL: &str = "00000000-0000-0000-0000-000000000000";
         let mut command = Command::new(PROGRAM);
         match &self.compression {
@@ -71,19 +71,19 @@ impl ErofsOptions {
         };
         match (source, self.times) {
             (
-                Source::Directory {
+                ErofsSource::Directory {
                     newest: Some(newest),
                     ..
                 }
-                | Source::Tar { newest, .. },
+                | ErofsSource::Tar { newest, .. },
                 _,
             ) => build_time(*newest),
             (_, Timestamps::Fixed(mtime)) => drop(command.arg(format!("-T{mtime}"))),
-            (Source::Directory { path, .. }, Timestamps::Preserved(latest)) => {
+            (ErofsSource::Directory { path, .. }, Timestamps::Preserved(latest)) => {
                 build_time(tree::newest(path)?.min(latest));
             }
         }
-        if let Source::Tar { .. } = source {
+        if let ErofsSource::Tar { .. } = source {
             command.arg("--tar=f");
         }
         command
@@ -91,7 +91,7 @@ impl ErofsOptions {
             .args(&self.args)
             .arg(image)
             .stdout(Stdio::null());
-        if let Source::Directory { path, .. } = source {
+        if let ErofsSource::Directory { path, .. } = source {
             command.arg(path);
         }
         Ok(command)
@@ -100,7 +100,7 @@ impl ErofsOptions {
 
 /// What mkfs.erofs makes an image from.
 #[derive(Debug)]
-pub enum Source<'a> {
+pub enum ErofsSource<'a> {
     /// A directory.
     Directory {
         /// Its absolute path.
@@ -172,7 +172,7 @@ pub fn prepare(
     // --mkfs-erofs-arg=-L may set one.
     let label = label.filter(|_| input.label.is_some() || !options.has("-L"));
     let path = source;
-    let source = Source::Directory { path, newest: None };
+    let source = ErofsSource::Directory { path, newest: None };
     let image = make(source, label.as_deref(), directory, number, options, temp)?;
     let opened = Opened::new(image.file, image.length);
     let superblock = Superblock::read(&opened, 0).during("read", directory.display())?;
@@ -195,7 +195,7 @@ pub fn prepare(
 
 /// Makes an EROFS image. `object` is the layer in messages; `number` makes the name of the temporary file unique.
 pub fn make(
-    source: Source,
+    source: ErofsSource,
     label: Option<&str>,
     object: &Path,
     number: usize,
@@ -209,8 +209,8 @@ pub fn make(
     // or as a descriptor without close-on-exec. It reads an archive from standard input.
     let inherited = dup(&file).during("open", object.display())?;
     let (image, stdin) = match &source {
-        Source::Directory { .. } => ("/proc/self/fd/0".into(), file.try_clone()),
-        Source::Tar { file, .. } => (
+        ErofsSource::Directory { .. } => ("/proc/self/fd/0".into(), file.try_clone()),
+        ErofsSource::Tar { file, .. } => (
             tmpfile::proc_path(&inherited),
             file.try_clone()
                 .and_then(|mut file| file.rewind().map(|()| file)),

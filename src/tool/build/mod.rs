@@ -44,7 +44,7 @@ use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
 use runner::RunOptions;
-use spec::{Body, Entry, FileContent};
+use spec::{Body, FileContent, SpecEntry};
 use temp_files::TempFiles;
 use verify::VerifyOptions;
 
@@ -222,7 +222,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
 }
 
 /// The entries of the loader, modules included. Messages are added to `lines`.
-fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<Entry>> {
+fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
     let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
     if let Some(modules) = &options.modules {
         let mut modules = modules.clone();
@@ -250,14 +250,19 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.
-fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
+fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
     // The kernel drops files whose directory is missing.
     if !entries
         .iter()
         .any(|entry| normalized(&entry.name) == LAYERS)
     {
         let mode = libc::S_IFDIR | 0o755;
-        entries.push(Entry::of_root(LAYERS, mode, Body::Empty, "--layers-inside"));
+        entries.push(SpecEntry::of_root(
+            LAYERS,
+            mode,
+            Body::Empty,
+            "--layers-inside",
+        ));
     }
     // Steps of ten leave room for files that a boot loader adds.
     let number = |index: usize| index.saturating_add(1).saturating_mul(10);
@@ -267,7 +272,12 @@ fn add_layers(entries: &mut Vec<Entry>, layers: &[PreparedLayer]) {
         let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
-        entries.push(Entry::of_root(name, libc::S_IFREG | 0o644, body, origin));
+        entries.push(SpecEntry::of_root(
+            name,
+            libc::S_IFREG | 0o644,
+            body,
+            origin,
+        ));
     }
 }
 

@@ -12,7 +12,7 @@ use oci_spec::image::ImageConfiguration;
 use super::archive::{self, CpioOptions};
 use super::layer::{self, PreparedLayer};
 use super::loader;
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
 use crate::bytes::{Chain, Opened};
 use crate::error::{Context, Error, Result};
@@ -362,8 +362,8 @@ pub fn variable(text: &str) -> std::result::Result<String, String> {
     }
 }
 
-fn entry(name: &str, mode: u32, body: Body) -> Entry {
-    Entry::of_root(name.trim_start_matches('/'), mode, body, NAME)
+fn entry(name: &str, mode: u32, body: Body) -> SpecEntry {
+    SpecEntry::of_root(name.trim_start_matches('/'), mode, body, NAME)
 }
 
 /// The archive. Without entries for directories, those of the image stay as they are.

@@ -25,7 +25,7 @@ use crate::format::cpio::{PATH_MAX, TRAILER};
 
 /// One line of a spec: a member, or several that are hard links of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct SpecEntry {
     /// Name in the archive: without one leading slash.
     pub name: Vec<u8>,
     /// File type and permissions, as in `st_mode`.
@@ -42,7 +42,7 @@ pub struct Entry {
     pub origin: String,
 }
 
-impl Entry {
+impl SpecEntry {
     /// An entry of root's, with the modification time of the archive.
     pub fn of_root(
         name: impl Into<Vec<u8>>,
@@ -91,12 +91,12 @@ pub type Environment<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
 ///
 /// # Errors
 /// The first wrong line.
-pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<Entry>> {
+pub fn parse(text: &[u8], file: &str, environment: Environment) -> Result<Vec<SpecEntry>> {
     let mut entries = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let origin = || format!("{file} line {}", index.saturating_add(1));
         match entry(line, environment) {
-            Ok(Some((name, mode, uid, gid, body))) => entries.push(Entry {
+            Ok(Some((name, mode, uid, gid, body))) => entries.push(SpecEntry {
                 name,
                 mode,
                 uid,
@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    fn one(line: &str) -> Entry {
+    fn one(line: &str) -> SpecEntry {
         let mut entries = parse(line.as_bytes(), "spec", &environment).unwrap();
         assert_eq!(entries.len(), 1, "{line:?}");
         entries.remove(0)
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn every_type_of_line() {
-        let entry = |name: &str, mode, body| Entry {
+        let entry = |name: &str, mode, body| SpecEntry {
             name: name.into(),
             mode,
             uid: 1,

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{lgetxattr, llistxattr, major, minor};
 use rustix::io::Errno;
 
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::{OPAQUE, PATH_MAX, TRAILER};
 use crate::text::shown;
@@ -22,7 +22,7 @@ const XATTR_LIST_MAX: usize = 65536;
 #[derive(Debug, Default)]
 pub struct DirectoryTree {
     /// The directory itself, then its files.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<SpecEntry>,
     /// The first file with extended attributes that an archive cannot store, and their names.
     pub attributes: Option<(Vec<u8>, String)>,
     /// The number of such files.
@@ -68,7 +68,7 @@ struct TreeReader {
     /// The result, except its entries.
     tree: DirectoryTree,
     /// Entries in the order of names; `None` where another name of the file follows later.
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<SpecEntry>>,
     /// The index in `entries` of each file with hard links, by device and inode number.
     names: BTreeMap<(u64, u64), usize>,
 }
@@ -116,7 +116,7 @@ impl TreeReader {
             _ => Body::Empty,
         };
         let mtime = Some(self.times.of(&stat));
-        let entry = |name: &[u8], mode, body| Entry {
+        let entry = |name: &[u8], mode, body| SpecEntry {
             name: name.to_vec(),
             mode,
             uid: stat.uid(),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::layer::PreparedLayer;
 use super::program::run;
-use super::spec::{Body, Entry, FileContent};
+use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
@@ -71,7 +71,7 @@ impl Exception {
 }
 
 /// A layer in a file, as `/init` finds it.
-struct Part<'a> {
+struct LayerFile<'a> {
     name: String,
     file: &'a dyn ReadAt,
     segment: Segment,
@@ -85,11 +85,11 @@ struct Part<'a> {
 /// fails.
 pub fn add_files(
     options: &VerifyOptions,
-    loader: &mut Vec<Entry>,
+    loader: &mut Vec<SpecEntry>,
     appended: &[PreparedLayer],
     temp: &TempFiles,
-) -> Result<Vec<Entry>> {
-    let exists = |loader: &[Entry], name: &[u8]| {
+) -> Result<Vec<SpecEntry>> {
+    let exists = |loader: &[SpecEntry], name: &[u8]| {
         let mut all = loader.iter();
         all.any(|entry| normalized(&entry.name) == name)
     };
@@ -134,7 +134,7 @@ pub fn add_files(
 }
 
 /// Adds what is the loader's own to it, without directories that it has.
-pub fn add_to_loader(loader: &mut Vec<Entry>, entries: Vec<Entry>) {
+pub fn add_to_loader(loader: &mut Vec<SpecEntry>, entries: Vec<SpecEntry>) {
     for entry in entries {
         let name = normalized(&entry.name);
         if !loader.iter().any(|other| normalized(&other.name) == name) {
@@ -167,8 +167,8 @@ fn sign(list: &[u8], key: &Path, version: Option<u64>, temp: &TempFiles) -> Resu
 }
 
 /// Adds a file, and the directories that it is in.
-fn add(loader: &mut Vec<Entry>, name: Vec<u8>, text: String) {
-    let entry = |name: &[u8], mode, body| Entry::of_root(name, mode, body, "--verify");
+fn add(loader: &mut Vec<SpecEntry>, name: Vec<u8>, text: String) {
+    let entry = |name: &[u8], mode, body| SpecEntry::of_root(name, mode, body, "--verify");
     let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     for directory in slashes.filter_map(|(at, _)| name.get(..at)) {
         if !loader
@@ -196,7 +196,11 @@ fn text(options: &VerifyOptions) -> String {
 }
 
 /// The list.
-fn list(options: &VerifyOptions, loader: &[Entry], appended: &[PreparedLayer]) -> Result<String> {
+fn list(
+    options: &VerifyOptions,
+    loader: &[SpecEntry],
+    appended: &[PreparedLayer],
+) -> Result<String> {
     let mut exceptions: Vec<&Exception> = options.exceptions.iter().collect();
     let mut lines = Vec::new();
     for (name, file) in layer_files(loader)? {
@@ -231,7 +235,7 @@ fn list(options: &VerifyOptions, loader: &[Entry], appended: &[PreparedLayer]) -
                 what,
             ));
         };
-        lines.push(list::Entry {
+        lines.push(list::ListEntry {
             expected: Expected::Vary(directory.clone()),
             name: shown(name.as_bytes()),
         });
@@ -249,7 +253,7 @@ fn take<'a>(
 }
 
 /// The files of the loader's /layers with their names, in the order of layers.
-fn layer_files(loader: &[Entry]) -> Result<Vec<(String, Box<dyn ReadAt + '_>)>> {
+fn layer_files(loader: &[SpecEntry]) -> Result<Vec<(String, Box<dyn ReadAt + '_>)>> {
     let mut files: Vec<(Vec<u8>, Box<dyn ReadAt>)> = Vec::new();
     for entry in loader {
         let names = match &entry.body {
@@ -294,7 +298,7 @@ fn entries(
     file: &dyn ReadAt,
     walk: Walk,
     exception: Option<&Exception>,
-) -> Result<Vec<list::Entry>> {
+) -> Result<Vec<list::ListEntry>> {
     // In a file of /layers and behind a stop or an image alike, the kernel unpacks nothing.
     let place = Place::File(name.into());
     let source = Source { place, walk };
@@ -304,7 +308,7 @@ fn entries(
             0 => name.to_string(),
             offset => format!("{name}+{offset:#x}"),
         };
-        let part = Part {
+        let part = LayerFile {
             name,
             file,
             segment: segment.clone(),
@@ -314,7 +318,7 @@ fn entries(
             None => part.digest()?,
         };
         let name = part.name;
-        lines.push(list::Entry { expected, name });
+        lines.push(list::ListEntry { expected, name });
     }
     if exception.is_some() {
         // A line stands for any number of archives.
@@ -323,7 +327,7 @@ fn entries(
     Ok(lines)
 }
 
-impl Part<'_> {
+impl LayerFile<'_> {
     fn digest(&self) -> Result<Expected> {
         let Segment {
             offset,

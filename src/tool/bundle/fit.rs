@@ -67,7 +67,7 @@ fn algorithm(pem: &str) -> Option<&'static str> {
 }
 
 /// What the source of a FIT image names.
-struct Source<'a> {
+struct FitSource<'a> {
     arch: &'a str,
     kernel: &'a str,
     ramdisk: &'a str,
@@ -103,7 +103,7 @@ pub(super) fn write(parts: &Parts, output: &Path, options: &BundleOptions) -> Re
         fs::metadata(path).during("open", path.display())?;
         device_trees.push((name, absolute(path)?));
     }
-    let source = Source {
+    let source = FitSource {
         arch: parts.platform.u_boot,
         kernel: &absolute(&kernel)?,
         ramdisk: &absolute(parts.initrd)?,
@@ -140,7 +140,7 @@ fn arguments(its: &Path, key: Option<&FitKey>, target: &Path) -> Vec<String> {
     words
 }
 
-impl Source<'_> {
+impl FitSource<'_> {
     /// The source in the device tree's language.
     fn text(&self) -> String {
         let mut text = String::from(
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_source_is_exact() {
-        let source = Source {
+        let source = FitSource {
             arch: "arm64",
             kernel: "/k",
             ramdisk: "/a \"b\"",

@@ -16,7 +16,7 @@ use super::build::temp_files::TempFiles;
 use super::check::requirements::has_layers_in_initrd;
 use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
-use super::kernel_file::{self, Found, Provided};
+use super::kernel_file::{self, KernelSource, Provided};
 use super::platform::{self, Platform};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -120,7 +120,7 @@ pub fn write(initrd: &Path, options: &BundleOptions, temp: &TempFiles) -> Result
     );
     let needs_retaining = boot.plan().as_ref().is_ok_and(has_layers_in_initrd);
     let found = match &options.kernel {
-        Some(path) => Found::File(path.clone()),
+        Some(path) => KernelSource::File(path.clone()),
         None => kernel_file::in_layers(&image, &boot).ok_or_else(|| {
             let what = "there is none in the layers (usr/lib/modules/*/vmlinuz)";
             Error::new("find", "a kernel", what).hint("name one with --kernel")

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{Extent, Node, Rootfs};
+use super::rootfs::{ArchiveExtent, Node, Rootfs};
 use super::spool;
-use super::unpack::Packed;
+use super::unpack::PackedArchive;
 use crate::boot::media;
 use crate::bytes::{Opened, Part, ReadAt};
 use crate::error::{Context, Error, Result};
@@ -43,16 +43,16 @@ pub struct Boot {
     /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of that.
     media_types: Vec<(usize, String)>,
     /// Where the bytes of each source are.
-    bodies: Vec<Body>,
+    bodies: Vec<SourceBytes>,
 }
 
 /// Where the bytes of a source are.
 #[derive(Clone, Debug)]
-enum Body {
+enum SourceBytes {
     /// The image itself.
     Image,
     /// A file of the rootfs; `None`: it is empty.
-    Rootfs(Option<Extent>),
+    Rootfs(Option<ArchiveExtent>),
     /// A file of this machine.
     Host(PathBuf),
 }
@@ -118,11 +118,11 @@ impl Boot {
         }
         boot.media_error = boot.find_media(image, &initrd.walk, stand_ins).err();
         boot.find_layer_files(image, &initrd.walk);
-        boot.push(initrd, Body::Image);
+        boot.push(initrd, SourceBytes::Image);
         boot
     }
 
-    fn push(&mut self, source: Source, body: Body) {
+    fn push(&mut self, source: Source, body: SourceBytes) {
         self.sources.push(source);
         self.bodies.push(body);
     }
@@ -153,11 +153,11 @@ impl Boot {
         let nothing = Walk::default();
         let walk = self.image().unwrap_or(&nothing);
         let files = self.bodies.iter().map(|body| match body {
-            Body::Image => {
+            SourceBytes::Image => {
                 Ok(Box::new(Part::new(image, 0, image.size())) as Box<dyn ReadAt + Sync>)
             }
-            Body::Rootfs(extent) => open(image, walk, *extent),
-            Body::Host(path) => Ok(Box::new(Opened::open(path)?) as Box<dyn ReadAt + Sync>),
+            SourceBytes::Rootfs(extent) => open(image, walk, *extent),
+            SourceBytes::Host(path) => Ok(Box::new(Opened::open(path)?) as Box<dyn ReadAt + Sync>),
         });
         files.collect()
     }
@@ -231,7 +231,7 @@ impl Boot {
                 let inside = host.strip_prefix(&directory).unwrap_or(&host);
                 file.path = format!("{}/{}", medium.mount_point(), inside.display());
             }
-            self.push(source.source, Body::Host(host));
+            self.push(source.source, SourceBytes::Host(host));
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Boot {
             path: medium.to_string(),
             storage: Storage::Device,
         });
-        self.push(Source { place, walk }, Body::Host(stand_in.into()));
+        self.push(Source { place, walk }, SourceBytes::Host(stand_in.into()));
         Ok(())
     }
 
@@ -298,12 +298,12 @@ impl Boot {
         &mut self,
         image: &(dyn ReadAt + Sync),
         walk: &Walk,
-        body: Option<Extent>,
+        body: Option<ArchiveExtent>,
         place: Place,
     ) -> Result<()> {
         let file = open(image, walk, body)?;
         let walk = initrd::walk_layer_file(&*file);
-        self.push(Source { place, walk }, Body::Rootfs(body));
+        self.push(Source { place, walk }, SourceBytes::Rootfs(body));
         Ok(())
     }
 
@@ -331,7 +331,7 @@ impl Boot {
                 Ok(file) => {
                     let walk = initrd::walk_layer_file(&*file);
                     let place = Place::File(String::from_utf8_lossy(name).into_owned());
-                    let body = Body::Rootfs(node.body);
+                    let body = SourceBytes::Rootfs(node.body);
                     self.sources.push(Source { place, walk });
                     self.bodies.push(body);
                 }
@@ -363,7 +363,7 @@ fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findin
         if let Kind::Cpio(cpio) = &segment.kind
             && cpio.by_kernel
         {
-            let packed = Packed {
+            let packed = PackedArchive {
                 offset: segment.offset,
                 length: segment.length,
                 codec: cpio.codec,
@@ -411,13 +411,13 @@ fn layer_offsets(source: &Source) -> Vec<u64> {
         .collect()
 }
 
-fn is_script(image: &(dyn ReadAt + Sync), walk: &Walk, extent: Extent) -> bool {
+fn is_script(image: &(dyn ReadAt + Sync), walk: &Walk, extent: ArchiveExtent) -> bool {
     let mut head = [0; 2];
     open(image, walk, Some(extent)).is_ok_and(|file| file.read_exact_at(&mut head, 0).is_ok())
         && head == *b"#!"
 }
 
-fn is_compressed(walk: &Walk, extent: Extent) -> bool {
+fn is_compressed(walk: &Walk, extent: ArchiveExtent) -> bool {
     let mut segments = walk.segments.iter();
     let segment = segments.find(|segment| segment.offset == extent.segment);
     segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_some()))
@@ -428,7 +428,7 @@ fn is_compressed(walk: &Walk, extent: Extent) -> bool {
 fn open<'a>(
     image: &'a (dyn ReadAt + Sync),
     walk: &Walk,
-    extent: Option<Extent>,
+    extent: Option<ArchiveExtent>,
 ) -> Result<Box<dyn ReadAt + Sync + 'a>> {
     let Some(extent) = extent else {
         return Ok(Box::new(Part::new(image, 0, 0)));

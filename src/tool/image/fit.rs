@@ -22,7 +22,7 @@ const VALUE_MAX: u32 = 1024;
 
 /// The ramdisk in a FIT image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ramdisk {
+pub struct FitRamdisk {
     /// The offset of its first byte in the file.
     pub offset: u64,
     /// Its length in bytes.
@@ -40,8 +40,8 @@ pub fn is_fit(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// The tree is damaged or cannot be read, or it has no ramdisk, or one that U-Boot has to decompress.
-pub fn ramdisk(source: &dyn ReadAt) -> Result<Ramdisk, String> {
-    let tree = Tree::read(source)?;
+pub fn ramdisk(source: &dyn ReadAt) -> Result<FitRamdisk, String> {
+    let tree = DeviceTree::read(source)?;
     let chosen = tree.default.as_ref().and_then(|name| {
         let mut all = tree.configurations.iter();
         let (_, ramdisk) = all.find(|(configuration, _)| configuration == name)?;
@@ -66,7 +66,7 @@ pub fn ramdisk(source: &dyn ReadAt) -> Result<Ramdisk, String> {
         (None, None, Some(offset), Some(size)) => (outside.saturating_add(offset), size),
         _ => return Err("a FIT image whose ramdisk has no data".into()),
     };
-    Ok(Ramdisk {
+    Ok(FitRamdisk {
         offset,
         length,
         crc: image.crc,
@@ -75,7 +75,7 @@ pub fn ramdisk(source: &dyn ReadAt) -> Result<Ramdisk, String> {
 
 /// A node of /images.
 #[derive(Debug, Default)]
-struct Image {
+struct FitImage {
     name: String,
     kind: String,
     compression: String,
@@ -89,10 +89,10 @@ struct Image {
 
 /// What of the tree matters here.
 #[derive(Debug, Default)]
-struct Tree {
+struct DeviceTree {
     /// The length of the tree in the file.
     total: u64,
-    images: Vec<Image>,
+    images: Vec<FitImage>,
     /// Names of configurations, and of the ramdisk of each.
     configurations: Vec<(String, Option<String>)>,
     /// The name of the default configuration.
@@ -142,7 +142,7 @@ impl Structure<'_> {
     }
 }
 
-impl Tree {
+impl DeviceTree {
     fn read(source: &dyn ReadAt) -> Result<Self, String> {
         const BEGIN_NODE: u32 = 1;
         const END_NODE: u32 = 2;
@@ -196,9 +196,9 @@ impl Tree {
 
     fn begin(&mut self, path: &[String]) {
         match path {
-            [_, parent, name] if parent == "images" => self.images.push(Image {
+            [_, parent, name] if parent == "images" => self.images.push(FitImage {
                 name: name.clone(),
-                ..Image::default()
+                ..FitImage::default()
             }),
             [_, parent, name] if parent == "configurations" => {
                 self.configurations.push((name.clone(), None));
@@ -367,7 +367,7 @@ mod tests {
     fn the_ramdisk_is_that_of_the_default_configuration() {
         let fit = with_two();
         assert!(is_fit(&fit));
-        let expected = Ramdisk {
+        let expected = FitRamdisk {
             offset: (fit.len() as u64).next_multiple_of(4) + 4096,
             length: 6,
             crc: Some(0x0102_0304),

@@ -10,7 +10,7 @@ use rustix::fs::{SeekFrom, seek};
 use super::fit;
 use super::iso9660;
 use super::pe::{self, Section};
-use super::uimage::{self, Ramdisk};
+use super::uimage::{self, UimageRamdisk};
 use crate::bytes::{Chain, Opened, Part, ReadAt, Reader, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -19,7 +19,7 @@ use crate::text::shown;
 /// The initrd as the kernel finds it in memory.
 pub struct Initrd {
     bytes: Chain,
-    pieces: Vec<Piece>,
+    pieces: Vec<ImagePart>,
     paths: Vec<PathBuf>,
     /// The names of the files, for messages.
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Initrd {
 
 /// A part of the image that comes from one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct ImagePart {
     /// The file's name, and the place in it unless the piece is the whole file.
     pub name: String,
     /// Its offset in the image, in bytes.
@@ -45,7 +45,7 @@ pub struct Piece {
 }
 
 /// The bytes of a piece, and the piece, whose offset is not known yet.
-type PieceBytes = (Part<Opened>, Piece);
+type ImagePartBytes = (Part<Opened>, ImagePart);
 
 impl Initrd {
     /// Concatenates files, each at a multiple of `pad` bytes. A PE file (a unified kernel image or an addon)
@@ -104,21 +104,21 @@ impl Initrd {
         }
         for (bytes, piece) in microcode.into_iter().chain(found) {
             let offset = image.bytes.push(Box::new(bytes), pad);
-            image.pieces.push(Piece { offset, ..piece });
+            image.pieces.push(ImagePart { offset, ..piece });
         }
         Ok(image)
     }
 
     /// Its pieces; empty if it is one whole file.
-    pub fn pieces(&self) -> &[Piece] {
+    pub fn pieces(&self) -> &[ImagePart] {
         match self.pieces.as_slice() {
-            [Piece { whole: true, .. }] => &[],
+            [ImagePart { whole: true, .. }] => &[],
             pieces => pieces,
         }
     }
 
     /// Its pieces, also if that is one whole file.
-    pub fn all_pieces(&self) -> &[Piece] {
+    pub fn all_pieces(&self) -> &[ImagePart] {
         &self.pieces
     }
 
@@ -133,7 +133,7 @@ impl Initrd {
     /// The path of the only file, if the image is this file as a whole.
     pub fn plain_file(&self) -> Option<&Path> {
         match (self.paths.as_slice(), self.pieces.as_slice()) {
-            ([path], [Piece { whole: true, .. }]) => Some(path),
+            ([path], [ImagePart { whole: true, .. }]) => Some(path),
             _ => None,
         }
     }
@@ -203,10 +203,10 @@ fn display_name(path: &Path) -> String {
 }
 
 /// At most `length` bytes of a file from `offset`.
-fn piece(file: Opened, name: String, offset: u64, length: u64) -> PieceBytes {
+fn piece(file: Opened, name: String, offset: u64, length: u64) -> ImagePartBytes {
     let whole = offset == 0 && length >= file.size();
     let bytes = Part::new(file, offset, length);
-    let piece = Piece {
+    let piece = ImagePart {
         name,
         offset: 0,
         length: bytes.size(),
@@ -217,7 +217,12 @@ fn piece(file: Opened, name: String, offset: u64, length: u64) -> PieceBytes {
     (bytes, piece)
 }
 
-fn section_piece(file: &Opened, path: &Path, name: &str, section: &Section) -> Result<PieceBytes> {
+fn section_piece(
+    file: &Opened,
+    path: &Path,
+    name: &str,
+    section: &Section,
+) -> Result<ImagePartBytes> {
     let (offset, length) = (section.offset, section.length);
     let duplicate = file.file.try_clone().during("open", path.display())?;
     let name = format!("{} {name} at {offset:#x}", display_name(path));
@@ -225,25 +230,25 @@ fn section_piece(file: &Opened, path: &Path, name: &str, section: &Section) -> R
     complete(found, length)
 }
 
-fn ramdisk_piece(file: Opened, path: &Path, ramdisk: Ramdisk) -> Result<PieceBytes> {
+fn ramdisk_piece(file: Opened, path: &Path, ramdisk: UimageRamdisk) -> Result<ImagePartBytes> {
     let (offset, length) = (uimage::HEADER as u64, ramdisk.length.into());
     let name = format!("{} behind its U-Boot header", display_name(path));
     let (bytes, piece) = piece(file, name, offset, length);
     let crc = Some(ramdisk.crc);
-    complete((bytes, Piece { crc, ..piece }), length)
+    complete((bytes, ImagePart { crc, ..piece }), length)
 }
 
-fn fit_piece(file: Opened, path: &Path) -> Result<PieceBytes> {
+fn fit_piece(file: Opened, path: &Path) -> Result<ImagePartBytes> {
     let ramdisk = fit::ramdisk(&file);
     let ramdisk = ramdisk.map_err(|what| Error::new("read", path.display(), what))?;
     let (offset, length) = (ramdisk.offset, ramdisk.length);
     let name = format!("{} ramdisk at {offset:#x}", display_name(path));
     let (bytes, piece) = piece(file, name, offset, length);
     let crc = ramdisk.crc;
-    complete((bytes, Piece { crc, ..piece }), length)
+    complete((bytes, ImagePart { crc, ..piece }), length)
 }
 
-fn iso_piece(file: Opened, path: &Path, inner: Option<&str>) -> Result<PieceBytes> {
+fn iso_piece(file: Opened, path: &Path, inner: Option<&str>) -> Result<ImagePartBytes> {
     let inner = inner.unwrap_or(iso9660::INITRD).trim_start_matches('/');
     let found = match iso9660::is_iso(&file) {
         true => iso9660::find(&file, inner),
@@ -271,7 +276,7 @@ fn iso_command_line(file: &Opened) -> Option<String> {
 }
 
 /// Refuses a piece that the file ends before.
-fn complete(found: PieceBytes, length: u64) -> Result<PieceBytes> {
+fn complete(found: ImagePartBytes, length: u64) -> Result<ImagePartBytes> {
     let (_, piece) = &found;
     if piece.length < length {
         let has = piece.length;

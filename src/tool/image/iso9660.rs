@@ -23,7 +23,7 @@ const DEPTH_MAX: usize = 32;
 
 /// A file: its offset and length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct IsoExtent {
     /// The offset of its first byte.
     pub offset: u64,
     /// Its length.
@@ -40,7 +40,7 @@ pub fn is_iso(source: &dyn ReadAt) -> bool {
 ///
 /// # Errors
 /// The filesystem is damaged, cannot be read, or has no such file.
-pub fn find(source: &dyn ReadAt, path: &str) -> Result<Extent, String> {
+pub fn find(source: &dyn ReadAt, path: &str) -> Result<IsoExtent, String> {
     let mut directory = root(source)?;
     let names: Vec<_> = path.split('/').filter(|name| !name.is_empty()).collect();
     if names.len() > DEPTH_MAX {
@@ -60,8 +60,8 @@ pub fn find(source: &dyn ReadAt, path: &str) -> Result<Extent, String> {
 }
 
 /// A directory record.
-struct Record {
-    extent: Extent,
+struct DirectoryRecord {
+    extent: IsoExtent,
     is_directory: bool,
     /// Whether the file continues in the next record.
     continues: bool,
@@ -69,7 +69,7 @@ struct Record {
 }
 
 /// The root directory, from the primary volume descriptor.
-fn root(source: &dyn ReadAt) -> Result<Extent, String> {
+fn root(source: &dyn ReadAt) -> Result<IsoExtent, String> {
     const PRIMARY: u8 = 1;
     const TERMINATOR: u8 = 255;
     for number in 16..16_u64.saturating_add(DESCRIPTORS_MAX) {
@@ -90,12 +90,16 @@ fn root(source: &dyn ReadAt) -> Result<Extent, String> {
 }
 
 /// The file with this name in a directory.
-fn lookup(source: &dyn ReadAt, directory: Extent, name: &[u8]) -> Result<Option<Record>, String> {
+fn lookup(
+    source: &dyn ReadAt,
+    directory: IsoExtent,
+    name: &[u8],
+) -> Result<Option<DirectoryRecord>, String> {
     let length = directory.length;
     if length > DIRECTORY_MAX {
         return Err(format!("a directory of {length} bytes is too large"));
     }
-    let mut found: Option<Record> = None;
+    let mut found: Option<DirectoryRecord> = None;
     for sector in 0..length.div_ceil(SECTOR) {
         let mut bytes = [0; SECTOR as usize];
         let offset = directory
@@ -131,7 +135,7 @@ fn lookup(source: &dyn ReadAt, directory: Extent, name: &[u8]) -> Result<Option<
     Ok(found)
 }
 
-fn record(bytes: &[u8]) -> Option<Record> {
+fn record(bytes: &[u8]) -> Option<DirectoryRecord> {
     const DIRECTORY: u8 = 2;
     const MULTI_EXTENT: u8 = 0x80;
     let mut cursor = Cursor::new(bytes);
@@ -145,8 +149,8 @@ fn record(bytes: &[u8]) -> Option<Record> {
     cursor.take(2 + 4)?;
     let name_length = cursor.u8()?;
     let name = cursor.take(name_length.into())?.to_vec();
-    Some(Record {
-        extent: Extent {
+    Some(DirectoryRecord {
+        extent: IsoExtent {
             offset: block.saturating_add(attributes).saturating_mul(SECTOR),
             length,
         },
@@ -157,7 +161,7 @@ fn record(bytes: &[u8]) -> Option<Record> {
 }
 
 /// Whether a record has this name: that of Rock Ridge, else the ISO's own without the version.
-fn is_named(record: &Record, bytes: &[u8], name: &[u8]) -> bool {
+fn is_named(record: &DirectoryRecord, bytes: &[u8], name: &[u8]) -> bool {
     if let Some(long) = rock_ridge_name(record, bytes) {
         return long == name;
     }
@@ -171,7 +175,7 @@ fn is_named(record: &Record, bytes: &[u8], name: &[u8]) -> bool {
 }
 
 /// The name in the entries NM of the system use area. Those in a continuation area (CE) are not read.
-fn rock_ridge_name(record: &Record, bytes: &[u8]) -> Option<Vec<u8>> {
+fn rock_ridge_name(record: &DirectoryRecord, bytes: &[u8]) -> Option<Vec<u8>> {
     let start = 33_usize.checked_add(record.name.len())?;
     // A name of even length is followed by a padding byte.
     let start = start.checked_add(start % 2)?;
@@ -278,13 +282,13 @@ mod tests {
         let iso = iso();
         assert!(is_iso(&iso.as_slice()));
         let find = |path| find(&iso.as_slice(), path);
-        let expected = Extent {
+        let expected = IsoExtent {
             offset: 22 * SECTOR,
             length: 6,
         };
         assert_eq!(find("boot/initrd.img"), Ok(expected));
         assert_eq!(find("/BOOT//Initrd.img"), Ok(expected));
-        let expected = Extent {
+        let expected = IsoExtent {
             offset: 30 * SECTOR,
             length: SECTOR + 5,
         };

@@ -4,9 +4,9 @@ use std::io;
 
 use super::boot::Boot;
 use super::over::OverImage;
-use super::rootfs::{Changes, Data, Node, Rootfs};
-use super::spool::Spool;
-use super::unpack::Packed;
+use super::rootfs::{Changes, FileData, Node, Rootfs};
+use super::spool::ArchiveSpool;
+use super::unpack::PackedArchive;
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Error, Result};
 use crate::format::compress::Codec;
@@ -16,7 +16,7 @@ use crate::plan::{Content, Layer, Plan};
 use crate::tool::finding::Findings;
 
 /// A source of layers, which threads may share.
-pub type Source<'a> = Box<dyn ReadAt + Sync + 'a>;
+pub type LayerSource<'a> = Box<dyn ReadAt + Sync + 'a>;
 
 /// The bytes of a layer.
 pub type LayerPart<'a> = Part<&'a (dyn ReadAt + Sync)>;
@@ -24,18 +24,18 @@ pub type LayerPart<'a> = Part<&'a (dyn ReadAt + Sync)>;
 /// The bytes of the layers, lowest first.
 #[derive(Default)]
 pub struct Layers<'a> {
-    pieces: Vec<Piece<'a>>,
+    pieces: Vec<OpenLayer<'a>>,
 }
 
-enum Piece<'a> {
+enum OpenLayer<'a> {
     Erofs(Box<Image<'a>>, &'a LayerPart<'a>),
     /// Archives, each with its offset.
-    Cpio(Vec<(u64, Spool<'a>)>),
+    Cpio(Vec<(u64, ArchiveSpool<'a>)>),
     Unread,
 }
 
 /// Where the bytes of a file are.
-pub enum Place<'l> {
+pub enum ContentPlace<'l> {
     /// In an image, and what it is.
     Image(&'l Image<'l>, &'l (dyn ReadAt + Sync)),
     /// In these bytes, from an offset on.
@@ -48,35 +48,40 @@ impl<'a> Layers<'a> {
         let mut archives = Vec::new();
         for segment in boot.image().map_or(&[][..], |walk| &walk.segments) {
             if let Kind::Cpio(cpio) = &segment.kind {
-                let spool = Spool::new(image, segment.offset, segment.length, cpio.codec);
+                let spool = ArchiveSpool::new(image, segment.offset, segment.length, cpio.codec);
                 archives.push((segment.offset, spool));
             }
         }
         Self {
-            pieces: vec![Piece::Cpio(archives)],
+            pieces: vec![OpenLayer::Cpio(archives)],
         }
     }
 
     /// The image that a layer is.
     pub fn image(&self, layer: usize) -> Option<&Image<'a>> {
         match self.pieces.get(layer)? {
-            Piece::Erofs(image, _) => Some(image),
-            Piece::Cpio(_) | Piece::Unread => None,
+            OpenLayer::Erofs(image, _) => Some(image),
+            OpenLayer::Cpio(_) | OpenLayer::Unread => None,
         }
     }
 
     /// Where the bytes of a regular file are that has any. A compressed archive is decompressed into a temporary
     /// file, when it is first needed.
-    pub fn place<'l>(&'l self, node: &Node) -> Result<Place<'l>> {
+    pub fn place<'l>(&'l self, node: &Node) -> Result<ContentPlace<'l>> {
         let lost = |what| Error::new("read", "file", what);
         match (self.pieces.get(node.layer), &node.inode, node.body) {
-            (Some(Piece::Erofs(image, bytes)), Some(_), None) => Ok(Place::Image(image, *bytes)),
-            (Some(Piece::Cpio(archives)), None, Some(body)) => {
+            (Some(OpenLayer::Erofs(image, bytes)), Some(_), None) => {
+                Ok(ContentPlace::Image(image, *bytes))
+            }
+            (Some(OpenLayer::Cpio(archives)), None, Some(body)) => {
                 let mut archives = archives.iter();
                 let archive = archives.find(|(offset, _)| *offset == body.segment);
                 let (_, spool) = archive.ok_or_else(|| lost("its archive cannot be read"))?;
                 let (bytes, offset) = spool.plain()?;
-                Ok(Place::Bytes(bytes, offset.saturating_add(body.offset)))
+                Ok(ContentPlace::Bytes(
+                    bytes,
+                    offset.saturating_add(body.offset),
+                ))
             }
             _ => Err(lost("its layer cannot be read")),
         }
@@ -85,7 +90,7 @@ impl<'a> Layers<'a> {
     /// The bytes of a regular file.
     pub fn content<'n>(&'n self, node: &'n Node) -> Result<Box<dyn ReadAt + 'n>> {
         static EMPTY: &[u8] = &[];
-        if matches!(node.data, Data::Missing) {
+        if matches!(node.data, FileData::Missing) {
             let what = "it has metadata only, and no lower layer has its bytes";
             return Err(Error::new("read", "file", what));
         }
@@ -94,9 +99,11 @@ impl<'a> Layers<'a> {
             return Ok(Box::new(EMPTY));
         }
         match (self.place(node)?, &node.inode) {
-            (Place::Image(image, _), Some(inode)) => Ok(Box::new(image.content(inode))),
-            (Place::Image(..), None) => Err(Error::new("read", "file", "it has no inode")),
-            (Place::Bytes(bytes, offset), _) => Ok(Box::new(Part::new(bytes, offset, node.size()))),
+            (ContentPlace::Image(image, _), Some(inode)) => Ok(Box::new(image.content(inode))),
+            (ContentPlace::Image(..), None) => Err(Error::new("read", "file", "it has no inode")),
+            (ContentPlace::Bytes(bytes, offset), _) => {
+                Ok(Box::new(Part::new(bytes, offset, node.size())))
+            }
         }
     }
 }
@@ -126,7 +133,7 @@ pub fn equal(a: &dyn ReadAt, b: &dyn ReadAt) -> io::Result<bool> {
 }
 
 /// The bytes of each layer.
-pub fn layer_parts<'a>(plan: &Plan, sources: &'a [Source<'a>]) -> Vec<LayerPart<'a>> {
+pub fn layer_parts<'a>(plan: &Plan, sources: &'a [LayerSource<'a>]) -> Vec<LayerPart<'a>> {
     static EMPTY: &[u8] = &[];
     let part = |layer: &Layer| match sources.get(layer.source) {
         Some(source) => Part::new(&**source, layer.offset, layer.length),
@@ -149,7 +156,7 @@ pub struct Stacking {
 /// are about the layers' content.
 pub fn merge<'a>(
     plan: &'a Plan,
-    sources: &'a [Source<'a>],
+    sources: &'a [LayerSource<'a>],
     parts: &'a [LayerPart<'a>],
     stacking: Stacking,
 ) -> (Rootfs, Layers<'a>, Findings) {
@@ -162,7 +169,7 @@ pub fn merge<'a>(
     let mut pieces = Vec::new();
     for ((index, layer), part) in plan.layers.iter().enumerate().zip(parts) {
         rootfs.layer = Some(index);
-        let mut piece = Piece::Unread;
+        let mut piece = OpenLayer::Unread;
         match &layer.content {
             Content::Erofs { superblock, .. } if superblock.unknown_incompat() == 0 => {
                 let image = Image::new(part, superblock).and_then(|image| {
@@ -171,7 +178,7 @@ pub fn merge<'a>(
                 });
                 match image {
                     Ok((image, gaps)) => {
-                        piece = Piece::Erofs(Box::new(image), part);
+                        piece = OpenLayer::Erofs(Box::new(image), part);
                         for (what, is_error) in gaps.clauses() {
                             match is_error {
                                 true => findings.error(layer, what),
@@ -194,8 +201,8 @@ pub fn merge<'a>(
             }
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
-                    let spool = Spool::new(&**source, layer.offset, layer.length, *codec);
-                    piece = Piece::Cpio(vec![(layer.offset, spool)]);
+                    let spool = ArchiveSpool::new(&**source, layer.offset, layer.length, *codec);
+                    piece = OpenLayer::Cpio(vec![(layer.offset, spool)]);
                     rootfs.put_archive(layer, *codec, &**source, &mut findings);
                 }
             }
@@ -213,7 +220,7 @@ impl Rootfs {
         source: &dyn ReadAt,
         findings: &mut Findings,
     ) {
-        let packed = Packed {
+        let packed = PackedArchive {
             offset: layer.offset,
             length: layer.length,
             codec,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::erofs_tree::{self, Gap, Gaps};
 use super::files::File;
-use super::rootfs::{Data, Node, Rootfs, join};
+use super::rootfs::{FileData, Node, Rootfs, join};
 use super::unpack::NAMES_MAX;
 use crate::boot::mount::extract::marks::{MarkReader, Marks, Origins};
 use crate::error::{Error, Result};
@@ -127,16 +127,18 @@ impl<'r> OverImage<'r> {
     }
 
     /// The bytes of a file with metadata only.
-    fn bytes(&mut self, path: &[u8], origin: Option<Vec<u8>>) -> Data {
+    fn bytes(&mut self, path: &[u8], origin: Option<Vec<u8>>) -> FileData {
         self.gaps.add(Gap::Metacopy, path);
         let index = origin.and_then(|origin| self.lower.get(&origin).copied());
         let node = index.and_then(|index| self.rootfs.nodes.get(index));
         let data = match node.filter(|node| node.has_type(libc::S_IFREG)) {
-            Some(node) if matches!(node.data, Data::Own) => Data::Lower(Rc::new(node.clone())),
+            Some(node) if matches!(node.data, FileData::Own) => {
+                FileData::Lower(Rc::new(node.clone()))
+            }
             Some(node) => node.data.clone(),
-            None => Data::Missing,
+            None => FileData::Missing,
         };
-        if matches!(data, Data::Missing) {
+        if matches!(data, FileData::Missing) {
             self.gaps.add(Gap::Missing, path);
         }
         data

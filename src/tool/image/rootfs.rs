@@ -19,7 +19,7 @@ pub struct Node {
     /// A symbolic link's target.
     pub target: Vec<u8>,
     /// Where the bytes of a regular file of an archive are; `None` if it is empty.
-    pub body: Option<Extent>,
+    pub body: Option<ArchiveExtent>,
     /// Index of the layer that it is from, in the list of the plan's layers.
     pub layer: usize,
     /// Its inode, where that layer is an EROFS image.
@@ -34,12 +34,12 @@ pub struct Node {
     /// inode, for its extended attributes.
     pub over: Option<Rc<(usize, Inode)>>,
     /// Where the bytes are of a file that has metadata only (trusted.overlay.metacopy).
-    pub data: Data,
+    pub data: FileData,
 }
 
 /// Where the bytes of a regular file are.
 #[derive(Clone, Debug, Default)]
-pub enum Data {
+pub enum FileData {
     /// In the layer that the file is from.
     #[default]
     Own,
@@ -54,7 +54,7 @@ impl Node {
     pub fn size(&self) -> u64 {
         match (&self.inode, self.body) {
             _ if !self.has_type(libc::S_IFREG) => 0,
-            _ if matches!(self.data, Data::Lower(_)) => self.with_bytes().size(),
+            _ if matches!(self.data, FileData::Lower(_)) => self.with_bytes().size(),
             (Some(inode), _) => inode.size,
             (None, body) => body.map_or(0, |body| body.length),
         }
@@ -68,8 +68,8 @@ impl Node {
     /// The file that has its bytes: itself, or one of a lower layer.
     pub fn with_bytes(&self) -> &Self {
         match &self.data {
-            Data::Lower(node) => node,
-            Data::Own | Data::Missing => self,
+            FileData::Lower(node) => node,
+            FileData::Own | FileData::Missing => self,
         }
     }
 
@@ -82,7 +82,7 @@ impl Node {
 
 /// Where the bytes of a file are in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct ArchiveExtent {
     /// Offset of the archive's segment in the image.
     pub segment: u64,
     /// Offset of the first byte in the archive, decompressed.

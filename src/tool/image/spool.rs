@@ -12,7 +12,7 @@ use crate::initrd;
 use crate::tool::tmpfile;
 
 /// An archive.
-pub struct Spool<'a> {
+pub struct ArchiveSpool<'a> {
     source: &'a (dyn ReadAt + Sync),
     offset: u64,
     length: u64,
@@ -21,7 +21,7 @@ pub struct Spool<'a> {
     file: OnceCell<Opened>,
 }
 
-impl<'a> Spool<'a> {
+impl<'a> ArchiveSpool<'a> {
     /// The archive at `offset` of `source`, which takes `length` bytes there.
     pub fn new(
         source: &'a (dyn ReadAt + Sync),

@@ -17,7 +17,7 @@ const RAMDISK: u8 = 3;
 
 /// The fields of a ramdisk's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ramdisk {
+pub struct UimageRamdisk {
     /// Length of the ramdisk in bytes (ih_size).
     pub length: u32,
     /// CRC32 of the ramdisk (ih_dcrc).
@@ -25,7 +25,7 @@ pub struct Ramdisk {
 }
 
 /// Reads the header at the start of a file; `None` if it has none. The error says what U-Boot refuses.
-pub fn ramdisk(head: &[u8]) -> Result<Option<Ramdisk>, String> {
+pub fn ramdisk(head: &[u8]) -> Result<Option<UimageRamdisk>, String> {
     let mut cursor = Cursor::new(head);
     if cursor.array() != Some(MAGIC) {
         return Ok(None);
@@ -47,7 +47,7 @@ pub fn ramdisk(head: &[u8]) -> Result<Option<Ramdisk>, String> {
 }
 
 /// The stored CRC of the header, the computed one, the ramdisk's fields, and the type of the image.
-fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
+fn fields(header: &[u8]) -> Option<(u32, u32, UimageRamdisk, u8)> {
     let mut cursor = Cursor::new(header);
     let be32 = |cursor: &mut Cursor| cursor.array().map(u32::from_be_bytes);
     let magic = cursor.take(4)?;
@@ -67,7 +67,7 @@ fn fields(header: &[u8]) -> Option<(u32, u32, Ramdisk, u8)> {
         computed.update(piece);
     }
     let computed = computed.sum() as u32;
-    Some((ih_hcrc, computed, Ramdisk { length, crc }, ih_type))
+    Some((ih_hcrc, computed, UimageRamdisk { length, crc }, ih_type))
 }
 
 /// The CRC32 of the rest of `input`.
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_ramdisk_is_known_by_its_header() {
         assert_eq!(crc(&mut &b"abc"[..]).unwrap(), 0x3524_41c2);
-        let expected = Ramdisk {
+        let expected = UimageRamdisk {
             length: 3,
             crc: 0x3524_41c2,
         };

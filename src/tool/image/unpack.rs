@@ -8,7 +8,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::files::kind;
-use super::rootfs::{Extent, Node, Rootfs, join, split};
+use super::rootfs::{ArchiveExtent, Node, Rootfs, join, split};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -26,7 +26,7 @@ pub(super) const NAMES_MAX: usize = 256 << 20;
 
 /// Where an archive lies in an image, and how it is unpacked.
 #[derive(Clone, Copy, Debug)]
-pub struct Packed {
+pub struct PackedArchive {
     /// Its first byte.
     pub offset: u64,
     /// Its length in bytes.
@@ -39,9 +39,9 @@ pub struct Packed {
 }
 
 /// One archive on its way into a rootfs.
-struct Unpacker<'a> {
+struct RootfsUnpacker<'a> {
     rootfs: &'a mut Rootfs,
-    packed: Packed,
+    packed: PackedArchive,
     /// The first names of files with several names.
     links: HashMap<LinkKey, Vec<u8>>,
     /// The times of directories that a member does not change: those of lower layers, and those of the first
@@ -55,10 +55,10 @@ impl Rootfs {
     pub fn unpack(
         &mut self,
         image: &dyn ReadAt,
-        packed: Packed,
+        packed: PackedArchive,
         findings: &mut Findings,
     ) -> Result<()> {
-        let unpacker = Unpacker {
+        let unpacker = RootfsUnpacker {
             rootfs: self,
             packed,
             links: HashMap::new(),
@@ -68,7 +68,7 @@ impl Rootfs {
     }
 }
 
-impl Unpacker<'_> {
+impl RootfsUnpacker<'_> {
     fn run(mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
         let result = self.unpack(image, findings);
         // The times go to whatever has the name of the directory at the end.
@@ -84,7 +84,7 @@ impl Unpacker<'_> {
     }
 
     fn unpack(&mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
-        let Packed {
+        let PackedArchive {
             offset,
             length,
             codec,
@@ -176,7 +176,7 @@ impl Unpacker<'_> {
         let mut node = self.node(&path, header);
         match file_type {
             libc::S_IFREG => {
-                node.body = Some(Extent {
+                node.body = Some(ArchiveExtent {
                     segment: self.packed.offset,
                     offset: member.body,
                     length: header.filesize.into(),

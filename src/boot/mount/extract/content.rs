@@ -76,7 +76,7 @@ pub struct Writer<'a> {
     bytes: u64,
     /// To the threads; `None` where the caller's own thread does all.
     threads: Option<SyncSender<Vec<Piece>>>,
-    own: Decoder<'a>,
+    own: PieceDecoder<'a>,
     failure: Failure,
 }
 
@@ -132,7 +132,7 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
                 break;
             }
             let (receiver, failure) = (Arc::clone(&receiver), failure.clone());
-            let run = with_signal_stack(move || Decoder::new(bytes).run(&receiver, &failure));
+            let run = with_signal_stack(move || PieceDecoder::new(bytes).run(&receiver, &failure));
             match thread::Builder::new().spawn_scoped(scope, run) {
                 Ok(_) => started += 1,
                 Err(error) => log::debug!("extract with {started} threads: {error}"),
@@ -142,7 +142,7 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
             batch: Vec::new(),
             bytes: 0,
             threads: (started > 0).then_some(sender),
-            own: Decoder::new(bytes),
+            own: PieceDecoder::new(bytes),
             failure: failure.clone(),
         };
         let done = work(&mut writer)?;
@@ -158,7 +158,7 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
 const WRITE_BYTES: usize = 256 << 10;
 
 /// Reads and decompresses pieces, and writes them.
-struct Decoder<'a> {
+struct PieceDecoder<'a> {
     image: Bytes<'a>,
     /// A cluster that was decoded and has more than the piece that it was decoded for: files share clusters.
     cluster: Option<Cluster>,
@@ -206,7 +206,7 @@ impl Pending {
     }
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> PieceDecoder<'a> {
     fn new(image: Bytes<'a>) -> Self {
         Self {
             image,

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use tar::{Builder, EntryType, Header};
 
-use super::member::{Attributes, Device};
-use super::stack::{Body, Layer, Place, Stack};
+use super::member::{DeviceNode, TarAttributes};
+use super::stack::{LayerFiles, LayerStack, PathEntry, StackedKind};
 
 /// The attribute of an opaque directory (Documentation/filesystems/overlayfs.rst).
 pub const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
@@ -15,7 +15,12 @@ pub const OPAQUE: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
 const NAME: usize = 100;
 
 /// Writes a layer. `latest` is the latest modification time of files.
-pub fn write(stack: &Stack, layer: &Layer, latest: u32, out: impl Write) -> io::Result<()> {
+pub fn write(
+    stack: &LayerStack,
+    layer: &LayerFiles,
+    latest: u32,
+    out: impl Write,
+) -> io::Result<()> {
     let mut tar = Builder::new(out);
     let mut first = HashMap::new();
     for (path, place) in &layer.places {
@@ -25,9 +30,9 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, out: impl Write) -> io::
             path => path,
         };
         put_name(&mut header, name, &mut records);
-        let Place::Node(index) = place else {
+        let PathEntry::Node(index) = place else {
             put_device(&mut header, WHITEOUT)?;
-            put_attributes(&mut header, &Attributes::default(), latest);
+            put_attributes(&mut header, &TarAttributes::default(), latest);
             append(&mut tar, header, &records, io::empty())?;
             continue;
         };
@@ -35,7 +40,7 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, out: impl Write) -> io::
             continue;
         };
         put_attributes(&mut header, &node.attributes, latest);
-        if !matches!(node.body, Body::Directory)
+        if !matches!(node.body, StackedKind::Directory)
             && let Some(target) = first.insert(*index, path)
         {
             first.insert(*index, target);
@@ -48,26 +53,26 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, out: impl Write) -> io::
             records.push(([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone()));
         }
         match &node.body {
-            Body::Directory => {
+            StackedKind::Directory => {
                 header.set_entry_type(EntryType::Directory);
                 if layer.opaque.contains(path) {
                     let (name, value) = OPAQUE;
                     records.push(([b"SCHILY.xattr.", name].concat(), value.to_vec()));
                 }
             }
-            Body::File(content) => {
+            StackedKind::File(content) => {
                 header.set_entry_type(EntryType::Regular);
                 header.set_size(crate::bytes::ReadAt::size(content));
                 append(&mut tar, header, &records, content.reader())?;
                 continue;
             }
-            Body::Symlink(target) => {
+            StackedKind::Symlink(target) => {
                 header.set_entry_type(EntryType::Symlink);
                 header.set_mode(0o777);
                 put_target(&mut header, target, &mut records);
             }
-            Body::Device(device) => put_device(&mut header, *device)?,
-            Body::Fifo => header.set_entry_type(EntryType::Fifo),
+            StackedKind::Device(device) => put_device(&mut header, *device)?,
+            StackedKind::Fifo => header.set_entry_type(EntryType::Fifo),
         }
         append(&mut tar, header, &records, io::empty())?;
     }
@@ -75,16 +80,16 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, out: impl Write) -> io::
 }
 
 /// The device node that overlayfs takes for a whiteout.
-pub const WHITEOUT: Device = Device {
+pub const WHITEOUT: DeviceNode = DeviceNode {
     character: true,
     major: 0,
     minor: 0,
 };
 
 /// Keys and values of a pax header.
-type Records = Vec<(Vec<u8>, Vec<u8>)>;
+type PaxRecords = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn put_name(header: &mut Header, name: &[u8], records: &mut Records) {
+fn put_name(header: &mut Header, name: &[u8], records: &mut PaxRecords) {
     if name.len() > NAME {
         records.push((b"path".to_vec(), name.to_vec()));
     }
@@ -96,7 +101,7 @@ fn put_name(header: &mut Header, name: &[u8], records: &mut Records) {
     }
 }
 
-fn put_target(header: &mut Header, target: &[u8], records: &mut Records) {
+fn put_target(header: &mut Header, target: &[u8], records: &mut PaxRecords) {
     if target.len() > NAME {
         records.push((b"linkpath".to_vec(), target.to_vec()));
     }
@@ -108,7 +113,7 @@ fn put_target(header: &mut Header, target: &[u8], records: &mut Records) {
     }
 }
 
-fn put_device(header: &mut Header, device: Device) -> io::Result<()> {
+fn put_device(header: &mut Header, device: DeviceNode) -> io::Result<()> {
     header.set_entry_type(match device.character {
         true => EntryType::Char,
         false => EntryType::Block,
@@ -117,7 +122,7 @@ fn put_device(header: &mut Header, device: Device) -> io::Result<()> {
     header.set_device_minor(device.minor)
 }
 
-fn put_attributes(header: &mut Header, attributes: &Attributes, latest: u32) {
+fn put_attributes(header: &mut Header, attributes: &TarAttributes, latest: u32) {
     header.set_size(0);
     header.set_mode(attributes.mode);
     header.set_uid(attributes.uid.into());
@@ -128,7 +133,7 @@ fn put_attributes(header: &mut Header, attributes: &Attributes, latest: u32) {
 fn append<W: Write>(
     tar: &mut Builder<W>,
     mut header: Header,
-    records: &Records,
+    records: &PaxRecords,
     content: impl io::Read,
 ) -> io::Result<()> {
     if !records.is_empty() {

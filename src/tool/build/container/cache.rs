@@ -20,13 +20,13 @@ const SUFFIX: &str = ".erofs";
 
 /// A directory of images.
 #[derive(Debug)]
-pub struct Cache {
+pub struct LayerCache {
     directory: PathBuf,
     /// The most bytes that the images may take.
     max: u64,
 }
 
-impl Cache {
+impl LayerCache {
     /// The cache of this user; `None` if no environment variable names its place.
     pub fn new(max: u64) -> Option<Self> {
         let absolute = |name| {

@@ -3,11 +3,11 @@
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use super::stack::{Layer, Place, Stack};
+use super::stack::{LayerFiles, LayerStack, PathEntry};
 use super::{archive, unpack};
 use crate::error::{Cause, Context, Error, Result};
 use crate::text::shown;
-use crate::tool::build::mkfs::{self, ErofsImage, ErofsOptions, Source};
+use crate::tool::build::mkfs::{self, ErofsImage, ErofsOptions, ErofsSource};
 use crate::tool::build::temp_files::TempFiles;
 
 /// What helps where this program cannot hand over a tar archive.
@@ -20,8 +20,8 @@ const NEWER: &str = "install erofs-utils 1.7 or newer (Debian 13 has it)";
 /// mkfs.erofs is missing or fails; or it cannot read tar archives, and this program may not make the files itself.
 #[allow(clippy::too_many_arguments)]
 pub fn make(
-    stack: &Stack,
-    layer: &Layer,
+    stack: &LayerStack,
+    layer: &LayerFiles,
     label: Option<&str>,
     latest: u32,
     object: &Path,
@@ -40,7 +40,7 @@ pub fn make(
         let written = archive::write(stack, layer, latest, &mut out).and_then(|()| out.flush());
         written.during("write the archive of", object.display())?;
         drop(out);
-        let source = Source::Tar {
+        let source = ErofsSource::Tar {
             file: &file,
             newest,
         };
@@ -71,7 +71,7 @@ pub fn make(
             Error::with("unpack", object.display(), cause)
         })
         .and_then(|()| {
-            let source = Source::Directory {
+            let source = ErofsSource::Directory {
                 path: &directory,
                 newest: Some(newest),
             };
@@ -85,10 +85,10 @@ pub fn make(
 }
 
 /// The latest modification time of a layer.
-fn newest(stack: &Stack, layer: &Layer) -> u32 {
+fn newest(stack: &LayerStack, layer: &LayerFiles) -> u32 {
     let nodes = layer.places.values().filter_map(|place| match place {
-        Place::Node(index) => stack.node(*index),
-        Place::Whiteout => None,
+        PathEntry::Node(index) => stack.node(*index),
+        PathEntry::Whiteout => None,
     });
     let newest = nodes.map(|node| node.attributes.mtime).max();
     u32::try_from(newest.unwrap_or(0)).unwrap_or(u32::MAX)

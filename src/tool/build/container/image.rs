@@ -8,10 +8,10 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest,
 use rustix::system::uname;
 use serde_json::Value;
 
-use super::content::Content;
 use super::digest::Hasher;
+use super::file_slice::FileSlice;
 use super::reference::{Reference, Transport};
-use super::spool::Spool;
+use super::spool::SparseSpool;
 use super::store::{Store, digest_of, json};
 use crate::error::{Context, Error, Result};
 
@@ -26,7 +26,7 @@ const DEPTH_MAX: usize = 4;
 
 /// An image: its layers, lowest first, and its configuration.
 #[derive(Debug)]
-pub struct Image {
+pub struct ContainerImage {
     /// The layers.
     pub layers: Vec<LayerBlob>,
     /// The configuration.
@@ -37,7 +37,7 @@ pub struct Image {
 #[derive(Debug)]
 pub struct LayerBlob {
     /// The archive, compressed or not.
-    pub content: Content,
+    pub content: FileSlice,
     /// The digest of the archive without compression, which is still to be verified.
     pub diff_id: String,
 }
@@ -50,8 +50,8 @@ pub fn open(
     reference: &Reference,
     object: &str,
     platform: Option<&str>,
-    spool: &mut Spool,
-) -> Result<Image> {
+    spool: &mut SparseSpool,
+) -> Result<ContainerImage> {
     let path = &reference.path;
     let tag = reference.tag.as_deref();
     let store = match reference.transport {
@@ -61,7 +61,7 @@ pub fn open(
         Transport::Oci => Store::Directory(path.clone()),
         Transport::OciArchive | Transport::DockerArchive => Store::archive(path, spool)?,
     };
-    let source = Source {
+    let source = ImageSource {
         store,
         object,
         platform,
@@ -72,19 +72,19 @@ pub fn open(
     }
 }
 
-struct Source<'a> {
+struct ImageSource<'a> {
     store: Store,
     object: &'a str,
     platform: Option<&'a str>,
 }
 
-impl Source<'_> {
+impl ImageSource<'_> {
     fn refuse(&self, what: impl Into<String>) -> Error {
         Error::new("read", self.object, what)
     }
 
     /// An image of an OCI layout.
-    fn oci(&self, tag: Option<&str>) -> Result<Image> {
+    fn oci(&self, tag: Option<&str>) -> Result<ContainerImage> {
         let Some(index) = self.store.find("index.json")? else {
             return Err(self.refuse("not an OCI layout: it has no index.json"));
         };
@@ -110,7 +110,7 @@ impl Source<'_> {
                 diff_id: diff_id.clone(),
             });
         }
-        Ok(Image { layers, config })
+        Ok(ContainerImage { layers, config })
     }
 
     /// The manifests of an index with this tag, or all without one.
@@ -189,7 +189,7 @@ impl Source<'_> {
     fn choose<'d>(&self, manifests: &[&'d Descriptor]) -> Result<&'d Descriptor> {
         let wanted = self
             .platform
-            .map_or_else(Platform::of_this_machine, Platform::parse);
+            .map_or_else(OciPlatform::of_this_machine, OciPlatform::parse);
         let platforms = manifests
             .iter()
             .map(|manifest| (*manifest, platform(manifest)));
@@ -204,14 +204,14 @@ impl Source<'_> {
         }
         let names = platforms
             .iter()
-            .filter_map(|(_, platform)| platform.as_ref().map(Platform::to_string));
+            .filter_map(|(_, platform)| platform.as_ref().map(OciPlatform::to_string));
         let names = names.collect::<Vec<_>>().join(", ");
         let error = self.refuse(format!("it has no image for {wanted}, but for {names}"));
         Err(error.hint("choose one with --platform"))
     }
 
     /// An image of an archive of `docker save`.
-    fn docker(&self, tag: Option<&str>) -> Result<Image> {
+    fn docker(&self, tag: Option<&str>) -> Result<ContainerImage> {
         let Some(manifest) = self.store.find("manifest.json")? else {
             return Err(self.refuse("not written by docker save: it has no manifest.json"));
         };
@@ -275,16 +275,16 @@ impl Source<'_> {
         if let Some(wanted) = self.platform {
             self.check_platform(&config, wanted)?;
         }
-        Ok(Image { layers, config })
+        Ok(ContainerImage { layers, config })
     }
 
-    fn file(&self, name: &str) -> Result<Content> {
+    fn file(&self, name: &str) -> Result<FileSlice> {
         let found = self.store.find(name)?;
         found.ok_or_else(|| self.refuse(format!("the image has no file {name}")))
     }
 
     /// Verifies the digest of a file, if `digest` is one.
-    fn verify(&self, content: &Content, digest: &str, name: &str) -> Result<()> {
+    fn verify(&self, content: &FileSlice, digest: &str, name: &str) -> Result<()> {
         let Some(hasher) = Hasher::of(digest) else {
             return Ok(());
         };
@@ -297,7 +297,7 @@ impl Source<'_> {
         }
     }
 
-    fn blob(&self, descriptor: &Descriptor) -> Result<Content> {
+    fn blob(&self, descriptor: &Descriptor) -> Result<FileSlice> {
         let digest = descriptor.digest().to_string();
         self.store.blob(&digest, descriptor.size(), self.object)
     }
@@ -318,18 +318,18 @@ impl Source<'_> {
 
     /// Refuses an image for another platform than `wanted`.
     fn check_platform(&self, config: &ImageConfiguration, wanted: &str) -> Result<()> {
-        let found = Platform::new(
+        let found = OciPlatform::new(
             config.os().to_string(),
             config.architecture().to_string(),
             config.variant().clone(),
         );
-        match Platform::parse(wanted).is_met_by(&found) {
+        match OciPlatform::parse(wanted).is_met_by(&found) {
             true => Ok(()),
             false => Err(self.refuse(format!("it has no image for {wanted}, only for {found}"))),
         }
     }
 
-    fn config(&self, content: &Content) -> Result<ImageConfiguration> {
+    fn config(&self, content: &FileSlice) -> Result<ImageConfiguration> {
         let bytes = json(content, self.object)?;
         self.parsed(ImageConfiguration::from_reader(bytes.as_slice()))
     }
@@ -345,24 +345,28 @@ fn is_attestation(manifest: &Descriptor) -> bool {
     annotations.is_some_and(|all| all.contains_key("vnd.docker.reference.type"))
 }
 
-fn platform(manifest: &Descriptor) -> Option<Platform> {
+fn platform(manifest: &Descriptor) -> Option<OciPlatform> {
     let platform = manifest.platform().as_ref()?;
     let (os, architecture) = (
         platform.os().to_string(),
         platform.architecture().to_string(),
     );
-    Some(Platform::new(os, architecture, platform.variant().clone()))
+    Some(OciPlatform::new(
+        os,
+        architecture,
+        platform.variant().clone(),
+    ))
 }
 
 /// A platform: operating system, architecture and variant in the names of Go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Platform {
+struct OciPlatform {
     os: String,
     architecture: String,
     variant: Option<String>,
 }
 
-impl Platform {
+impl OciPlatform {
     fn new(os: String, architecture: String, variant: Option<String>) -> Self {
         let variant = variant.filter(|variant| !variant.is_empty());
         Self {
@@ -405,7 +409,7 @@ impl Platform {
     }
 }
 
-impl std::fmt::Display for Platform {
+impl std::fmt::Display for OciPlatform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
         match &self.variant {

@@ -5,16 +5,16 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::cache::Cache;
-use super::content::Content;
+use super::cache::LayerCache;
 use super::digest::{Hasher, hex};
+use super::file_slice::FileSlice;
 use super::image::{self, LayerBlob, short_digest, stem};
 use super::member::{self, BYTES_MAX};
 use super::reference::Reference;
-use super::spool::Spool;
-use super::stack::{Layer, Rules, Stack};
+use super::spool::SparseSpool;
+use super::stack::{LayerFiles, LayerStack, Rules};
 use super::store::digest_of;
-use super::{erofs, image::Image};
+use super::{erofs, image::ContainerImage};
 use crate::bytes::{Opened, ReadAt, Reader, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
@@ -40,10 +40,10 @@ pub struct ContainerOptions {
 }
 
 /// An archive that is a layer.
-struct Archive {
+struct ArchiveLayer {
     /// The archive in messages.
     object: String,
-    content: Content,
+    content: FileSlice,
     codec: Option<Codec>,
     /// The digest of the file, or of a layer of an image without compression.
     digest: String,
@@ -57,18 +57,18 @@ pub struct ArchiveLayers<'a> {
     options: &'a ContainerOptions,
     erofs: &'a ErofsOptions,
     temp: &'a TempFiles,
-    spool: Spool<'a>,
-    cache: Option<Cache>,
+    spool: SparseSpool<'a>,
+    cache: Option<LayerCache>,
     /// The files of the archives so far, except those of `pending`.
-    stack: Stack,
+    stack: LayerStack,
     /// Archives whose images were in the cache: they are read once a later layer needs their files.
-    pending: Vec<Archive>,
+    pending: Vec<ArchiveLayer>,
     /// Stands for all archives so far: a layer depends on those below.
     chain: String,
     /// The number of images made, for the names of temporary files.
     made: usize,
     /// The last container image.
-    pub image: Option<Image>,
+    pub image: Option<ContainerImage>,
 }
 
 impl<'a> ArchiveLayers<'a> {
@@ -82,9 +82,9 @@ impl<'a> ArchiveLayers<'a> {
             options,
             erofs,
             temp,
-            spool: Spool::new(temp),
-            cache: options.cache.and_then(Cache::new),
-            stack: Stack::new(),
+            spool: SparseSpool::new(temp),
+            cache: options.cache.and_then(LayerCache::new),
+            stack: LayerStack::new(),
             pending: Vec::new(),
             chain: String::new(),
             made: 0,
@@ -100,7 +100,7 @@ impl<'a> ArchiveLayers<'a> {
         let object = shown(input.path.as_os_str().as_encoded_bytes());
         let opened = Opened::open(&input.path)?;
         let length = opened.size();
-        let content = Content::new(opened.file, length);
+        let content = FileSlice::new(opened.file, length);
         let Some(codec) = tar_codec(&content).during("read", &object)? else {
             return Ok(None);
         };
@@ -112,7 +112,7 @@ impl<'a> ArchiveLayers<'a> {
             absolute_names: self.options.absolute_names,
             complete: false,
         };
-        let archive = Archive {
+        let archive = ArchiveLayer {
             object,
             content,
             codec,
@@ -143,7 +143,7 @@ impl<'a> ArchiveLayers<'a> {
             &mut self.spool,
         )?;
         // An image is complete, whatever is below.
-        self.stack = Stack::new();
+        self.stack = LayerStack::new();
         self.pending.clear();
         self.chain.clear();
         let count = image.layers.len();
@@ -185,10 +185,10 @@ impl<'a> ArchiveLayers<'a> {
         Ok(layers)
     }
 
-    fn layer_archive(&self, layer: LayerBlob, object: String) -> Result<Archive> {
+    fn layer_archive(&self, layer: LayerBlob, object: String) -> Result<ArchiveLayer> {
         let mut first = [0; 8];
         let n = fill(&mut layer.content.reader(), &mut first).during("read", &object)?;
-        Ok(Archive {
+        Ok(ArchiveLayer {
             codec: Codec::detect(first.get(..n).unwrap_or_default()),
             object,
             content: layer.content,
@@ -204,7 +204,7 @@ impl<'a> ArchiveLayers<'a> {
     /// The layer of one archive over those so far.
     fn layer(
         &mut self,
-        archive: Archive,
+        archive: ArchiveLayer,
         label: Option<&str>,
         path: &Path,
     ) -> Result<PreparedLayer> {
@@ -226,7 +226,7 @@ impl<'a> ArchiveLayers<'a> {
     /// One layer of all archives of an image.
     fn flattened(
         &mut self,
-        archives: Vec<Archive>,
+        archives: Vec<ArchiveLayer>,
         label: Option<&str>,
         path: &Path,
     ) -> Result<PreparedLayer> {
@@ -248,7 +248,7 @@ impl<'a> ArchiveLayers<'a> {
     /// Makes the image of a layer, and puts it into the cache.
     fn make(
         &mut self,
-        layer: &Layer,
+        layer: &LayerFiles,
         label: Option<&str>,
         object: &str,
         key: &str,
@@ -281,7 +281,7 @@ impl<'a> ArchiveLayers<'a> {
     }
 
     /// Reads an archive into the stack.
-    fn apply(&mut self, archive: Archive) -> Result<Layer> {
+    fn apply(&mut self, archive: ArchiveLayer) -> Result<LayerFiles> {
         let object = archive.object.as_str();
         let (plain, found) = match archive.codec {
             Some(codec) => {
@@ -320,7 +320,7 @@ impl<'a> ArchiveLayers<'a> {
     }
 
     /// Makes an archive part of the chain.
-    fn link(&mut self, archive: &Archive) {
+    fn link(&mut self, archive: &ArchiveLayer) {
         let Rules {
             absolute_names,
             complete,
@@ -373,7 +373,7 @@ fn prepared(image: ErofsImage, path: &Path, note: String) -> PreparedLayer {
 }
 
 /// The compression of a file that is a tar archive: `None` if it is none, `Some(None)` if it is not compressed.
-fn tar_codec(content: &Content) -> io::Result<Option<Option<Codec>>> {
+fn tar_codec(content: &FileSlice) -> io::Result<Option<Option<Codec>>> {
     let mut first = [0; 512];
     let n = fill(&mut content.reader(), &mut first)?;
     let first = first.get(..n).unwrap_or_default();

@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use tar::{Archive, EntryType, GnuExtSparseHeader, Header};
 
-use super::content::{Content, ContentReader};
-use super::pax::{self, Record};
+use super::file_slice::{FileSlice, FileSliceReader};
+use super::pax::{self, PaxRecord};
 use super::sparse;
-use super::spool::Spool;
+use super::spool::SparseSpool;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::text::shown;
@@ -28,35 +28,35 @@ const HEADERS_MAX: u64 = 4 << 20;
 
 /// A member of an archive.
 #[derive(Debug)]
-pub struct Member {
+pub struct TarMember {
     /// Its name, unchecked.
     pub name: Vec<u8>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: TarMemberKind,
     /// Owner, mode, time and extended attributes.
-    pub attributes: Attributes,
+    pub attributes: TarAttributes,
 }
 
 /// What a member is.
 #[derive(Debug)]
-pub enum Kind {
+pub enum TarMemberKind {
     /// A directory.
     Directory,
     /// A regular file.
-    File(Content),
+    File(FileSlice),
     /// A symbolic link, with its target.
     Symlink(Vec<u8>),
     /// A further name of the file with this name, unchecked.
     HardLink(Vec<u8>),
     /// A device.
-    Device(Device),
+    Device(DeviceNode),
     /// A named pipe.
     Fifo,
 }
 
 /// A device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct DeviceNode {
     /// A character device, else a block device.
     pub character: bool,
     /// Major number.
@@ -67,7 +67,7 @@ pub struct Device {
 
 /// The attributes of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
+pub struct TarAttributes {
     /// Permissions, with setuid, setgid and sticky bit.
     pub mode: u32,
     /// User ID of the owner.
@@ -97,10 +97,10 @@ pub fn is_tar(first: &[u8]) -> bool {
 /// # Errors
 /// The archive is damaged, cut, or holds more than the limits of this module; `take` fails.
 pub fn read(
-    archive: &Content,
+    archive: &FileSlice,
     object: &str,
-    spool: &mut Spool<'_>,
-    mut take: impl FnMut(Member) -> Result<()>,
+    spool: &mut SparseSpool<'_>,
+    mut take: impl FnMut(TarMember) -> Result<()>,
 ) -> Result<()> {
     let refuse = |what: String| Error::new("read", object, what);
     let headers = Rc::new(Cell::new(HEADERS_MAX));
@@ -165,30 +165,30 @@ pub fn read(
                 .ok_or_else(|| invalid("a link without a target"))
         };
         let kind = match file {
-            EntryType::Directory => Kind::Directory,
+            EntryType::Directory => TarMemberKind::Directory,
             // As archives before POSIX have directories.
-            EntryType::Regular if name.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular if name.ends_with(b"/") => TarMemberKind::Directory,
             EntryType::Regular | EntryType::Continuous => match map {
-                Some(map) => Kind::File(
+                Some(map) => TarMemberKind::File(
                     spool
                         .expand(map.size, |place| map.expand(&content, place))
                         .during("expand", object)?,
                 ),
-                None => Kind::File(content),
+                None => TarMemberKind::File(content),
             },
             EntryType::GNUSparse => {
                 let size = entry.size();
                 headers.set(u64::MAX);
                 let expanded = spool.expand(size, |place| place(0, &mut entry));
-                Kind::File(expanded.during("expand", object)?)
+                TarMemberKind::File(expanded.during("expand", object)?)
             }
-            EntryType::Symlink => Kind::Symlink(link()?),
-            EntryType::Link => Kind::HardLink(link()?),
+            EntryType::Symlink => TarMemberKind::Symlink(link()?),
+            EntryType::Link => TarMemberKind::HardLink(link()?),
             EntryType::Char | EntryType::Block => {
                 let device = device(entry.header(), file == EntryType::Char);
-                Kind::Device(device.ok_or_else(|| invalid("a device without numbers"))?)
+                TarMemberKind::Device(device.ok_or_else(|| invalid("a device without numbers"))?)
             }
-            EntryType::Fifo => Kind::Fifo,
+            EntryType::Fifo => TarMemberKind::Fifo,
             // A comment on the whole archive, as git archive writes it.
             EntryType::XGlobalHeader => continue,
             other => {
@@ -202,7 +202,7 @@ pub fn read(
         names = names
             .saturating_add(name.len())
             .saturating_add(attributes.size());
-        if let Kind::Symlink(target) | Kind::HardLink(target) = &kind {
+        if let TarMemberKind::Symlink(target) | TarMemberKind::HardLink(target) = &kind {
             names = names.saturating_add(target.len());
         }
         if names > NAMES_MAX {
@@ -210,7 +210,7 @@ pub fn read(
                 "its names and attributes take more memory than sensible".into(),
             ));
         }
-        take(Member {
+        take(TarMember {
             name,
             kind,
             attributes,
@@ -218,7 +218,7 @@ pub fn read(
     }
 }
 
-impl Attributes {
+impl TarAttributes {
     /// Bytes of the extended attributes.
     fn size(&self) -> usize {
         let sizes = self
@@ -230,7 +230,7 @@ impl Attributes {
 }
 
 /// The records of the pax headers among the members in `headers`.
-fn extended_header(headers: &Content) -> Vec<u8> {
+fn extended_header(headers: &FileSlice) -> Vec<u8> {
     let mut records = Vec::new();
     let mut tar = Archive::new(headers.reader());
     let entries = tar
@@ -247,7 +247,7 @@ fn extended_header(headers: &Content) -> Vec<u8> {
 }
 
 /// The size of what is stored of a sparse file of the GNU format: the rest of its map, and its data.
-fn gnu_sparse_size(archive: &Content, header: &Header, data: u64) -> io::Result<u64> {
+fn gnu_sparse_size(archive: &FileSlice, header: &Header, data: u64) -> io::Result<u64> {
     let mut more = header.as_gnu().is_some_and(|gnu| gnu.is_extended());
     let mut map = 0u64;
     while more {
@@ -259,8 +259,8 @@ fn gnu_sparse_size(archive: &Content, header: &Header, data: u64) -> io::Result<
     Ok(map.saturating_add(header.entry_size()?))
 }
 
-fn device(header: &Header, character: bool) -> Option<Device> {
-    Some(Device {
+fn device(header: &Header, character: bool) -> Option<DeviceNode> {
+    Some(DeviceNode {
         character,
         major: header.device_major().ok()??,
         minor: header.device_minor().ok()??,
@@ -274,12 +274,12 @@ fn is_foreign(xattr: &[u8]) -> bool {
         || matches!(xattr, b"security.selinux" | b"system.nfs4_acl")
 }
 
-fn attributes(header: &Header, records: &[Record<'_>]) -> Option<Attributes> {
+fn attributes(header: &Header, records: &[PaxRecord<'_>]) -> Option<TarAttributes> {
     const XATTR: &[u8] = b"SCHILY.xattr.";
-    let mut attributes = Attributes {
+    let mut attributes = TarAttributes {
         mode: header.mode().ok()? & 0o7777,
         mtime: header.mtime().unwrap_or(0),
-        ..Attributes::default()
+        ..TarAttributes::default()
     };
     let (mut uid, mut gid) = (header.uid().ok()?, header.gid().ok()?);
     for (key, value) in records {
@@ -304,7 +304,7 @@ fn attributes(header: &Header, records: &[Record<'_>]) -> Option<Attributes> {
 
 /// A reader with a limit: the crate reads extended headers into memory, of any size.
 struct Limited<'a> {
-    reader: ContentReader<'a>,
+    reader: FileSliceReader<'a>,
     left: Rc<Cell<u64>>,
 }
 

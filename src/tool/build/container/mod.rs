@@ -4,8 +4,8 @@
 //! `unpack` hand the result to mkfs.erofs. Both get the same tree, with the whiteouts and opaque directories of
 //! overlayfs.
 
-mod content;
 mod digest;
+mod file_slice;
 mod pax;
 pub mod reference;
 

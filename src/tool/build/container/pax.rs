@@ -3,10 +3,10 @@
 //! The tar crate splits records at newlines, which are valid in values: a file capability may hold one.
 
 /// A key and its value, which may be any bytes.
-pub type Record<'a> = (&'a [u8], &'a [u8]);
+pub type PaxRecord<'a> = (&'a [u8], &'a [u8]);
 
 /// The records of a header; `None` if it is malformed.
-pub fn records(mut header: &[u8]) -> Option<Vec<Record<'_>>> {
+pub fn records(mut header: &[u8]) -> Option<Vec<PaxRecord<'_>>> {
     let mut records = Vec::new();
     while !header.is_empty() {
         let space = header.iter().position(|byte| *byte == b' ')?;
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn a_value_may_hold_newlines_and_equals_signs() {
         let header = b"12 path=a/b\n19 SCHILY.x=a\n=b\0c\n";
-        let expected: Vec<Record> = vec![(b"path", b"a/b"), (b"SCHILY.x", b"a\n=b\0c")];
+        let expected: Vec<PaxRecord> = vec![(b"path", b"a/b"), (b"SCHILY.x", b"a\n=b\0c")];
         assert_eq!(records(header), Some(expected));
         assert_eq!(records(b""), Some(vec![]));
     }

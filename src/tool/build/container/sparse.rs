@@ -3,8 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
-use super::content::Content;
-use super::pax::{Record, number};
+use super::file_slice::FileSlice;
+use super::pax::{PaxRecord, number};
 use crate::bytes::ReadAt;
 
 /// The most pieces of a sparse file.
@@ -22,7 +22,7 @@ pub struct Sparse {
 }
 
 /// The name of a sparse file, which the name of its member only resembles.
-pub fn name<'a>(records: &[Record<'a>]) -> Option<&'a [u8]> {
+pub fn name<'a>(records: &[PaxRecord<'a>]) -> Option<&'a [u8]> {
     value(records, b"GNU.sparse.name")
 }
 
@@ -30,7 +30,7 @@ pub fn name<'a>(records: &[Record<'a>]) -> Option<&'a [u8]> {
 ///
 /// # Errors
 /// A sentence, if the map is invalid.
-pub fn map(records: &[Record<'_>], stored: &Content) -> Result<Option<Sparse>, &'static str> {
+pub fn map(records: &[PaxRecord<'_>], stored: &FileSlice) -> Result<Option<Sparse>, &'static str> {
     const INVALID: &str = "the map of a sparse file is invalid";
     let get = |key: &[u8]| value(records, key).and_then(number);
     let (pieces, size, data) = match (value(records, b"GNU.sparse.major"), get(b"GNU.sparse.size"))
@@ -78,7 +78,7 @@ impl Sparse {
     /// Writes the pieces: `place` is called with the offset of each, before its data.
     pub fn expand(
         &self,
-        stored: &Content,
+        stored: &FileSlice,
         mut place: impl FnMut(u64, &mut dyn Read) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         let mut at = self.data;
@@ -93,7 +93,7 @@ impl Sparse {
     }
 }
 
-fn value<'a>(records: &[Record<'a>], key: &[u8]) -> Option<&'a [u8]> {
+fn value<'a>(records: &[PaxRecord<'a>], key: &[u8]) -> Option<&'a [u8]> {
     // The last one wins.
     let found = records.iter().rev().find(|(name, _)| *name == key);
     found.map(|(_, value)| *value)
@@ -101,7 +101,7 @@ fn value<'a>(records: &[Record<'a>], key: &[u8]) -> Option<&'a [u8]> {
 
 /// The map of version 1.0 before the data: decimal numbers, each on a line, padded to 512 bytes. Returns its length,
 /// too.
-fn leading_map(stored: &Content) -> Option<(Vec<(u64, u64)>, u64)> {
+fn leading_map(stored: &FileSlice) -> Option<(Vec<(u64, u64)>, u64)> {
     /// Digits of a 64-bit number, and the newline.
     const LINE_MAX: u64 = 21;
     let mut reader = BufReader::new(stored.reader());

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use sha2::{Digest as _, Sha256};
 use tar::Header;
 
-use super::content::Content;
+use super::file_slice::FileSlice;
 use super::sparse::{copy_with_holes, is_zero};
 use crate::bytes::{ReadAt, Reader};
 use crate::error::{Context, Error, Result};
@@ -15,13 +15,13 @@ use crate::format::compress::{Codec, Decoder};
 use crate::tool::build::temp_files::TempFiles;
 
 /// Holds the expanded sparse files of all layers.
-pub struct Spool<'a> {
+pub struct SparseSpool<'a> {
     temp: &'a TempFiles,
     /// How many files have been created, for their names.
     files: usize,
 }
 
-impl<'a> Spool<'a> {
+impl<'a> SparseSpool<'a> {
     /// An empty spool; its files are among `temp`.
     pub fn new(temp: &'a TempFiles) -> Self {
         Self { temp, files: 0 }
@@ -42,7 +42,7 @@ impl<'a> Spool<'a> {
         &mut self,
         size: u64,
         write: impl FnOnce(&mut dyn FnMut(u64, &mut dyn Read) -> io::Result<()>) -> io::Result<()>,
-    ) -> io::Result<Content> {
+    ) -> io::Result<FileSlice> {
         let mut file = self
             .create()
             .map_err(|error| io::Error::other(error.to_string()))?;
@@ -52,7 +52,7 @@ impl<'a> Spool<'a> {
             copy_with_holes(piece, &mut file).map(drop)
         })?;
         file.set_len(size)?;
-        Ok(Content::new(file, size))
+        Ok(FileSlice::new(file, size))
     }
 
     /// The plain bytes of a compressed archive, and their SHA-256. `object` is the archive in messages, `max` the most
@@ -62,11 +62,11 @@ impl<'a> Spool<'a> {
     /// The archive is damaged, or unpacks to more than `max` bytes.
     pub fn decompress(
         &mut self,
-        compressed: &Content,
+        compressed: &FileSlice,
         codec: Codec,
         max: u64,
         object: &str,
-    ) -> Result<(Content, [u8; 32])> {
+    ) -> Result<(FileSlice, [u8; 32])> {
         let mut file = self.create()?;
         let mut out = HashingWriter {
             file: &mut file,
@@ -103,7 +103,7 @@ impl<'a> Spool<'a> {
             }
         }
         let (hash, length) = (out.hasher.finalize().into(), out.length);
-        Ok((Content::new(file, length), hash))
+        Ok((FileSlice::new(file, length), hash))
     }
 }
 

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::content::Content;
-use super::member::{Attributes, Device, Kind, Member};
+use super::file_slice::FileSlice;
+use super::member::{DeviceNode, TarAttributes, TarMember, TarMemberKind};
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Error, Result};
 use crate::format::cpio::OPAQUE;
@@ -27,31 +27,31 @@ type Path = Vec<u8>;
 
 /// A file.
 #[derive(Debug)]
-pub struct Node {
+pub struct StackedFile {
     /// What it is.
-    pub body: Body,
+    pub body: StackedKind,
     /// Owner, mode, time and extended attributes.
-    pub attributes: Attributes,
+    pub attributes: TarAttributes,
 }
 
 /// What a file is.
 #[derive(Debug)]
-pub enum Body {
+pub enum StackedKind {
     /// A directory.
     Directory,
     /// A regular file.
-    File(Content),
+    File(FileSlice),
     /// A symbolic link, with its target.
     Symlink(Vec<u8>),
     /// A device.
-    Device(Device),
+    Device(DeviceNode),
     /// A named pipe.
     Fifo,
 }
 
 /// What a layer has at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PathEntry {
     /// The file of this index in the stack. Several paths with the same one are hard links.
     Node(usize),
     /// A whiteout: it hides the file of a lower layer.
@@ -60,9 +60,9 @@ pub enum Place {
 
 /// The files of one layer. The directory of each file is among them.
 #[derive(Debug, Default)]
-pub struct Layer {
+pub struct LayerFiles {
     /// What is at each path.
-    pub places: BTreeMap<Path, Place>,
+    pub places: BTreeMap<Path, PathEntry>,
     /// The directories that hide those of lower layers.
     pub opaque: BTreeSet<Path>,
 }
@@ -78,18 +78,18 @@ pub struct Rules {
 
 /// The files of all layers so far.
 #[derive(Debug)]
-pub struct Stack {
-    nodes: Vec<Node>,
+pub struct LayerStack {
+    nodes: Vec<StackedFile>,
     merged: BTreeMap<Path, usize>,
 }
 
-impl Default for Stack {
+impl Default for LayerStack {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Stack {
+impl LayerStack {
     /// An empty root directory.
     pub fn new() -> Self {
         Self {
@@ -99,16 +99,16 @@ impl Stack {
     }
 
     /// The file of this index.
-    pub fn node(&self, index: usize) -> Option<&Node> {
+    pub fn node(&self, index: usize) -> Option<&StackedFile> {
         self.nodes.get(index)
     }
 
     /// All layers as one.
-    pub fn flatten(&self) -> Layer {
+    pub fn flatten(&self) -> LayerFiles {
         let files = self.merged.iter();
-        Layer {
+        LayerFiles {
             places: files
-                .map(|(path, index)| (path.clone(), Place::Node(*index)))
+                .map(|(path, index)| (path.clone(), PathEntry::Node(*index)))
                 .collect(),
             opaque: BTreeSet::new(),
         }
@@ -120,14 +120,14 @@ impl Stack {
             lower: self.merged.clone(),
             lower_names: None,
             stack: self,
-            layer: Layer::default(),
+            layer: LayerFiles::default(),
             object,
             rules,
         }
     }
 
     fn is_directory(&self, index: usize) -> bool {
-        matches!(self.node(index), Some(node) if matches!(node.body, Body::Directory))
+        matches!(self.node(index), Some(node) if matches!(node.body, StackedKind::Directory))
     }
 
     /// Removes a path and all paths below it.
@@ -139,12 +139,12 @@ impl Stack {
 
 /// A layer while members are added to it.
 pub struct LayerBuilder<'a> {
-    stack: &'a mut Stack,
+    stack: &'a mut LayerStack,
     /// The files of the layers below.
     lower: BTreeMap<Path, usize>,
     /// The names of each file of the layers below, once a hard link needs them.
     lower_names: Option<HashMap<usize, Vec<Path>>>,
-    layer: Layer,
+    layer: LayerFiles,
     object: &'a str,
     rules: Rules,
 }
@@ -155,29 +155,29 @@ impl LayerBuilder<'_> {
     /// # Errors
     /// Its name or target leads out of the root directory or through something else than a directory, or there is no
     /// such target.
-    pub fn add(&mut self, member: Member) -> Result<()> {
+    pub fn add(&mut self, member: TarMember) -> Result<()> {
         let mut names = self.components(&member.name, &member.name)?;
         let body = match member.kind {
-            Kind::HardLink(target) => {
+            TarMemberKind::HardLink(target) => {
                 let Some(name) = names.pop() else {
                     return Err(self.refuse(&member.name, "a link in place of the root directory"));
                 };
                 let directory = self.directory(&member.name, names)?;
                 return self.hard_link(&member.name, join(&directory, &name), &target);
             }
-            Kind::Directory => Body::Directory,
-            Kind::File(content) => Body::File(content),
-            Kind::Symlink(target) => Body::Symlink(target),
-            Kind::Device(device) => Body::Device(device),
-            Kind::Fifo => Body::Fifo,
+            TarMemberKind::Directory => StackedKind::Directory,
+            TarMemberKind::File(content) => StackedKind::File(content),
+            TarMemberKind::Symlink(target) => StackedKind::Symlink(target),
+            TarMemberKind::Device(device) => StackedKind::Device(device),
+            TarMemberKind::Fifo => StackedKind::Fifo,
         };
         let Some(name) = names.pop() else {
-            if !matches!(body, Body::Directory) {
+            if !matches!(body, StackedKind::Directory) {
                 return Err(self.refuse(&member.name, "a file in place of the root directory"));
             }
             self.insert(
                 Vec::new(),
-                Node {
+                StackedFile {
                     body,
                     attributes: member.attributes,
                 },
@@ -190,7 +190,7 @@ impl LayerBuilder<'_> {
         let directory = self.directory(&member.name, names)?;
         self.insert(
             join(&directory, &name),
-            Node {
+            StackedFile {
                 body,
                 attributes: member.attributes,
             },
@@ -199,12 +199,12 @@ impl LayerBuilder<'_> {
     }
 
     /// The finished layer.
-    pub fn finish(mut self) -> Layer {
+    pub fn finish(mut self) -> LayerFiles {
         let root = self.stack.merged.get(&Vec::new()).copied().unwrap_or(0);
         self.layer
             .places
             .entry(Vec::new())
-            .or_insert(Place::Node(root));
+            .or_insert(PathEntry::Node(root));
         self.layer
     }
 
@@ -266,14 +266,14 @@ impl LayerBuilder<'_> {
             let next = join(&here, &name);
             let index = self.stack.merged.get(&next).copied();
             match index.and_then(|index| Some((index, &self.stack.node(index)?.body))) {
-                Some((index, Body::Directory)) => {
+                Some((index, StackedKind::Directory)) => {
                     if create {
                         let place = self.layer.places.entry(next.clone());
-                        place.or_insert(Place::Node(index));
+                        place.or_insert(PathEntry::Node(index));
                     }
                     here = next;
                 }
-                Some((_, Body::Symlink(target))) => {
+                Some((_, StackedKind::Symlink(target))) => {
                     links += 1;
                     if links > MAX_SYMLINKS {
                         return Err(self.refuse(
@@ -319,9 +319,9 @@ impl LayerBuilder<'_> {
     }
 
     /// Adds a file, which replaces one that is there.
-    fn insert(&mut self, path: Path, node: Node) {
+    fn insert(&mut self, path: Path, node: StackedFile) {
         let index = self.stack.nodes.len();
-        let is_directory = matches!(node.body, Body::Directory);
+        let is_directory = matches!(node.body, StackedKind::Directory);
         self.stack.nodes.push(node);
         let old = self.stack.merged.get(&path).copied();
         let merges = is_directory && old.is_some_and(|old| self.stack.is_directory(old));
@@ -329,14 +329,14 @@ impl LayerBuilder<'_> {
             self.replace(&path, is_directory);
         }
         self.stack.merged.insert(path.clone(), index);
-        self.layer.places.insert(path, Place::Node(index));
+        self.layer.places.insert(path, PathEntry::Node(index));
     }
 
     /// Removes what is at a path. If a directory comes in its place, that hides one of lower layers.
     fn replace(&mut self, path: &[u8], with_directory: bool) {
         self.stack.remove(path);
         remove_below(&mut self.layer.places, path);
-        let hidden = self.layer.places.remove(path) == Some(Place::Whiteout);
+        let hidden = self.layer.places.remove(path) == Some(PathEntry::Whiteout);
         let below: Vec<_> = below(&self.layer.opaque, path).cloned().collect();
         for path in below {
             self.layer.opaque.remove(&path);
@@ -374,12 +374,14 @@ impl LayerBuilder<'_> {
     /// Hides the file of lower layers at a path. Files of this layer stay.
     fn whiteout(&mut self, path: Path) {
         match self.layer.places.get(&path) {
-            Some(Place::Node(index)) if self.stack.is_directory(*index) => self.make_opaque(path),
+            Some(PathEntry::Node(index)) if self.stack.is_directory(*index) => {
+                self.make_opaque(path)
+            }
             Some(_) => {}
             None => {
                 self.stack.remove(&path);
                 if self.lower.contains_key(&path) || !self.rules.complete {
-                    self.layer.places.insert(path, Place::Whiteout);
+                    self.layer.places.insert(path, PathEntry::Whiteout);
                 }
             }
         }
@@ -435,7 +437,7 @@ impl LayerBuilder<'_> {
         }
         self.replace(&path, false);
         self.stack.merged.insert(path.clone(), index);
-        self.layer.places.insert(path, Place::Node(index));
+        self.layer.places.insert(path, PathEntry::Node(index));
         Ok(())
     }
 
@@ -458,21 +460,21 @@ impl LayerBuilder<'_> {
                 let directory = path.get(..end).unwrap_or_default();
                 if let Some(index) = self.stack.merged.get(directory) {
                     let place = self.layer.places.entry(directory.to_vec());
-                    place.or_insert(Place::Node(*index));
+                    place.or_insert(PathEntry::Node(*index));
                 }
             }
-            self.layer.places.insert(path, Place::Node(index));
+            self.layer.places.insert(path, PathEntry::Node(index));
         }
     }
 }
 
 /// A directory that the archive does not have: as umoci(1) and GNU tar create it.
-fn implicit_directory() -> Node {
-    Node {
-        body: Body::Directory,
-        attributes: Attributes {
+fn implicit_directory() -> StackedFile {
+    StackedFile {
+        body: StackedKind::Directory,
+        attributes: TarAttributes {
             mode: 0o755,
-            ..Attributes::default()
+            ..TarAttributes::default()
         },
     }
 }

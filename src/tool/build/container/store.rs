@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::content::Content;
 use super::digest::Hasher;
-use super::member::{self, BYTES_MAX, Kind};
-use super::spool::Spool;
+use super::file_slice::FileSlice;
+use super::member::{self, BYTES_MAX, TarMemberKind};
+use super::spool::SparseSpool;
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -20,16 +20,16 @@ pub enum Store {
     /// A directory.
     Directory(PathBuf),
     /// The files in a tar archive, and symbolic links with their targets.
-    Archive(BTreeMap<Vec<u8>, Kind>),
+    Archive(BTreeMap<Vec<u8>, TarMemberKind>),
 }
 
 impl Store {
     /// Opens the archive at `path`, compressed or not.
-    pub fn archive(path: &Path, spool: &mut Spool) -> Result<Self> {
+    pub fn archive(path: &Path, spool: &mut SparseSpool) -> Result<Self> {
         let object = path.display().to_string();
         let opened = Opened::open(path)?;
         let length = opened.size();
-        let mut content = Content::new(opened.file, length);
+        let mut content = FileSlice::new(opened.file, length);
         let mut first = [0; 8];
         let n = fill(&mut content.reader(), &mut first).during("read", &object)?;
         if let Some(codec) = Codec::detect(first.get(..n).unwrap_or_default()) {
@@ -46,25 +46,25 @@ impl Store {
     }
 
     /// The file of this name; `None` if there is none.
-    pub fn find(&self, name: &str) -> Result<Option<Content>> {
+    pub fn find(&self, name: &str) -> Result<Option<FileSlice>> {
         match self {
             Self::Directory(directory) => {
                 let path = directory.join(name);
                 match path.try_exists().during("open", path.display())? {
                     true => Opened::open(&path).map(|opened| {
                         let length = opened.size();
-                        Some(Content::new(opened.file, length))
+                        Some(FileSlice::new(opened.file, length))
                     }),
                     false => Ok(None),
                 }
             }
             Self::Archive(files) => Ok(match files.get(name.as_bytes()) {
-                Some(Kind::File(content)) => Some(content.clone()),
+                Some(TarMemberKind::File(content)) => Some(content.clone()),
                 // Before version 25, docker save writes the same layer of two images once.
-                Some(Kind::Symlink(target)) => {
+                Some(TarMemberKind::Symlink(target)) => {
                     let target = target.strip_prefix(b"../").unwrap_or(target);
                     match files.get(target) {
-                        Some(Kind::File(content)) => Some(content.clone()),
+                        Some(TarMemberKind::File(content)) => Some(content.clone()),
                         _ => None,
                     }
                 }
@@ -74,7 +74,7 @@ impl Store {
     }
 
     /// The blob with this digest, which has `size` bytes. The digest is verified.
-    pub fn blob(&self, digest: &str, size: u64, object: &str) -> Result<Content> {
+    pub fn blob(&self, digest: &str, size: u64, object: &str) -> Result<FileSlice> {
         let refuse = |what: String| Error::new("read", object, format!("{digest}: {what}"));
         let Some(hasher) = Hasher::of(digest) else {
             return Err(refuse("not a sha256 or sha512 digest".into()));
@@ -102,7 +102,7 @@ impl Store {
 }
 
 /// The digest of some bytes.
-pub fn digest_of(content: &Content, mut hasher: Hasher) -> io::Result<String> {
+pub fn digest_of(content: &FileSlice, mut hasher: Hasher) -> io::Result<String> {
     io::copy(
         &mut io::BufReader::with_capacity(1 << 18, content.reader()),
         &mut hasher,
@@ -111,7 +111,7 @@ pub fn digest_of(content: &Content, mut hasher: Hasher) -> io::Result<String> {
 }
 
 /// The bytes of a file of JSON.
-pub fn json(content: &Content, object: &str) -> Result<Vec<u8>> {
+pub fn json(content: &FileSlice, object: &str) -> Result<Vec<u8>> {
     if content.size() > JSON_MAX {
         return Err(Error::new(
             "read",

@@ -14,32 +14,32 @@ use rustix::fs::{
 };
 
 use super::archive::{OPAQUE, WHITEOUT};
-use super::member::{Attributes, Device};
+use super::member::{DeviceNode, TarAttributes};
 use super::sparse::copy_with_holes;
-use super::stack::{Body, Layer, Node, Place, Stack};
+use super::stack::{LayerFiles, LayerStack, PathEntry, StackedFile, StackedKind};
 use crate::error::{Context, Result};
 
 /// Writes a layer into an empty directory, in which nobody else writes. `latest` is the latest modification time.
 ///
 /// # Errors
 /// The first file that cannot be made as it is.
-pub fn write(stack: &Stack, layer: &Layer, latest: u32, directory: &Path) -> Result<()> {
+pub fn write(stack: &LayerStack, layer: &LayerFiles, latest: u32, directory: &Path) -> Result<()> {
     let mut first: HashMap<usize, PathBuf> = HashMap::new();
     let mut directories = Vec::new();
     // In the order of names, so a directory comes before its files; none of them is a link.
     for (name, place) in &layer.places {
         let path = directory.join(OsStr::from_bytes(name));
         let shown = || crate::text::shown(name);
-        let Place::Node(index) = place else {
+        let PathEntry::Node(index) = place else {
             make_node(&path, WHITEOUT).during("create the whiteout", shown())?;
-            let none = Attributes::default();
+            let none = TarAttributes::default();
             finish(&path, &none, &[], true, latest).during("set the attributes of", shown())?;
             continue;
         };
         let Some(node) = stack.node(*index) else {
             continue;
         };
-        if matches!(node.body, Body::Directory) {
+        if matches!(node.body, StackedKind::Directory) {
             if !name.is_empty() {
                 let created = fs::DirBuilder::new().mode(0o700).create(&path);
                 created.during("create", shown())?;
@@ -52,7 +52,7 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, directory: &Path) -> Res
             continue;
         }
         create(&path, node).during("create", shown())?;
-        let link = matches!(node.body, Body::Symlink(_));
+        let link = matches!(node.body, StackedKind::Symlink(_));
         finish(&path, &node.attributes, &[], link, latest)
             .during("set the attributes of", shown())?;
         first.insert(*index, path);
@@ -69,10 +69,10 @@ pub fn write(stack: &Stack, layer: &Layer, latest: u32, directory: &Path) -> Res
     Ok(())
 }
 
-fn create(path: &Path, node: &Node) -> io::Result<()> {
+fn create(path: &Path, node: &StackedFile) -> io::Result<()> {
     match &node.body {
-        Body::Directory => Ok(()),
-        Body::File(content) => {
+        StackedKind::Directory => Ok(()),
+        StackedKind::File(content) => {
             let mut options = File::options();
             let mut file = options
                 .write(true)
@@ -82,9 +82,9 @@ fn create(path: &Path, node: &Node) -> io::Result<()> {
             let length = copy_with_holes(&mut content.reader(), &mut file)?;
             file.set_len(length)
         }
-        Body::Symlink(target) => Ok(symlinkat(OsStr::from_bytes(target), CWD, path)?),
-        Body::Device(device) => make_node(path, *device),
-        Body::Fifo => Ok(mknodat(
+        StackedKind::Symlink(target) => Ok(symlinkat(OsStr::from_bytes(target), CWD, path)?),
+        StackedKind::Device(device) => make_node(path, *device),
+        StackedKind::Fifo => Ok(mknodat(
             CWD,
             path,
             FileType::Fifo,
@@ -94,7 +94,7 @@ fn create(path: &Path, node: &Node) -> io::Result<()> {
     }
 }
 
-fn make_node(path: &Path, device: Device) -> io::Result<()> {
+fn make_node(path: &Path, device: DeviceNode) -> io::Result<()> {
     let kind = match device.character {
         true => FileType::CharacterDevice,
         false => FileType::BlockDevice,
@@ -112,7 +112,7 @@ fn make_node(path: &Path, device: Device) -> io::Result<()> {
 /// Sets owner, mode, attributes and time, in this order: a new owner clears setuid and capabilities.
 fn finish(
     path: &Path,
-    attributes: &Attributes,
+    attributes: &TarAttributes,
     more: &[(&[u8], &[u8])],
     is_link: bool,
     latest: u32,

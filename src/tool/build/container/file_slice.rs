@@ -9,14 +9,14 @@ use crate::bytes::ReadAt;
 
 /// Bytes of an open file.
 #[derive(Clone, Debug)]
-pub struct Content {
+pub struct FileSlice {
     /// The file. Its position is not used.
     file: Arc<File>,
     offset: u64,
     length: u64,
 }
 
-impl Content {
+impl FileSlice {
     /// All of a file of `length` bytes.
     pub fn new(file: File, length: u64) -> Self {
         Self {
@@ -37,15 +37,15 @@ impl Content {
     }
 
     /// Reads from the start.
-    pub fn reader(&self) -> ContentReader<'_> {
-        ContentReader {
+    pub fn reader(&self) -> FileSliceReader<'_> {
+        FileSliceReader {
             content: self,
             position: 0,
         }
     }
 }
 
-impl ReadAt for Content {
+impl ReadAt for FileSlice {
     fn size(&self) -> u64 {
         self.length
     }
@@ -63,14 +63,14 @@ impl ReadAt for Content {
     }
 }
 
-/// Reads a [`Content`] in order.
+/// Reads a [`FileSlice`] in order.
 #[derive(Debug)]
-pub struct ContentReader<'a> {
-    content: &'a Content,
+pub struct FileSliceReader<'a> {
+    content: &'a FileSlice,
     position: u64,
 }
 
-impl Read for ContentReader<'_> {
+impl Read for FileSliceReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.content.read_at(buf, self.position)?;
         if n == 0 && !buf.is_empty() && self.position < self.content.length {
@@ -82,7 +82,7 @@ impl Read for ContentReader<'_> {
     }
 }
 
-impl Seek for ContentReader<'_> {
+impl Seek for FileSliceReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(position) => Some(position),
