@@ -1,7 +1,7 @@
 # The layers and initrds that the rows boot. Sourced by run-rows and bench.
 # shellcheck shell=bash
 #
-# The sourcing script sets $work (the directory of this run, with layers, trees and images in it),
+# The sourcing script sets $guest_cc, the compiler for guests of another architecture, $work (the directory of this run, with layers, trees and images in it),
 # $busybox, $layerinit and $init, and $applets, what busybox is called. Everything is made below $work, once.
 #
 # image_NAME FILE writes an initrd for the kernel of $kernel_dir and $version (empty if it has no
@@ -651,7 +651,7 @@ content_tree() {
 	if [[ ! -e $dir ]]; then
 		mkdir -p "$dir/content-$1" "$dir/bin"
 		as_root "$repo/qemu/kernel/test/make-tree" "$dir/content-$1"
-		cp "$(treesum)" "$dir/bin/treesum"
+		if [[ ${guest_cc-} ]]; then build_treesum "$dir/bin/treesum" "$guest_cc"; else cp "$(treesum)" "$dir/bin/treesum"; fi
 		as_root chown -hR 0:0 "$dir/bin"
 		as_root chown 0:0 "$dir" "$dir/content-$1"
 		as_root touch -d @1700000000 "$dir"/bin/* "$dir/bin" "$dir"

@@ -62,6 +62,19 @@ pub fn entries(
     Ok((tree.entries.into_values().collect(), host))
 }
 
+/// The bytes of a module of the kernel, decompressed; `None` if it has none. All are for one architecture.
+///
+/// # Errors
+/// `root` has no modules of the kernel, or of several kernels.
+pub fn a_module(selection: &ModuleSelection) -> Result<Option<Vec<u8>>> {
+    let (directory, _) = find(selection)?;
+    let dep = read_text(&directory.join("modules.dep"))?;
+    let first = dep.split_once(':').map(|(name, _)| directory.join(name));
+    // That of a module which cannot be read is told when it is needed.
+    let bytes = first.and_then(|path| fs::read(path).ok());
+    Ok(bytes.and_then(|bytes| dep::decompressed(bytes).ok()))
+}
+
 /// The files that depmod has written for one kernel. Missing ones are empty, except modules.dep.
 struct Depmod {
     directory: PathBuf,

@@ -2,6 +2,7 @@
 
 pub mod compressed;
 pub mod host;
+pub mod init_program;
 pub mod label;
 pub mod spec;
 pub mod temp_files;
@@ -20,6 +21,7 @@ pub mod depmod;
 pub mod mkfs;
 
 pub mod container;
+pub mod target;
 
 pub mod prepare;
 
@@ -37,6 +39,7 @@ use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
+use crate::tool::platform::Platform;
 use archive::{CpioOptions, Written};
 use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
@@ -64,6 +67,10 @@ pub struct BuildOptions {
     pub specs: Vec<PathBuf>,
     /// The program for `${LAYERINIT_INIT}`; `None`: see [`loader::entries`].
     pub init: Option<PathBuf>,
+    /// The architecture that the image is for; `None`: that of the kernel or its modules.
+    pub target: Option<&'static Platform>,
+    /// The kernel's file, if it is known.
+    pub kernel: Option<PathBuf>,
     /// Kernel modules for the loader.
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
@@ -223,7 +230,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
 
 /// The entries of the loader, modules included. Messages are added to `lines`.
 fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
-    let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
+    let target = match options.target {
+        Some(target) => Some(target),
+        None => target::of_kernel(options.kernel.as_deref(), options.modules.as_ref())?,
+    };
+    let mut entries = loader::entries(&options.specs, options.init.as_deref(), target)?;
+    if let Some((target, init)) = options.target.zip(machine::init_location(&entries)) {
+        target::check_init(init, target)?;
+    }
     if let Some(modules) = &options.modules {
         let mut modules = modules.clone();
         if options
