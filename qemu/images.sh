@@ -189,6 +189,17 @@ files() {
 	pack "$dir"
 }
 
+# An initrd of 500 MiB: one layer has a large file, of which the guest reads the end, and another one is behind it.
+tree_noise() {
+	local sum
+	mkdir -p usr/share/noise etc
+	head -c 480M /dev/urandom >usr/share/noise/data
+	echo noise >etc/winner
+	sum=$(tail -c 1M usr/share/noise/data | sha256sum)
+	our_check noise 'the end of the large file differs' "same \"\$(tail -c 1048576 /usr/share/noise/data | sha256sum)\" '$sum'"
+}
+image_large_initrd() { cat "$(loader)" "$(layer base)" "$(layer noise)" "$(layer app -zlz4hc)" >"$1"; }
+
 # Megabytes of zeros between the layers: /init skips them with SEEK_DATA.
 image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$1"; }
 
@@ -729,6 +740,16 @@ image_content_lzma() {
 	local out=$1 mkfs
 	mkfs=$(newer_mkfs_erofs)
 	content "$out" "$mkfs" -zlzma -C65536
+}
+# Two images and an archive.
+image_content_two() {
+	local out=$1
+	cp "$(loader)" "$out"
+	pad "$out" 0 4096
+	add_layer "$out" base
+	add_content "$out" 0 mkfs.erofs -zlz4hc
+	add_archive "$out" etc
+	sum_up "$out"
 }
 image_content_2() {
 	local out=$1
