@@ -1,7 +1,7 @@
 # The layers and initrds that the rows boot. Sourced by run-rows and bench.
 # shellcheck shell=bash
 #
-# The sourcing script sets $work (the directory of this run, with layers, trees and images in it),
+# The sourcing script sets $guest_cc, the compiler for guests of another architecture, $work (the directory of this run, with layers, trees and images in it),
 # $busybox, $layerinit and $init, and $applets, what busybox is called. Everything is made below $work, once.
 #
 # image_NAME FILE writes an initrd for the kernel of $kernel_dir and $version (empty if it has no
@@ -188,6 +188,17 @@ files() {
 	done
 	pack "$dir"
 }
+
+# An initrd of 500 MiB: one layer has a large file, of which the guest reads the end, and another one is behind it.
+tree_noise() {
+	local sum
+	mkdir -p usr/share/noise etc
+	head -c 480M /dev/urandom >usr/share/noise/data
+	echo noise >etc/winner
+	sum=$(tail -c 1M usr/share/noise/data | sha256sum)
+	our_check noise 'the end of the large file differs' "same \"\$(tail -c 1048576 /usr/share/noise/data | sha256sum)\" '$sum'"
+}
+image_large_initrd() { cat "$(loader)" "$(layer base)" "$(layer noise)" "$(layer app -zlz4hc)" >"$1"; }
 
 # Megabytes of zeros between the layers: /init skips them with SEEK_DATA.
 image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$1"; }
@@ -654,7 +665,7 @@ content_tree() {
 	if [[ ! -e $dir ]]; then
 		mkdir -p "$dir/content-$1" "$dir/bin"
 		as_root "$repo/qemu/kernel/test/make-tree" "$dir/content-$1"
-		cp "$(treesum)" "$dir/bin/treesum"
+		if [[ ${guest_cc-} ]]; then build_treesum "$dir/bin/treesum" "$guest_cc"; else cp "$(treesum)" "$dir/bin/treesum"; fi
 		as_root chown -hR 0:0 "$dir/bin"
 		as_root chown 0:0 "$dir" "$dir/content-$1"
 		as_root touch -d @1700000000 "$dir"/bin/* "$dir/bin" "$dir"
@@ -732,6 +743,16 @@ image_content_lzma() {
 	local out=$1 mkfs
 	mkfs=$(newer_mkfs_erofs)
 	content "$out" "$mkfs" -zlzma -C65536
+}
+# Two images and an archive.
+image_content_two() {
+	local out=$1
+	cp "$(loader)" "$out"
+	pad "$out" 0 4096
+	add_layer "$out" base
+	add_content "$out" 0 mkfs.erofs -zlz4hc
+	add_archive "$out" etc
+	sum_up "$out"
 }
 image_content_2() {
 	local out=$1

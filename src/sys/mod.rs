@@ -4,6 +4,7 @@
 
 mod int_ioctl;
 pub mod note;
+pub mod page_size;
 pub mod signal;
 
 #[cfg(feature = "disk")]

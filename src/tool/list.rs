@@ -176,7 +176,7 @@ fn fields(kind: &Kind, object: &mut Object) {
             };
             object
                 .number("members", cpio.members)
-                .number("unpacked", cpio.unpacked)
+                .number("unpacked", cpio.unpacked.bytes(4096))
                 .boolean("by_kernel", cpio.by_kernel)
                 .boolean("holds_init", cpio.holds_init)
                 .boolean("early", cpio.only_early);

@@ -66,6 +66,7 @@ use crate::plan::Upper;
 use crate::plan::backend::Backend;
 use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, Module, Plan, Root};
+use crate::sys::page_size::page_size;
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
 pub use kept::MountedKept;
@@ -240,8 +241,14 @@ impl<'a> Mounter<'a> {
         let source = self.source(layer)?;
         create_directory(&layer_directory(layer.number))?;
         let method = match &layer.content {
-            Content::Cpio { codec, memory, .. } => {
-                archive::check_memory(layer, *memory)?;
+            Content::Cpio {
+                codec,
+                unpacked,
+                inodes,
+                ..
+            } => {
+                let content = unpacked.bytes(page_size());
+                archive::check_memory(layer, content.saturating_add(*inodes))?;
                 self.unpack(layer, source, *codec, merged)
                     .during("unpack", layer)?;
                 MountMethod::Unpacked

@@ -2,6 +2,7 @@
 
 pub mod compressed;
 pub mod host;
+pub mod init_program;
 pub mod label;
 pub mod spec;
 pub mod temp_files;
@@ -20,6 +21,7 @@ pub mod depmod;
 pub mod mkfs;
 
 pub mod container;
+pub mod target;
 
 pub mod prepare;
 
@@ -43,6 +45,7 @@ use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
+use crate::tool::platform::Platform;
 use archive::{CpioOptions, Written};
 use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
@@ -71,6 +74,10 @@ pub struct BuildOptions {
     pub specs: Vec<PathBuf>,
     /// The program for `${LAYERINIT_INIT}`; `None`: see [`loader::entries`].
     pub init: Option<PathBuf>,
+    /// The architecture that the image is for; `None`: that of the kernel or its modules.
+    pub target: Option<&'static Platform>,
+    /// The kernel's file, if it is known.
+    pub kernel: Option<PathBuf>,
     /// Kernel modules for the loader.
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
@@ -260,29 +267,20 @@ fn loader_entries(
     if options.layers_only {
         return Ok(Vec::new());
     }
-    let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
-    if let Some(modules) = &options.modules {
-        let mut modules = modules.clone();
-        if options
-            .layers
-            .iter()
-            .any(|layer| layer::is_squashfs(&layer.path))
-        {
-            modules.names.push(Module::Squashfs.name().into());
-        }
-        let outside = options.outside.as_ref();
-        if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
-            modules.names.push("dm_verity".into());
-        }
-        if let (None, Some((layers, temp))) = (&modules.root, layers) {
-            let directory = temp.path("modules");
-            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
-            lines.push(format!("modules of kernel {release}, from the layers"));
-            modules.kernel = Some(release);
-            modules.root = Some(directory);
-        }
-        let root = modules.root.clone().unwrap_or_default();
-        let (files, host) = depmod::entries(&root, &modules, &entries)?;
+    let modules = selected_modules(options, layers, lines)?;
+    let modules = modules
+        .as_ref()
+        .map(|(root, modules)| (root.as_path(), modules));
+    let target = match options.target {
+        Some(target) => Some(target),
+        None => target::of_kernel(options.kernel.as_deref(), modules)?,
+    };
+    let mut entries = loader::entries(&options.specs, options.init.as_deref(), target)?;
+    if let Some((target, init)) = options.target.zip(machine::init_location(&entries)) {
+        target::check_init(init, target)?;
+    }
+    if let Some((root, modules)) = modules {
+        let (files, host) = depmod::entries(root, modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {
@@ -296,6 +294,40 @@ fn loader_entries(
         }
     }
     Ok(entries)
+}
+
+/// The modules for the loader, with those that the other options need, and the directory that has them.
+fn selected_modules(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Option<(PathBuf, ModuleSelection)>> {
+    let Some(mut modules) = options.modules.clone() else {
+        return Ok(None);
+    };
+    if options
+        .layers
+        .iter()
+        .any(|layer| layer::is_squashfs(&layer.path))
+    {
+        modules.names.push(Module::Squashfs.name().into());
+    }
+    let outside = options.outside.as_ref();
+    if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
+        modules.names.push("dm_verity".into());
+    }
+    let root = match (modules.root.clone(), layers) {
+        (Some(root), _) => root,
+        (None, Some((layers, temp))) => {
+            let directory = temp.path("modules");
+            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
+            lines.push(format!("modules of kernel {release}, from the layers"));
+            modules.kernel = Some(release);
+            directory
+        }
+        (None, None) => PathBuf::new(),
+    };
+    Ok(Some((root, modules)))
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.

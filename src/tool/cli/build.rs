@@ -20,6 +20,7 @@ use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
 use crate::tool::bundle::{self, BundleOptions};
+use crate::tool::platform::{self, Platform};
 
 const HELP: &str = "\
 Layers:
@@ -210,6 +211,11 @@ pub(super) struct BuildArgs {
     /// else ../lib/layerinit/init from there]
     #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
+    /// Build for this architecture (x86_64, aarch64, arm or riscv64, or Debian's name of it): /init is
+    /// ../lib/layerinit/ARCH/init, or what cargo has built for it
+    /// [default: the architecture of the kernel and its modules]
+    #[arg(long, value_name = "ARCH", value_parser = platform, help_heading = "Loader options")]
+    target: Option<&'static Platform>,
     /// Set the modification time of all files, in seconds since 1970
     /// [default: the environment variable SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS", help_heading = "Loader options")]
@@ -378,6 +384,8 @@ impl BuildArgs {
             .transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
+        let kernel = self.kernel.map(PathBuf::from);
+        let kernel = kernel.filter(|path| path.is_file());
         let modules = self.modules.map(|root| ModuleSelection {
             root,
             kernel: release,
@@ -398,6 +406,8 @@ impl BuildArgs {
             output: output.clone().filter(|_| to_file),
             specs: self.specs,
             init: self.init,
+            target: self.target,
+            kernel,
             modules,
             layers,
             layers_only: bundles.is_addon(),
@@ -442,6 +452,11 @@ impl BuildArgs {
         }
         Ok(())
     }
+}
+
+fn platform(name: &str) -> std::result::Result<&'static Platform, String> {
+    let known = || format!("not one of {}", platform::names().join(", "));
+    Platform::named(name).ok_or_else(known)
 }
 
 /// What the command line of `build` means beyond its single options.
