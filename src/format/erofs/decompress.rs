@@ -12,6 +12,7 @@
 use super::{Algorithm, Cluster};
 #[cfg(feature = "lz4")]
 use crate::bytes::Cursor;
+use crate::bytes::leading_zeros;
 
 /// What is wrong with a cluster.
 type Wrong = &'static str;
@@ -30,7 +31,7 @@ pub(super) fn decompress(cluster: &Cluster, packed: &[u8], plain: &mut [u8]) -> 
         _ => {}
     }
     let margin = match cluster.zero_padding {
-        true => packed.iter().position(|byte| *byte != 0),
+        true => Some(leading_zeros(packed)).filter(|zeros| *zeros < packed.len()),
         false => Some(0),
     };
     let packed = margin.and_then(|margin| packed.get(margin..));
