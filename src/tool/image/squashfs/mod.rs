@@ -1,7 +1,7 @@
 //! SquashFS images, version 4: their files, extended attributes and content.
 //!
 //! Source: fs/squashfs/squashfs_fs.h, fs/squashfs/{inode,dir,file,xattr}.c. What a hostile image can cost is bounded:
-//! its names by [`NAMES_MAX`], its attributes by [`XATTRS_MAX`], the blocks of each file by [`BLOCKS_MAX`].
+//! its names by `NAMES_MAX`, its attributes by `XATTRS_MAX`, the blocks of each file by `BLOCKS_MAX`.
 //!
 //! The crate backhand (0.25) reads such images, too, but no extended attributes, and it links two C libraries.
 
