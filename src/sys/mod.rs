@@ -16,6 +16,7 @@ pub mod entry;
 pub mod interface;
 pub mod loopdev;
 pub mod process;
+pub mod program;
 pub mod terminal;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;
