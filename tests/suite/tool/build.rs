@@ -247,7 +247,10 @@ fn init_is_that_of_the_architecture() {
     }
     let missing = "layerinit: find init for riscv64: neither in ../lib/layerinit/riscv64 from the directory of this program \
                    nor among what cargo has built; build it with `qemu/cross riscv64` (docs/cross.md), or use --init PATH\n";
-    for words in [&["--target", "riscv64"][..], &["--kernel", "vmlinux-6.12", "--fit", "fit"]] {
+    for words in [
+        &["--target", "riscv64"][..],
+        &["--kernel", "vmlinux-6.12", "--fit", "fit"],
+    ] {
         assert_eq!(run(words), (missing.into(), 1), "{words:?}");
     }
     assert_eq!(
