@@ -464,7 +464,7 @@ mod tests {
         assert!(part.read_exact_at(&mut buf, 0).is_err());
     }
 
-    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes for ever.
+    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes forever.
     struct Hollow;
 
     impl ReadAt for Hollow {
