@@ -1232,3 +1232,92 @@ image_verity_wrong() {
 }
 image_verity_erofs() { verity_image "$1" verity_behind erofs; }
 image_verity_squashfs() { verity_image "$1" verity_squashfs squashfs; }
+
+# ---- layers on a disk that a list verifies ------------------------------------------
+
+# outside NAME OPTION...: makes the loader $work/outside-NAME.img, and a directory of layers for a disk beside it.
+outside() {
+	# shellcheck disable=SC2046
+	verified "$work/outside-$1.img" "${drivers[@]/#/--module=}" $(verified_layers) \
+		--layers-outside "$work/outside-$1.d" "${@:2}" >&2
+}
+# outside_image IMAGE NAME OPTION...
+outside_image() { outside "${@:2}" && cp "$work/outside-$2.img" "$1"; }
+# outside_disk DISK NAME OPTION...: an ext4 with the layers of the image NAME. OPTIONs are for mkfs.ext4.
+outside_disk() { ext4 "$1" 0 -L layers -d "$work/outside-$2.d" "${@:3}"; }
+
+image_outside() { outside_image "$1" plain; }
+disk_outside() { outside_disk "$1" plain; }
+image_outside_verity() { outside_image "$1" verity --verity; }
+disk_outside_verity() { outside_disk "$1" verity; }
+# A bit of a file that the mount does not read, and /sbin/init does.
+image_outside_bit() { outside_image "$1" bit --verity && flip_in "$work/outside-bit.d/10-base.erofs" GUEST-OK 0; }
+disk_outside_bit() { outside_disk "$1" bit; }
+image_outside_panic() {
+	outside_image "$1" panic --verity --verity-options panic-on-corruption
+	flip_in "$work/outside-panic.d/10-base.erofs" GUEST-OK 0
+}
+disk_outside_panic() { outside_disk "$1" panic; }
+# A bit of the lowest level of the tree, the hash of the block with the superblock of EROFS.
+image_outside_tree() { outside_image "$1" tree --verity && flip_in "$work/outside-tree.d/10-base.erofs" 'verity' 8192; }
+disk_outside_tree() { outside_disk "$1" tree; }
+# An image with a tree of its own, which the list does not have.
+image_outside_other() {
+	outside_image "$1" other --verity
+	"$layerinit" build -o "$work/outside-lean.img" --init "$init" --layer "$(layer lean)" --verity \
+		--layers-outside "$work/outside-lean.d" >&2
+	cp "$work/outside-lean.d/10-lean.erofs" "$work/outside-other.d/10-base.erofs"
+}
+disk_outside_other() { outside_disk "$1" other; }
+# flip_in FILE TEXT BYTES: changes a bit, so many bytes behind the first TEXT in the file.
+flip_in() {
+	local at
+	at=$(grep -abo "$2" "$1" | head -n 1)
+	flip "$1" $((${at%%:*} + $3))
+}
+# fs-verity is enabled by the first boot, from the shell of the loader.
+image_outside_fs_verity() {
+	cc -static -O2 -o "$work/enable-verity" "$repo/qemu/guest/enable-verity.c"
+	echo "file /enable-verity $work/enable-verity 0755 0 0" >"$work/enable-verity.spec"
+	outside_image "$1" fs-verity --fs-verity --verify-allow rd.shell --spec "$work/enable-verity.spec"
+}
+disk_outside_fs_verity() { outside_disk "$1" fs-verity -O verity; }
+# The list is on the disk, too.
+outside_signed() {
+	local key=$work/minisign-$2
+	minisign -G -W -p "$key.pub" -s "$key.key" >/dev/null
+	outside_image "$1" "$2" --key "$key.pub" --sign "$key.key" "${@:3}"
+}
+image_outside_signed() { outside_signed "$1" signed --list-version 7 --minimum-version 7; }
+disk_outside_signed() { outside_disk "$1" signed; }
+image_outside_forged() { outside_signed "$1" forged && flip "$work/outside-forged.d/layers.sha256" 3; }
+disk_outside_forged() { outside_disk "$1" forged; }
+
+# A bit of the public key in the loader: its last digit but two, which is data of the key.
+image_signed_key_bit() {
+	local at
+	image_signed "$1"
+	at=$(grep -abo "$(tail -n 1 "$work/minisign.pub")" "$1" | head -n 1)
+	flip "$1" $((${at%%:*} + 30))
+}
+
+# A bit of the hash tree of the root device: the hash of its first block, at the lowest level.
+disk_verity_tree() {
+	cp "$(disk verity)" "$1"
+	# Behind the superblock and the top are the hashes of the data.
+	flip "$1" $(((57 << 20) + 2 * 4096))
+}
+
+# What systemd-repart makes: partitions by the Discoverable Partitions Specification, whose UUIDs are the root hash.
+disk_repart() {
+	local definitions=$work/repart
+	mkdir -p "$definitions"
+	printf '%s\n' '[Partition]' Type=root-x86-64 Format=ext4 "CopyFiles=$(tree base):/" Verity=data VerityMatchKey=root \
+		SizeMinBytes=40M SizeMaxBytes=40M >"$definitions/10-root.conf"
+	printf '%s\n' '[Partition]' Type=root-x86-64-verity Verity=hash VerityMatchKey=root SizeMinBytes=4M SizeMaxBytes=4M \
+		>"$definitions/20-root-verity.conf"
+	rm "$1"
+	systemd-repart --empty=create --size=64M --dry-run=no --definitions="$definitions" --json=short "$1" |
+		jq -r '[.[].roothash // empty][0]' >"$work/repart.roothash"
+}
+image_repart() { verity_image "$1" repart repart; }
