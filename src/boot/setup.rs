@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Dev, FileType, Mode, chmod, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
-use super::filesystem::{is_in_memory, is_mount_point, is_mount_target, is_overlay};
+use super::filesystem::{is_in_memory, is_mount_target, is_overlay, mount_point};
 use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
@@ -124,10 +124,14 @@ impl ApiMount {
             flags,
             data,
         } = *self;
-        if is_mount_point(Path::new(target)) {
+        let place = mount_point(Path::new(target));
+        if place.mounted {
             return Ok(None);
         }
-        let warning = replace_by_directory(target)?;
+        let warning = match place.directory {
+            true => None,
+            false => replace_by_directory(target)?,
+        };
         let data = std::ffi::CString::new(data).unwrap_or_default();
         let mounted = || mount(fstype, target, fstype, flags, Some(data.as_c_str()));
         let mounted = match mounted() {

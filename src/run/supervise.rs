@@ -91,7 +91,7 @@ fn wait_for(child: c_int, signals: &SigSet, stop_signal: c_int) -> i32 {
             Ok(Signal::SIGCHLD) => {}
             // Ctrl-Alt-Del arrives as SIGINT (reboot(2), CAD_OFF).
             Ok(Signal::SIGTERM | Signal::SIGINT) => send(child, stop_signal),
-            // For the program's own terminal, these would stop it for ever.
+            // For the program's own terminal, these would stop it forever.
             Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU) => {}
             Ok(signal) => send(child, signal as c_int),
             // A realtime signal.

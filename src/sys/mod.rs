@@ -4,6 +4,7 @@
 
 mod int_ioctl;
 pub mod note;
+pub mod page_size;
 pub mod signal;
 
 #[cfg(feature = "disk")]
@@ -13,6 +14,8 @@ pub mod cdrom;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod dm;
 pub mod entry;
+#[cfg(all(feature = "disk", feature = "verify"))]
+pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
 pub mod terminal;

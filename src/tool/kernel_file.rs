@@ -11,6 +11,7 @@ use super::image::layer_kernels;
 use super::image::loader_modules::LoaderModules;
 use super::image::merged::{self, Stacking, layer_parts};
 use super::platform::Platform;
+use super::shell;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::error::{Context, Error, Result};
@@ -147,10 +148,10 @@ impl KernelSource {
                 let version = path.rsplit('/').nth(1).unwrap_or_default();
                 let words = ["layerinit", "cat", &image.name, &path].map(String::from);
                 let file = format!("vmlinuz-{version}");
-                let target = shell_words(std::slice::from_ref(&file));
+                let target = shell::join(std::slice::from_ref(&file));
                 Ok(Provided {
                     path: file.into(),
-                    prepare: Some(format!("{} >{target}", shell_words(&words))),
+                    prepare: Some(format!("{} >{target}", shell::join(&words))),
                     _file: None,
                 })
             }
@@ -192,27 +193,4 @@ pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Platform> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     let program = boot.content(image, node).ok()?;
     Platform::of_program(Ident::read(&*program)?.e_machine)
-}
-
-/// A command for a shell, with quotes where they are needed.
-pub fn shell_words(words: &[String]) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
-    let quoted = words
-        .iter()
-        .map(|word| match !word.is_empty() && word.chars().all(safe) {
-            true => word.clone(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shells_read_what_is_printed() {
-        let words = ["a", "", "b c", "$x", "it's", "~"].map(String::from);
-        assert_eq!(shell_words(&words), r"a '' 'b c' '$x' 'it'\''s' '~'");
-    }
 }

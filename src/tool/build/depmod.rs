@@ -64,6 +64,20 @@ pub fn entries(
     Ok((tree.entries.into_values().collect(), host))
 }
 
+/// The bytes of a module of the kernel, decompressed; `None` if it has none. All are for one architecture. `root` is the
+/// directory of [`entries`].
+///
+/// # Errors
+/// `root` has no modules of the kernel, or of several kernels.
+pub fn a_module(root: &Path, kernel: Option<&str>) -> Result<Option<Vec<u8>>> {
+    let (directory, _) = find(root, kernel)?;
+    let dep = read_text(&directory.join("modules.dep"))?;
+    let first = dep.split_once(':').map(|(name, _)| directory.join(name));
+    // That of a module which cannot be read is told when it is needed.
+    let bytes = first.and_then(|path| fs::read(path).ok());
+    Ok(bytes.and_then(|bytes| dep::decompressed(bytes).ok()))
+}
+
 /// The files that depmod has written for one kernel. Missing ones are empty, except modules.dep.
 struct Depmod {
     directory: PathBuf,

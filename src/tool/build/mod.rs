@@ -2,6 +2,7 @@
 
 pub mod compressed;
 pub mod host;
+pub mod init_program;
 pub mod label;
 pub mod spec;
 pub mod temp_files;
@@ -20,15 +21,19 @@ pub mod depmod;
 pub mod mkfs;
 
 pub mod container;
+pub mod target;
 
 pub mod prepare;
 
 pub mod new_root;
 
 pub mod layer_modules;
+pub mod outside;
 pub mod runner;
+
 pub mod verify;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -40,12 +45,14 @@ use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
+use crate::tool::platform::Platform;
 use archive::{CpioOptions, Written};
 use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
+use outside::{Outside, Protection};
 use runner::RunOptions;
 use spec::{Body, FileContent, SpecEntry};
 use temp_files::TempFiles;
@@ -67,6 +74,10 @@ pub struct BuildOptions {
     pub specs: Vec<PathBuf>,
     /// The program for `${LAYERINIT_INIT}`; `None`: see [`loader::entries`].
     pub init: Option<PathBuf>,
+    /// The architecture that the image is for; `None`: that of the kernel or its modules.
+    pub target: Option<&'static Platform>,
+    /// The kernel's file, if it is known.
+    pub kernel: Option<PathBuf>,
     /// Kernel modules for the loader.
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
@@ -77,6 +88,8 @@ pub struct BuildOptions {
     pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
+    /// Where the layers go instead of into the image.
+    pub outside: Option<Outside>,
     /// The alignment of layers, in bytes: a multiple of 4.
     pub align: u64,
     /// How the loader is written.
@@ -175,10 +188,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut stop = false;
     let mut signed = Vec::new();
     if let Some(verify) = &options.verify {
-        stop = !appended
-            .first()
-            .is_some_and(|layer| layer.starts_with_image);
-        let list = verify::add_files(verify, &mut entries, appended, &temp)?;
+        stop = options.outside.is_some()
+            || !appended
+                .first()
+                .is_some_and(|layer| layer.starts_with_image);
+        let outside = options.outside.as_ref();
+        let list = verify::add_files(verify, &mut entries, appended, outside, &temp)?;
         // A list that is signed need not be in the loader, which can then stay as it is.
         let outside = !verify.keys.is_empty() && !options.layers_inside;
         stop |= outside;
@@ -186,8 +201,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             (false, _) => verify::add_to_loader(&mut entries, list),
             (true, true) => signed = list,
             // Somebody else signs it.
+            (true, false) if options.outside.is_some() => signed = list,
             (true, false) => {}
         }
+    }
+    if let Some(outside) = &options.outside {
+        lines.extend(outside.write(appended)?);
+        outside.write_list(&std::mem::take(&mut signed))?;
+        appended = &mut [];
     }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
@@ -224,10 +245,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         1 => "1 layer".to_string(),
         n => format!("{n} layers"),
     };
-    let inside = if options.layers_inside {
-        " inside it"
-    } else {
-        ""
+    let inside = match (options.layers_inside, &options.outside) {
+        (true, _) => " inside it".into(),
+        (false, Some(outside)) => format!(" in {}", outside.directory.display()),
+        (false, None) => String::new(),
     };
     let loader = loader.length;
     lines.push(format!(
@@ -246,25 +267,20 @@ fn loader_entries(
     if options.layers_only {
         return Ok(Vec::new());
     }
-    let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
-    if let Some(modules) = &options.modules {
-        let mut modules = modules.clone();
-        if options
-            .layers
-            .iter()
-            .any(|layer| layer::is_squashfs(&layer.path))
-        {
-            modules.names.push(Module::Squashfs.name().into());
-        }
-        if let (None, Some((layers, temp))) = (&modules.root, layers) {
-            let directory = temp.path("modules");
-            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
-            lines.push(format!("modules of kernel {release}, from the layers"));
-            modules.kernel = Some(release);
-            modules.root = Some(directory);
-        }
-        let root = modules.root.clone().unwrap_or_default();
-        let (files, host) = depmod::entries(&root, &modules, &entries)?;
+    let modules = selected_modules(options, layers, lines)?;
+    let modules = modules
+        .as_ref()
+        .map(|(root, modules)| (root.as_path(), modules));
+    let target = match options.target {
+        Some(target) => Some(target),
+        None => target::of_kernel(options.kernel.as_deref(), modules)?,
+    };
+    let mut entries = loader::entries(&options.specs, options.init.as_deref(), target)?;
+    if let Some((target, init)) = options.target.zip(machine::init_location(&entries)) {
+        target::check_init(init, target)?;
+    }
+    if let Some((root, modules)) = modules {
+        let (files, host) = depmod::entries(root, modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {
@@ -278,6 +294,40 @@ fn loader_entries(
         }
     }
     Ok(entries)
+}
+
+/// The modules for the loader, with those that the other options need, and the directory that has them.
+fn selected_modules(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Option<(PathBuf, ModuleSelection)>> {
+    let Some(mut modules) = options.modules.clone() else {
+        return Ok(None);
+    };
+    if options
+        .layers
+        .iter()
+        .any(|layer| layer::is_squashfs(&layer.path))
+    {
+        modules.names.push(Module::Squashfs.name().into());
+    }
+    let outside = options.outside.as_ref();
+    if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
+        modules.names.push("dm_verity".into());
+    }
+    let root = match (modules.root.clone(), layers) {
+        (Some(root), _) => root,
+        (None, Some((layers, temp))) => {
+            let directory = temp.path("modules");
+            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
+            lines.push(format!("modules of kernel {release}, from the layers"));
+            modules.kernel = Some(release);
+            directory
+        }
+        (None, None) => PathBuf::new(),
+    };
+    Ok(Some((root, modules)))
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.
@@ -295,12 +345,9 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             "--layers-inside",
         ));
     }
-    // Steps of ten leave room for files that a boot loader adds.
-    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
-    let width = number(layers.len().saturating_sub(1)).to_string().len();
     for (index, layer) in layers.iter().enumerate() {
-        let number = format!("/{:0width$}-", number(index));
-        let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
+        let name = file_name(index, layers.len(), &layer.name);
+        let name = [LAYERS, b"/", name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
         entries.push(SpecEntry::of_root(
@@ -310,6 +357,16 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             origin,
         ));
     }
+}
+
+/// The name of the file of a layer, one of `count`, so that the order of names is that of layers.
+pub(super) fn file_name(index: usize, count: usize, name: &OsStr) -> OsString {
+    // Steps of ten leave room for files that a boot loader adds.
+    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
+    let width = number(count.saturating_sub(1)).to_string().len();
+    let mut file = OsString::from(format!("{:0width$}-", number(index)));
+    file.push(name);
+    file
 }
 
 /// The alignment of layers as [`CpioOptions::data_align`].

@@ -289,41 +289,6 @@ fn signal(text: &str) -> Option<i32> {
     number.filter(|number| (first..=last).contains(number))
 }
 
-/// Splits a command as a shell does: at blanks, with '...', "..." and \ to keep them.
-///
-/// # Errors
-/// A quote is not closed; there is no word.
-pub fn words(text: &str) -> std::result::Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (None, '\'' | '"') => {
-                quote = Some(character);
-                word.get_or_insert_default();
-            }
-            (Some(open), close) if open == close => quote = None,
-            (None | Some('"'), '\\') => {
-                let next = characters.next().ok_or("a \\ at the end")?;
-                word.get_or_insert_default().push(next);
-            }
-            (None, blank) if blank.is_ascii_whitespace() => words.extend(word.take()),
-            (_, other) => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    match (quote, words.first()) {
-        (Some(quote), _) => Err(format!("a {quote} is not closed")),
-        (None, None) => Err("no program".into()),
-        (None, Some(program)) if program.is_empty() => {
-            Err("the name of the program is empty".into())
-        }
-        (None, Some(_)) => Ok(words),
-    }
-}
-
 /// The value of --env.
 ///
 /// # Errors
@@ -417,29 +382,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(signal(text), number, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_command_is_split_as_a_shell_does_it() {
-        let good = |text| words(text).unwrap();
-        assert_eq!(
-            good(" nginx  -g 'daemon off;'\t"),
-            ["nginx", "-g", "daemon off;"]
-        );
-        assert_eq!(
-            good(r#"a "b \" 'c" d\ e '' 'x\y'"#),
-            ["a", "b \" 'c", "d e", "", "x\\y"]
-        );
-        for (text, what) in [
-            ("", "no program"),
-            (" ", "no program"),
-            ("'a", "a ' is not closed"),
-            ("a \"", "a \" is not closed"),
-            ("a\\", "a \\ at the end"),
-            ("'' a", "the name of the program is empty"),
-        ] {
-            assert_eq!(words(text).unwrap_err(), what, "{text}");
         }
     }
 

@@ -8,7 +8,6 @@ use clap::{ArgGroup, ArgMatches, Args};
 
 use super::bundle::{BundleArgs, kernel_release};
 use super::container::ContainerArgs;
-use super::named;
 use super::verification::VerificationArgs;
 use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
@@ -16,10 +15,12 @@ use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::outside::Outside;
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
 use crate::tool::bundle::{self, BundleOptions};
+use crate::tool::platform::{self, Platform};
 
 const HELP: &str = "\
 Layers:
@@ -80,6 +81,11 @@ Verification:
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
 
+  With --layers-outside, the layers are files for a disk, and the policy allows rd.layers.from=. /init
+  copies them into memory and hashes them there. With --verity the kernel reads and verifies them
+  block by block on the disk, as it does with --fs-verity, if that is enabled for the files
+  (fsverity enable). A list that is signed goes beside the layers.
+
   If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
   ends with a stop, at which the kernel's unpacker stops: what follows is not unpacked over the
   loader.
@@ -126,6 +132,7 @@ Examples:
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --verify \\
     --verify-except credentials:/run/credentials
+  layerinit build -o loader.img --layers-outside disk/layers --layer base/ --verify --verity
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
@@ -158,6 +165,16 @@ pub(super) struct BuildArgs {
     /// Put the layers into the loader's archive, as /layers/10-NAME, /layers/20-NAME and so on
     #[arg(long, requires = "layers", help_heading = "Layer options")]
     layers_inside: bool,
+    /// Write the layers into the directory DIR instead, as 10-NAME, 20-NAME and so on, for a disk that
+    /// rd.layers.from= names
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "layers",
+        conflicts_with = "layers_inside",
+        help_heading = "Layer options"
+    )]
+    layers_outside: Option<PathBuf>,
     /// Start layers at a multiple of BYTES, which is a multiple of 4
     #[arg(
         long,
@@ -194,6 +211,11 @@ pub(super) struct BuildArgs {
     /// else ../lib/layerinit/init from there]
     #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
+    /// Build for this architecture (x86_64, aarch64, arm or riscv64, or Debian's name of it): /init is
+    /// ../lib/layerinit/ARCH/init, or what cargo has built for it
+    /// [default: the architecture of the kernel and its modules]
+    #[arg(long, value_name = "ARCH", value_parser = platform, help_heading = "Loader options")]
+    target: Option<&'static Platform>,
     /// Set the modification time of all files, in seconds since 1970
     /// [default: the environment variable SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS", help_heading = "Loader options")]
@@ -259,8 +281,12 @@ pub(super) struct BuildArgs {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
-    PossibleValuesParser::new(LayerFormat::NAMES.map(|(name, _)| name))
-        .try_map(|name| named(&LayerFormat::NAMES, &name))
+    PossibleValuesParser::new(LayerFormat::all().map(LayerFormat::suffix)).try_map(|name| {
+        let mut formats = LayerFormat::all();
+        formats
+            .find(|format| format.suffix() == name)
+            .ok_or("no format")
+    })
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
@@ -358,6 +384,8 @@ impl BuildArgs {
             .transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
+        let kernel = self.kernel.map(PathBuf::from);
+        let kernel = kernel.filter(|path| path.is_file());
         let modules = self.modules.map(|root| ModuleSelection {
             root,
             kernel: release,
@@ -378,6 +406,8 @@ impl BuildArgs {
             output: output.clone().filter(|_| to_file),
             specs: self.specs,
             init: self.init,
+            target: self.target,
+            kernel,
             modules,
             layers,
             layers_only: bundles.is_addon(),
@@ -398,6 +428,10 @@ impl BuildArgs {
                 mtime,
                 args: self.mkfs_erofs_args,
             },
+            outside: self.layers_outside.map(|directory| Outside {
+                directory,
+                protection: self.verification.protection(),
+            }),
             verify: self.verification.options(),
             container: self.container.options(),
             run: self.container.run_options(),
@@ -418,6 +452,11 @@ impl BuildArgs {
         }
         Ok(())
     }
+}
+
+fn platform(name: &str) -> std::result::Result<&'static Platform, String> {
+    let known = || format!("not one of {}", platform::names().join(", "));
+    Platform::named(name).ok_or_else(known)
 }
 
 /// What the command line of `build` means beyond its single options.

@@ -12,6 +12,8 @@ pub mod files;
 
 pub mod erofs_tree;
 
+pub mod squashfs;
+
 pub mod in_place;
 
 pub mod rootfs;

@@ -189,8 +189,8 @@ fn comma_doubled(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::kernel_file::shell_words;
     use crate::tool::platform::ALL;
+    use crate::tool::shell;
 
     fn guest() -> Guest {
         Guest {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn line(guest: &Guest) -> String {
-        shell_words(&command_line(guest))
+        shell::join(&command_line(guest))
     }
 
     #[test]

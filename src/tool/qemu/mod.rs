@@ -16,8 +16,9 @@ use super::check::requirements::has_layers_in_initrd;
 use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use super::image::loader_modules::LoaderModules;
-use super::kernel_file::{self, Provided, shell_words};
+use super::kernel_file::{self, Provided};
 use super::platform::{self, Platform};
+use super::shell;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
 use command::{Disk, Guest, Port, command_line};
@@ -119,10 +120,10 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         for line in [&kernel.prepare, &initrd.prepare].into_iter().flatten() {
             writeln!(out, "{line}").during("write", "standard output")?;
         }
-        writeln!(out, "{}", shell_words(&words)).during("write", "standard output")?;
+        writeln!(out, "{}", shell::join(&words)).during("write", "standard output")?;
         return Ok(0);
     }
-    eprintln!("{}", shell_words(&words));
+    eprintln!("{}", shell::join(&words));
     if io::stdin().is_terminal() {
         eprintln!("(Ctrl-A X ends QEMU, Ctrl-A H shows the other keys)");
     }
