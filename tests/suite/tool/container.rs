@@ -97,6 +97,7 @@ const LAYERS: [Members; 3] = [
         "'file-then-dir/', D",
         "'file-then-dir/in'",
         "'dir-then-file', data=b'f'",
+        "'dir-then-file/.wh.x'",
         "'owner', uid=70000000, gid=65534",
     ],
     &[

@@ -351,6 +351,19 @@ impl LayerBuilder<'_> {
         }
     }
 
+    /// Whether a part of a path is neither a directory nor a link.
+    fn is_below_file(&self, names: &[Path]) -> bool {
+        let mut path = Vec::new();
+        names.iter().any(|name| {
+            path = join(&path, name);
+            let node = self.stack.merged.get(&path);
+            let node = node.and_then(|index| self.stack.node(*index));
+            node.is_some_and(|node| {
+                !matches!(node.body, StackedKind::Directory | StackedKind::Symlink(_))
+            })
+        })
+    }
+
     /// A whiteout, or the mark of an opaque directory.
     fn mark(&mut self, member: &[u8], names: Vec<Path>, name: &[u8], hidden: &[u8]) -> Result<()> {
         if name != OPAQUE && name.starts_with(AUFS) {
@@ -358,6 +371,10 @@ impl LayerBuilder<'_> {
         }
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(self.refuse(member, "a whiteout without a name"));
+        }
+        // umoci hides the files of a directory that it replaces by a file.
+        if self.is_below_file(&names) {
+            return Ok(());
         }
         // In a directory that does not exist there is nothing to hide.
         let Some(directory) = self.follow(member, names.clone(), !self.rules.complete)? else {
