@@ -81,9 +81,9 @@ Verification:
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
 
-  With --layers-outside, the layers are files for a disk, and the policy allows rd.layers.from=. /init
-  copies them into memory and hashes them there. With --verity the kernel reads and verifies them
-  block by block on the disk, as it does with --fs-verity, if that is enabled for the files
+  With --layers-outside, the layers are files for a disk, and the policy allows rd.layers.from=.
+  /init copies them into memory and hashes them there. With --verity the kernel reads and verifies
+  them block by block on the disk, as it does with --fs-verity, if that is enabled for the files
   (fsverity enable). A list that is signed goes beside the layers.
 
   If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
