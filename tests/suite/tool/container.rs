@@ -474,10 +474,11 @@ E
         "python3 - <<'E' >many.tar
 import sys, tarfile
 out = sys.stdout.buffer
-i = tarfile.TarInfo()
-for n in range(1000000):
-    i.name = str(n)
-    out.write(i.tobuf(tarfile.USTAR_FORMAT))
+one = tarfile.TarInfo('').tobuf(tarfile.USTAR_FORMAT)
+rest, total = one[156:], int(one[148:154], 8)
+for n in range(500100):
+    name = b'%d' % n
+    out.write(name + one[len(name):148] + b'%06o\\0 ' % (total + sum(name)) + rest)
 out.write(bytes(1024))
 E",
     );
