@@ -118,9 +118,9 @@ with_libraries() {
 	done
 }
 
-# build_treesum FILE: compiles the program that computes the checksum of a tree (and more), for host and guests.
+# build_treesum FILE [CC]: compiles the program that computes the checksum of a tree (and more), for host and guests.
 build_treesum() {
-	cc -O2 -Wall -static -o "$1" "$repo/qemu/kernel/test/memback.c" ||
+	"${2-cc}" -O2 -Wall -static -o "$1" "$repo/qemu/kernel/test/memback.c" ||
 		die "qemu/kernel/test/memback.c cannot be built (is there a static libc? libc6-dev)"
 }
 

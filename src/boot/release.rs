@@ -14,8 +14,8 @@ use crate::bytes::ReadAt;
 use crate::error;
 use crate::plan::{Layer, Place, Plan, Root};
 
-/// The largest initrd or `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees
-/// 32 MiB in 16 ms, and the real init starts with all of the memory.
+/// The largest initrd or `/initrd.image` that is freed before the real init starts, in bytes: the kernel frees
+/// 32 MiB in 16 ms. A child frees a larger one.
 const FREE_AT_ONCE: u64 = 32 << 20;
 
 /// A kernel with the memback patches frees the initrd that it has retained when 1 is written to this file

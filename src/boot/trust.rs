@@ -31,7 +31,7 @@ use crate::verify::measured::Measured;
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
 
-/// What the loader says about trust.
+/// The loader's rules: the layers and lists that may be used.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.

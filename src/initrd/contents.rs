@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Cpio;
+use super::file_pages::FilePages;
 use super::member::wrong_sum;
 use crate::bytes::Skip;
 use crate::format::compress::Codec;
@@ -25,7 +26,7 @@ impl Contents {
             cpio: Cpio {
                 codec,
                 members: 0,
-                unpacked: 0,
+                unpacked: FilePages::default(),
                 by_kernel,
                 refused,
                 bad_sum: None,
@@ -42,7 +43,6 @@ impl Contents {
     }
 
     pub fn add(&mut self, member: &Member, rdinit: &[u8]) {
-        const PAGE: u64 = 4096;
         let cpio = &mut self.cpio;
         cpio.members = cpio.members.saturating_add(1);
         if !member.counts() {
@@ -51,8 +51,7 @@ impl Contents {
         let path = member.path();
         let directory = member.header.file_type() == libc::S_IFDIR;
         if member.header.file_type() == libc::S_IFREG {
-            let pages = u64::from(member.header.filesize).div_ceil(PAGE);
-            cpio.unpacked = cpio.unpacked.saturating_add(pages.saturating_mul(PAGE));
+            cpio.unpacked.add(member.header.filesize.into());
         }
         self.files |= !directory;
         cpio.holds_init |= !directory && path == rdinit && cpio.stopped_at().is_none();
@@ -73,7 +72,7 @@ impl Contents {
             return Ok(false);
         }
         match wrong_sum(member, archive) {
-            // The caller finds that when it reads the next member.
+            // The caller gets the error when it reads the next member.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             sum => Ok(sum?.is_some()),
         }

@@ -83,7 +83,8 @@ impl fmt::Display for Cpio {
         write!(
             f,
             " {} members, {} bytes unpacked",
-            self.members, self.unpacked
+            self.members,
+            self.unpacked.bytes(4096)
         )?;
         if self.only_early {
             f.write_str(", early (microcode, ACPI)")?;

@@ -6,6 +6,7 @@
 //! [`ReadAt`].
 
 mod bootconfig;
+pub mod file_pages;
 pub mod member;
 pub mod stop;
 
@@ -25,6 +26,7 @@ use crate::format::compress::{Codec, Decoder};
 use crate::format::cpio::Archive;
 use crate::format::erofs::Superblock;
 use crate::format::squashfs::SquashfsSuperblock;
+use file_pages::FilePages;
 use walk::Walker;
 
 /// One contiguous part of an initrd.
@@ -65,8 +67,8 @@ pub struct Cpio {
     pub codec: Option<Codec>,
     /// The number of members, without the trailer.
     pub members: u64,
-    /// Memory for the content of its files when unpacked, in bytes; a multiple of the page size.
-    pub unpacked: u64,
+    /// The content of its files when unpacked.
+    pub unpacked: FilePages,
     /// Whether the kernel's unpacker reached it and can decompress it.
     pub by_kernel: bool,
     /// Why the kernel's unpacker reached it and cannot unpack it.
@@ -99,9 +101,10 @@ impl Cpio {
         self.bad_sum.or(self.bad_name)
     }
 
-    /// Memory that it takes when unpacked into a tmpfs, in bytes, with inodes and names, which do not count
-    /// for the size of the tmpfs. A layer is unpacked through an overlay, which takes more.
-    pub fn memory(&self, overlay: bool) -> u64 {
+    /// Memory that it takes when unpacked into a tmpfs, in bytes, beside the content of its files: inodes and
+    /// names, which do not count for the size of the tmpfs. A layer is unpacked through an overlay, which takes
+    /// more.
+    pub fn inodes(&self, overlay: bool) -> u64 {
         /// struct ovl_inode, and one more dentry.
         const OVERLAY: u64 = 768;
         let file = if overlay {
@@ -109,8 +112,7 @@ impl Cpio {
         } else {
             FILE_MEMORY
         };
-        let files = self.members.saturating_mul(file);
-        self.unpacked.saturating_add(files)
+        self.members.saturating_mul(file)
     }
 }
 

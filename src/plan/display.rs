@@ -91,7 +91,7 @@ impl fmt::Display for Plan {
                     if let Some(codec) = codec {
                         write!(f, ".{codec}")?;
                     }
-                    write!(f, " into a tmpfs of {unpacked} bytes")?;
+                    write!(f, " into a tmpfs of {} bytes", unpacked.bytes(4096))?;
                 }
             }
             writeln!(f)?;

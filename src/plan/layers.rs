@@ -80,7 +80,7 @@ fn layer(
         Kind::Cpio(cpio) => Content::Cpio {
             codec: cpio.codec,
             unpacked: cpio.unpacked,
-            memory: cpio.memory(true),
+            inodes: cpio.inodes(true),
             has_root: cpio.has_root,
         },
         Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => return None,

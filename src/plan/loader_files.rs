@@ -1,4 +1,4 @@
-//! The files by which a loader wants verification (docs/trust.md). Each `/init` knows them: one that is built without
+//! The files of a loader that turn verification on (docs/trust.md). Every `/init` knows them: one that is built without
 //! the feature `verify` refuses such a loader.
 
 /// The list of layers.

@@ -30,6 +30,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
 use crate::format::squashfs::SquashfsSuperblock;
 use crate::initrd::Walk;
+use crate::initrd::file_pages::FilePages;
 use backend::Backend;
 use cmdline::Options;
 pub use device::MountSpec;
@@ -38,7 +39,7 @@ pub use medium::Medium;
 pub use module::Module;
 pub use place::{MediumFile, Place, Storage};
 use upper::Writes;
-pub use upper::{KeptDirectories, PersistentUpper, Upper};
+pub use upper::{KeptDirectories, PersistentUpper, Upper, upper_device};
 
 /// The number of layers that overlayfs can stack (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -99,10 +100,10 @@ pub enum Content {
     Cpio {
         /// The compression; `None` for a plain archive.
         codec: Option<Codec>,
-        /// Bytes of its files, each rounded up to whole pages.
-        unpacked: u64,
-        /// Bytes of memory for the unpacked archive, including what the kernel needs per file.
-        memory: u64,
+        /// The content of its files.
+        unpacked: FilePages,
+        /// Bytes of memory for the inodes and names of the unpacked archive.
+        inodes: u64,
         /// Whether it has an entry for its root directory (`.`).
         has_root: bool,
     },

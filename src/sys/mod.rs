@@ -4,6 +4,7 @@
 
 mod int_ioctl;
 pub mod note;
+pub mod page_size;
 pub mod signal;
 
 #[cfg(feature = "disk")]
@@ -17,7 +18,9 @@ pub mod entry;
 pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
-pub mod process;
+pub mod program;
 pub mod terminal;
+
+pub mod process;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;

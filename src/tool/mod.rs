@@ -7,6 +7,7 @@ pub mod hash_tree;
 pub mod kernel_config;
 pub mod platform;
 pub mod progress;
+pub mod shell;
 pub mod tmpfile;
 
 pub mod image;

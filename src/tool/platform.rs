@@ -8,6 +8,10 @@ use crate::format::elf::Ident;
 pub struct Platform {
     /// The architecture, as in `uname -m` and in [`std::env::consts::ARCH`].
     pub name: &'static str,
+    /// Debian's name of the architecture.
+    pub debian: &'static str,
+    /// The architecture in the names of rustc's targets.
+    pub rustc: &'static [&'static str],
     /// The program.
     pub program: &'static str,
     /// The Debian package of the program.
@@ -38,6 +42,8 @@ pub struct Platform {
 pub static ALL: [Platform; 4] = [
     Platform {
         name: "x86_64",
+        debian: "amd64",
+        rustc: &["x86_64", "i686"],
         program: "qemu-system-x86_64",
         package: "qemu-system-x86",
         machine: "q35",
@@ -58,6 +64,8 @@ pub static ALL: [Platform; 4] = [
     },
     Platform {
         name: "aarch64",
+        debian: "arm64",
+        rustc: &["aarch64"],
         program: "qemu-system-aarch64",
         package: "qemu-system-arm",
         machine: "virt",
@@ -74,6 +82,8 @@ pub static ALL: [Platform; 4] = [
     },
     Platform {
         name: "arm",
+        debian: "armhf",
+        rustc: &["arm", "armv7"],
         program: "qemu-system-arm",
         package: "qemu-system-arm",
         // A kernel without LPAE reaches nothing above 4 GiB.
@@ -90,6 +100,8 @@ pub static ALL: [Platform; 4] = [
     },
     Platform {
         name: "riscv64",
+        debian: "riscv64",
+        rustc: &["riscv64gc"],
         program: "qemu-system-riscv64",
         package: "qemu-system-misc",
         machine: "virt",
@@ -111,6 +123,12 @@ pub fn names() -> Vec<&'static str> {
 }
 
 impl Platform {
+    /// The machine with this name, which may be Debian's.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ALL.iter()
+            .find(|row| row.name == name || row.debian == name)
+    }
+
     /// The machine for programs with this e_machine.
     pub fn of_program(e_machine: u16) -> Option<&'static Self> {
         ALL.iter().find(|row| row.e_machine.contains(&e_machine))
@@ -216,5 +234,10 @@ mod tests {
             ]
         );
         assert_eq!(names(), ["x86_64", "aarch64", "arm", "riscv64"]);
+        let named = |name| Platform::named(name).map(|row| row.name);
+        assert_eq!(
+            ["aarch64", "armhf", "amd64", "mips"].map(named),
+            [Some("aarch64"), Some("arm"), Some("x86_64"), None]
+        );
     }
 }

@@ -112,6 +112,7 @@ fn different(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::initrd::file_pages::FilePages;
     use crate::plan::{Content, Place};
     use crate::verify::digest::{Digest, Digests};
     use crate::verify::list;
@@ -127,8 +128,8 @@ mod tests {
                 length: 16,
                 content: Content::Cpio {
                     codec: None,
-                    unpacked: 0,
-                    memory: 0,
+                    unpacked: FilePages::default(),
+                    inodes: 0,
                     has_root: false,
                 },
             };

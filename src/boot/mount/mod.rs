@@ -7,6 +7,9 @@ mod attributes;
 
 pub mod trees;
 
+#[cfg(feature = "disk")]
+mod mount_options;
+
 #[cfg_attr(not(feature = "disk"), path = "device_off.rs")]
 pub mod device;
 #[cfg(feature = "extract")]
@@ -63,6 +66,7 @@ use crate::plan::Upper;
 use crate::plan::backend::Backend;
 use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, Module, Plan, Root};
+use crate::sys::page_size::page_size;
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
 pub use kept::MountedKept;
@@ -237,8 +241,14 @@ impl<'a> Mounter<'a> {
         let source = self.source(layer)?;
         create_directory(&layer_directory(layer.number))?;
         let method = match &layer.content {
-            Content::Cpio { codec, memory, .. } => {
-                archive::check_memory(layer, *memory)?;
+            Content::Cpio {
+                codec,
+                unpacked,
+                inodes,
+                ..
+            } => {
+                let content = unpacked.bytes(page_size());
+                archive::check_memory(layer, content.saturating_add(*inodes))?;
                 self.unpack(layer, source, *codec, merged)
                     .during("unpack", layer)?;
                 MountMethod::Unpacked
@@ -258,7 +268,7 @@ impl<'a> Mounter<'a> {
                 MountMethod::Squashfs(Backend::Loop)
             }
         };
-        // An error comes again when the upper is compared, and counts there.
+        // An error occurs again when the upper is compared, and is handled there.
         let identity = self.plan.store().map(|_| identity::of_layer(layer, source));
         self.mounted.layers.push(MountedLayer {
             layer,

@@ -15,6 +15,7 @@ use crate::bytes::Part;
 use crate::error::{Context, Error, Result};
 use crate::initrd;
 use crate::plan::{Content, Layer, Root};
+use crate::sys::page_size::page_size;
 use crate::sys::process::run_chrooted;
 
 impl<'a> Mounter<'a> {
@@ -76,19 +77,22 @@ impl<'a> Mounter<'a> {
     fn needed(&self, layer: &Layer, holes: bool) -> Result<Need> {
         match &layer.content {
             Content::Cpio {
-                unpacked, memory, ..
-            } => Ok(Need {
-                content: *unpacked,
-                memory: *memory,
-                files: 0,
-            }),
+                unpacked, inodes, ..
+            } => {
+                let content = unpacked.bytes(page_size());
+                Ok(Need {
+                    content,
+                    memory: content.saturating_add(*inodes),
+                    files: 0,
+                })
+            }
             Content::Erofs { superblock, .. } => {
                 let source = self.source(layer)?;
                 let image = Part::new(&source.file, layer.offset, layer.length);
                 let needed = extract::needed(&image, superblock, holes)?;
                 Ok(Need {
-                    content: needed.content,
-                    memory: needed.memory(),
+                    content: needed.content.bytes(page_size()),
+                    memory: needed.memory(page_size()),
                     files: needed.files,
                 })
             }
@@ -135,7 +139,7 @@ impl<'a> Mounter<'a> {
         archive::mount_tmpfs(&layer.name, &[], target)?;
         let extracted = self.extract_layer(layer, target, Onto::Layer);
         if extracted.is_err() {
-            // Half of a layer is not shown to anyone; the error is that of the extraction.
+            // A half-written layer is not mounted; the error to report is that of the extraction.
             let _ = unmount(target, UnmountFlags::DETACH);
         }
         let method = extracted?;

@@ -1,6 +1,6 @@
 //! The entries of the loader, from spec files or the standard spec.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -8,8 +8,10 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::init_program::{installed, installed_init};
 use super::spec::{self, Body, FileContent, SpecEntry};
 use crate::error::{Context, Error, Result};
+use crate::tool::platform::Platform;
 
 /// The spec of the standard loader.
 pub const STANDARD: &str = include_str!("../../../initramfs-spec/loader");
@@ -21,13 +23,17 @@ const VARIABLE: &str = "LAYERINIT_INIT";
 const TEXT_MAX: u64 = 256 << 20;
 
 /// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`, or else the
-/// environment variable, or else the installed one.
+/// environment variable, or else the installed one for the architecture `target`.
 ///
 /// # Errors
 /// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
-pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<SpecEntry>> {
+pub fn entries(
+    specs: &[PathBuf],
+    init: Option<&Path>,
+    target: Option<&Platform>,
+) -> Result<Vec<SpecEntry>> {
     // An error only if a spec uses the variable.
-    let missing = Cell::new(false);
+    let missing = RefCell::new(None);
     let environment = |name: &[u8]| {
         if name != VARIABLE.as_bytes() {
             return env::var_os(OsStr::from_bytes(name)).map(OsStringExt::into_vec);
@@ -35,8 +41,11 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<SpecEntry>>
         let chosen = init
             .map(|path| path.as_os_str().to_owned())
             .or_else(|| env::var_os(VARIABLE));
-        let path = chosen.or_else(|| installed_init().map(PathBuf::into_os_string));
-        missing.set(missing.get() || path.is_none());
+        let path = match chosen {
+            Some(path) => Ok(path),
+            None => installed_init(target).map(PathBuf::into_os_string),
+        };
+        let path = path.map_err(|error| missing.replace(Some(error))).ok();
         path.map(OsStringExt::into_vec)
     };
     let parsed = match specs {
@@ -47,32 +56,10 @@ pub fn entries(specs: &[PathBuf], init: Option<&Path>) -> Result<Vec<SpecEntry>>
             Ok(entries)
         }),
     };
-    if missing.get() {
-        let hint = "build it with `cargo build --release --bin init`, or use --init PATH";
-        return Err(Error::new(
-            "find",
-            "init",
-            "neither in the directory of this program nor in ../lib/layerinit",
-        )
-        .hint(hint));
+    if let Some(error) = missing.into_inner() {
+        return Err(error);
     }
     parsed
-}
-
-/// The `init` in the directory of this program, where cargo puts it, or of a package: ../lib/layerinit/init from there.
-fn installed_init() -> Option<PathBuf> {
-    installed("init")
-}
-
-/// A program that goes into images, in the same places.
-fn installed(name: &str) -> Option<PathBuf> {
-    let program = env::current_exe().ok()?;
-    let directory = program.parent()?;
-    let places = [
-        directory.join(name),
-        directory.parent()?.join("lib/layerinit").join(name),
-    ];
-    places.into_iter().find(|path| path.is_file())
 }
 
 /// The path of `layerinit-run`: the environment variable LAYERINIT_RUN, else beside the `/init` that --init or

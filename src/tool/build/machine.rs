@@ -1,6 +1,7 @@
 //! The architecture that a loader is for.
 
 use std::io::Read;
+use std::path::Path;
 
 use super::spec::{Body, FileContent, SpecEntry};
 use crate::bytes::{Opened, ReadAt, Reader};
@@ -24,6 +25,17 @@ pub fn page_max(entries: &[SpecEntry]) -> u64 {
             machine::page_max(Some(&bytes.as_slice()))
         }
         _ => machine::page_max(None),
+    }
+}
+
+/// The file that becomes `/init`.
+pub fn init_location(loader: &[SpecEntry]) -> Option<&Path> {
+    let init = loader
+        .iter()
+        .find(|entry| normalized(&entry.name) == b"init");
+    match &init?.body {
+        Body::File(FileContent::Location(path), _) => Some(path),
+        _ => None,
     }
 }
 

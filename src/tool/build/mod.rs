@@ -2,6 +2,7 @@
 
 pub mod compressed;
 pub mod host;
+pub mod init_program;
 pub mod label;
 pub mod spec;
 pub mod temp_files;
@@ -20,9 +21,13 @@ pub mod depmod;
 pub mod mkfs;
 
 pub mod container;
+pub mod target;
 
 pub mod prepare;
 
+pub mod new_root;
+
+pub mod layer_modules;
 pub mod outside;
 pub mod runner;
 
@@ -40,6 +45,7 @@ use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
+use crate::tool::platform::Platform;
 use archive::{CpioOptions, Written};
 use container::layers::{ArchiveLayers, ContainerOptions};
 use depmod::ModuleSelection;
@@ -68,6 +74,10 @@ pub struct BuildOptions {
     pub specs: Vec<PathBuf>,
     /// The program for `${LAYERINIT_INIT}`; `None`: see [`loader::entries`].
     pub init: Option<PathBuf>,
+    /// The architecture that the image is for; `None`: that of the kernel or its modules.
+    pub target: Option<&'static Platform>,
+    /// The kernel's file, if it is known.
+    pub kernel: Option<PathBuf>,
     /// Kernel modules for the loader.
     pub modules: Option<ModuleSelection>,
     /// The layers, lowest first.
@@ -120,18 +130,25 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = match options.layers_only {
-        true => Vec::new(),
-        false => loader_entries(options, &mut lines)?,
+    let takes_modules_of_layers = options
+        .modules
+        .as_ref()
+        .is_some_and(|modules| modules.root.is_none());
+    let early = match takes_modules_of_layers {
+        true => None,
+        // What is missing is reported before layers are made.
+        false => Some(loader_entries(options, None, &mut lines)?),
     };
-    let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
         let error = Error::new("write", STDOUT, "it is a terminal");
         return Err(error.hint("redirect it, or name a file with -o"));
     }
-    let temp = TempFiles::new(target.as_deref())?;
+    let temp = match takes_modules_of_layers {
+        true => TempFiles::with_names(target.as_deref())?,
+        false => TempFiles::new(target.as_deref())?,
+    };
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
@@ -144,6 +161,11 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             layers.push(layer);
         }
     }
+    let mut entries = match early {
+        Some(entries) => entries,
+        None => loader_entries(options, Some((&layers, &temp)), &mut lines)?,
+    };
+    let page = machine::page_max(&entries);
     let image = archives.image.as_ref().map(|image| &image.config);
     let init = options.init.as_deref();
     layers.extend(runner::prepare(
@@ -235,23 +257,30 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The entries of the loader, modules included. Messages are added to `lines`.
-fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
-    let mut entries = loader::entries(&options.specs, options.init.as_deref())?;
-    if let Some(modules) = &options.modules {
-        let mut modules = modules.clone();
-        if options
-            .layers
-            .iter()
-            .any(|layer| layer::is_squashfs(&layer.path))
-        {
-            modules.names.push(Module::Squashfs.name().into());
-        }
-        let outside = options.outside.as_ref();
-        if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
-            modules.names.push("dm_verity".into());
-        }
-        let (files, host) = depmod::entries(&modules, &entries)?;
+/// The entries of the loader, modules included. Messages are added to `lines`. `layers` are those from which the
+/// modules are taken.
+fn loader_entries(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Vec<SpecEntry>> {
+    if options.layers_only {
+        return Ok(Vec::new());
+    }
+    let modules = selected_modules(options, layers, lines)?;
+    let modules = modules
+        .as_ref()
+        .map(|(root, modules)| (root.as_path(), modules));
+    let target = match options.target {
+        Some(target) => Some(target),
+        None => target::of_kernel(options.kernel.as_deref(), modules)?,
+    };
+    let mut entries = loader::entries(&options.specs, options.init.as_deref(), target)?;
+    if let Some((target, init)) = options.target.zip(machine::init_location(&entries)) {
+        target::check_init(init, target)?;
+    }
+    if let Some((root, modules)) = modules {
+        let (files, host) = depmod::entries(root, modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {
@@ -265,6 +294,40 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
         }
     }
     Ok(entries)
+}
+
+/// The modules for the loader, with those that the other options need, and the directory that has them.
+fn selected_modules(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Option<(PathBuf, ModuleSelection)>> {
+    let Some(mut modules) = options.modules.clone() else {
+        return Ok(None);
+    };
+    if options
+        .layers
+        .iter()
+        .any(|layer| layer::is_squashfs(&layer.path))
+    {
+        modules.names.push(Module::Squashfs.name().into());
+    }
+    let outside = options.outside.as_ref();
+    if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
+        modules.names.push("dm_verity".into());
+    }
+    let root = match (modules.root.clone(), layers) {
+        (Some(root), _) => root,
+        (None, Some((layers, temp))) => {
+            let directory = temp.path("modules");
+            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
+            lines.push(format!("modules of kernel {release}, from the layers"));
+            modules.kernel = Some(release);
+            directory
+        }
+        (None, None) => PathBuf::new(),
+    };
+    Ok(Some((root, modules)))
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.

@@ -8,6 +8,7 @@ use crate::plan::backend::Backend;
 use crate::plan::{Content, Layer, Module, Place, Plan, Root};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
+use crate::tool::image::machine::PAGE_SIZE;
 use crate::tool::image::merged::{self, LayerPart};
 use crate::tool::kernel_config::KernelConfig;
 
@@ -37,8 +38,11 @@ impl Method {
 /// What becomes of each layer of a plan, in order.
 pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
     let all = matches!(plan.root, Root::Extracted { .. }) || lacks_overlay(check, plan);
+    let page_size = check.page_size();
     let method = |(index, layer): (usize, &Layer)| match &layer.content {
-        Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Cpio {
+            unpacked, inodes, ..
+        } => Method::Unpacked(unpacked.bytes(page_size).saturating_add(*inodes)),
         Content::Squashfs { backends, .. } => {
             let works = |config: &KernelConfig| {
                 has_module(check, config, Module::Squashfs)
@@ -51,13 +55,17 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
                 false => Method::Failed,
             }
         }
-        Content::Erofs { backends, .. } => {
+        Content::Erofs {
+            backends,
+            superblock,
+        } => {
             let backend = match check.config {
                 Some(config) => {
                     let mut works = backends.iter().copied();
                     let works = works.find(|backend| {
-                        let filesystem =
-                            backend.is_extract() || has_module(check, config, Module::Erofs);
+                        let mounts = has_module(check, config, Module::Erofs)
+                            && superblock.block_size() <= page_size;
+                        let filesystem = backend.is_extract() || mounts;
                         filesystem && supports(check, config, *backend, &layer.place)
                     });
                     match works {
@@ -72,7 +80,12 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
                     .find(|backend| backends.iter().all(|other| other == backend)),
             };
             match all || backend.is_some_and(Backend::is_extract) {
-                true => Method::Extracted(check.layers.image(index).map_or(0, extracted)),
+                true => Method::Extracted(
+                    check
+                        .layers
+                        .image(index)
+                        .map_or(0, |image| extracted(image, page_size)),
+                ),
                 false => Method::Mounted(backend),
             }
         }
@@ -85,7 +98,9 @@ pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<
     let sources = boot.open(image).unwrap_or_default();
     let parts = merged::layer_parts(plan, &sources);
     let method = |(layer, part): (&Layer, &LayerPart)| match &layer.content {
-        Content::Cpio { memory, .. } => Method::Unpacked(*memory),
+        Content::Cpio {
+            unpacked, inodes, ..
+        } => Method::Unpacked(unpacked.bytes(PAGE_SIZE).saturating_add(*inodes)),
         Content::Squashfs { .. } => Method::Mounted(Some(Backend::Loop)),
         Content::Erofs {
             superblock,
@@ -93,7 +108,7 @@ pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<
         } => match backends.iter().all(|backend| backend.is_extract()) {
             true => {
                 let image = Image::new(part, superblock).ok();
-                Method::Extracted(image.map_or(0, |image| extracted(&image)))
+                Method::Extracted(image.map_or(0, |image| extracted(&image, PAGE_SIZE)))
             }
             false => Method::Mounted(None),
         },
@@ -129,9 +144,9 @@ fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
     check.config.is_some_and(|config| !overlay(config)) && plan.may_extract_all()
 }
 
-/// The bytes of memory that the files of a layer take. An image that cannot be read is reported elsewhere.
-fn extracted(image: &Image) -> u64 {
-    extract::needed_of(image, false).map_or(0, extract::Needed::memory)
+/// The bytes of memory that the files of a layer take, in pages of so many bytes. An image that cannot be read is reported elsewhere.
+fn extracted(image: &Image, page_size: u64) -> u64 {
+    extract::needed_of(image, false).map_or(0, |needed| needed.memory(page_size))
 }
 
 /// Notes the backend of each layer, where the kernel's configuration is known.

@@ -7,7 +7,7 @@ use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
 use crate::tool::image::input::Initrd;
 use crate::tool::image::loader_modules::LoaderModules;
-use crate::tool::image::machine::Machine;
+use crate::tool::image::machine::{self, Machine};
 use crate::tool::image::merged::{self, Layers, Stacking};
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
@@ -40,6 +40,12 @@ impl Check<'_> {
     /// The plan of `/init`, if it makes one.
     pub fn plan(&self) -> Option<&Plan> {
         self.planned.ok()
+    }
+
+    /// The size of the kernel's pages in bytes; that of most kernels, if it is not known.
+    pub fn page_size(&self) -> u64 {
+        let known = self.config.and_then(machine::page_size);
+        known.unwrap_or(machine::PAGE_SIZE)
     }
 
     /// The plan and the kernel's configuration, if there are both.

@@ -5,7 +5,6 @@ use crate::plan::Content;
 use crate::plan::backend::Backend;
 use crate::tool::finding::Findings;
 use crate::tool::image::in_place::{self, InPlace};
-use crate::tool::image::machine;
 use crate::tool::kernel_config::KernelConfig;
 
 /// Notes how much of each layer that is not compressed is in place, unless its files fill no page.
@@ -14,10 +13,7 @@ pub fn in_place(check: &Check, findings: &mut Findings) {
     let Some(plan) = check.plan().filter(|_| !check.config.is_some_and(without)) else {
         return;
     };
-    let page = check
-        .config
-        .and_then(machine::page_size)
-        .unwrap_or(in_place::PAGE);
+    let page = check.page_size();
     for (index, layer) in plan.layers.iter().enumerate() {
         let Content::Erofs {
             superblock,

@@ -23,16 +23,15 @@ use crate::boot::mount::memory::peak;
 use crate::bytes::{Part, ReadAt, Reader};
 use crate::format::compress::Codec;
 use crate::initrd::Kind;
+use crate::initrd::file_pages::FilePages;
 use crate::plan::{Content, Plan};
 use crate::tool::finding::Findings;
 use crate::tool::image::boot::Boot;
+use crate::tool::image::machine::PAGE_SIZE;
 
 /// What a distribution's kernel takes for itself and /init: code, page structures, drivers. qemu/memory
 /// measures what images boot with: with Debian's 6.12 that is 0 to 11 % below the estimate.
 pub const KERNEL: u64 = 80 << 20;
-
-/// The page size of most machines.
-const PAGE: u64 = 4096;
 
 /// The part of [`KERNEL`] that the page allocator never gets.
 const RESERVED: u64 = 56 << 20;
@@ -44,7 +43,14 @@ pub fn memory(check: &Check, findings: &mut Findings) {
         let methods = methods(check, plan);
         let memory = Memory {
             loader: check.options.firmware,
-            ..Memory::new(check.image, check.boot, plan, copies, &methods)
+            ..Memory::new(
+                check.image,
+                check.boot,
+                plan,
+                copies,
+                &methods,
+                check.page_size(),
+            )
         };
         findings.note(format!("memory: {memory}"));
     }
@@ -53,12 +59,14 @@ pub fn memory(check: &Check, findings: &mut Findings) {
 /// The memory of a machine, in bytes, on which an image boots with a kernel that does not copy the initrd.
 pub fn of_machine(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> u64 {
     let methods = methods_of(image, boot, plan);
-    Memory::new(image, boot, plan, false, &methods).machine()
+    Memory::new(image, boot, plan, false, &methods, PAGE_SIZE).machine()
 }
 
 /// The memory that a boot takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Memory {
+    /// The size of the kernel's pages.
+    page_size: u64,
     /// The image.
     initrd: u64,
     /// Whether the kernel keeps it.
@@ -91,9 +99,17 @@ impl Memory {
     /// Adds up what an image takes. A kernel that `copies` an initrd which is not all archives
     /// (CONFIG_BLK_DEV_RAM=y) writes it to /initrd.image before it frees it. If the initrd is kept, that file is
     /// not needed: the kernel writes as much of it as fits into half of the memory, and /init removes it.
-    fn new(image: &dyn ReadAt, boot: &Boot, plan: &Plan, copies: bool, methods: &[Method]) -> Self {
+    fn new(
+        image: &dyn ReadAt,
+        boot: &Boot,
+        plan: &Plan,
+        copies: bool,
+        methods: &[Method],
+        page_size: u64,
+    ) -> Self {
         let options = &boot.options;
         let mut memory = Self {
+            page_size,
             initrd: image.size(),
             retained: options.retain_initrd,
             tmpfs: options.rootfs_is_tmpfs(),
@@ -103,16 +119,20 @@ impl Memory {
             if let Kind::Cpio(cpio) = &segment.kind
                 && cpio.by_kernel
             {
-                memory.add_files(cpio.memory(false), cpio.unpacked, cpio.members);
+                let content = cpio.unpacked.bytes(page_size);
+                let total = content.saturating_add(cpio.inodes(false));
+                memory.add_files(total, content, cpio.members);
                 let buffers = decompressor_memory(image, segment.offset, cpio.codec);
                 memory.kernel_decompressor = memory.kernel_decompressor.max(buffers);
             }
         }
         let needed = copies && !(memory.retained && memory.tmpfs);
         if needed && boot.image().is_some_and(|walk| !walk.is_unpacked_whole()) {
-            let pages = image.size().div_ceil(PAGE).saturating_mul(PAGE);
+            let mut copy = FilePages::default();
+            copy.add(image.size());
+            let copy = copy.bytes(page_size);
             memory.copied = true;
-            memory.add_files(pages, pages, 1);
+            memory.add_files(copy, copy, 1);
         }
         for layer in &plan.layers {
             if let Content::Cpio { codec, .. } = layer.content {
@@ -170,7 +190,10 @@ impl Memory {
         let sum = |parts: &[u64]| parts.iter().copied().fold(0, u64::saturating_add);
         // The tmpfs takes half of the page allocator's memory, without the initrd, and as many inodes as that has
         // pages (shmem_default_max_inodes in mm/shmem.c).
-        let files = self.members.saturating_mul(PAGE).max(self.content);
+        let files = self
+            .members
+            .saturating_mul(self.page_size)
+            .max(self.content);
         let with_tmpfs = match self.tmpfs {
             true => sum(&[files, files, self.initrd, RESERVED]),
             false => 0,

@@ -163,14 +163,12 @@ fn erofs(superblock: &Superblock, findings: &mut FindingsAt) {
 
 /// Reports blocks that are larger than the kernel's pages (erofs_read_superblock in fs/erofs/super.c).
 fn blocks(superblock: &Superblock, page: Option<u64>, findings: &mut FindingsAt) {
-    /// The page size of most machines.
-    const PAGE: u64 = 4096;
     let block = superblock.block_size();
     match page {
         Some(page) if block > page => findings.error(format!(
             "EROFS blocks of {block} bytes, and this kernel's pages have {page}: it refuses the image"
         )),
-        None if block > PAGE => findings.warning(format!(
+        None if block > machine::PAGE_SIZE => findings.warning(format!(
             "EROFS blocks of {block} bytes: the kernel refuses the image where pages are smaller"
         )),
         _ => {}

@@ -8,7 +8,6 @@ use clap::{ArgGroup, ArgMatches, Args};
 
 use super::bundle::{BundleArgs, kernel_release};
 use super::container::ContainerArgs;
-use super::named;
 use super::verification::VerificationArgs;
 use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
@@ -21,6 +20,7 @@ use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
 use crate::tool::bundle::{self, BundleOptions};
+use crate::tool::platform::{self, Platform};
 
 const HELP: &str = "\
 Layers:
@@ -94,8 +94,9 @@ Boot loaders:
   With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
   distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
   grub-mkrescue (grub-common, xorriso, GRUB's platforms). -o is not needed then. The kernel is
-  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
-  --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
+  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version, as
+  bootc images have it; --modules without DIR takes its modules. With --modules, the release of FILE
+  is that in its name, vmlinuz-RELEASE.
 
   An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
   the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
@@ -125,6 +126,7 @@ Examples:
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
   layerinit build --uki linux.efi --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/ \\
     --cmdline 'console=ttyS0 retain_initrd' --uki-sign db.key db.crt
+  layerinit build --uki linux.efi --modules --layer oci:bootc:latest
   layerinit build --uki app.addon.efi --layer app/
   layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
@@ -209,6 +211,11 @@ pub(super) struct BuildArgs {
     /// else ../lib/layerinit/init from there]
     #[arg(long, value_name = "PATH", help_heading = "Loader options")]
     init: Option<PathBuf>,
+    /// Build for this architecture (x86_64, aarch64, arm or riscv64, or Debian's name of it): /init is
+    /// ../lib/layerinit/ARCH/init, or what cargo has built for it
+    /// [default: the architecture of the kernel and its modules]
+    #[arg(long, value_name = "ARCH", value_parser = platform, help_heading = "Loader options")]
+    target: Option<&'static Platform>,
     /// Set the modification time of all files, in seconds since 1970
     /// [default: the environment variable SOURCE_DATE_EPOCH, else 0]
     #[arg(long, value_name = "SECONDS", help_heading = "Loader options")]
@@ -225,11 +232,12 @@ pub(super) struct BuildArgs {
         help_heading = "Loader options")]
     cpio_align: u32,
 
-    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
-    #[arg(long, value_name = "DIR", help_heading = "Module options")]
-    modules: Option<PathBuf>,
-    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]; or the
-    /// kernel's file, for --uki, --fit and --iso
+    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules; without DIR, from
+    /// the layers
+    #[arg(long, value_name = "DIR", num_args = 0..=1, help_heading = "Module options")]
+    modules: Option<Option<PathBuf>>,
+    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR; of the
+    /// layers, the highest version with a vmlinuz]; or the kernel's file, for --uki, --fit and --iso
     #[arg(
         long,
         value_name = "KERNEL",
@@ -273,8 +281,12 @@ pub(super) struct BuildArgs {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
-    PossibleValuesParser::new(LayerFormat::NAMES.map(|(name, _)| name))
-        .try_map(|name| named(&LayerFormat::NAMES, &name))
+    PossibleValuesParser::new(LayerFormat::all().map(LayerFormat::suffix)).try_map(|name| {
+        let mut formats = LayerFormat::all();
+        formats
+            .find(|format| format.suffix() == name)
+            .ok_or("no format")
+    })
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
@@ -366,9 +378,14 @@ impl BuildArgs {
             mut bundles,
         } = request;
         bundles.fit_key = self.bundles.fit_key()?;
-        let temp = bundles.first().map(TempFiles::with_names).transpose()?;
+        let temp = bundles.first();
+        let temp = temp
+            .map(|first| TempFiles::with_names(Some(first)))
+            .transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
+        let kernel = self.kernel.map(PathBuf::from);
+        let kernel = kernel.filter(|path| path.is_file());
         let modules = self.modules.map(|root| ModuleSelection {
             root,
             kernel: release,
@@ -389,6 +406,8 @@ impl BuildArgs {
             output: output.clone().filter(|_| to_file),
             specs: self.specs,
             init: self.init,
+            target: self.target,
+            kernel,
             modules,
             layers,
             layers_only: bundles.is_addon(),
@@ -433,6 +452,11 @@ impl BuildArgs {
         }
         Ok(())
     }
+}
+
+fn platform(name: &str) -> std::result::Result<&'static Platform, String> {
+    let known = || format!("not one of {}", platform::names().join(", "));
+    Platform::named(name).ok_or_else(known)
 }
 
 /// What the command line of `build` means beyond its single options.

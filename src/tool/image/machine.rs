@@ -109,6 +109,9 @@ pub fn name(config: &KernelConfig) -> Option<&'static str> {
     configured(config).map(|machines| machines.name)
 }
 
+/// The size of the pages of most kernels, in bytes.
+pub const PAGE_SIZE: u64 = 4096;
+
 /// The size of a kernel's pages in bytes, from its configuration: PAGE_SHIFT in arch/Kconfig (since Linux 6.9),
 /// before that an option of each architecture.
 pub fn page_size(config: &KernelConfig) -> Option<u64> {

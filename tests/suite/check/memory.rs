@@ -151,3 +151,26 @@ fn memory_of_extraction_is_added_and_what_is_freed_meanwhile_is_not() {
         assert!(line.starts_with(expected), "{cmdline}: {line}");
     }
 }
+
+#[test]
+fn files_take_whole_pages_of_the_kernel() {
+    let directory = scratch("check-memory-pages");
+    let names: Vec<_> = (0..1024).map(|number| format!("small/{number}")).collect();
+    let mut entries = vec![dir("sbin"), program("sbin/init"), dir("small")];
+    entries.extend(names.iter().map(|name| file(name, b"x")));
+    let image = join(&[&cpio(&[init()]), &erofs(1, ""), &cpio(&entries)]);
+    // 1025 files with content, and 2 KiB for the inodes of each.
+    for (option, layers, machine) in [
+        ("ARM64_4K_PAGES", 7, 88),
+        ("ARM64_16K_PAGES", 19, 100),
+        ("ARM64_64K_PAGES", 67, 149),
+    ] {
+        let config = format!("CONFIG_BLK_DEV_INITRD=y\nCONFIG_ARM64=y\nCONFIG_{option}=y\n");
+        fs::write(directory.join("config"), config).unwrap();
+        let line = memory(&directory, &image, &["--kernel-config", "config"]);
+        let expected = format!("layers unpacked {layers}, ");
+        assert!(line.contains(&expected), "{option}: {line}");
+        let expected = format!("on a machine with {machine} MiB ");
+        assert!(line.contains(&expected), "{option}: {line}");
+    }
+}

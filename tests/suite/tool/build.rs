@@ -185,6 +185,94 @@ fn without_init_the_one_beside_the_tool_is_taken() {
     );
 }
 
+/// As much of a program as anybody looks at.
+fn program_for(e_machine: u8) -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
+    elf.extend([e_machine, 0]);
+    elf
+}
+
+#[test]
+fn init_is_that_of_the_architecture() {
+    const AARCH64: u8 = 183;
+    const RISCV: u8 = 243;
+    let directory = workshop("tool-build-target");
+    let modules = directory.join("arm64/lib/modules/6.12");
+    for path in ["usr/bin", "usr/lib/layerinit/aarch64"] {
+        fs::create_dir_all(directory.join(path)).unwrap();
+    }
+    fs::create_dir_all(&modules).unwrap();
+    copy_program(
+        env!("CARGO_BIN_EXE_layerinit"),
+        directory.join("usr/bin/layerinit"),
+    );
+    let init = directory.join("usr/lib/layerinit/aarch64/init");
+    fs::write(&init, program_for(AARCH64)).unwrap();
+    fs::write(directory.join("riscv-init"), program_for(RISCV)).unwrap();
+    for name in ["erofs", "overlay", "loop"] {
+        fs::write(modules.join(format!("{name}.ko")), program_for(AARCH64)).unwrap();
+    }
+    let dep = "erofs.ko:\noverlay.ko:\nloop.ko:\n";
+    fs::write(modules.join("modules.dep"), dep).unwrap();
+    let mut kernel = vec![0; 64];
+    kernel[0x38..0x3c].copy_from_slice(b"RSC\x05");
+    fs::write(directory.join("vmlinux-6.12"), kernel).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(directory.join("usr/bin/layerinit"));
+        command
+            .current_dir(&directory)
+            .env_remove("LAYERINIT_INIT")
+            .env_remove("SOURCE_DATE_EPOCH");
+        let (_, stderr, status) = said(
+            &command
+                .args(["build", "-o", "image"])
+                .args(words)
+                .output()
+                .unwrap(),
+        );
+        (stderr, status)
+    };
+    let holds = |program: &[u8]| {
+        let image = fs::read(directory.join("image")).unwrap();
+        image.windows(program.len()).any(|window| window == program)
+    };
+    // Debian's name, that of uname, and the machine of the modules.
+    for words in [
+        &["--target", "arm64"][..],
+        &["--target", "aarch64"],
+        &["--modules", "arm64"],
+    ] {
+        assert_eq!(run(words), (String::new(), 0), "{words:?}");
+        assert!(holds(&program_for(AARCH64)), "{words:?}");
+    }
+    let missing = "layerinit: find init for riscv64: neither in ../lib/layerinit/riscv64 from the directory of this program \
+                   nor among what cargo has built; build it with `qemu/cross riscv64` (docs/cross.md), or use --init PATH\n";
+    for words in [
+        &["--target", "riscv64"][..],
+        &["--kernel", "vmlinux-6.12", "--fit", "fit"],
+    ] {
+        assert_eq!(run(words), (missing.into(), 1), "{words:?}");
+    }
+    assert_eq!(
+        run(&["--target", "riscv64", "--init", "riscv-init"]),
+        (String::new(), 0)
+    );
+    assert_eq!(
+        run(&["--target", "arm64", "--init", "riscv-init"]),
+        (
+            "layerinit: use as /init riscv-init: a program for riscv64, and --target is aarch64; \
+             name another one with --init\n"
+                .into(),
+            1
+        )
+    );
+    let (unknown, status) = run(&["--target", "vax"]);
+    assert!(
+        unknown.contains("not one of x86_64, aarch64, arm, riscv64") && status == 2,
+        "{unknown}"
+    );
+}
+
 #[test]
 fn a_link_to_an_image_stays_a_link() {
     let directory = workshop("tool-build-link");

@@ -25,6 +25,7 @@ use crate::bytes::ReadAt;
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Checksum, Data, Image, Inode, Limits, Superblock};
 use crate::initrd::FILE_MEMORY;
+use crate::initrd::file_pages::FilePages;
 use crate::text::Shown;
 use attributes::{Attributes, c_string};
 pub use content::Bytes;
@@ -99,17 +100,17 @@ pub fn extract(
 /// What the files of an image take in a tmpfs.
 #[derive(Clone, Copy, Debug)]
 pub struct Needed {
-    /// Bytes of content, in whole pages.
-    pub content: u64,
+    /// The content.
+    pub content: FilePages,
     /// The number of files of any type.
     pub files: u64,
 }
 
 impl Needed {
-    /// Bytes of memory: the content, inodes and names.
-    pub fn memory(self) -> u64 {
+    /// Bytes of memory: the content in pages of so many bytes, inodes and names.
+    pub fn memory(self, page_size: u64) -> u64 {
         let names = self.files.saturating_mul(FILE_MEMORY);
-        self.content.saturating_add(names)
+        self.content.bytes(page_size).saturating_add(names)
     }
 }
 
@@ -126,8 +127,7 @@ pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<
 /// # Errors
 /// The image is damaged.
 pub fn needed_of(image: &Image, holes: bool) -> Result<Needed> {
-    const PAGE: u64 = 4096;
-    let (mut content, mut files) = (0u64, 0u64);
+    let (mut content, mut files) = (FilePages::default(), 0u64);
     let mut seen = BTreeSet::new();
     let mut limits = Limits::of(image);
     image.walk(&mut |path, inode| {
@@ -136,15 +136,14 @@ pub fn needed_of(image: &Image, holes: bool) -> Result<Needed> {
             return Ok(());
         }
         files = files.saturating_add(1);
-        let mut add = |bytes: u64| content = content.saturating_add(bytes.next_multiple_of(PAGE));
         match inode.file_type() {
-            libc::S_IFREG if holes => add(inode.size),
+            libc::S_IFREG if holes => content.add(inode.size),
             libc::S_IFREG => {
                 for extent in image.extents(inode) {
                     let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
                     limits.extent(inode, &extent)?;
                     if extent.data != Data::Hole {
-                        add(extent.length);
+                        content.add(extent.length);
                     }
                 }
             }
@@ -304,6 +303,8 @@ impl Tree<'_, '_, '_> {
             if extent.data == Data::Hole && end >= inode.size {
                 ftruncate(&file.file, inode.size).during("set the size of", "file")?;
             }
+            let extent = self.image.with_short_bytes(extent);
+            let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
             self.writer.write(&file, extent)?;
         }
         Ok(())

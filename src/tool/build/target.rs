@@ -1,0 +1,55 @@
+//! The architecture that an image is for.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::depmod::{self, ModuleSelection};
+use crate::bytes::Opened;
+use crate::error::{Context, Error, Result};
+use crate::format::elf::Ident;
+use crate::tool::platform::Platform;
+
+/// The architecture of a kernel: that of its file, else that of its modules; `None` if neither tells.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn of_kernel(
+    kernel: Option<&Path>,
+    modules: Option<(&Path, &ModuleSelection)>,
+) -> Result<Option<&'static Platform>> {
+    /// Offsets in the header of a kernel are below this.
+    const HEAD: u64 = 4096;
+    if let Some(path) = kernel {
+        let mut head = Vec::new();
+        let file = File::open(path).during("open", path.display())?;
+        let read = file.take(HEAD).read_to_end(&mut head);
+        read.during("read", path.display())?;
+        if let Some(platform) = Platform::of_kernel(&head) {
+            return Ok(Some(platform));
+        }
+    }
+    let module = match modules {
+        Some((root, modules)) => depmod::a_module(root, modules.kernel.as_deref())?,
+        None => None,
+    };
+    let ident = module.and_then(|module| Ident::decode(&module));
+    Ok(ident.and_then(|ident| Platform::of_program(ident.e_machine)))
+}
+
+/// Refuses an `/init` that is for another architecture than `--target` names.
+///
+/// # Errors
+/// It is, or it cannot be read.
+pub fn check_init(init: &Path, target: &Platform) -> Result<()> {
+    let program = Opened::open(init).during("open", init.display())?;
+    let of = Ident::read(&program).and_then(|ident| Platform::of_program(ident.e_machine));
+    match of.filter(|of| of.name != target.name) {
+        None => Ok(()),
+        Some(of) => {
+            let what = format!("a program for {}, and --target is {}", of.name, target.name);
+            let error = Error::new("use as /init", init.display(), what);
+            Err(error.hint("name another one with --init"))
+        }
+    }
+}
