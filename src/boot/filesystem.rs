@@ -37,8 +37,10 @@ pub fn is_mount_point(path: &Path) -> bool {
 pub struct MountPoint {
     /// A filesystem is mounted there.
     pub mounted: bool,
-    /// It is a directory. `false` also if there is nothing, or the kernel has no statx(2).
+    /// It is a directory. `false` also if the kernel has no statx(2).
     pub directory: bool,
+    /// There is nothing.
+    pub missing: bool,
 }
 
 /// Looks at a mount point. A symbolic link is not followed.
@@ -47,6 +49,7 @@ pub fn mount_point(path: &Path) -> MountPoint {
     let on_another_device = |directory| MountPoint {
         mounted: is_on_another_device(path),
         directory,
+        missing: false,
     };
     match statx(CWD, path, flags, StatxFlags::TYPE) {
         Ok(found) => {
@@ -56,13 +59,20 @@ pub fn mount_point(path: &Path) -> MountPoint {
                 true => MountPoint {
                     mounted: attributes.contains(StatxAttributes::MOUNT_ROOT),
                     directory,
+                    missing: false,
                 },
                 // Before Linux 5.8.
                 false => on_another_device(directory),
             }
         }
-        Err(Errno::NOSYS) => on_another_device(false),
-        Err(_) => MountPoint::default(),
+        Err(Errno::NOSYS) => MountPoint {
+            missing: fs::symlink_metadata(path).is_err(),
+            ..on_another_device(false)
+        },
+        Err(errno) => MountPoint {
+            missing: errno == Errno::NOENT,
+            ..MountPoint::default()
+        },
     }
 }
 
@@ -100,6 +110,18 @@ pub fn root_is_overlay() -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_point_is_mounted_on_or_missing_or_a_directory() {
+        let found = |path: &str| {
+            let place = mount_point(Path::new(path));
+            (place.mounted, place.directory, place.missing)
+        };
+        assert_eq!(found("/proc"), (true, true, false));
+        assert_eq!(found("/proc/self/fd"), (false, true, false));
+        assert_eq!(found("/proc/version"), (false, false, false));
+        assert_eq!(found("/proc/none"), (false, false, true));
+    }
 
     #[test]
     fn only_a_directory_of_the_same_name_is_a_mount_target() {

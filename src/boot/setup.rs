@@ -128,19 +128,15 @@ impl ApiMount {
         if place.mounted {
             return Ok(None);
         }
-        let warning = match place.directory {
+        let warning = match place.directory || place.missing {
             true => None,
             false => replace_by_directory(target)?,
         };
+        if place.missing {
+            fs::create_dir(target).during("create", target)?;
+        }
         let data = std::ffi::CString::new(data).unwrap_or_default();
-        let mounted = || mount(fstype, target, fstype, flags, Some(data.as_c_str()));
-        let mounted = match mounted() {
-            Err(Errno::NOENT) => {
-                fs::create_dir(target).during("create", target)?;
-                mounted()
-            }
-            done => done,
-        };
+        let mounted = mount(fstype, target, fstype, flags, Some(data.as_c_str()));
         mounted.during("mount", format_args!("{fstype} on {target}"))?;
         Ok(warning)
     }
@@ -163,7 +159,7 @@ fn replace_by_directory(target: &str) -> Result<Option<Error>> {
             Err(error) => format!("it is a dangling symbolic link ({error})"),
         },
         Ok(_) => "it is not a directory".into(),
-        // `mount` creates what is missing, and reports what cannot be read.
+        // `mount` reports what cannot be read.
         Err(_) => return Ok(None),
     };
     let root = rustix::fs::statfs("/").during("stat filesystem of", "/")?;

@@ -31,6 +31,7 @@ use super::release::Later;
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
 use crate::sys::process::fork_detached;
+use crate::sys::program::expect_no_reuse;
 use crate::text;
 
 /// The most names of the old root, without symbolic links, that `/init` itself deletes before the real init
@@ -300,6 +301,7 @@ pub fn exec(
     watchdog::ping();
     // Freeing the pages of `/init` takes a millisecond. Without a socket the real init waits for it.
     let program = keep_program_open();
+    expect_no_reuse();
     if let Err(errno) = &program {
         debug!(
             "the memory of /init is freed first: {}",

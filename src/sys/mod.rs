@@ -18,6 +18,7 @@ pub mod entry;
 pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
+pub mod program;
 pub mod terminal;
 
 pub mod process;
