@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::tool::platform::Platform;
 
 /// The installed `init`: for the architecture of this program or an unknown one, [`installed`]; for another one, that
-/// of [`foreign_init`].
+/// of its own.
 ///
 /// # Errors
 /// There is none.

@@ -7,7 +7,7 @@
 //! * the files that the kernel unpacks, in whole pages, until the switch to the new root;
 //! * the archives that become layers, and the files of images that `/init` extracts, in whole pages, for the life of
 //!   the system; where the bytes of a layer are in a file of the rootfs, they are freed when it is written;
-//! * the inode and the names of each of these files ([`Cpio::memory`](crate::initrd::Cpio::memory));
+//! * the inode and the names of each of these files ([`Cpio::inodes`](crate::initrd::Cpio::inodes));
 //! * the buffers for decompressing the largest archive.
 //!
 //! Pages of EROFS files are not counted, as the kernel can reclaim them. [`KERNEL`] stands for what the kernel
