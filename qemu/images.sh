@@ -218,6 +218,9 @@ tree_container() {
 	echo "CONTAINER $1 user=$(id -u):$(id -g) dir=$(pwd) A=$A HOME=$HOME pid1=$(cat /proc/1/comm) lo=${up%% *}"
 	(sleep 0.1 &)
 	echo console >/dev/stdout
+	# More than the terminal's buffer: what is in it when the program ends must not be lost.
+	seq 1000
+	echo LAST-WORDS
 	exit 7
 	END
 	chmod 755 bin/serve
@@ -772,6 +775,126 @@ image_content_64() {
 	sum_up "$out"
 }
 
+# matrix_tree NUMBER: prints the path of a tree with a file of each kind in the directory matrix-NUMBER. The first one has
+# the program that computes checksums, and a check of what that does not see: nanoseconds and ACLs.
+matrix_tree() {
+	local dir=$work/trees/matrix-$1 top number
+	if [[ ! -e $dir ]]; then
+		top=$dir/matrix-$1
+		mkdir -p "$top/many"
+		seq 30000 >"$top/text"
+		ln "$top/text" "$top/many/again"
+		ln -s ../text "$top/many/link"
+		head -c 70000 /dev/urandom >"$top/noise"
+		head -c 9000 "$top/noise" >"$top/part"
+		truncate -s 300000 "$top/sparse"
+		echo end >>"$top/sparse"
+		: >"$top/empty"
+		mkfifo "$top/pipe"
+		as_root mknod "$top/node" b 8 300
+		for number in {1..60}; do echo "$number" >"$top/many/$number"; done
+		as_root chown -hR 0:0 "$dir"
+		as_root chown 1000:1001 "$top/part"
+		as_root chmod 6755 "$top/part"
+		as_root chmod 1711 "$top/many"
+		as_root setfattr -n user.mime.type -v text/plain "$top/text"
+		as_root setfattr -n trusted.note -v kept "$top/many"
+		as_root setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 "$top/empty"
+		# user::rw-, user:1000:rw-, group::r--, mask::rw-, other::r--
+		as_root setfattr -n system.posix_acl_access -v \
+			0x0200000001000600ffffffff02000600e803000004000400ffffffff10000600ffffffff20000400ffffffff "$top/noise"
+		if [[ $1 == 0 ]]; then
+			mkdir "$dir"/{bin,checks}
+			cp "$(treesum)" "$dir/bin/treesum"
+			cat >"$dir/checks/matrix" <<-'CHECK'
+			for matrix in /matrix-*; do
+				check "$matrix/text has not its nanoseconds" same "$(stat -c %y $matrix/text)" '2023-11-14 22:13:20.123456789 +0000'
+				check "$matrix/many has not its nanoseconds" same "$(stat -c %y $matrix/many)" '2023-11-14 22:13:20.123456789 +0000'
+				check "$matrix/sparse has no hole" test "$(stat -c %b $matrix/sparse)" -lt 600
+			done
+			CHECK
+			as_root chown -R 0:0 "$dir"/{bin,checks}
+		fi
+		as_root find "$dir" -exec touch -hd '2023-11-14 22:13:20.123456789Z' {} +
+	fi
+	echo "$dir"
+}
+
+# matrix_options: prints lines of a release of erofs-utils and options of its mkfs.erofs.
+matrix_options() {
+	cat <<-END
+	1.5
+	1.5 -Eforce-inode-extended
+	1.5 -Enoinline_data
+	1.5 -x-1
+	1.5 --chunksize=4096
+	1.5 --chunksize=65536 -Eforce-chunk-indexes
+	1.5 -zlz4
+	1.5 -zlz4hc,12 -C65536
+	1.5 -zlz4hc -Elegacy-compress
+	1.5 -zlz4hc -C65536 -Elegacy-compress
+	1.5 -zlz4hc -C131072 -Eztailpacking
+	1.5 -zlz4hc -C1048576
+	1.5 -zlz4 --max-extent-bytes=65536
+	1.8 -b512
+	1.8 -b1024 -zlz4hc
+	1.8 -b2048 -zlz4hc -C16384 -Efragments
+	1.8 -zlzma
+	1.8 -zlzma,level=9,dictsize=4194304 -C1048576
+	1.8 -zlzma -C65536 -Efragments,dedupe
+	1.8 -zdeflate
+	1.8 -zdeflate,9 -C65536 -Eztailpacking
+	1.8 -zdeflate -C65536 -Eall-fragments
+	1.8 -zzstd
+	1.8 -zzstd,19 -C65536
+	1.8 -zzstd -C1048576 -Eztailpacking
+	1.8 -zzstd -C65536 -Eall-fragments,dedupe
+	1.8 -zlz4hc -C65536 -Eall-fragments
+	1.8 -zlz4hc -C65536 -Ededupe,ztailpacking
+	1.8 -zlz4hc:lzma -C65536
+	1.8 -zzstd --xattr-prefix=trusted. --xattr-prefix=user.mime.
+	1.8 -Exattr-name-filter --xattr-prefix=security.cap
+	1.9 -E48bit
+	1.9 -E48bit -zlz4hc
+	1.9 -E48bit -zzstd -C65536 -Efragments
+	1.9 -E48bit -zlzma -C65536 -Ededupe,all-fragments
+	1.9 -E48bit -zlz4hc -C65536 -Eztailpacking --MZ
+	1.9 -E48bit --chunksize=8192
+	1.9 -m4096 -zlz4hc
+	1.9 -m65536 -zzstd -C65536
+	1.9 -m16384:lzma -zlz4hc -C16384 -Efragments,ztailpacking
+	1.9 -m65536 -zzstd -C65536 --zD -Eall-fragments --xattr-prefix=trusted.
+	1.9 -zlzma -C65536 --zD=1
+	1.9 -zdeflate --MZ=id
+	1.9 -zzstd -b512
+	END
+}
+
+# An image of each kind, and a loader without kernel modules.
+image_matrix() {
+	local out=$1 number=0 release options mkfs tree
+	"$layerinit" build -o "$out"
+	pad "$out" 0 4096
+	add_layer "$out" base
+	while read -r release options; do
+		case $release in
+		1.5) mkfs=mkfs.erofs ;;
+		1.8) mkfs=$(newer_mkfs_erofs) ;;
+		*) mkfs=$(newest_mkfs_erofs) ;;
+		esac
+		tree=$(matrix_tree "$number")
+		: >"$out.layer"
+		# shellcheck disable=SC2086 # several options
+		as_root "$mkfs" --quiet $options "$out.layer" "$tree" </dev/null
+		pad "$out" 4 4096
+		cat "$out.layer" >>"$out"
+		merge "$out.merged" "$tree"
+		number=$((number + 1))
+	done < <(matrix_options)
+	rm "$out.layer"
+	sum_up "$out"
+}
+
 # ---- disks --------------------------------------------------------------------------
 
 # disk NAME: prints the path of a disk, made by the function disk_NAME in a file of 64 MiB.
@@ -921,6 +1044,14 @@ disk_sys_vfat() {
 	mcopy -i "$out" "$(layer app -zlz4hc)" ::layers/20-app.erofs
 	echo 'no layer' | mcopy -i "$out" - ::config.txt
 }
+disk_sys_exfat() {
+	local out=$1
+	truncate -s 64M "$out"
+	mkfs.exfat -L SYS "$out" >/dev/null
+	echo 'no layer' >"$work/trees/text"
+	"$repo/qemu/exfat-add" "$out" 10-base.erofs="$(layer base)" 20-app.erofs="$(layer app -zlz4hc)" config.txt="$work/trees/text"
+	fsck.exfat -n "$out" >/dev/null
+}
 # Images one after the other, at multiples of 1 MiB, and at last an archive.
 disk_sys_raw() {
 	local out=$1
@@ -1025,6 +1156,7 @@ image_files_disk() { build "$1" "${virtio[@]}" && { files base app; cat "$1"; } 
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block sr_mod ext4 xfs btrfs f2fs vfat exfat isofs squashfs nls_cp437 nls_iso8859-1 nls_ascii nls_utf8)
 image_quota() { build "$1" "${drivers[@]/#/--module=}" --module=quota_v2; }
+image_exfat() { build "$1" "${virtio[@]}" --module exfat --module nls_utf8; }
 image_discs() { build "$1" --module=virtio_pci --module=virtio_scsi --module=sr_mod --module=ext4; }
 image_drivers() { build "$1" "${drivers[@]/#/--module=}"; }
 image_base_drivers() { build "$1" "${drivers[@]/#/--module=}" --layer "$(tree base)"; }

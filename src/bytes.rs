@@ -241,7 +241,7 @@ impl<T: ReadAt> ReadAt for Part<T> {
 }
 
 /// The number of zero bytes at the start. Compares 16 at a time, because padding can be long.
-fn leading_zeros(bytes: &[u8]) -> usize {
+pub fn leading_zeros(bytes: &[u8]) -> usize {
     let (chunks, _) = bytes.as_chunks();
     let zero = |chunk: &&[u8; 16]| u128::from_ne_bytes(**chunk) == 0;
     let whole = chunks.iter().take_while(zero).count().saturating_mul(16);
@@ -464,7 +464,7 @@ mod tests {
         assert!(part.read_exact_at(&mut buf, 0).is_err());
     }
 
-    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes for ever.
+    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes forever.
     struct Hollow;
 
     impl ReadAt for Hollow {

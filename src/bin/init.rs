@@ -13,7 +13,7 @@ use layerinit::boot::report::{BootReport, StepTimes};
 use layerinit::boot::systemd::{self, Timestamp};
 use layerinit::boot::trust::Trust;
 use layerinit::boot::{
-    console, fault, filesystem, kmsg, media, release, rescue, setup, source, switch_root,
+    console, fault, filesystem, kmsg, media, mount, release, rescue, setup, source, switch_root,
     verify_init, watchdog,
 };
 use layerinit::error::{Error, Result};
@@ -92,7 +92,9 @@ fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
         (media, sources) = media::open(wanted, &mut finder, &mut loader)?;
         sources.extend(source::find(&options.rdinit)?);
     }
-    trust.find_list(&mut sources)?;
+    let lists = media.iter().filter_map(|medium| medium.list.as_ref());
+    trust.find_list(&mut sources, lists)?;
+    mount::secure(&trust, &mut sources, &mut loader)?;
     times.end("discover");
 
     let plan = match assembled {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use layerinit::run::network;
 use layerinit::run::supervise::{NOT_STARTED, end_others, run};
 use layerinit::sys::{interface, terminal};
 use rustix::system::{RebootCommand, reboot};
@@ -19,6 +20,9 @@ fn main() {
     let _ = reboot(RebootCommand::CadOff);
     // A kernel may have no networking.
     let _ = interface::loopback_up();
+    if let Err(error) = network::configure() {
+        say(&format!("layerinit-run: {error}"));
+    }
     let status = run().unwrap_or_else(|error| {
         say(&format!("layerinit-run: {error}"));
         NOT_STARTED

@@ -17,7 +17,7 @@ const CONSOLE: &str = "/dev/console";
 pub const DRIVER_WAIT: Duration = Duration::from_millis(500);
 
 /// Opens /dev/console as the standard streams. If that fails, output goes to the kernel log, input is
-/// /dev/null, and the error is returned: a machine without a console boots all the same.
+/// /dev/null, and the error is returned: a machine without a console boots, too.
 pub fn open_streams() -> Result<()> {
     let console = open_above_streams(CONSOLE, OFlags::RDWR);
     let (input, output) = match &console {
@@ -72,7 +72,7 @@ pub fn is_interactive() -> bool {
 }
 
 /// Whether /dev/console is the null terminal of `console=null` (CONFIG_NULL_TTY), from the text of
-/// /proc/consoles. It opens like any other, but a shell on it would wait for ever. `C` marks the console
+/// /proc/consoles. It opens like any other console, but a shell on it would wait forever. `C` marks the console
 /// behind /dev/console (Documentation/filesystems/proc.rst).
 fn is_ttynull(consoles: &str) -> bool {
     consoles

@@ -119,7 +119,7 @@ fn run_emergency_action(action: Emergency) -> ! {
     stay()
 }
 
-/// Stays for ever, as PID 1 must, and reaps children.
+/// Never returns, because PID 1 must not exit, and reaps children.
 fn stay() -> ! {
     match watchdog::stop_pinging_from_handler() {
         true => warn_from_handler("nothing more will happen; the watchdog restarts the machine"),

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, StatFs, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatFs, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
@@ -29,18 +29,50 @@ pub fn is_mount_target(name: &str, target: &Path) -> bool {
 
 /// Whether a filesystem is mounted at `path`. A symbolic link is not followed.
 pub fn is_mount_point(path: &Path) -> bool {
+    mount_point(path).mounted
+}
+
+/// What is at a path on which a filesystem may be mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountPoint {
+    /// A filesystem is mounted there.
+    pub mounted: bool,
+    /// It is a directory. `false` also if the kernel has no statx(2).
+    pub directory: bool,
+    /// There is nothing.
+    pub missing: bool,
+}
+
+/// Looks at a mount point. A symbolic link is not followed.
+pub fn mount_point(path: &Path) -> MountPoint {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    match statx(CWD, path, flags, StatxFlags::empty()) {
-        // Linux 5.8 and newer report it.
-        Ok(found)
-            if found
-                .stx_attributes_mask
-                .contains(StatxAttributes::MOUNT_ROOT) =>
-        {
-            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+    let on_another_device = |directory| MountPoint {
+        mounted: is_on_another_device(path),
+        directory,
+        missing: false,
+    };
+    match statx(CWD, path, flags, StatxFlags::TYPE) {
+        Ok(found) => {
+            let directory = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
+            let (attributes, known) = (found.stx_attributes, found.stx_attributes_mask);
+            match known.contains(StatxAttributes::MOUNT_ROOT) {
+                true => MountPoint {
+                    mounted: attributes.contains(StatxAttributes::MOUNT_ROOT),
+                    directory,
+                    missing: false,
+                },
+                // Before Linux 5.8.
+                false => on_another_device(directory),
+            }
         }
-        Ok(_) | Err(Errno::NOSYS) => is_on_another_device(path),
-        Err(_) => false,
+        Err(Errno::NOSYS) => MountPoint {
+            missing: fs::symlink_metadata(path).is_err(),
+            ..on_another_device(false)
+        },
+        Err(errno) => MountPoint {
+            missing: errno == Errno::NOENT,
+            ..MountPoint::default()
+        },
     }
 }
 
@@ -78,6 +110,18 @@ pub fn root_is_overlay() -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_point_is_mounted_on_or_missing_or_a_directory() {
+        let found = |path: &str| {
+            let place = mount_point(Path::new(path));
+            (place.mounted, place.directory, place.missing)
+        };
+        assert_eq!(found("/proc"), (true, true, false));
+        assert_eq!(found("/proc/self/fd"), (false, true, false));
+        assert_eq!(found("/proc/version"), (false, false, false));
+        assert_eq!(found("/proc/none"), (false, false, true));
+    }
 
     #[test]
     fn only_a_directory_of_the_same_name_is_a_mount_target() {

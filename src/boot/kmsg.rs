@@ -55,7 +55,7 @@ static KMSG: Kmsg = Kmsg {
 
 /// Installs the logger. It writes to /dev/kmsg, or to standard error where that cannot be opened.
 pub fn install() {
-    // A second call changes nothing: the logger is already this one.
+    // A second call fails and changes nothing: this logger is installed already.
     let _ = log::set_logger(&KMSG);
     log::set_max_level(LevelFilter::Info);
     // A process that may write to the log may not be allowed to read it (dmesg_restrict).
@@ -133,7 +133,7 @@ const WARNINGS_MAX: usize = 200;
 static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn recorded() -> MutexGuard<'static, Vec<String>> {
-    // A panic while the lock was held cannot have left half a text.
+    // A panic while the lock was held cannot have left a partial text.
     WARNINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

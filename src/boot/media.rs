@@ -18,7 +18,7 @@ use crate::error::{self, Context, Error, Result};
 use crate::initrd;
 use crate::module::loader::Loader;
 use crate::plan::medium::{self, WORD};
-use crate::plan::{Layer, Medium, MediumFile, MountSpec, Place, Storage};
+use crate::plan::{Layer, Medium, MediumFile, MountSpec, Place, Storage, loader_files};
 use crate::text::shown;
 
 /// The number of names that an error lists.
@@ -31,6 +31,8 @@ pub struct FoundFiles {
     pub sources: Vec<OpenSource>,
     /// The names that are not used, each with the reason.
     pub unused: Vec<(String, String)>,
+    /// The path of a list of layers beside the files, in the initramfs.
+    pub list: Option<String>,
 }
 
 /// A medium whose files are open.
@@ -42,6 +44,8 @@ pub struct OpenMedium {
     pub device: Option<MountedDevice>,
     /// Its mount point; `None` if it is not mounted.
     pub mount: Option<String>,
+    /// The path of a list of layers beside its files.
+    pub list: Option<String>,
 }
 
 /// Mounts the media, in order, and opens the files on them that hold layers.
@@ -60,23 +64,29 @@ pub fn open(
             medium,
             device: None,
             mount: None,
+            list: None,
         };
         let medium = &opened.medium;
-        let sources = match (&medium.device, &medium.path) {
+        let found = match (&medium.device, &medium.path) {
             (Some(device), Some(path)) => {
                 let (mounted, mount) = finder.mount_medium(device, loader)?;
                 let target = medium.mount_point();
                 fs::create_dir_all(&target).during("create", &target)?;
                 mount.attach(&target)?;
-                let sources = find_logged(medium, Path::new(&target), path)?;
+                let found = find_logged(medium, Path::new(&target), path)?;
                 (opened.device, opened.mount) = (Some(mounted), Some(target));
-                sources
+                found
             }
-            (Some(device), None) => vec![open_device(medium, device, finder, loader)?],
+            (Some(device), None) => FoundFiles {
+                sources: vec![open_device(medium, device, finder, loader)?],
+                unused: Vec::new(),
+                list: None,
+            },
             (None, path) => find_logged(medium, Path::new("/"), path.as_deref().unwrap_or("/"))?,
         };
-        medium::check(&opened.medium, &sources)?;
-        all.extend(sources);
+        medium::check(&opened.medium, &found.sources)?;
+        all.extend(found.sources);
+        opened.list = found.list;
         open.push(opened);
     }
     Ok((open, all))
@@ -101,12 +111,12 @@ fn open_device(
     }))
 }
 
-fn find_logged(medium: &Medium, root: &Path, path: &str) -> Result<Vec<OpenSource>> {
+fn find_logged(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
     let found = find(medium, root, path)?;
-    for (name, why) in found.unused {
+    for (name, why) in &found.unused {
         warn!("{name}: {why}");
     }
-    Ok(found.sources)
+    Ok(found)
 }
 
 /// Opens the file at `path`, or the files of the directory there, by name. `root` is the directory in which symbolic
@@ -122,7 +132,7 @@ pub fn find(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
     let found = locate(root, path)
         .during("open", object)
         .map_err(|error| error.hint(what_is_there(root, path)))?;
-    let (mut sources, mut unused) = (Vec::new(), Vec::new());
+    let (mut sources, mut unused, mut list) = (Vec::new(), Vec::new(), None);
     match found.kind {
         FileType::RegularFile => sources.push(open_file(medium, medium.to_string(), found)?),
         FileType::Directory => {
@@ -135,6 +145,9 @@ pub fn find(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
                     None => Err(Errno::ILSEQ),
                 };
                 match file {
+                    // The list of the layers, or its signature.
+                    Ok(file) if name == loader_files::LIST_NAME => list = Some(file.path),
+                    Ok(_) if name == loader_files::SIGNATURE_NAME => {}
                     Ok(file) if file.kind == FileType::RegularFile => {
                         sources.push(open_file(medium, shown, file)?);
                     }
@@ -147,7 +160,11 @@ pub fn find(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
         }
         _ => return Err(Error::new("open", object, "neither a file nor a directory")),
     }
-    Ok(FoundFiles { sources, unused })
+    Ok(FoundFiles {
+        sources,
+        unused,
+        list,
+    })
 }
 
 /// A file on a medium.
@@ -221,7 +238,7 @@ pub fn release(media: &mut [OpenMedium], images: &[&Layer]) {
         let number = open.medium.number;
         let in_use = images
             .iter()
-            .any(|layer| matches!(&layer.place, Place::Medium(file) if file.medium == number));
+            .any(|layer| matches!(&layer.place, Place::Medium(file) if file.medium == number && file.storage != Storage::Initramfs));
         let Some(path) = open.mount.take_if(|_| !in_use) else {
             continue;
         };

@@ -14,8 +14,8 @@ use crate::bytes::ReadAt;
 use crate::error;
 use crate::plan::{Layer, Place, Plan, Root};
 
-/// The largest initrd or `/initrd.image` that is freed before the real init starts, in bytes. The kernel frees
-/// 32 MiB in 16 ms, and the real init starts with all of the memory.
+/// The largest initrd or `/initrd.image` that is freed before the real init starts, in bytes: the kernel frees
+/// 32 MiB in 16 ms. A child frees a larger one.
 const FREE_AT_ONCE: u64 = 32 << 20;
 
 /// A kernel with the memback patches frees the initrd that it has retained when 1 is written to this file
@@ -174,11 +174,16 @@ struct InMemory {
 }
 
 impl InMemory {
-    /// `None`: there is no such file, it is on a disk or in sysfs, or another name may be another layer.
+    /// `None`: there is no such file, it is on a disk or in sysfs, it is a device, or another name may be another layer.
     fn open(path: &str) -> Option<Self> {
         let mut options = File::options();
         let options = options.write(true).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(path).ok()?;
+        // The node of a disk is in a devtmpfs, which is a tmpfs: a hole would be punched into the disk.
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            debug!("{path}: not a regular file; not freed");
+            return None;
+        }
         if !fstatfs(&file).is_ok_and(|filesystem| is_in_memory(&filesystem)) {
             debug!("{path}: not in a ramfs or tmpfs; not freed");
             return None;

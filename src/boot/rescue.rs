@@ -230,7 +230,7 @@ fn run_emergency_action(action: Emergency) -> ! {
     stay()
 }
 
-/// Stays for ever, as PID 1 must, and reaps children.
+/// Never returns, because PID 1 must not exit, and reaps children.
 pub fn stay() -> ! {
     match watchdog::stop_pinging() {
         Some(seconds) => warn_on_console(&format!(

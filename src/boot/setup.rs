@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Dev, FileType, Mode, chmod, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
-use super::filesystem::{is_in_memory, is_mount_point, is_mount_target, is_overlay};
+use super::filesystem::{is_in_memory, is_mount_target, is_overlay, mount_point};
 use crate::error::{Context, Error, Result};
 use crate::text::shown;
 
@@ -124,19 +124,19 @@ impl ApiMount {
             flags,
             data,
         } = *self;
-        if is_mount_point(Path::new(target)) {
+        let place = mount_point(Path::new(target));
+        if place.mounted {
             return Ok(None);
         }
-        let warning = replace_by_directory(target)?;
-        let data = std::ffi::CString::new(data).unwrap_or_default();
-        let mounted = || mount(fstype, target, fstype, flags, Some(data.as_c_str()));
-        let mounted = match mounted() {
-            Err(Errno::NOENT) => {
-                fs::create_dir(target).during("create", target)?;
-                mounted()
-            }
-            done => done,
+        let warning = match place.directory || place.missing {
+            true => None,
+            false => replace_by_directory(target)?,
         };
+        if place.missing {
+            fs::create_dir(target).during("create", target)?;
+        }
+        let data = std::ffi::CString::new(data).unwrap_or_default();
+        let mounted = mount(fstype, target, fstype, flags, Some(data.as_c_str()));
         mounted.during("mount", format_args!("{fstype} on {target}"))?;
         Ok(warning)
     }
@@ -159,7 +159,7 @@ fn replace_by_directory(target: &str) -> Result<Option<Error>> {
             Err(error) => format!("it is a dangling symbolic link ({error})"),
         },
         Ok(_) => "it is not a directory".into(),
-        // `mount` creates what is missing, and reports what cannot be read.
+        // `mount` reports what cannot be read.
         Err(_) => return Ok(None),
     };
     let root = rustix::fs::statfs("/").during("stat filesystem of", "/")?;

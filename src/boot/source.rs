@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use log::{debug, warn};
@@ -11,6 +12,8 @@ use crate::error::{Context, Result};
 use crate::initrd::{self, Walk};
 use crate::plan::{Place, Source};
 use crate::text::shown;
+#[cfg(feature = "verify")]
+use crate::verify::measured::Measured;
 
 /// A source of layers, open.
 #[derive(Debug)]
@@ -19,6 +22,9 @@ pub struct OpenSource {
     pub source: Source,
     /// The file, open for reading.
     pub file: Opened,
+    /// By what the kernel verifies the file whenever it is read; `None`: it does not.
+    #[cfg(feature = "verify")]
+    pub measured: Option<Measured>,
 }
 
 impl AsRef<Source> for OpenSource {
@@ -46,12 +52,27 @@ impl OpenSource {
             debug!("{segment}");
         }
         let source = Source { place, walk };
-        Self { source, file }
+        Self {
+            source,
+            file,
+            #[cfg(feature = "verify")]
+            measured: None,
+        }
     }
 
-    /// Its path in the initramfs.
+    /// A path by which the kernel opens it. Where the open file is verified, that leads to it: the disk that has the
+    /// directory could lead to another file next time.
     pub fn path(&self) -> String {
+        #[cfg(feature = "verify")]
+        if self.measured.is_some() && !self.source.place.is_verity() {
+            return self.fd_path();
+        }
         self.source.place.path()
+    }
+
+    /// The path of the open file, whatever its name.
+    pub fn fd_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.file.as_raw_fd())
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::ffi::{CStr, CString, OsString};
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, mount_move, move_mount, unmount};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 use rustix::process::{chdir, chroot, pivot_root};
 use rustix::thread::set_name;
 
@@ -25,6 +31,7 @@ use super::release::Later;
 use super::watchdog;
 use crate::error::{self, Context, Error, Result};
 use crate::sys::process::fork_detached;
+use crate::sys::program::expect_no_reuse;
 use crate::text;
 
 /// The most names of the old root, without symbolic links, that `/init` itself deletes before the real init
@@ -292,6 +299,15 @@ pub fn exec(
     argv.extend(arguments.iter().skip(1).cloned());
     info!("starting {init}");
     watchdog::ping();
+    // Freeing the pages of `/init` takes a millisecond. Without a socket the real init waits for it.
+    let program = keep_program_open();
+    expect_no_reuse();
+    if let Err(errno) = &program {
+        debug!(
+            "the memory of /init is freed first: {}",
+            error::name(*errno)
+        );
+    }
     restore_priority();
     let Err(errno) = match variables.is_empty() {
         true => nix::unistd::execv(&path, &argv),
@@ -305,4 +321,49 @@ pub fn exec(
         }
     };
     failed(errno.to_string())
+}
+
+/// Keeps the file of `/init` open until the real init runs, so that a thread of the kernel frees its pages and not
+/// execve(2). Returns what has to be open until then.
+fn keep_program_open() -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let program = rustix::fs::open("/proc/self/exe", flags, Mode::empty())?;
+    keep_open(program.as_fd())
+}
+
+/// Keeps a file open until some time after the returned socket is closed.
+///
+/// The file is in a message to a socket that only this message holds open. When the other socket is closed, the
+/// kernel finds that nobody can receive the message any more, and drops it (unix_gc in net/unix/garbage.c; in a
+/// worker from Linux 6.9 on, at once before).
+fn keep_open(file: BorrowedFd) -> std::result::Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let (sender, receiver) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    let files = [file, receiver.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    let message = [IoSlice::new(b"/")];
+    sendmsg(&sender, &message, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_file_is_open_until_the_socket_is_closed_and_not_for_ever() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let socket = keep_open(writer.as_fd()).unwrap();
+        drop(writer);
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        let open = reader.read(&mut [0]).unwrap_err();
+        assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+        rustix::io::ioctl_fionbio(&reader, false).unwrap();
+        drop(socket);
+        // This waits for the kernel to close the pipe.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
 }

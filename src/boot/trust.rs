@@ -3,9 +3,10 @@
 //! The loader is trusted: what loads it has verified it (docs/trust.md). It turns verification on with a file in
 //! [`DIRECTORY`](verify::DIRECTORY); no word of the command line turns it off. What is hashed is what is used: the
 //! memory of the initrd and the files of the rootfs, which nobody but `/init` can change.
+//! [`secure`](super::mount::secure) copies files of a disk there, or has the kernel verify them.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,15 +22,16 @@ use super::verified::{Verified, wanted_by};
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::cmdline::Options;
+use crate::plan::verity::Behaviour;
 use crate::plan::{self, Layer, Plan, Source};
 use crate::verify;
-use crate::verify::content::SignedList;
-use crate::verify::digest::Digests;
+use crate::verify::content::{self, SignedList};
 use crate::verify::list::{self, ListEntry};
+use crate::verify::measured::Measured;
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
 
-/// What the loader says about trust.
+/// The loader's rules: the layers and lists that may be used.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// The layers that may be used; `None`: any.
@@ -38,6 +40,8 @@ pub struct Trust {
     keys: Vec<Key>,
     /// The oldest version of a list that is signed.
     minimum_version: Option<u64>,
+    /// What dm-verity does with layers on a disk.
+    verity: Behaviour,
 }
 
 impl Trust {
@@ -68,15 +72,20 @@ impl Trust {
             list: list.transpose()?,
             keys,
             minimum_version: policy.minimum_version,
+            verity: policy.verity,
         })
     }
 
-    /// With keys in the loader: reads the list from the first archive behind the loader, which is no layer then, or from
-    /// the rootfs, and verifies its signature.
+    /// With keys in the loader: reads the list from the first archive behind the loader, which is no layer then, from
+    /// the rootfs, or from `beside`, the paths of lists beside layers on a disk, and verifies its signature.
     ///
     /// # Errors
     /// There is no list, or its signature is not one of the keys'.
-    pub fn find_list(&mut self, sources: &mut [OpenSource]) -> Result<()> {
+    pub fn find_list<'a>(
+        &mut self,
+        sources: &mut [OpenSource],
+        mut beside: impl Iterator<Item = &'a String>,
+    ) -> Result<()> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -89,14 +98,17 @@ impl Trust {
         let found = match (found, read(list::PATH)?, read(signature::PATH)?) {
             (Some(found), ..) => found,
             (None, Some(list), Some(signature)) => SignedList { list, signature },
-            (None, list, _) => {
-                let missing = list.map_or(list::PATH, |_| signature::PATH);
-                let what = format!(
-                    "the loader has keys, and there is no {missing}, neither in the rootfs nor in the first archive \
-                     behind the loader"
-                );
-                return Err(Error::new("verify", "the layers", what));
-            }
+            (None, list, _) => match beside.next() {
+                Some(path) if list.is_none() => read_beside(path)?,
+                _ => {
+                    let missing = list.map_or(list::PATH, |_| signature::PATH);
+                    let what = format!(
+                        "the loader has keys, and there is no {missing}, neither in the rootfs nor in the first \
+                         archive behind the loader, nor beside the layers of rd.layers.from="
+                    );
+                    return Err(Error::new("verify", "the layers", what));
+                }
+            },
         };
         self.list = Some(verify::read_signed(
             &self.keys,
@@ -104,6 +116,16 @@ impl Trust {
             self.minimum_version,
         )?);
         Ok(())
+    }
+
+    /// The layers that may be used; `None`: any.
+    pub fn list(&self) -> Option<&[ListEntry]> {
+        self.list.as_deref()
+    }
+
+    /// What dm-verity does with layers on a disk.
+    pub fn verity(&self) -> &Behaviour {
+        &self.verity
     }
 
     /// Refuses layers that the kernel has mounted itself: it has not verified them.
@@ -139,11 +161,13 @@ impl Trust {
         let digests = measure_all(&layers, sources);
         let mut measured = Vec::new();
         let mut bytes = 0u64;
-        for (layer, digests) in layers.into_iter().zip(digests) {
-            let digests = digests.during("read", &layer)?;
-            debug!("{layer}: sha256 {}", digests.exact);
-            bytes = bytes.saturating_add(layer.length);
-            measured.push((layer, digests));
+        for (layer, found) in layers.into_iter().zip(digests) {
+            let found = found.during("read", &layer)?;
+            debug!("{layer}: {found}");
+            if matches!(found, Measured::Hashed(_)) {
+                bytes = bytes.saturating_add(layer.length);
+            }
+            measured.push((layer, found));
         }
         let files: Vec<&dyn ReadAt> = sources.iter().map(|open| &open.file as _).collect();
         verify::check(list, &measured, &opened, &files)?;
@@ -153,7 +177,7 @@ impl Trust {
             microseconds: microseconds(ClockId::Monotonic).saturating_sub(started),
         };
         info!(
-            "{} layers verified: {bytes} bytes in {} us",
+            "{} layers verified: {bytes} bytes hashed in {} us",
             verified.layers, verified.microseconds
         );
         Ok(Some(verified))
@@ -166,6 +190,21 @@ fn read(path: &str) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         text => text.map(Some).during("read", path),
     }
+}
+
+/// A list on a disk, and its signature beside it. They are read once.
+fn read_beside(path: &str) -> Result<SignedList> {
+    let read = |path: String| {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(&path).during("read", &path)?;
+        let read = file.take(content::LIST_MAX).read_to_end(&mut bytes);
+        read.during("read", &path).map(|_| bytes)
+    };
+    info!("{path}: the list of layers");
+    Ok(SignedList {
+        list: read(path.into())?,
+        signature: read(format!("{path}.minisig"))?,
+    })
 }
 
 /// The keys of the loader.
@@ -192,14 +231,25 @@ fn read_keys() -> Result<Vec<Key>> {
     }
 }
 
-/// Refuses a source that is not in memory. A path of the initramfs may lead to another filesystem.
+/// Refuses a source that could change after it is verified. A path of the initramfs may lead to another filesystem.
 fn check_memory(source: &OpenSource) -> Result<()> {
     let in_memory = || fstatfs(&source.file.file).is_ok_and(|found| is_in_memory(&found));
-    verify::check_memory(&source.source, in_memory)
+    match source.measured {
+        // The kernel verifies it when it is read.
+        Some(_) => Ok(()),
+        None => verify::check_memory(&source.source, in_memory),
+    }
+}
+
+impl OpenSource {
+    /// Whether nobody but `/init` can change it.
+    pub fn is_in_memory(&self) -> bool {
+        check_memory(self).is_ok()
+    }
 }
 
 /// The digests of all layers, computed on all processors.
-fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Digests>> {
+fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Measured>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
@@ -208,7 +258,10 @@ fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Diges
             layers.get(index).map(|layer| (index, layer))
         } {
             let digests = match sources.get(layer.source) {
-                Some(source) => verify::measure(layer, &source.file),
+                Some(source) => match source.measured {
+                    Some(measured) => Ok(measured),
+                    None => verify::measure(layer, &source.file),
+                },
                 None => Err(io::ErrorKind::NotFound.into()),
             };
             done.push((index, digests));

@@ -23,7 +23,11 @@ impl Trust {
     }
 
     /// Looks for none.
-    pub fn find_list(&mut self, _: &mut [OpenSource]) -> Result<()> {
+    pub fn find_list<'a>(
+        &mut self,
+        _: &mut [OpenSource],
+        _: impl Iterator<Item = &'a String>,
+    ) -> Result<()> {
         Ok(())
     }
 

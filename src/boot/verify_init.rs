@@ -71,7 +71,7 @@ pub fn find_init<'a>(root: &str, inits: &'a [String]) -> Result<&'a str> {
     Err(failed(refusals))
 }
 
-/// Whether the root holds anything of this name, be it a dangling link.
+/// Whether the root holds anything of this name, even a dangling link.
 fn exists(root: &OwnedFd, path: &str) -> bool {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()

@@ -33,11 +33,11 @@ struct Watchdog {
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
 
-/// Whether it is to be pinged. A signal handler ends that without the lock.
+/// Whether to ping it. A signal handler clears this without the lock.
 static PINGING: AtomicBool = AtomicBool::new(false);
 
 fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
-    // A panic while the lock was held has left the value as it was.
+    // A panic while the lock was held has not changed the value.
     WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

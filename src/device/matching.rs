@@ -32,6 +32,11 @@ impl MatchedDevice {
         self.companions.len().saturating_add(1)
     }
 
+    /// The nodes of all devices of its filesystem.
+    pub fn nodes(&self) -> impl Iterator<Item = &PathBuf> {
+        self.companions.iter().chain([&self.path])
+    }
+
     /// The superblock to use.
     pub fn volume(&self) -> Option<&Volume> {
         self.volumes.first()

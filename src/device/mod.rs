@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::plan::Place;
+use crate::plan::verity::LAYER;
 use crate::sys::cdrom;
 
 mod contents;
@@ -91,7 +92,10 @@ pub fn enumerate() -> Result<Vec<Device>> {
     let sources = LazyCell::new(layer_sources);
     devices.retain(|device| {
         let file = device.backing_file();
-        file.is_none_or(|file| !(sources.contains(&file) || is_on_medium(&file)))
+        let is_layer = device
+            .mapped_name()
+            .is_some_and(|name| name.starts_with(LAYER));
+        !is_layer && file.is_none_or(|file| !(sources.contains(&file) || is_on_medium(&file)))
     });
     devices.sort_unstable_by_key(|device| (device.major, device.minor));
     Ok(devices)
@@ -109,7 +113,9 @@ fn layer_sources() -> Vec<PathBuf> {
 
 /// Whether a file holds layers of `rd.layers.from=`: on a medium, or it is a device without a filesystem.
 fn is_on_medium(file: &Path) -> bool {
-    file.starts_with(Place::MEDIA) || file.starts_with("/dev")
+    [Place::MEDIA, Place::COPIES, "/dev"]
+        .iter()
+        .any(|directory| file.starts_with(directory))
 }
 
 impl Device {

@@ -122,6 +122,16 @@ impl Search {
         Ok(())
     }
 
+    /// The device that `wanted` names if it is there now.
+    ///
+    /// # Errors
+    ///
+    /// Two devices match, or the devices cannot be enumerated.
+    pub fn look(&mut self, wanted: DeviceQuery<'_>) -> Result<Option<MatchedDevice>> {
+        let found = self.find_among(&enumerate()?, wanted, false)?;
+        Ok(found.ok())
+    }
+
     /// Waits for the device that `wanted` names. Passes the MODALIAS of devices that appear meanwhile to
     /// `modaliases`.
     ///

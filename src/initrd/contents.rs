@@ -72,7 +72,7 @@ impl Contents {
             return Ok(false);
         }
         match wrong_sum(member, archive) {
-            // The caller finds that when it reads the next member.
+            // The caller gets the error when it reads the next member.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             sum => Ok(sum?.is_some()),
         }

@@ -85,7 +85,7 @@ fn makes(
     let part = Part::new(image, 0, image.size());
     let mut archive = open_archive(&part, offset, length, codec)?;
     loop {
-        // The walk reports it.
+        // The walk reports the error.
         let Ok(next) = archive.next_member() else {
             return Ok(false);
         };

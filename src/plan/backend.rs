@@ -104,8 +104,9 @@ impl Backend {
     pub fn can_mount(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
         match self {
             Self::Memback => *place == Place::Initrd,
-            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns at most a page per read, which EROFS takes for an I/O error; and
-            // fsoffset= must be a multiple of the block size (fs/erofs/super.c).
+            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns at
+            // most a page per read, which EROFS takes for an I/O error. fsoffset= must be a multiple of the block
+            // size (fs/erofs/super.c).
             Self::File => {
                 let is_file = *place != Place::Initrd && !place.is_device();
                 is_file && offset.is_multiple_of(superblock.block_size())

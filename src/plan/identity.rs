@@ -1,5 +1,5 @@
 //! The record of the layers that a persistent upper was written over, and what becomes of an upper that was
-//! written over others.
+//! written over other layers.
 //!
 //! The record is a text file beside the upper directory:
 //!
@@ -28,7 +28,7 @@ const MAGIC: &str = "layerinit-upper";
 pub struct StackMember {
     /// Its type: `erofs`, `cpio`, or a filesystem of the kernel.
     pub kind: String,
-    /// What tells it from others, without blanks. A change of its content changes this.
+    /// Its identity, without blanks: differs if the content differs.
     pub id: String,
     /// Its name in messages.
     pub name: String,

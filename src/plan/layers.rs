@@ -176,9 +176,15 @@ pub(super) fn warnings(layer: &Layer) -> Vec<String> {
 impl MediumFile {
     /// The last component of its path; of a device, its name.
     fn file_name(&self) -> &str {
-        match (self.storage, self.path.rsplit_once('/')) {
-            (Storage::Filesystem | Storage::Initramfs, Some((_, name))) => name,
-            _ => &self.name,
+        let path = match self.storage {
+            Storage::Filesystem | Storage::Initramfs => &self.path,
+            // The path is that of a device.
+            Storage::Verity => &self.name,
+            Storage::Device => return &self.name,
+        };
+        match path.rsplit_once('/') {
+            Some((_, name)) => name,
+            None => &self.name,
         }
     }
 }

@@ -1,8 +1,14 @@
-//! The files by which a loader wants verification (docs/trust.md). Each `/init` knows them: one that is built without
+//! The files of a loader that turn verification on (docs/trust.md). Every `/init` knows them: one that is built without
 //! the feature `verify` refuses such a loader.
 
 /// The list of layers.
 pub const LIST: &str = "/etc/layerinit/layers.sha256";
+
+/// The name of the list, also beside the layers on a disk.
+pub const LIST_NAME: &str = "layers.sha256";
+
+/// The name of its signature there.
+pub const SIGNATURE_NAME: &str = "layers.sha256.minisig";
 
 /// The policy for words of the command line.
 pub const POLICY: &str = "/etc/layerinit/policy";

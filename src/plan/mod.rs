@@ -39,7 +39,7 @@ pub use medium::Medium;
 pub use module::Module;
 pub use place::{MediumFile, Place, Storage};
 use upper::Writes;
-pub use upper::{KeptDirectories, PersistentUpper, Upper};
+pub use upper::{KeptDirectories, PersistentUpper, Upper, upper_device};
 
 /// The number of layers that overlayfs can stack (OVL_MAX_STACK in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;

@@ -35,6 +35,8 @@ pub enum Storage {
     Initramfs,
     /// It is the device itself.
     Device,
+    /// A file on a device, which the kernel verifies when it is read: the path is that of a dm-verity device.
+    Verity,
 }
 
 impl Place {
@@ -43,6 +45,9 @@ impl Place {
 
     /// The directory of [`Place::File`]; each file holds one layer or more.
     pub const LAYERS: &str = "/layers";
+
+    /// Where `/init` copies files of a disk to, so that nobody can change them after they are verified.
+    pub const COPIES: &str = "/verified";
 
     /// The path in the initramfs.
     pub fn path(&self) -> String {
@@ -56,7 +61,12 @@ impl Place {
 
     /// Whether it is a block device.
     pub fn is_device(&self) -> bool {
-        matches!(self, Self::Medium(file) if file.storage == Storage::Device)
+        matches!(self, Self::Medium(file) if matches!(file.storage, Storage::Device | Storage::Verity))
+    }
+
+    /// Whether it is a device of dm-verity.
+    pub fn is_verity(&self) -> bool {
+        matches!(self, Self::Medium(file) if file.storage == Storage::Verity)
     }
 
     /// Whether it is a file that an archive brought into the initramfs.

@@ -160,6 +160,15 @@ pub(super) fn writes(options: &Options) -> Result<Writes> {
     Ok(writes)
 }
 
+/// The device that `rd.overlay=` names, if one is going to take writes.
+pub fn upper_device(options: &Options) -> Option<MountSpec> {
+    let writes = writes(options).ok()?;
+    match (writes.upper, writes.kept) {
+        (Upper::Device(store), _) | (_, Some(KeptDirectories { store, .. })) => Some(store.device),
+        _ => None,
+    }
+}
+
 /// Warnings for words that have no effect, because no device keeps writes.
 fn idle_words(options: &Options, names_device: bool) -> Vec<String> {
     let why = match (names_device, options.overlay_readonly) {
@@ -287,7 +296,7 @@ fn parse(text: &str) -> Result<(Spec, String)> {
     let object = format!("rd.overlay={text}");
     let (device, path) = split_path(text);
     let path = path.filter(|path| !path.is_empty()).unwrap_or(DIRECTORY);
-    // An error of the whole text says more for "nfs:server:/path".
+    // For "nfs:server:/path", an error about the whole text is more helpful.
     let spec = Spec::parse(device)
         .or_else(|_| Spec::parse(text))
         .map_err(|error| error.of(&object))?;

@@ -12,6 +12,9 @@ use crate::text::items;
 /// The name of the device, below /dev/mapper.
 pub const NAME: &str = "root";
 
+/// The start of the names of devices that verify layers, below /dev/mapper.
+pub const LAYER: &str = "layer-";
+
 /// A device that is verified with a hash tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verity {
@@ -25,10 +28,41 @@ pub struct Verity {
     pub hash_offset: u64,
     /// The format, if there is no superblock.
     pub format: Option<Format>,
+    /// What the kernel does when it reads.
+    pub behaviour: Behaviour,
+}
+
+/// What dm-verity does when it reads, by options of veritytab(5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behaviour {
     /// What happens if a block is wrong.
     pub corruption: Corruption,
     /// Further parameters of the kernel's target.
-    pub parameters: Vec<&'static str>,
+    parameters: Vec<&'static str>,
+}
+
+impl Behaviour {
+    /// Applies an option. Returns whether it is one of these.
+    pub fn set(&mut self, option: &str) -> bool {
+        match option {
+            "ignore-corruption" => self.corruption = Corruption::Ignore,
+            "restart-on-corruption" => self.corruption = Corruption::Restart,
+            "panic-on-corruption" => self.corruption = Corruption::Panic,
+            "ignore-zero-blocks" => self.parameters.push("ignore_zero_blocks"),
+            "check-at-most-once" => self.parameters.push("check_at_most_once"),
+            _ => return false,
+        }
+        true
+    }
+
+    /// The parameters of the kernel's target after the fixed ones.
+    pub fn parameters(&self) -> Vec<&'static str> {
+        let corruption = self.corruption.parameter();
+        corruption
+            .into_iter()
+            .chain(self.parameters.iter().copied())
+            .collect()
+    }
 }
 
 /// Reads `roothash=`. `None` without the word.
@@ -62,8 +96,7 @@ pub(super) fn root(options: &Options) -> Result<Option<Verity>> {
         root_hash,
         hash_offset: 0,
         format: None,
-        corruption: Corruption::Error,
-        parameters: Vec::new(),
+        behaviour: Behaviour::default(),
     };
     let list = options.verity_options.as_deref().unwrap_or_default();
     verity.options(list)?;
@@ -108,11 +141,7 @@ impl Verity {
                     format.salt =
                         salt.ok_or_else(|| wrong("not hexadecimal digits, 512 at most"))?;
                 }
-                "ignore-corruption" => self.corruption = Corruption::Ignore,
-                "restart-on-corruption" => self.corruption = Corruption::Restart,
-                "panic-on-corruption" => self.corruption = Corruption::Panic,
-                "ignore-zero-blocks" => self.parameters.push("ignore_zero_blocks"),
-                "check-at-most-once" => self.parameters.push("check_at_most_once"),
+                _ if self.behaviour.set(name) => {}
                 // They say when systemd sets the device up, which is now.
                 "uuid" | "_netdev" | "noauto" | "nofail" | "x-initrd.attach" => {}
                 _ => return Err(wrong("not supported")),
@@ -129,15 +158,6 @@ impl Verity {
             self.format = Some(format);
         }
         Ok(())
-    }
-
-    /// The parameters of the kernel's target after the fixed ones.
-    pub fn parameters(&self) -> Vec<&'static str> {
-        let corruption = self.corruption.parameter();
-        corruption
-            .into_iter()
-            .chain(self.parameters.iter().copied())
-            .collect()
     }
 }
 
@@ -162,7 +182,7 @@ mod tests {
             verity.hash.to_string(),
             "PARTUUID=10111213-1415-1617-1819-1a1b1c1d1e1f"
         );
-        assert_eq!(verity.parameters(), [""; 0]);
+        assert_eq!(verity.behaviour.parameters(), [""; 0]);
         assert_eq!(read("root=/dev/sda1").unwrap(), None);
     }
 
@@ -179,7 +199,7 @@ mod tests {
             ("/dev/vda1".into(), "LABEL=h".into())
         );
         assert_eq!(
-            verity.parameters(),
+            verity.behaviour.parameters(),
             ["restart_on_corruption", "ignore_zero_blocks"]
         );
         assert_eq!(verity.hash_offset, 4096);

@@ -17,7 +17,7 @@ use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid
 use super::config::{Config, FILE, PROGRAM, SIZE_MAX};
 use super::user::{self, Credentials};
 use crate::error::{Context, Error, Result};
-use crate::sys::process::{replace, send, start_session_as};
+use crate::sys::process::{replace, send, start_foreground_as};
 use crate::text::shown;
 
 /// The search path without PATH in the environment (that of Docker).
@@ -63,7 +63,7 @@ pub fn run() -> Result<i32> {
         .iter()
         .map(|gid| Gid::from_raw(*gid))
         .collect();
-    let child = start_session_as(&program, &arguments, &environment, || {
+    let child = start_foreground_as(&program, &arguments, &environment, || {
         signals
             .thread_unblock()
             .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
@@ -91,7 +91,7 @@ fn wait_for(child: c_int, signals: &SigSet, stop_signal: c_int) -> i32 {
             Ok(Signal::SIGCHLD) => {}
             // Ctrl-Alt-Del arrives as SIGINT (reboot(2), CAD_OFF).
             Ok(Signal::SIGTERM | Signal::SIGINT) => send(child, stop_signal),
-            // For the program's own terminal, these would stop it for ever.
+            // For the program's own terminal, these would stop it forever.
             Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU) => {}
             Ok(signal) => send(child, signal as c_int),
             // A realtime signal.

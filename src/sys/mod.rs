@@ -14,9 +14,13 @@ pub mod cdrom;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod dm;
 pub mod entry;
+#[cfg(all(feature = "disk", feature = "verify"))]
+pub mod fsverity;
 pub mod interface;
 pub mod loopdev;
-pub mod process;
+pub mod program;
 pub mod terminal;
+
+pub mod process;
 #[cfg(feature = "watchdog")]
 pub mod watchdog;

@@ -18,37 +18,67 @@ use super::signal::with_signal_stack;
 /// std's Command is not used: where code runs between fork and exec, it needs a pair of sockets, and a kernel
 /// without CONFIG_UNIX has none.
 pub fn start_session(path: &CStr, arguments: &[&CStr]) -> io::Result<c_int> {
-    start(path, arguments, None, || Ok(()))
+    start(path, arguments, None, Session::Own, || Ok(()))
 }
 
-/// The same with an environment, strings `NAME=VALUE`. `prepare` runs in the child and must only make system calls.
-pub fn start_session_as(
+/// The same in the session of this process, which becomes its leader, as the foreground process group of the terminal:
+/// when the leader of a session ends, the kernel drops what the terminal has not transmitted yet (disassociate_ctty in
+/// drivers/tty/tty_jobctrl.c), and so the last words of a program that leads. The program gets an environment, strings
+/// `NAME=VALUE`. `prepare` runs in the child and must only make system calls. SIGTTOU has to be blocked.
+pub fn start_foreground_as(
     path: &CStr,
     arguments: &[&CStr],
     environment: &[&CStr],
     prepare: impl FnOnce() -> rustix::io::Result<()>,
 ) -> io::Result<c_int> {
-    start(path, arguments, Some(environment), prepare)
+    start(
+        path,
+        arguments,
+        Some(environment),
+        Session::OfParent,
+        prepare,
+    )
+}
+
+/// The session of a program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Session {
+    Own,
+    OfParent,
+}
+
+/// Makes this process the leader of a session, with standard input as its terminal. Standard input may be no terminal,
+/// or another session's: a shell then lacks job control.
+fn lead_session() {
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
 }
 
 fn start(
     path: &CStr,
     arguments: &[&CStr],
     environment: Option<&[&CStr]>,
+    session: Session,
     prepare: impl FnOnce() -> rustix::io::Result<()>,
 ) -> io::Result<c_int> {
     let argv = pointers(arguments);
     let envp = environment.map(pointers);
     // The child writes an errno if it fails. Otherwise execve(2) closes the pipe: its ends are close-on-exec.
     let (mut reader, writer) = io::pipe()?;
+    if session == Session::OfParent {
+        lead_session();
+    }
     // SAFETY: the child has none of the other threads, so it must not wait for a lock that one of them held:
     // it only makes system calls, allocates nothing, and exits.
     let child = match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => child.as_raw(),
         ForkResult::Child => {
-            // Standard input may be no terminal, or another session's: the shell then lacks job control.
-            if rustix::process::setsid().is_ok() {
-                let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+            match session {
+                Session::Own => lead_session(),
+                Session::OfParent => {
+                    let _ = rustix::process::setpgid(None, None);
+                    super::terminal::set_foreground(rustix::stdio::stdin());
+                }
             }
             let errno = match (prepare(), &envp) {
                 (Err(errno), _) => errno.raw_os_error(),

@@ -17,7 +17,9 @@ use super::image::merged::ContentPlace;
 use super::image::rootfs::{Node, join, split};
 use super::image::view::{self, View};
 use super::progress;
-use crate::boot::mount::extract::attributes::{Attributes, c_string, set_on_file, xattrs};
+use crate::boot::mount::extract::attributes::{
+    Attributes, c_string, is_shown, set_on_file, show, xattrs,
+};
 use crate::boot::mount::extract::content::{Writer, with_writer};
 use crate::boot::mount::extract::node;
 use crate::bytes::ReadAt;
@@ -191,7 +193,13 @@ impl<'v> OutputTree<'v> {
                     let limits = limits(&mut self.limits, node.layer, image);
                     limits.file(image, inode).during("extract", context())?
                 }
-                _ => node.size(),
+                _ if node.size() == 0 => 0,
+                _ => match self.view.layers.place(node).during("extract", context())? {
+                    ContentPlace::Bytes(bytes, offset) => runs(bytes, offset, node.size())
+                        .map(|(_, length)| length)
+                        .sum(),
+                    ContentPlace::Image(..) => node.size(),
+                },
             };
             total = total.saturating_add(bytes);
         }
@@ -342,13 +350,15 @@ impl<'v> OutputTree<'v> {
                     writer.write(&file, extent.map_err(|fault| fault.of_inode(inode.nid))?)?;
                 }
             }
-            (Some(ContentPlace::Bytes(_, offset)), _) => {
-                let extent = Extent {
-                    offset: 0,
-                    length: node.size(),
-                    data: erofs::Data::Raw(*offset),
-                };
-                writer.write(&file, extent)?;
+            (Some(ContentPlace::Bytes(bytes, start)), _) => {
+                for (offset, length) in runs(*bytes, *start, node.size()) {
+                    let extent = Extent {
+                        offset,
+                        length,
+                        data: erofs::Data::Raw(start.saturating_add(offset)),
+                    };
+                    writer.write(&file, extent)?;
+                }
             }
             _ => {}
         }
@@ -384,12 +394,38 @@ impl<'v> OutputTree<'v> {
     }
 }
 
+/// The parts of `size` bytes from `start` on that are no holes: offset from there, and length.
+fn runs(bytes: &dyn ReadAt, start: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
+    const PIECE: u64 = 128 << 10;
+    let mut at = 0u64;
+    std::iter::from_fn(move || {
+        at = bytes
+            .next_data(start.saturating_add(at))
+            .saturating_sub(start)
+            .max(at);
+        let length = size.saturating_sub(at).min(PIECE);
+        let run = (length > 0).then_some((at, length));
+        at = at.saturating_add(length);
+        run
+    })
+}
+
 /// The extended attributes of a file, as the new root shows them.
 pub fn node_xattrs(
     view: &View,
     node: &Node,
     known: &mut HashMap<usize, Limits>,
 ) -> Result<Vec<erofs::Xattr>> {
+    if let Some(xattrs) = &node.xattrs {
+        let shown = xattrs
+            .iter()
+            .filter(|xattr| is_shown(&xattr.name, view.as_is));
+        let mut shown: Vec<_> = shown.cloned().collect();
+        for xattr in &mut shown {
+            show(&mut xattr.name, view.as_is);
+        }
+        return Ok(shown);
+    }
     let Some((layer, inode)) = node.attributes() else {
         return Ok(Vec::new());
     };

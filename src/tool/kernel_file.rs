@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use super::build::temp_files::TempFiles;
 use super::image::boot::Boot;
 use super::image::input::Initrd;
+use super::image::layer_kernels;
 use super::image::loader_modules::LoaderModules;
 use super::image::merged::{self, Stacking, layer_parts};
 use super::platform::Platform;
+use super::shell;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::error::{Context, Error, Result};
@@ -18,9 +20,6 @@ use crate::text::shown;
 
 /// Number of bytes at the start of a kernel that tell its architecture.
 const HEAD: usize = 4096;
-
-/// Where an image with a kernel has it: usr/lib/modules/VERSION/vmlinuz, as bootc and ostree do.
-const MODULES: [&[u8]; 2] = [b"usr/lib/modules", b"lib/modules"];
 
 /// The kernel for a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,31 +117,9 @@ pub fn in_layers(image: &Initrd, boot: &Boot) -> Option<KernelSource> {
     let sources = boot.open(image).ok()?;
     let parts = layer_parts(&plan, &sources);
     let (root, _, _) = merged::merge(&plan, &sources, &parts, Stacking::default());
-    let mut kernels = Vec::new();
-    for directory in MODULES {
-        let Some((directory, _)) = root.find(directory) else {
-            continue;
-        };
-        for version in root.directory(&directory) {
-            let path = [directory.as_slice(), b"/", version, b"/vmlinuz"].concat();
-            if let Some((path, node)) = root.find(&path)
-                && node.mode & libc::S_IFMT == libc::S_IFREG
-            {
-                kernels.push((numbers(version), path));
-            }
-        }
-    }
-    kernels
-        .into_iter()
-        .max()
-        .map(|(_, path)| KernelSource::InImage(path))
-}
-
-/// The numbers in a version, so that 6.12 is above 6.9.
-fn numbers(version: &[u8]) -> Vec<u64> {
-    let digits = version.split(|byte| !byte.is_ascii_digit());
-    let parsed = digits.filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-    parsed.collect()
+    layer_kernels::files(&root, "vmlinuz")
+        .pop()
+        .map(KernelSource::InImage)
 }
 
 impl KernelSource {
@@ -171,10 +148,10 @@ impl KernelSource {
                 let version = path.rsplit('/').nth(1).unwrap_or_default();
                 let words = ["layerinit", "cat", &image.name, &path].map(String::from);
                 let file = format!("vmlinuz-{version}");
-                let target = shell_words(std::slice::from_ref(&file));
+                let target = shell::join(std::slice::from_ref(&file));
                 Ok(Provided {
                     path: file.into(),
-                    prepare: Some(format!("{} >{target}", shell_words(&words))),
+                    prepare: Some(format!("{} >{target}", shell::join(&words))),
                     _file: None,
                 })
             }
@@ -216,35 +193,4 @@ pub fn init_machine(image: &Initrd, boot: &Boot) -> Option<&'static Platform> {
     let (_, node) = boot.rootfs.find(boot.options.rdinit.as_bytes())?;
     let program = boot.content(image, node).ok()?;
     Platform::of_program(Ident::read(&*program)?.e_machine)
-}
-
-/// A command for a shell, with quotes where they are needed.
-pub fn shell_words(words: &[String]) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
-    let quoted = words
-        .iter()
-        .map(|word| match !word.is_empty() && word.chars().all(safe) {
-            true => word.clone(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        });
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        assert!(numbers(b"6.12.118+deb13-amd64") > numbers(b"6.9.0"));
-        assert!(numbers(b"6.12.10") > numbers(b"6.12.9-rc3"));
-        assert!(numbers(b"7.0") > numbers(b"6.99.99"));
-        assert_eq!(numbers(b"x"), [] as [u64; 0]);
-    }
-
-    #[test]
-    fn shells_read_what_is_printed() {
-        let words = ["a", "", "b c", "$x", "it's", "~"].map(String::from);
-        assert_eq!(shell_words(&words), r"a '' 'b c' '$x' 'it'\''s' '~'");
-    }
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::image::erofs_tree;
 use super::image::files::{self, File};
 use super::image::input::Initrd;
+use super::image::squashfs::{self, SquashfsImage};
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::erofs::{Checksum, Image, Superblock};
@@ -90,7 +91,7 @@ fn superblock_details(superblock: &Superblock) -> String {
 }
 
 fn each_file(
-    image: &dyn ReadAt,
+    image: &(dyn ReadAt + Sync),
     segment: &Segment,
     mut take: impl FnMut(File) -> Result<()>,
 ) -> Result<()> {
@@ -101,14 +102,9 @@ fn each_file(
             let image = Image::new(&alone, superblock)?;
             erofs_tree::walk(&image, |file, _| take(file))
         }
-        // The files in it are not listed.
-        Kind::Squashfs(_) => {
-            let object = format_args!("segment at {:#x}", segment.offset);
-            Err(Error::new(
-                "list",
-                object,
-                "the files of SquashFS images are not read",
-            ))
+        Kind::Squashfs(superblock) => {
+            let alone = Part::new(image, segment.offset, segment.length);
+            squashfs::each_file(&SquashfsImage::new(&alone, superblock)?, take)
         }
         Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => Ok(()),
     }
@@ -232,7 +228,7 @@ fn checksum(checksum: Checksum) -> &'static str {
     }
 }
 
-fn json_files(image: &dyn ReadAt, segment: &Segment, mut array: Array) -> Result<()> {
+fn json_files(image: &(dyn ReadAt + Sync), segment: &Segment, mut array: Array) -> Result<()> {
     /// One object holds everything: a bound for archives that decompress to no end of names.
     const FILES_MAX: u32 = 1 << 21;
     let mut count = 0u32;

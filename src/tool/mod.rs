@@ -3,9 +3,11 @@
 //! Nothing here is linked into `/init`. The modules above this one are for both.
 
 pub mod finding;
+pub mod hash_tree;
 pub mod kernel_config;
 pub mod platform;
 pub mod progress;
+pub mod shell;
 pub mod tmpfile;
 
 pub mod image;

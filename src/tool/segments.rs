@@ -70,7 +70,7 @@ fn suffix(segment: &Segment) -> String {
     match &segment.kind {
         Kind::Cpio(cpio) => match cpio.codec {
             None => "cpio".into(),
-            Some(codec) => format!("cpio.{}", codec.suffix()),
+            Some(codec) => codec.archive_suffix().into(),
         },
         Kind::Erofs(_) => "erofs".into(),
         Kind::Squashfs(_) => "squashfs".into(),

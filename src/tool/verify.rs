@@ -2,38 +2,57 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::hash_tree::{HashTree, fs_verity_digest};
 use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
-use crate::plan::{self, Source};
+use crate::plan::{self, Layer, Place, Source};
 use crate::text::shown;
 use crate::verify::content::SignedList;
-use crate::verify::digest::Digest;
-use crate::verify::list::{self, ListEntry};
+use crate::verify::list::{self, Expected, ListEntry};
+use crate::verify::measured::Measured;
 use crate::verify::policy::{self, Policy};
 use crate::verify::signature::{self, Key};
+use crate::verify::tree::{self, BLOCK};
 use crate::verify::{measure, read_list, read_signed};
 
 /// The longest file that is read from the rootfs, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Prints the digest of each layer, and compares the layers with the list. `key` is the public key that has to have
-/// signed the list; `None`: one of the loader's, if it has keys.
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyImageOptions {
+    /// The public key that has to have signed the list; `None`: one of the loader's, if it has keys.
+    pub key: Option<PathBuf>,
+    /// The command line, which may name layers on disks.
+    pub cmdline: String,
+    /// What stands in for the disks.
+    pub stand_ins: StandIns,
+}
+
+/// Prints the digest of each layer, and compares the layers with the list.
 ///
 /// # Errors
 /// Those of [`check`](crate::verify::check), or there is no list.
-pub fn verify(image: &Initrd, key: Option<&Path>, out: &mut dyn Write) -> Result<()> {
-    let boot = Boot::new(image, "retain_initrd", &StandIns::default());
+pub fn verify(image: &Initrd, options: &VerifyImageOptions, out: &mut dyn Write) -> Result<()> {
+    let boot = Boot::new(image, &options.cmdline, &options.stand_ins);
+    let key = options.key.as_deref();
+    boot.check_media()?;
     let entries = entries(&boot, image, key)?.ok_or_else(|| {
         let error = Error::new("verify", &image.name, format!("there is no {}", list::PATH));
         error.hint("`layerinit build --verify` makes an image that has it")
     })?;
     let mut write = |line: String| writeln!(out, "{line}").during("write", "the digests");
-    compare(&boot, image, &entries, |name, digest| {
-        write(format!("{digest}  {}", shown(name.as_bytes())))
+    compare(&boot, image, &entries, |name, found| {
+        let name = shown(name.as_bytes());
+        write(match found {
+            Measured::Hashed(digests) => format!("{}  {name}", digests.exact),
+            Measured::FsVerity(digest) => format!("sha256:{digest}  {name}"),
+            Measured::Verity(digest) => format!("verity:{digest}  {name}"),
+        })
     })?;
     let name = &image.name;
     write(format!("{name}: as the loader lists it"))
@@ -93,10 +112,8 @@ pub fn compare(
     boot: &Boot,
     image: &(dyn ReadAt + Sync),
     entries: &[ListEntry],
-    mut tell: impl FnMut(&str, Digest) -> Result<()>,
+    mut tell: impl FnMut(&str, Measured) -> Result<()>,
 ) -> Result<()> {
-    let on_a_disk = |source| crate::verify::check_memory(source, || true);
-    boot.sources.iter().try_for_each(on_a_disk)?;
     let files = boot.open(image)?;
     let files: Vec<&dyn ReadAt> = files.iter().map(|file| &**file as _).collect();
     let sources: Vec<&Source> = boot.sources.iter().collect();
@@ -104,11 +121,46 @@ pub fn compare(
     for layer in plan::collect_layers(&sources, &boot.options, 0) {
         let missing = || Error::new("read", &layer, "its source is not open");
         let file = files.get(layer.source).copied().ok_or_else(missing)?;
-        let digests = measure(&layer, file).during("read", &layer)?;
-        tell(&layer.name, digests.exact)?;
-        measured.push((layer, digests));
+        let found = match layer.place {
+            Place::Medium(_) => measure_on_disk(&layer, file, entries)?,
+            _ => measure(&layer, file).during("read", &layer)?,
+        };
+        tell(&layer.name, found)?;
+        measured.push((layer, found));
     }
     crate::verify::check(entries, &measured, &sources, &files)
+}
+
+/// Measures a layer on a disk as the list has it: by its bytes, by the digest that fs-verity has for its file once that is
+/// enabled, or by the hash tree of dm-verity behind it, which is compared with the data.
+fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[ListEntry]) -> Result<Measured> {
+    let has = |is: fn(&Expected) -> bool| entries.iter().any(|entry| is(&entry.expected));
+    if has(|expected| matches!(expected, Expected::FsVerity(_))) {
+        let digest = fs_verity_digest(file).during("read", layer)?;
+        let found = Measured::FsVerity(digest);
+        if found.is_in(entries) {
+            return Ok(found);
+        }
+    }
+    if has(|expected| matches!(expected, Expected::Verity(_)))
+        && layer.offset == 0
+        && layer.content.image().is_some()
+        && let Some(tree) = tree::behind_image(file, layer.length).during("read", layer)?
+        && Measured::Verity(tree.root).is_in(entries)
+    {
+        let data = HashTree::of(file, layer.length, &tree.format.salt).during("read", layer)?;
+        let mut stored = vec![0; data.bytes.len()];
+        let start = tree.offset.saturating_add(BLOCK.into());
+        file.read_exact_at(&mut stored, start)
+            .during("read", layer)?;
+        if data.root != tree.root || data.bytes != stored {
+            let what =
+                "the hash tree behind the image is not that of its data: a block was changed";
+            return Err(Error::new("verify", layer, what));
+        }
+        return Ok(Measured::Verity(tree.root));
+    }
+    measure(layer, file).during("read", layer)
 }
 
 /// The content of a file of the rootfs, if it exists.

@@ -1,7 +1,7 @@
 //! Compares the layers with the list.
 
-use super::digest::Digests;
 use super::list::{Expected, ListEntry};
+use super::measured::Measured;
 use crate::error::{Error, Result};
 use crate::plan::Layer;
 
@@ -9,25 +9,18 @@ use crate::plan::Layer;
 /// [`Expected::Vary`], or why not.
 pub(super) fn compare(
     entries: &[ListEntry],
-    layers: &[(Layer, Digests)],
+    layers: &[(Layer, Measured)],
     may_vary: impl Fn(&Layer, &str) -> std::result::Result<(), String>,
 ) -> Result<()> {
     let mut rest = entries;
-    for (layer, digests) in layers {
+    for (layer, found) in layers {
         // Why it is no archive that may vary, where one may be.
         let mut why = Vec::new();
         loop {
             let Some((entry, others)) = rest.split_first() else {
-                return Err(unlisted(layer, digests, entries, &why));
+                return Err(unlisted(layer, found, entries, &why));
             };
             match &entry.expected {
-                Expected::Sha256(digest) if digests.has(digest) => {
-                    rest = others;
-                    break;
-                }
-                Expected::Sha256(_) => {
-                    return Err(different(layer, digests, entry, entries, layers, &why));
-                }
                 Expected::Vary(directory) => match may_vary(layer, directory) {
                     Ok(()) => break,
                     Err(what) => {
@@ -35,10 +28,17 @@ pub(super) fn compare(
                         rest = others;
                     }
                 },
+                expected if found.is(expected) => {
+                    rest = others;
+                    break;
+                }
+                Expected::Sha256(_) | Expected::FsVerity(_) | Expected::Verity(_) => {
+                    return Err(different(layer, found, entry, entries, layers, &why));
+                }
             }
         }
     }
-    let missing = |entry: &&ListEntry| matches!(entry.expected, Expected::Sha256(_));
+    let missing = |entry: &&ListEntry| !matches!(entry.expected, Expected::Vary(_));
     match rest.iter().find(missing) {
         None => Ok(()),
         Some(entry) => {
@@ -59,20 +59,20 @@ fn number(entries: &[ListEntry], entry: &ListEntry) -> usize {
         .unwrap_or_default()
 }
 
-/// Where the list has a layer with these digests.
-fn elsewhere(entries: &[ListEntry], digests: &Digests) -> Option<usize> {
+/// Where the list has a layer with this content.
+fn elsewhere(entries: &[ListEntry], found: &Measured) -> Option<usize> {
     let mut all = entries.iter();
-    all.position(|entry| matches!(&entry.expected, Expected::Sha256(digest) if digests.has(digest)))
+    all.position(|entry| found.is(&entry.expected))
 }
 
-fn begin(layer: &Layer, digests: &Digests) -> String {
-    format!("offset {:#x}, sha256 {}", layer.offset, digests.exact)
+fn begin(layer: &Layer, found: &Measured) -> String {
+    format!("offset {:#x}, {found}", layer.offset)
 }
 
-fn unlisted(layer: &Layer, digests: &Digests, entries: &[ListEntry], why: &[String]) -> Error {
-    let mut what = begin(layer, digests);
+fn unlisted(layer: &Layer, found: &Measured, entries: &[ListEntry], why: &[String]) -> Error {
+    let mut what = begin(layer, found);
     let count = entries.len();
-    match elsewhere(entries, digests) {
+    match elsewhere(entries, found) {
         Some(number) => what.push_str(&format!(
             ": the list has it once, as number {number}, and ends before this layer"
         )),
@@ -85,23 +85,16 @@ fn unlisted(layer: &Layer, digests: &Digests, entries: &[ListEntry], why: &[Stri
 
 fn different(
     layer: &Layer,
-    digests: &Digests,
+    found: &Measured,
     entry: &ListEntry,
     entries: &[ListEntry],
-    layers: &[(Layer, Digests)],
+    layers: &[(Layer, Measured)],
     why: &[String],
 ) -> Error {
-    let mut what = begin(layer, digests);
+    let mut what = begin(layer, found);
     what.push_str(&format!("; the list has {entry}"));
-    let listed = match &entry.expected {
-        Expected::Sha256(digest) => Some(digest),
-        Expected::Vary(_) => None,
-    };
-    let is_there = listed.is_some_and(|listed| {
-        let mut all = layers.iter();
-        all.any(|(_, digests)| digests.has(listed))
-    });
-    match (elsewhere(entries, digests), is_there) {
+    let is_there = layers.iter().any(|(_, other)| other.is(&entry.expected));
+    match (elsewhere(entries, found), is_there) {
         (Some(number), true) => what.push_str(&format!(
             ", and this layer as number {number}: the layers are in another order"
         )),
@@ -121,10 +114,10 @@ mod tests {
     use super::*;
     use crate::initrd::file_pages::FilePages;
     use crate::plan::{Content, Place};
-    use crate::verify::digest::Digest;
+    use crate::verify::digest::{Digest, Digests};
     use crate::verify::list;
 
-    fn layers(contents: &[&str]) -> Vec<(Layer, Digests)> {
+    fn layers(contents: &[&str]) -> Vec<(Layer, Measured)> {
         let layer = |(number, content): (usize, &&str)| {
             let layer = Layer {
                 number,
@@ -143,10 +136,10 @@ mod tests {
             let exact = Digest::of(content.as_bytes());
             (
                 layer,
-                Digests {
+                Measured::Hashed(Digests {
                     exact,
                     padded: None,
-                },
+                }),
             )
         };
         contents.iter().enumerate().map(layer).collect()

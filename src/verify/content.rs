@@ -129,7 +129,7 @@ pub struct SignedList {
 }
 
 /// The longest list or signature that is read, in bytes: more than 500 lines take.
-const LIST_MAX: u64 = 1 << 20;
+pub const LIST_MAX: u64 = 1 << 20;
 
 /// The list and the signature in an archive that holds nothing else, but for directories.
 pub fn signed_list(

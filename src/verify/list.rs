@@ -1,8 +1,10 @@
 //! The list of layers: `/etc/layerinit/layers.sha256`, in the format of sha256sum(1).
 //!
 //! A line for each layer, the lowest first: 64 hexadecimal digits, two blanks (or a blank and `*`), a name that is for
-//! people. `vary:/DIRECTORY` in place of the digits stands for archives that are not known beforehand; they hold
-//! regular files below that directory only. Empty lines and lines that begin with `#` are comments.
+//! people. In place of the digits of a file on a disk, `sha256:` and 64 digits are its fs-verity digest, as fsverity(1)
+//! prints it, also with one blank; `verity:` and 64 digits are the root hash of the dm-verity hash tree behind the image.
+//! `vary:/DIRECTORY` stands for archives that are not known beforehand; they hold regular files below that directory
+//! only. Empty lines and lines that begin with `#` are comments.
 
 use std::fmt;
 
@@ -29,6 +31,10 @@ pub struct ListEntry {
 pub enum Expected {
     /// Bytes with this digest.
     Sha256(Digest),
+    /// A file on a disk with this digest of fs-verity.
+    FsVerity(Digest),
+    /// An image on a disk, in front of a dm-verity hash tree with this root hash.
+    Verity(Digest),
     /// Any number of archives of regular files below this directory: an absolute path, not `/`.
     Vary(String),
 }
@@ -56,9 +62,12 @@ fn entry(line: &[u8]) -> std::result::Result<ListEntry, &'static str> {
     const WRONG: &str = "not `DIGEST  NAME`, as sha256sum writes it";
     let blank = line.iter().position(|byte| *byte == b' ').ok_or(WRONG)?;
     let (first, rest) = line.split_at_checked(blank).ok_or(WRONG)?;
+    let fs_verity = first.strip_prefix(b"sha256:");
+    let one_blank = fs_verity.and(rest.strip_prefix(b" "));
     let name = rest
         .strip_prefix(b"  ")
         .or_else(|| rest.strip_prefix(b" *"))
+        .or(one_blank)
         .ok_or(WRONG)?;
     // sha256sum escapes names with a newline or a backslash, and says so.
     let first = first.strip_prefix(b"\\").unwrap_or(first);
@@ -68,8 +77,14 @@ fn entry(line: &[u8]) -> std::result::Result<ListEntry, &'static str> {
             Expected::Vary(directory(path)?)
         }
         None => {
-            let digest = Digest::parse(first).ok_or("the digest has not 64 hexadecimal digits")?;
-            Expected::Sha256(digest)
+            let verity = first.strip_prefix(b"verity:");
+            let digits = fs_verity.or(verity).unwrap_or(first);
+            let digest = Digest::parse(digits).ok_or("the digest has not 64 hexadecimal digits")?;
+            match (fs_verity, verity) {
+                (Some(_), _) => Expected::FsVerity(digest),
+                (None, Some(_)) => Expected::Verity(digest),
+                (None, None) => Expected::Sha256(digest),
+            }
         }
     };
     let name = shown(name);
@@ -94,6 +109,8 @@ impl fmt::Display for ListEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.expected {
             Expected::Sha256(digest) => write!(f, "{digest}  {}", self.name),
+            Expected::FsVerity(digest) => write!(f, "sha256:{digest}  {}", self.name),
+            Expected::Verity(digest) => write!(f, "verity:{digest}  {}", self.name),
             Expected::Vary(directory) => write!(f, "vary:{directory}  {}", self.name),
         }
     }
@@ -108,7 +125,8 @@ mod tests {
     #[test]
     fn a_list_is_what_sha256sum_writes() {
         let text = format!(
-            "# the layers\n\n{ABC}  10-base.erofs\r\n\\{ABC}  a\\nb\n{} *b c\nvary:/run//credentials/  creds",
+            "# the layers\n\n{ABC}  10-base.erofs\r\n\\{ABC}  a\\nb\n{} *b c\nvary:/run//credentials/  creds\n\
+             sha256:{ABC} d\nsha256:{ABC}  e\nverity:{ABC}  f",
             ABC.to_uppercase()
         );
         let entries = parse(text.as_bytes()).unwrap();
@@ -120,6 +138,9 @@ mod tests {
                 format!("{ABC}  a\\\\nb"),
                 format!("{ABC}  b c"),
                 "vary:/run/credentials  creds".into(),
+                format!("sha256:{ABC}  d"),
+                format!("sha256:{ABC}  e"),
+                format!("verity:{ABC}  f"),
             ]
         );
         assert_eq!(parse(b"").unwrap(), []);
@@ -142,6 +163,14 @@ mod tests {
             ),
             (
                 format!("sha512:{ABC}  x"),
+                "the digest has not 64 hexadecimal digits",
+            ),
+            (
+                format!("verity:{ABC} x"),
+                "not `DIGEST  NAME`, as sha256sum writes it",
+            ),
+            (
+                "verity:00  x".into(),
                 "the digest has not 64 hexadecimal digits",
             ),
             (

@@ -9,6 +9,9 @@ pub mod policy;
 
 pub mod list;
 pub mod signature;
+pub mod tree;
+
+pub mod measured;
 
 pub mod content;
 
@@ -24,15 +27,16 @@ use crate::plan::{self, Content, Layer, Place, Source, Storage};
 use content::SignedList;
 use digest::Digests;
 use list::ListEntry;
+use measured::Measured;
 use signature::Key;
 
 /// The directory of the loader that this room reads.
 pub const DIRECTORY: &str = "/etc/layerinit";
 
 /// Computes the digests of a layer. `file` is its source.
-pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Digests> {
+pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Measured> {
     let archive = matches!(layer.content, Content::Cpio { codec: None, .. });
-    Digests::of(file, layer.offset, layer.length, archive)
+    Digests::of(file, layer.offset, layer.length, archive).map(Measured::Hashed)
 }
 
 /// Refuses a source that could change after it is hashed: a device, or a file on one. `in_memory` tells whether a path of
@@ -44,6 +48,8 @@ pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result
         Place::File(_) => in_memory(),
         Place::Medium(file) => match file.storage {
             Storage::Initramfs => in_memory(),
+            // dm-verity verifies what is read from it.
+            Storage::Verity => true,
             Storage::Filesystem | Storage::Device => false,
         },
     };
@@ -68,7 +74,7 @@ pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result
 /// cannot be recognised, or an archive in front of the loader that changes it.
 pub fn check(
     entries: &[ListEntry],
-    layers: &[(Layer, Digests)],
+    layers: &[(Layer, Measured)],
     sources: &[&Source],
     files: &[&dyn ReadAt],
 ) -> Result<()> {

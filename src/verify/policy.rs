@@ -1,12 +1,15 @@
 //! The policy for words of the kernel command line that could defeat verification: `/etc/layerinit/policy`.
 //!
-//! A line `minimum-version N` refuses an older list that is signed. A line `allow WORD` allows a word with any value,
+//! A line `minimum-version N` refuses an older list that is signed. A line `verity-options LIST` says what dm-verity does
+//! with layers on a disk. A line `allow WORD` allows a word with any value,
 //! `allow WORD=VALUE` with this one only. Empty lines and lines that begin with `#` are comments. [`words`] says which
 //! words are guarded; all others are always allowed. Pure.
 
 use crate::error::{Error, Result};
+use crate::format::verity::Corruption;
+use crate::plan::verity::Behaviour;
 use crate::plan::{loader_files, words};
-use crate::text::{Words, shown};
+use crate::text::{Words, items, shown};
 
 /// The path of the policy in the initramfs.
 pub const PATH: &str = loader_files::POLICY;
@@ -17,6 +20,8 @@ pub struct Policy {
     allowed: Vec<Allowed>,
     /// `minimum-version N`: a list that is signed has to have this version or a later one.
     pub minimum_version: Option<u64>,
+    /// `verity-options LIST`: what dm-verity does with layers on a disk.
+    pub verity: Behaviour,
 }
 
 /// A word that is allowed.
@@ -49,6 +54,23 @@ impl Allowed {
     }
 }
 
+/// Parses what dm-verity does with layers on a disk: options of veritytab(5), separated by commas.
+///
+/// # Errors
+/// An option is not one of these, or turns verification off.
+pub fn verity_options(list: &str) -> std::result::Result<Behaviour, String> {
+    let mut behaviour = Behaviour::default();
+    for option in items(list.trim()) {
+        if !behaviour.set(&option) {
+            return Err(format!("{}: not supported", shown(option.as_bytes())));
+        }
+    }
+    match behaviour.corruption {
+        Corruption::Ignore => Err("ignore-corruption turns verification off".into()),
+        Corruption::Error | Corruption::Restart | Corruption::Panic => Ok(behaviour),
+    }
+}
+
 impl Policy {
     /// Parses a policy.
     ///
@@ -70,9 +92,14 @@ impl Policy {
                 policy.minimum_version = Some(version);
                 continue;
             }
+            if let Some(list) = text.strip_prefix("verity-options ") {
+                policy.verity = verity_options(list).map_err(|what| wrong(&what))?;
+                continue;
+            }
             let word = text.strip_prefix("allow ").map(str::trim);
-            let word =
-                word.ok_or_else(|| wrong("not `allow WORD[=VALUE]` or `minimum-version N`"))?;
+            let word = word.ok_or_else(|| {
+                wrong("not `allow WORD[=VALUE]`, `minimum-version N` or `verity-options LIST`")
+            })?;
             policy
                 .allowed
                 .push(Allowed::parse(word).map_err(|what| wrong(&what))?);
@@ -164,7 +191,12 @@ mod tests {
     #[test]
     fn a_word_is_allowed_with_any_value_or_with_one() {
         let policy = policy(
-            "# comment\n\nallow rd.break\n allow init=/sbin/other\nallow rd.shell\nminimum-version 7",
+            "# comment\n\nallow rd.break\n allow init=/sbin/other\nallow rd.shell\nminimum-version 7\n\
+             verity-options restart-on-corruption,check-at-most-once",
+        );
+        assert_eq!(
+            policy.verity.parameters(),
+            ["restart_on_corruption", "check_at_most_once"]
         );
         assert_eq!(policy.minimum_version, Some(7));
         policy
@@ -184,11 +216,19 @@ mod tests {
         for (text, what) in [
             (
                 "allow init\ninit",
-                "read line 2: not `allow WORD[=VALUE]` or `minimum-version N`",
+                "read line 2: not `allow WORD[=VALUE]`, `minimum-version N` or `verity-options LIST`",
             ),
             (
                 "allow",
-                "read line 1: not `allow WORD[=VALUE]` or `minimum-version N`",
+                "read line 1: not `allow WORD[=VALUE]`, `minimum-version N` or `verity-options LIST`",
+            ),
+            (
+                "verity-options panic-on-corruption,fec-roots=2",
+                "read line 1: fec-roots=2: not supported",
+            ),
+            (
+                "verity-options ignore-corruption",
+                "read line 1: ignore-corruption turns verification off",
             ),
             (
                 "minimum-version x",

@@ -9,6 +9,12 @@ pub mod guest;
 use layerinit::format::cpio::{Header, padding};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+/// mkfs.erofs of Debian 13. apt looks it up, so all tests share the path.
+pub static NEWER_MKFS: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newer_mkfs_erofs"));
+/// mkfs.erofs of Debian unstable.
+pub static NEWEST_MKFS: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newest_mkfs_erofs"));
 
 /// Copies a program that is then run. A program of its own does it: a file that this one wrote could
 /// still be open in a child that another test is just starting, and not be run for that (ETXTBSY).
@@ -19,7 +25,7 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
 }
 
 /// mkfs.erofs of a Debian suite, from a function of qemu/lib.sh; fsck.erofs is beside it.
-pub fn mkfs_erofs(function: &str) -> PathBuf {
+fn mkfs_erofs(function: &str) -> PathBuf {
     let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/lib.sh");
     let script = format!(". '{}' && {function}", lib.display());
     let output = Command::new("bash").args(["-c", &script]).output();

@@ -206,6 +206,7 @@ fn workshop(page: &Path) -> PathBuf {
         "loop",
         "virtio_pci",
         "virtio_blk",
+        "virtio_net",
         "virtio_scsi",
         "sr_mod",
         "ext4",
@@ -221,6 +222,17 @@ fn workshop(page: &Path) -> PathBuf {
     }
     fs::write(modules.join("modules.dep"), dep).unwrap();
     fs::write(modules.join("modules.alias"), "alias fs-ext4 ext4\n").unwrap();
+    // A layer with a kernel.
+    let bootc = directory.join("bootc/usr/lib");
+    fs::create_dir_all(&bootc).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(machine.join("lib/modules")).arg(&bootc);
+    assert!(copy.status().unwrap().success());
+    fs::copy(
+        machine.join("boot/vmlinuz-6.12-test"),
+        bootc.join("modules/6.12-test/vmlinuz"),
+    )
+    .unwrap();
     fs::write(machine.join("proc/mounts"), "/dev/vda1 / ext4 rw 0 0\n").unwrap();
     let options = "BLK_DEV_INITRD PROC_FS SYSFS TMPFS TMPFS_XATTR DEVTMPFS OVERLAY_FS EROFS_FS EROFS_FS_XATTR \
                    EROFS_FS_ZIP BLK_DEV_LOOP BINFMT_ELF BINFMT_SCRIPT NET FUTEX";

@@ -96,7 +96,7 @@ fn crc(bytes: &[u8]) -> (usize, u64) {
 }
 
 /// A tree with a file of each kind.
-fn sample(root: &Path) {
+pub fn sample(root: &Path) {
     fs::create_dir_all(root.join("dir/deep")).unwrap();
     fs::write(root.join("dir/deep/text"), b"hello\n".repeat(30_000)).unwrap();
     fs::write(root.join("empty"), b"").unwrap();

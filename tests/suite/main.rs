@@ -30,6 +30,8 @@ mod media;
 #[cfg(feature = "tool")]
 mod merged;
 mod run;
+#[cfg(feature = "tool")]
+mod squashfs;
 mod stacked;
 mod stale;
 mod tree;

@@ -117,21 +117,25 @@ fn an_extracted_layer_leaves_the_disk_unmounted() {
     ));
 }
 
-#[test]
-fn a_journal_is_not_replayed() {
-    let [base, _] = layers("cat /etc/which");
-    let scratch = Scratch::new();
-    fs::create_dir(scratch.join("tree")).unwrap();
-    fs::write(scratch.join("tree/base"), base).unwrap();
-    let image = disk(&scratch.join("tree"), &[]);
-    // A copy of the mounted filesystem is what a power cut leaves.
-    let dirty = Image::new(0);
+/// A copy of the filesystem as a power cut leaves it: mounted and written to.
+fn after_a_power_cut(image: &Image) -> Image {
+    let (scratch, dirty) = (Scratch::new(), Image::new(0));
     fs::create_dir(scratch.join("mnt")).unwrap();
     let script = "mount -o loop \"$1\" \"$2\" && echo x >\"$2/new\" && sync && cp \"$1\" \"$3\" && umount \"$2\"";
     run(Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh", image.path()])
         .arg(scratch.join("mnt"))
         .arg(dirty.path()));
+    dirty
+}
+
+#[test]
+fn a_journal_is_not_replayed() {
+    let [base, _] = layers("cat /etc/which");
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.join("tree")).unwrap();
+    fs::write(scratch.join("tree/base"), base).unwrap();
+    let dirty = after_a_power_cut(&disk(&scratch.join("tree"), &[]));
     let before = fs::read(dirty.path()).unwrap();
     let attached = Loop::attach(&dirty);
     let mut guest = Guest::new(&[]);
@@ -145,6 +149,82 @@ fn a_journal_is_not_replayed() {
         fs::read(dirty.path()).unwrap() == before,
         "the disk was written to"
     );
+}
+
+#[test]
+fn one_disk_holds_the_layers_and_takes_the_writes() {
+    let script =
+        "cat /etc/which; touch /run/initramfs/media/0/x; echo boot >>/boots; cat /boots; true";
+    let [base, app] = layers(script);
+    let scratch = Scratch::new();
+    let tree = scratch.join("tree");
+    fs::create_dir_all(tree.join("a")).unwrap();
+    fs::write(tree.join("a/10-base.erofs"), &base).unwrap();
+    fs::write(tree.join("a/20-app.erofs"), &app).unwrap();
+    let (label, uuid) = (fresh_uuid()[..8].to_string(), fresh_uuid());
+    let image = after_a_power_cut(&disk(&tree, &["-L", &label, "-U", &uuid]));
+    let attached = Loop::attach(&image);
+    let mut guest = Guest::new(&[]);
+    let from = format!("rd.layers.from={}:/a panic=-1", attached.0);
+    // A device that takes no writes is not written to.
+    let before = fs::read(image.path()).unwrap();
+    let cmdline = format!("{from} rd.overlay=LABEL={label} rd.overlay.readonly");
+    boots(&mut guest, cmdline).says("mounted with noload");
+    assert!(fs::read(image.path()).unwrap() == before);
+
+    let read_only = "touch: /run/initramfs/media/0/x: Read-only file system\n";
+    let gone = "touch: /run/initramfs/media/0/x: No such file or directory\n";
+    for (boot, (overlay, more, touch)) in [
+        (format!("LABEL={label}"), "", read_only),
+        (
+            format!("UUID={uuid}:/layerinit"),
+            "rd.layers.backend=loop",
+            read_only,
+        ),
+        (attached.0.clone(), "rd.layers.backend=extract", gone),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outcome = boots(&mut guest, format!("{from} rd.overlay={overlay} {more}"));
+        let boots = "boot\n".repeat(boot + 1);
+        assert_eq!(
+            outcome.console,
+            format!("app\n{touch}{boots}"),
+            "{}",
+            outcome.log
+        );
+        outcome.says(&format!(
+            "rd.layers.from={0} is the device of rd.overlay=, too: its filesystem is mounted for writing",
+            attached.0
+        ));
+        // The journal is replayed: the filesystem is going to be written to.
+        assert!(!outcome.log.contains("noload"), "{}", outcome.log);
+    }
+    let cmdline =
+        format!("{from} rd.overlay=UUID={uuid}:/kept rd.overlay.for=/etc rd.layers.backend=loop");
+    boots(&mut guest, cmdline).says("writes to /etc go to /run/initramfs/kept/kept and are kept");
+}
+
+#[test]
+fn a_disk_that_can_only_be_read_holds_layers_and_takes_no_writes() {
+    let [base, _] = layers("cat /etc/which");
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.join("tree")).unwrap();
+    fs::write(scratch.join("tree/base"), base).unwrap();
+    let attached = Loop::read_only(&disk(&scratch.join("tree"), &[]));
+    let mut guest = Guest::new(&[]);
+    let cmdline = format!(
+        "rd.layers.from={0}:/base rd.overlay={0} panic=-1",
+        attached.0
+    );
+    failure(&mut guest, cmdline.clone().leak()).says(&format!(
+        "boot failed: use rd.overlay={}:/layerinit: ",
+        attached.0
+    ));
+    let outcome = boots(&mut guest, format!("{cmdline} rd.overlay.fallback=tmpfs"));
+    assert_eq!(outcome.console, "base\n");
+    outcome.says("CANNOT BE USED");
 }
 
 #[test]
@@ -166,6 +246,17 @@ fn a_device_without_a_filesystem_holds_images_one_after_the_other() {
             .says(&format!("layer 0 ({}): mounted by loop", attached.0))
             .says("): mounted by loop");
     }
+    // The node of the disk is in a devtmpfs: what is freed must not be on the disk.
+    let before = fs::read(image.path()).unwrap();
+    let from = format!(
+        "rd.layers.from={} rd.layers.backend=extract panic=-1",
+        attached.0
+    );
+    assert_eq!(boots(&mut guest, from).console, "app\n");
+    assert!(
+        fs::read(image.path()).unwrap() == before,
+        "the disk was written to"
+    );
 }
 
 #[test]

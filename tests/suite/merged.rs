@@ -8,7 +8,9 @@ use std::process::Command;
 
 use crate::common::guest::{Scratch, run};
 use crate::common::*;
-use crate::extract::{image, tree, write};
+pub use crate::extract::image;
+use crate::extract::{tree, write};
+use crate::squashfs::squashfs;
 use crate::support::{said, tool};
 use layerinit::boot::mount::extract::Onto;
 use layerinit::boot::mount::unpack::{clear_opaque, unpack_over};
@@ -19,24 +21,24 @@ use layerinit::sys::process::run_chrooted;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 /// The tool's answer: standard output, standard error, exit status.
-fn told(scratch: &Scratch, words: &[&str]) -> (String, String, i32) {
+pub fn told(scratch: &Scratch, words: &[&str]) -> (String, String, i32) {
     said(&tool(&scratch.0).args(words).output().unwrap())
 }
 
-fn mark(path: &Path, name: &str, value: &[u8]) {
+pub fn mark(path: &Path, name: &str, value: &[u8]) {
     let name = format!("trusted.overlay.{name}");
     lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
-fn whiteout(path: &Path) {
+pub fn whiteout(path: &Path) {
     mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
 }
 
 /// An overlay of directories, the lowest first, as long as this lives.
-struct Overlay(PathBuf);
+pub struct Overlay(pub PathBuf);
 
 impl Overlay {
-    fn new(scratch: &Scratch, layers: &[String]) -> Self {
+    pub fn new(scratch: &Scratch, layers: &[String]) -> Self {
         let target = scratch.join("overlay");
         fs::create_dir_all(&target).unwrap();
         let names: Vec<_> = layers.iter().rev().map(String::as_str).collect();
@@ -105,7 +107,7 @@ fn same_as_overlayfs(scratch: &Scratch, layers: &[String], context: &str) -> boo
 }
 
 #[track_caller]
-fn equal(
+pub fn equal(
     context: &str,
     who: &str,
     found: &BTreeMap<String, String>,
@@ -823,9 +825,25 @@ fn mutation_seeds(scratch: &Scratch) -> Vec<(Vec<u8>, Vec<usize>)> {
                 bytes[at + 8] &= !1;
             }
         }
-        fs::write(scratch.join(&format!("seed{}", seeds.len())), &bytes).unwrap();
-        let interesting = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-        seeds.push((bytes, interesting));
+        seeds.push(bytes);
     }
+    for options in [&["-noI", "-noX"][..], &["-comp", "zstd", "-b", "4096"]] {
+        let mut bytes = cpio(&[own_init("init")]);
+        for name in &layers {
+            pad(&mut bytes, 4096);
+            bytes.extend(squashfs(scratch, name, options));
+        }
+        bytes.extend(fs::read(scratch.join("archive")).unwrap());
+        seeds.push(bytes);
+    }
+    let with_interesting = |(number, bytes): (usize, Vec<u8>)| {
+        fs::write(scratch.join(&format!("seed{number}")), &bytes).unwrap();
+        let interesting = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        (bytes, interesting)
+    };
     seeds
+        .into_iter()
+        .enumerate()
+        .map(with_interesting)
+        .collect()
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use crate::common::disk::{Image, Loop};
+use crate::common::disk::{Image, Loop, ext4_of};
 use crate::common::guest::*;
 use crate::common::*;
 use layerinit::verify::digest::Digest;
@@ -68,7 +68,7 @@ fn the_listed_layers_boot_and_the_report_says_so() {
         "{reached}"
     );
     assert!(reached.contains("\n\"verify\":"), "{reached}");
-    outcome.says(&format!("2 layers verified: {bytes} bytes in "));
+    outcome.says(&format!("2 layers verified: {bytes} bytes hashed in "));
     // Words that cannot defeat it.
     guest.cmdline = "quiet rd.debug panic=-1 rd.timeout=1 retain_initrd rd.overlay=tmpfs:size=50% rd.shell=0 \
                      rd.layers.backend=loop,extract";
@@ -174,41 +174,200 @@ fn each_word_that_could_defeat_verification_is_refused() {
     refused_with_shell(&mut guest, "rd.layers.skip=0 panic=-1");
 }
 
-#[test]
-fn layers_on_a_disk_are_refused_though_the_list_has_them() {
-    let (mut guest, layers) = guest("cat /etc/which");
-    fs::write(guest.scratch.join(POLICY), "allow rd.layers.from\n").unwrap();
+/// A guest whose lower layer is on a disk, at /a/base, and one more disk that is nothing but the layer.
+fn on_disks(guest: &Guest, layers: &[Vec<u8>; 2]) -> [Image; 2] {
     let root = guest.scratch.join("rootfs");
     let tree = guest.scratch.join("tree");
-    fs::create_dir(&tree).unwrap();
+    fs::create_dir_all(tree.join("a")).unwrap();
     fs::create_dir(root.join("images")).unwrap();
-    fs::copy(root.join("layers/10-base.erofs"), tree.join("base")).unwrap();
+    fs::copy(root.join("layers/10-base.erofs"), tree.join("a/base")).unwrap();
     fs::rename(root.join("layers/10-base.erofs"), root.join("images/base")).unwrap();
+    let raw = Image::new(16 << 20);
+    fs::write(raw.path(), &layers[0]).unwrap();
+    // A loop device has whole sectors.
+    fs::File::options()
+        .write(true)
+        .open(raw.path())
+        .unwrap()
+        .set_len(16 << 20)
+        .unwrap();
+    [ext4_of(&tree), raw]
+}
+
+#[test]
+fn layers_on_a_disk_are_copied_into_memory_and_hashed_there() {
+    let (mut guest, layers) =
+        guest("cat /etc/which; grep -c ' /run/initramfs/media' /proc/mounts; true");
+    guest.typed = "";
+    fs::write(guest.scratch.join(POLICY), "allow rd.layers.from\n").unwrap();
+    let images = on_disks(&guest, &layers);
     // A file of the initramfs is in memory.
     guest.cmdline = "rd.layers.from=/images panic=-1";
-    guest.boot().reached();
+    let outcome = guest.boot();
+    outcome.reached();
+    assert!(
+        !outcome.log.contains("copied into memory"),
+        "{}",
+        outcome.log
+    );
 
-    let image = Image::new(16 << 20);
-    let mut command = Command::new("mkfs.ext4");
-    let command = command.args(["-q", "-F", "-d"]).arg(&tree);
-    run(command.arg(image.path()));
+    let disks = images.each_ref().map(Loop::attach);
+    for (disk, path) in disks.iter().zip([":/a", ":"]) {
+        let node = &disk.0;
+        for backend in ["", "rd.layers.backend=extract"] {
+            guest.cmdline = format!("rd.layers.from={node}{path} {backend} panic=-1").leak();
+            let outcome = guest.boot();
+            // Nothing on the disk is in use any more.
+            assert_eq!(outcome.console, "app\n0\n", "{}", outcome.log);
+            outcome
+                .says("bytes copied into memory, because the disk could change")
+                .says("2 layers verified: ");
+        }
+    }
+    // A file that a link in /layers leads to is on a disk, too.
+    let root = guest.scratch.join("rootfs");
+    fs::remove_dir_all(root.join("images")).unwrap();
+    let mut changed = layers[0].clone();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(guest.scratch.join("tree/a/base"), &changed).unwrap();
+    let image = ext4_of(&guest.scratch.join("tree"));
     let disk = Loop::attach(&image);
     let node = &disk.0;
-    let what = "it is on a disk, and could change after it is verified";
-    let cmdline = format!("rd.layers.from={node}:/base panic=-1");
-    let message = format!("verify {node}:/base: {what}");
-    refused(&mut guest, cmdline.leak(), &message);
-
-    let image = Image::new(16 << 20);
-    fs::write(image.path(), &layers[0]).unwrap();
-    let raw = Loop::attach(&image);
-    let node = &raw.0;
-    let cmdline = format!("rd.layers.from={node}: panic=-1");
-    refused(
-        &mut guest,
-        cmdline.leak(),
-        &format!("verify {node}: {what}"),
+    let cmdline = format!("rd.layers.from={node}:/a panic=-1");
+    let message = format!(
+        "verify layer 0 ({node}:/a/base): offset 0x0, sha256 {}; the list has ",
+        Digest::of(&changed)
     );
+    refused(&mut guest, cmdline.leak(), &message);
+}
+
+#[test]
+fn a_disk_that_changes_between_check_and_mount_changes_nothing() {
+    let (mut guest, layers) = guest("cat /etc/which; echo marker-original");
+    let images = on_disks(&guest, &layers);
+    fs::remove_dir_all(guest.scratch.join("rootfs/images")).unwrap();
+    let disk = Loop::attach(&images[1]);
+    let node = &disk.0;
+    let found = layers[0].windows(8).position(|bytes| bytes == b"original");
+    let at = found.unwrap();
+    // A shell between the plan and the mount changes the init of the layer on the disk.
+    guest.typed = format!(
+        "echo CHANGED1 | busybox dd of={node} bs=1 seek={at} count=8 conv=notrunc; busybox sync; \
+         echo 3 >/proc/sys/vm/drop_caches; exit\n"
+    )
+    .leak();
+    guest.cmdline = format!("rd.layers.from={node}: rd.break=plan rd.debug panic=-1").leak();
+    let (list, policy) = (guest.scratch.join(LIST), guest.scratch.join(POLICY));
+    let listed = fs::read(&list).unwrap();
+    fs::remove_file(&list).unwrap();
+    fs::remove_file(&policy).unwrap();
+    // Without a list, the change is seen.
+    let outcome = guest.boot();
+    assert!(
+        outcome.reached().ends_with("app\nmarker-CHANGED1\n"),
+        "{}",
+        outcome.log
+    );
+    let changed = fs::read(images[1].path()).unwrap();
+    assert_eq!(changed[at..at + 8], *b"CHANGED1", "{}", outcome.log);
+    // With one, what was hashed is a copy that was made before.
+    let mut restored = changed;
+    restored[at..at + 8].copy_from_slice(b"original");
+    fs::write(images[1].path(), &restored).unwrap();
+    fs::write(&list, listed).unwrap();
+    fs::write(
+        &policy,
+        "allow rd.layers.from\nallow rd.break\nallow rd.shell\n",
+    )
+    .unwrap();
+    let outcome = guest.boot();
+    assert!(
+        outcome.reached().ends_with("app\nmarker-original\n"),
+        "{}",
+        outcome.log
+    );
+    outcome.says("2 layers verified: ");
+    let changed = fs::read(images[1].path()).unwrap();
+    assert_eq!(changed[at..at + 8], *b"CHANGED1");
+}
+
+#[test]
+fn a_signed_list_may_be_beside_the_layers_on_a_disk() {
+    let (mut guest, layers) = guest("cat /etc/which");
+    guest.typed = "";
+    let root = guest.scratch.join("rootfs");
+    let list = fs::read(guest.scratch.join(LIST)).unwrap();
+    fs::remove_file(guest.scratch.join(LIST)).unwrap();
+    fs::remove_dir_all(root.join("layers")).unwrap();
+    fs::write(
+        guest.scratch.join(POLICY),
+        "allow rd.layers.from\nminimum-version 7\n",
+    )
+    .unwrap();
+    let tree = guest.scratch.join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("10-base.erofs"), &layers[0]).unwrap();
+    fs::write(tree.join("20-app.erofs"), &layers[1]).unwrap();
+    fs::write(tree.join("layers.sha256"), &list).unwrap();
+    // Without keys in the loader the two files are no layers, and change nothing.
+    let key = guest.scratch.join("key");
+    let scratch = guest.scratch.0.clone();
+    let minisign = |arguments: &[&str]| {
+        let mut command = Command::new("minisign");
+        run(command.current_dir(&scratch).args(arguments));
+    };
+    minisign(&["-G", "-W", "-p", "key.pub", "-s", "key"]);
+    let sign = |version: &str| {
+        minisign(&["-S", "-s", "key", "-t", version, "-m", "tree/layers.sha256"]);
+    };
+    let keys = root.join("etc/layerinit/keys");
+    fs::create_dir(&keys).unwrap();
+    fs::copy(key.with_extension("pub"), keys.join("a.pub")).unwrap();
+    let boot = |guest: &mut Guest| {
+        let image = ext4_of(&guest.scratch.join("tree"));
+        let disk = Loop::attach(&image);
+        guest.cmdline = format!("rd.layers.from={}:/ panic=-1", disk.0).leak();
+        (guest.boot(), disk.0.clone())
+    };
+    sign("version:7");
+    let (outcome, _) = boot(&mut guest);
+    assert_eq!(outcome.reached(), "app\n");
+    outcome.says("2 layers verified: ");
+    for (message, change) in [
+        (
+            "verify the signature /etc/layerinit/layers.sha256.minisig: made with none of the keys",
+            &(|| {
+                let mut forged = list.clone();
+                forged[0] ^= 1;
+                fs::write(tree.join("layers.sha256"), forged).unwrap();
+            }) as &dyn Fn(),
+        ),
+        (
+            "the list has version 6, and the loader boots none before 7",
+            &|| {
+                fs::write(tree.join("layers.sha256"), &list).unwrap();
+                sign("version:6");
+            },
+        ),
+        ("verify layer 1 ", &|| {
+            sign("version:8");
+            let mut app = layers[1].clone();
+            *app.last_mut().unwrap() ^= 1;
+            fs::write(tree.join("20-app.erofs"), app).unwrap();
+        }),
+        ("layers.sha256.minisig: ENOENT", &|| {
+            fs::remove_file(tree.join("layers.sha256.minisig")).unwrap();
+        }),
+        ("the loader has keys, and there is no ", &|| {
+            fs::remove_file(tree.join("layers.sha256")).unwrap();
+        }),
+    ] {
+        change();
+        let (outcome, _) = boot(&mut guest);
+        let said = &outcome.log;
+        assert!(said.contains(message), "no {message:?} in\n{said}");
+        assert_eq!(said.matches("boot failed").count(), 1, "{said}");
+    }
 }
 
 /// A boot that is refused, where the policy allows a shell.

@@ -150,8 +150,9 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
         root_disk.0, root_disk.0
     ));
     failure_of(&guest).says(&format!(
-        "boot failed: use rd.overlay={0}:/over: write to rd.overlay={0} ({0}): it is the root device too: \
-         overlayfs cannot write to one of its layers{NO_FALLBACK}",
+        "boot failed: use rd.overlay={0}:/over: write to rd.overlay={0} ({0}): it is the root device too, and \
+         overlayfs cannot write to one of its layers; an image in a file on it can be the layer instead \
+         (rd.layers.from=){NO_FALLBACK}",
         root_disk.0
     ));
 }

@@ -6,6 +6,7 @@
 //! is unpacked in the overlay, and overlayfs copies up the directories that it changes, with owner, mode, time
 //! and attributes. Then the overlay is unmounted, and its upper directory is the layer.
 
+use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
 
@@ -18,7 +19,6 @@ use super::attributes::copy_attributes;
 use super::context::{FsContext, Mount};
 use super::overlay::{self, Stack};
 use crate::error::{Context, Error, Result};
-use crate::plan::Layer;
 use crate::sys::process::run_chrooted;
 
 /// Calls `unpack` in the root directory that an archive is to be unpacked into, and mounts the resulting layer
@@ -108,7 +108,7 @@ pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()>
 
 /// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic when
 /// memory runs out, because there is no process that it could kill.
-pub fn check_memory(layer: &Layer, needed: u64) -> Result<()> {
+pub fn check_memory(layer: impl fmt::Display, needed: u64) -> Result<()> {
     match available_memory()? {
         Some(available) if available < needed => {
             let what =

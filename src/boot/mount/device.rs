@@ -9,88 +9,18 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
+use super::mount_options::split_options;
 use crate::bytes::Opened;
 use crate::device::{DeviceQuery, MatchedDevice, Search, WaitPolicy};
 use crate::error::{self, Cause, Context, Error, Result};
 use crate::format::superblock::Volume;
 use crate::module::loader::Loader;
 use crate::plan::cmdline::Options;
-use crate::plan::{MountSpec, medium};
+use crate::plan::{MountSpec, medium, upper_device};
 use crate::sys::blockdev;
 
-/// The flags that select how atime is updated; fsmount(2) takes only one of them.
-const ATIME: MountAttrFlags = MountAttrFlags::MOUNT_ATTR__ATIME;
-
-/// Mount options that are attributes of the mount and not parameters of the filesystem: name, attributes to
-/// clear, attributes to set. The last one of several wins. Source: linux_flags_map in libmount/src/optmap.c of
-/// util-linux, mount(8). relatime is the kernel's default, and `norelatime` does not change that.
-const ATTRIBUTES: [(&str, MountAttrFlags, MountAttrFlags); 17] = {
-    use MountAttrFlags as Flags;
-    const NONE: MountAttrFlags = MountAttrFlags::empty();
-    [
-        ("nosuid", NONE, Flags::MOUNT_ATTR_NOSUID),
-        ("suid", Flags::MOUNT_ATTR_NOSUID, NONE),
-        ("nodev", NONE, Flags::MOUNT_ATTR_NODEV),
-        ("dev", Flags::MOUNT_ATTR_NODEV, NONE),
-        ("noexec", NONE, Flags::MOUNT_ATTR_NOEXEC),
-        ("exec", Flags::MOUNT_ATTR_NOEXEC, NONE),
-        ("noatime", ATIME, Flags::MOUNT_ATTR_NOATIME),
-        ("atime", Flags::MOUNT_ATTR_NOATIME, NONE),
-        ("strictatime", ATIME, Flags::MOUNT_ATTR_STRICTATIME),
-        ("nostrictatime", Flags::MOUNT_ATTR_STRICTATIME, NONE),
-        ("relatime", ATIME, NONE),
-        ("norelatime", NONE, NONE),
-        ("nodiratime", NONE, Flags::MOUNT_ATTR_NODIRATIME),
-        ("diratime", Flags::MOUNT_ATTR_NODIRATIME, NONE),
-        // From Linux 5.14 on (fsmount(2)).
-        ("nosymfollow", NONE, Flags::MOUNT_ATTR_NOSYMFOLLOW),
-        ("symfollow", Flags::MOUNT_ATTR_NOSYMFOLLOW, NONE),
-        ("defaults", NONE, NONE),
-    ]
-};
-
-/// Options that mount(8) interprets itself and does not pass to the kernel (userspace_opts_map in
-/// libmount/src/optmap.c). They do not apply to a mount by root at boot. The last four are flags of mount(2)
-/// that fsconfig(2) does not know, and that have no effect on a root filesystem.
-const USERSPACE: [&str; 16] = [
-    "auto",
-    "noauto",
-    "nofail",
-    "_netdev",
-    "user",
-    "nouser",
-    "users",
-    "nousers",
-    "owner",
-    "noowner",
-    "group",
-    "nogroup",
-    "silent",
-    "loud",
-    "iversion",
-    "noiversion",
-];
-
-/// Prefixes of further options of this kind.
-const USERSPACE_PREFIXES: [&str; 4] = ["user=", "comment=", "x-", "X-"];
-
-/// Splits mount options into attributes of the mount and parameters of the filesystem.
-fn split_options(flags: &[String]) -> (MountAttrFlags, Vec<&String>) {
-    let mut attributes = MountAttrFlags::empty();
-    let mut rest = Vec::new();
-    for flag in flags {
-        if let Some((_, clear, set)) = ATTRIBUTES.iter().find(|(name, ..)| name == flag) {
-            attributes = attributes.difference(*clear).union(*set);
-        } else if !USERSPACE.contains(&flag.as_str())
-            && !USERSPACE_PREFIXES
-                .iter()
-                .any(|prefix| flag.starts_with(prefix))
-        {
-            rest.push(flag);
-        }
-    }
-    (attributes, rest)
-}
+/// The word of the command line that names the device for writes.
+const UPPER_WORD: &str = "rd.overlay";
 
 /// A mounted device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +39,8 @@ pub struct MountedDevice {
 pub struct DeviceFinder {
     search: Option<Search>,
     policy: WaitPolicy,
+    /// The device that takes writes.
+    upper: Option<MountSpec>,
 }
 
 impl DeviceFinder {
@@ -117,6 +49,7 @@ impl DeviceFinder {
         Self {
             search: None,
             policy: WaitPolicy::of(options),
+            upper: upper_device(options),
         }
     }
 
@@ -129,7 +62,7 @@ impl DeviceFinder {
         loader: &mut Loader,
         mut check: impl FnMut(&MatchedDevice) -> Result<()>,
     ) -> Result<(MountedDevice, Mount)> {
-        self.retry(wanted, loader, |found, loader| {
+        self.retry(wanted, loader, |_, found, loader| {
             check(found)?;
             mount(wanted, device, found, loader)
         })
@@ -140,11 +73,11 @@ impl DeviceFinder {
         &mut self,
         wanted: DeviceQuery<'_>,
         loader: &mut Loader,
-        mut mount: impl FnMut(&MatchedDevice, &mut Loader) -> Result<(MountedDevice, Mount)>,
+        mut mount: impl FnMut(&mut Self, &MatchedDevice, &mut Loader) -> Result<(MountedDevice, Mount)>,
     ) -> Result<(MountedDevice, Mount)> {
         loop {
             let found = self.find(wanted, loader)?;
-            match mount(&found, loader) {
+            match mount(self, &found, loader) {
                 Err(error) if found.device.is_gone() => {
                     warn!(
                         "{error}: {} has disappeared; waiting for {wanted} again",
@@ -184,25 +117,38 @@ impl DeviceFinder {
         root: Option<&MountedDevice>,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
-        let wanted = DeviceQuery::of("rd.overlay", device);
+        let wanted = DeviceQuery::of(UPPER_WORD, device);
         let mounted = self.mount(wanted, device, loader, |found| {
             check_upper(wanted, found, root)
         });
         mounted.map_err(|error| match error.has(&[Errno::BUSY]) {
-            true => error.hint("a device of rd.layers.from= is mounted read-only, and cannot take the writes as well"),
+            true => error.hint("it is mounted read-only already, for rd.layers.from="),
             false => error,
         })
     }
 
     /// Mounts a device of `rd.layers.from=`. Nothing is written to it: the kernel refuses all writes meanwhile. A
     /// filesystem whose journal would have to be replayed is mounted without that.
+    ///
+    /// If `rd.overlay=` names the same device, the filesystem is writable, and only this mount of it read-only: a
+    /// filesystem that is mounted twice is one for the kernel, and read-only for both mounts or for none.
     pub fn mount_medium(
         &mut self,
         device: &MountSpec,
         loader: &mut Loader,
     ) -> Result<(MountedDevice, Mount)> {
         let wanted = DeviceQuery::of(medium::WORD, device);
-        self.retry(wanted, loader, |found, loader| {
+        let upper = self.upper.clone();
+        self.retry(wanted, loader, |finder, found, loader| {
+            if upper.as_ref().is_some_and(|upper| finder.takes_writes(found, upper)) {
+                info!("{wanted} is the device of rd.overlay=, too: its filesystem is mounted for writing");
+                match mount_with(wanted, device, Access::ReadOnlyMount, found, loader) {
+                    Err(error) if !found.device.is_gone() => {
+                        warn!("{error}; it is mounted read-only");
+                    }
+                    done => return done,
+                }
+            }
             let _protected = Protected::new(found);
             match mount(wanted, device, found, loader) {
                 Err(error) if !found.device.is_gone() => {
@@ -224,6 +170,16 @@ impl DeviceFinder {
         found.check_mountable()?;
         let node = found.path.to_string_lossy().into_owned();
         Ok((node, found.device.open()?))
+    }
+
+    /// Whether `found` is the device `upper` of `rd.overlay=`, and can take the writes. If it cannot, or several
+    /// devices match, the error comes when the upper is mounted.
+    fn takes_writes(&mut self, found: &MatchedDevice, upper: &MountSpec) -> bool {
+        let wanted = DeviceQuery::of(UPPER_WORD, upper);
+        let search = self.search.as_mut();
+        let same = search.and_then(|search| search.look(wanted).ok().flatten());
+        same.is_some_and(|same| same.nodes().any(|node| *node == found.path))
+            && check_upper(wanted, found, None).is_ok()
     }
 
     pub(super) fn find(
@@ -283,7 +239,7 @@ struct Protected(Vec<File>);
 impl Protected {
     fn new(found: &MatchedDevice) -> Self {
         let mut devices = Vec::new();
-        for node in found.companions.iter().chain([&found.path]) {
+        for node in found.nodes() {
             let mut protect = || {
                 let mut options = File::options();
                 // Without NONBLOCK, a CD drive closes its tray and waits for the disc.
@@ -327,11 +283,15 @@ fn check_upper(
         Err(Error::new("write to", object, why))
     };
     let is_root = |root: &MountedDevice| {
-        let mut nodes = found.companions.iter().chain([&found.path]);
-        nodes.any(|node| node.as_os_str() == root.node.as_str())
+        found
+            .nodes()
+            .any(|node| node.as_os_str() == root.node.as_str())
     };
     if root.is_some_and(is_root) {
-        return refuse("it is the root device too: overlayfs cannot write to one of its layers");
+        return refuse(
+            "it is the root device too, and overlayfs cannot write to one of its layers; an image in a file on it \
+             can be the layer instead (rd.layers.from=)",
+        );
     }
     found.check_mountable()?;
     let unfit = |volume: &Volume| {
@@ -344,10 +304,35 @@ fn check_upper(
     }
 }
 
+/// Who may write to a filesystem that is being mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Nobody.
+    ReadOnly,
+    /// Other mounts of the filesystem, but not this one.
+    ReadOnlyMount,
+    /// This mount, too.
+    Writable,
+}
+
 /// Mounts a device that was found with the first of its filesystem types that works.
 pub fn mount(
     wanted: DeviceQuery<'_>,
     device: &MountSpec,
+    found: &MatchedDevice,
+    loader: &mut Loader,
+) -> Result<(MountedDevice, Mount)> {
+    let access = match device.writable {
+        true => Access::Writable,
+        false => Access::ReadOnly,
+    };
+    mount_with(wanted, device, access, found, loader)
+}
+
+fn mount_with(
+    wanted: DeviceQuery<'_>,
+    device: &MountSpec,
+    access: Access,
     found: &MatchedDevice,
     loader: &mut Loader,
 ) -> Result<(MountedDevice, Mount)> {
@@ -359,13 +344,13 @@ pub fn mount(
     let mut refusals = Vec::new();
     for fstype in types {
         loader.need_filesystem(&fstype);
-        let mut mounted = mount_as(device, found, &node, &fstype);
+        let mut mounted = mount_as(device, access, found, &node, &fstype);
         // A filesystem with quotas requests the module of their format, for which the kernel runs modprobe:
         // there is none.
         let errno = mounted.as_ref().err().and_then(Error::errno);
         if errno == Some(Errno::SRCH) {
             loader.load_requested(&["quota_v2".to_string()]);
-            mounted = mount_as(device, found, &node, &fstype);
+            mounted = mount_as(device, access, found, &node, &fstype);
         }
         match mounted {
             Ok(mount) => {
@@ -394,7 +379,13 @@ fn identify(found: &MatchedDevice) -> Result<String> {
     }
 }
 
-fn mount_as(device: &MountSpec, found: &MatchedDevice, node: &str, fstype: &str) -> Result<Mount> {
+fn mount_as(
+    device: &MountSpec,
+    access: Access,
+    found: &MatchedDevice,
+    node: &str,
+    fstype: &str,
+) -> Result<Mount> {
     let context = FsContext::new(fstype)?;
     context.string("source", node)?;
     for companion in &found.companions {
@@ -405,71 +396,11 @@ fn mount_as(device: &MountSpec, found: &MatchedDevice, node: &str, fstype: &str)
         context.option(option)?;
     }
     // After the options: `rootflags=rw` must not make a layer writable.
-    if !device.writable {
+    if access == Access::ReadOnly {
         context.flag("ro")?;
+    }
+    if access != Access::Writable {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
     context.mount(attributes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_options_are_split_as_mount_8_does() {
-        for (text, attributes, rest) in [
-            (
-                "defaults,errors=remount-ro,commit=30",
-                MountAttrFlags::empty(),
-                "errors=remount-ro,commit=30",
-            ),
-            (
-                "noatime,nodiratime,nosuid,nodev,noexec,nosymfollow",
-                MountAttrFlags::MOUNT_ATTR_NOATIME
-                    | MountAttrFlags::MOUNT_ATTR_NODIRATIME
-                    | MountAttrFlags::MOUNT_ATTR_NOSUID
-                    | MountAttrFlags::MOUNT_ATTR_NODEV
-                    | MountAttrFlags::MOUNT_ATTR_NOEXEC
-                    | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW,
-                "",
-            ),
-            // The last one wins; both together fail with EINVAL.
-            (
-                "noatime,strictatime",
-                MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-                "",
-            ),
-            (
-                "strictatime,noatime,norelatime",
-                MountAttrFlags::MOUNT_ATTR_NOATIME,
-                "",
-            ),
-            (
-                "noatime,atime,nodiratime,diratime,noexec,exec,nosuid,suid,nodev,dev",
-                MountAttrFlags::empty(),
-                "",
-            ),
-            (
-                "strictatime,nostrictatime,nosymfollow,symfollow,noatime,relatime",
-                MountAttrFlags::empty(),
-                "",
-            ),
-            (
-                "nofail,_netdev,noauto,auto,user,user=joe,nouser,users,owner,group,silent,\
-                 x-systemd.growfs,X-mount.mkdir,comment=root,lazytime,group_id=1",
-                MountAttrFlags::empty(),
-                "lazytime,group_id=1",
-            ),
-        ] {
-            let flags = crate::text::items(text);
-            let (got, left) = split_options(&flags);
-            assert_eq!(got, attributes, "{text}");
-            assert_eq!(
-                left,
-                crate::text::items(rest).iter().collect::<Vec<_>>(),
-                "{text}"
-            );
-        }
-    }
 }

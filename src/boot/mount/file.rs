@@ -3,8 +3,6 @@
 //! It needs Linux 6.12 with EROFS_FS_BACKED_BY_FILE; an older kernel, and any for a file on a tmpfs, fails
 //! with ENOTBLK. `fsoffset=` came with Linux 6.16.
 
-use std::os::fd::AsRawFd;
-
 use rustix::mount::MountAttrFlags;
 
 use super::context::{FsContext, Mount};
@@ -17,7 +15,7 @@ fn path(source: &OpenSource) -> String {
     const VALUE_MAX: usize = 255;
     match source.path() {
         path if path.len() <= VALUE_MAX => path,
-        _ => format!("/proc/self/fd/{}", source.file.file.as_raw_fd()),
+        _ => source.fd_path(),
     }
 }
 

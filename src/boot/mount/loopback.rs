@@ -28,6 +28,10 @@ const PAGE_MAX: u64 = 65536;
 /// Mounts an image on a loop device, which the kernel detaches with the mount (LO_FLAGS_AUTOCLEAR).
 pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<Mount> {
     loader.need(Module::Loop)?;
+    if layer.place.is_verity() && layer.offset == 0 {
+        // A loop device is below the dm-verity device already.
+        return mount_device(layer, &source.path());
+    }
     let range = Range {
         offset: layer.offset,
         length: whole_pages(layer.length),
@@ -41,11 +45,15 @@ pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<
     }
     // Held open until the mount holds the device.
     let (node, _device) = attach(&source.file.file, range)?;
+    mount_device(layer, &node)
+}
+
+fn mount_device(layer: &Layer, node: &str) -> Result<Mount> {
     let context = match &layer.content {
         Content::Squashfs { .. } => FsContext::read_only("squashfs")?,
         Content::Erofs { .. } | Content::Cpio { .. } => FsContext::read_only("erofs")?,
     };
-    context.string("source", &node)?;
+    context.string("source", node)?;
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
@@ -61,7 +69,7 @@ fn whole_pages(length: u64) -> u64 {
 /// kernel's copy of the initrd. A file on another filesystem is left alone.
 fn extend(path: &Path, end: u64) -> Result<()> {
     let in_memory = statfs(path).is_ok_and(|filesystem| is_in_memory(&filesystem));
-    if in_memory {
+    if in_memory && path.is_file() {
         let file = File::options().write(true).open(path);
         let file = file.during("open", path.display())?;
         if file.metadata().during("stat", path.display())?.len() < end {
@@ -72,7 +80,7 @@ fn extend(path: &Path, end: u64) -> Result<()> {
 }
 
 /// Attaches the range of a file to a free loop device. Returns the path of the device, and the open device.
-fn attach(file: &File, range: Range) -> Result<(String, File)> {
+pub(super) fn attach(file: &File, range: Range) -> Result<(String, File)> {
     let control = File::options()
         .read(true)
         .write(true)
@@ -84,7 +92,7 @@ fn attach(file: &File, range: Range) -> Result<(String, File)> {
     for _ in 0..32 {
         let number = loopdev::get_free(&control).during("find", "a free loop device")?;
         let path = format!("/dev/loop{number}");
-        let device = open_device(&path, number.unsigned_abs())?;
+        let device = open_device(&path, makedev(LOOP_MAJOR, number.unsigned_abs()))?;
         let attached = match loopdev::configure(&device, file, range) {
             // LOOP_CONFIGURE came with Linux 5.8.
             Err(Errno::INVAL | Errno::NOTTY) => loopdev::set_fd_and_status(&device, file, range),
@@ -102,16 +110,13 @@ fn attach(file: &File, range: Range) -> Result<(String, File)> {
     Err(taken.unwrap_or_else(|| Error::new("attach", "a loop device", "all are taken")))
 }
 
-/// Opens a loop device. Creates its node where there is no devtmpfs.
-fn open_device(path: &str, number: u32) -> Result<File> {
+/// Opens a block device by its number. Creates its node where there is no devtmpfs.
+pub(super) fn open_device(path: &str, device: u64) -> Result<File> {
     let is_node = |path: &Path| {
         let metadata = path.symlink_metadata();
-        metadata.is_ok_and(|m| {
-            m.file_type().is_block_device() && m.rdev() == makedev(LOOP_MAJOR, number)
-        })
+        metadata.is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == device)
     };
     if !is_node(Path::new(path)) {
-        let device = makedev(LOOP_MAJOR, number);
         mknodat(
             CWD,
             path,

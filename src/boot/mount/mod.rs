@@ -7,6 +7,9 @@ mod attributes;
 
 pub mod trees;
 
+#[cfg(feature = "disk")]
+mod mount_options;
+
 #[cfg_attr(not(feature = "disk"), path = "device_off.rs")]
 pub mod device;
 #[cfg(feature = "extract")]
@@ -31,6 +34,9 @@ mod kept;
 pub mod archive;
 
 pub mod merge;
+
+#[cfg_attr(not(all(feature = "disk", feature = "verify")), path = "secure_off.rs")]
+mod secure;
 
 #[cfg(feature = "extract")]
 pub mod memory;
@@ -69,6 +75,7 @@ use merge::{MERGE_EVERY, MergedLayers};
 use overlay::Stack;
 pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
+pub use secure::secure;
 pub use upper::MountedUpper;
 
 /// How a layer was mounted.
@@ -261,7 +268,7 @@ impl<'a> Mounter<'a> {
                 MountMethod::Squashfs(Backend::Loop)
             }
         };
-        // An error comes again when the upper is compared, and counts there.
+        // An error occurs again when the upper is compared, and is handled there.
         let identity = self.plan.store().map(|_| identity::of_layer(layer, source));
         self.mounted.layers.push(MountedLayer {
             layer,

@@ -139,7 +139,7 @@ impl<'a> Mounter<'a> {
         archive::mount_tmpfs(&layer.name, &[], target)?;
         let extracted = self.extract_layer(layer, target, Onto::Layer);
         if extracted.is_err() {
-            // Half of a layer is not shown to anyone; the error is that of the extraction.
+            // A half-written layer is not mounted; the error to report is that of the extraction.
             let _ = unmount(target, UnmountFlags::DETACH);
         }
         let method = extracted?;

@@ -39,13 +39,6 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
         Some(format) => format.clone(),
         None => superblock(&hash, verity.hash_offset)?,
     };
-    // The kernel would run modprobe for its hash algorithm.
-    let modules = [
-        "dm_mod",
-        "dm_verity",
-        &format!("crypto-{}", format.algorithm),
-    ];
-    loader.load_requested(&modules.map(String::from));
     let sectors = format.sectors().unwrap_or_default();
     if sectors.saturating_mul(512) > data.device.size {
         let (size, blocks, block) = (data.device.size, format.data_blocks, format.data_block);
@@ -54,7 +47,7 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
         return Err(Error::new("use", data.path.display(), what));
     }
     let number = |found: &MatchedDevice| format!("{}:{}", found.device.major, found.device.minor);
-    let parameters = verity.parameters();
+    let parameters = verity.behaviour.parameters();
     let table = format.table(
         &number(&data),
         &number(&hash),
@@ -62,27 +55,45 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
         &verity.root_hash,
         &parameters,
     );
-    debug!("/dev/mapper/{NAME}: 0 {sectors} verity {table}");
+    set_up(NAME, &format, &table, loader)?;
+    info!(
+        "/dev/mapper/{NAME}: verified by dm-verity, data on {}, hash tree on {}",
+        data.path.display(),
+        hash.path.display()
+    );
+    Ok(())
+}
+
+/// Sets up the device /dev/mapper/`name` with the table that was made of `format`. Returns its number.
+///
+/// # Errors
+/// The kernel has no dm-verity, or refuses the table.
+pub(super) fn set_up(name: &str, format: &Format, table: &str, loader: &mut Loader) -> Result<u64> {
+    // The kernel would run modprobe for its hash algorithm.
+    let modules = [
+        "dm_mod",
+        "dm_verity",
+        &format!("crypto-{}", format.algorithm),
+    ];
+    loader.load_requested(&modules.map(String::from));
+    let sectors = format.sectors().unwrap_or_default();
+    debug!("/dev/mapper/{name}: 0 {sectors} verity {table}");
     let control = control()?;
     // As veritysetup names it, so that it can close the device.
-    let uuid = format!("CRYPT-VERITY-{}-{NAME}", format.uuid.replace('-', ""));
-    let path = format!("/dev/mapper/{NAME}");
-    let created = dm::create(&control, NAME, &uuid).during("create", &path)?;
-    dm::load(&control, NAME, "verity", sectors, &table)
-        .and_then(|()| dm::resume(&control, NAME))
+    let uuid = format!("CRYPT-VERITY-{}-{name}", format.uuid.replace('-', ""));
+    let path = format!("/dev/mapper/{name}");
+    let created = dm::create(&control, name, &uuid).during("create", &path)?;
+    dm::load(&control, name, "verity", sectors, table)
+        .and_then(|()| dm::resume(&control, name))
         .inspect_err(|_| {
-            let _ = dm::remove(&control, NAME);
+            let _ = dm::remove(&control, name);
         })
         .during("set up", format_args!("{path} (dm-verity {table})"))
         .map_err(|error| {
             error.hint("it needs CONFIG_DM_VERITY, or the module dm_verity in the loader")
         })?;
-    info!(
-        "{path}: verified by dm-verity, data on {}, hash tree on {}",
-        data.path.display(),
-        hash.path.display()
-    );
-    link(&path, created)
+    link(&path, created)?;
+    Ok(created)
 }
 
 /// Reads the superblock of the hash device.

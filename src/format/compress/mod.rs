@@ -72,6 +72,11 @@ macro_rules! codecs {
                 match self { $(Self::$codec => $suffix),* }
             }
 
+            /// The suffix of the name of a cpio archive in this format, such as `cpio.gz`.
+            pub fn archive_suffix(self) -> &'static str {
+                match self { $(Self::$codec => concat!("cpio.", $suffix)),* }
+            }
+
             /// The kernel option for an initramfs of this format, such as `CONFIG_RD_GZIP`.
             pub fn kernel_option(self) -> &'static str {
                 match self { $(Self::$codec => concat!("CONFIG_", $option)),* }

@@ -5,7 +5,7 @@
 use super::index::{ClusterIndex, Head, Lcluster, Window};
 use super::{Fault, PCLUSTER_MAX_DSIZE};
 
-/// The entry of a logical cluster in which a physical one starts.
+/// The index entry of a logical cluster in which a physical cluster starts.
 pub(super) struct HeadEntry {
     pub(super) kind: Head,
     pub(super) clusterofs: u32,
@@ -14,7 +14,7 @@ pub(super) struct HeadEntry {
 }
 
 impl ClusterIndex {
-    /// The logical cluster in which the extent starts that `at` is in, and its entry.
+    /// Finds the logical cluster in which the extent that covers `at` starts, and its entry.
     pub(super) fn head(&self, window: &mut Window, at: u64) -> Result<(u64, HeadEntry), Fault> {
         let first = at >> self.lclusterbits;
         let within = at & ((1 << self.lclusterbits) - 1);
@@ -81,7 +81,7 @@ impl ClusterIndex {
         }
     }
 
-    /// Where the extent ends that starts in `lcn` (z_erofs_get_extent_decompressedlen).
+    /// The end of the extent that starts in `lcn` (z_erofs_get_extent_decompressedlen).
     pub(super) fn logical_end(&self, window: &mut Window, lcn: u64) -> Result<u64, Fault> {
         let mut next = lcn.saturating_add(1);
         loop {
@@ -94,13 +94,13 @@ impl ClusterIndex {
             }
             match self.load(window, next)?.0 {
                 Lcluster::Head { clusterofs, .. } => return Ok(start | u64::from(clusterofs)),
-                // Files of before mkfs.erofs 1.0 may have 0.
+                // mkfs.erofs before 1.0 may have written 0.
                 Lcluster::NonHead { ahead, .. } => next = next.saturating_add(ahead.max(1).into()),
             }
         }
     }
 
-    /// Where a logical cluster starts; beyond any file if it would not fit.
+    /// The start of a logical cluster. Saturates, which is beyond the end of any file.
     fn start_of(&self, lcn: u64) -> u64 {
         lcn.saturating_mul(1 << self.lclusterbits)
     }

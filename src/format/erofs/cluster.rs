@@ -16,9 +16,9 @@ pub enum Algorithm {
     Deflate,
     /// A Zstandard frame.
     Zstd,
-    /// As they are, from the first byte on.
+    /// Uncompressed, from the first byte on.
     Shifted,
-    /// As they are, each at its own offset in the block: rotated.
+    /// Uncompressed and rotated: each byte at its own offset in the block.
     Interlaced,
 }
 
@@ -60,34 +60,34 @@ pub enum Packed {
     Bytes(Vec<u8>),
 }
 
-/// A physical cluster, and what it decodes to. A value: any thread can decode it.
+/// A physical cluster, and how to decode it. A plain value, so any thread can decode it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// Its stored bytes.
     pub packed: Packed,
-    /// Where they start, for messages.
+    /// Where these start, for messages.
     pub at: u64,
-    /// How many bytes it decodes to, at most [`super::PCLUSTER_MAX_DSIZE`].
+    /// The length of the decoded data in bytes, at most [`super::PCLUSTER_MAX_DSIZE`].
     pub length: u32,
     /// How it is decoded.
     pub algorithm: Algorithm,
-    /// The stored bytes may hold more than `length` bytes, and other bytes may stand behind them.
+    /// The stored bytes may decode to more than `length` bytes, and other data may follow them.
     pub partial: bool,
-    /// Zeros may stand before the compressed bytes (EROFS_FEATURE_INCOMPAT_ZERO_PADDING).
+    /// Zeros may precede the compressed bytes (EROFS_FEATURE_INCOMPAT_ZERO_PADDING).
     pub zero_padding: bool,
-    /// For [`Algorithm::Interlaced`], where in a block the first decoded byte is, and the block's length.
+    /// For [`Algorithm::Interlaced`]: the offset of the first decoded byte in its block, and the length of the block.
     pub interlaced: (u32, u32),
 }
 
 impl Cluster {
-    /// Decodes it into `plain`, which is as long as it is then. `image` is [`super::Image::bytes`].
+    /// Decodes it into `plain`, which is resized to `length`. `image` is [`super::Image::bytes`].
     pub fn decode(&self, image: &dyn ReadAt, plain: &mut Vec<u8>) -> Result<(), Fault> {
-        // What was there is overwritten: only more bytes are cleared.
+        // The old content is overwritten, so only added bytes are cleared.
         plain.resize(usize::try_from(self.length).unwrap_or(0), 0);
         self.decode_into(image, &mut Vec::new(), plain)
     }
 
-    /// Decodes it into `plain`, which has its length. `buffer` takes the stored bytes.
+    /// Decodes it into `plain`, which must have `length` bytes. `buffer` receives the stored bytes.
     pub fn decode_into(
         &self,
         image: &dyn ReadAt,
@@ -108,10 +108,10 @@ impl Cluster {
     }
 }
 
-/// The clusters that were decoded last: metadata, and the ends of files, share theirs with others.
+/// The most recently decoded clusters: metadata and the tails of files share clusters.
 #[derive(Default)]
 pub(super) struct Cache {
-    /// The last one used comes last.
+    /// The most recently used one comes last.
     clusters: Vec<(Cluster, Rc<Vec<u8>>)>,
 }
 
@@ -119,7 +119,7 @@ impl Cache {
     /// One for the metabox, one for the packed inode, one for a directory, one for a file.
     const CLUSTERS: usize = 4;
 
-    /// What a cluster decodes to.
+    /// The decoded bytes of a cluster.
     pub(super) fn decoded(
         &mut self,
         cluster: &Cluster,

@@ -12,6 +12,7 @@
 use super::{Algorithm, Cluster};
 #[cfg(feature = "lz4")]
 use crate::bytes::Cursor;
+use crate::bytes::leading_zeros;
 
 /// What is wrong with a cluster.
 type Wrong = &'static str;
@@ -30,7 +31,7 @@ pub(super) fn decompress(cluster: &Cluster, packed: &[u8], plain: &mut [u8]) -> 
         _ => {}
     }
     let margin = match cluster.zero_padding {
-        true => packed.iter().position(|byte| *byte != 0),
+        true => Some(leading_zeros(packed)).filter(|zeros| *zeros < packed.len()),
         false => Some(0),
     };
     let packed = margin.and_then(|margin| packed.get(margin..));
@@ -56,8 +57,8 @@ pub(super) fn decompress(cluster: &Cluster, packed: &[u8], plain: &mut [u8]) -> 
     }
 }
 
-/// Bytes as they are, each at its own offset in a block; what does not fit before the block's end
-/// stands at its start (z_erofs_transform_plain).
+/// Uncompressed bytes, each at its own offset in a block. Those that do not fit before the end of the block are at
+/// its start (z_erofs_transform_plain).
 fn rotated((offset, block): (u32, u32), packed: &[u8], plain: &mut [u8]) -> Option<()> {
     let offset = usize::try_from(offset).ok()?;
     let block = usize::try_from(block).ok()?;
@@ -71,8 +72,8 @@ fn rotated((offset, block): (u32, u32), packed: &[u8], plain: &mut [u8]) -> Opti
     Some(())
 }
 
-/// The first bytes of an LZ4 block that goes on, or has other bytes behind it. lz4_flex decodes whole
-/// blocks.
+/// Decodes the first bytes of an LZ4 block that is longer, or that other data follows: lz4_flex decodes whole blocks
+/// only.
 #[cfg(feature = "lz4")]
 fn lz4_prefix(packed: &[u8], plain: &mut [u8]) -> Result<(), Wrong> {
     const CORRUPT: Wrong = "corrupt data";
@@ -107,7 +108,7 @@ fn lz4_prefix(packed: &[u8], plain: &mut [u8]) -> Result<(), Wrong> {
         let mut left = matched.saturating_add(4).min(rest.len());
         let start = at.checked_sub(offset).filter(|_| offset != 0);
         let start = start.ok_or(CORRUPT)?;
-        // What is copied may be part of the copy: each round doubles what there is.
+        // Source and destination may overlap: each round doubles the bytes that are there.
         while left > 0 {
             let n = left.min(at.saturating_sub(start));
             plain.copy_within(start..start.saturating_add(n), at);
@@ -118,14 +119,14 @@ fn lz4_prefix(packed: &[u8], plain: &mut [u8]) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// MicroLZMA (xz's lzma/container.h): the first byte of the range coder, which is 0 otherwise, is the
-/// complement of the properties. No dictionary is larger than what is decoded.
+/// MicroLZMA (lzma/container.h of xz): the first byte of the range coder, which is 0 otherwise, is the complement of
+/// the properties. No dictionary larger than the decoded data is needed.
 #[cfg(feature = "xz")]
 fn lzma(packed: &[u8], plain: &mut [u8], partial: bool) -> Result<(), Wrong> {
     use lzma_rust2::{Action, LzmaStream};
     let (properties, packed) = packed.split_first().ok_or(LENGTH)?;
     let length = plain.len() as u64;
-    // Of a cluster that goes on, the length is not known, nor where its last match ends.
+    // Of a partial cluster, neither the length is known nor where the last match ends.
     let declared = if partial { u64::MAX - 1 } else { length };
     let dictionary = u32::try_from(length).map_err(|_| LENGTH)?;
     let mut stream = LzmaStream::new_with_props(declared, !properties, dictionary, None)

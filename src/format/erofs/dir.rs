@@ -12,13 +12,13 @@ const NAME_MAX: usize = 255;
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirent {
-    /// The inode that it stands for.
+    /// The inode that the name refers to.
     pub nid: u64,
     /// The name, which is neither `.` nor `..`.
     pub name: Vec<u8>,
 }
 
-/// The names in a directory, in their order, which is that of their bytes. Ends after an error.
+/// Iterates over the names in a directory, in the order of their bytes. Ends after an error.
 pub struct Entries<'i> {
     content: InodeContent<'i>,
     nid: u64,
@@ -29,7 +29,7 @@ pub struct Entries<'i> {
 }
 
 impl Image<'_> {
-    /// The names in a directory (erofs_readdir). Of a compressed one there can be any number.
+    /// The names in a directory (erofs_readdir). A compressed directory may have any number of them.
     pub fn entries<'i>(&'i self, directory: &'i Inode) -> Entries<'i> {
         Entries {
             content: self.content(directory),
@@ -81,7 +81,7 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// The names of one directory block, but for `.` and `..` (erofs_fill_dentries).
+/// The names of one directory block, without `.` and `..` (erofs_fill_dentries).
 fn block_dirents(block: &[u8]) -> Option<Vec<Dirent>> {
     const DIRENT: usize = 12;
     let nameoff = |mut cursor: Cursor| {

@@ -8,11 +8,11 @@ use crate::error::Error;
 /// the start of the image (or of the metabox, for inodes in it), of content from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No EROFS image says this: the field, structure or rule, and where it is.
+    /// No valid image contains this: the field, structure or rule, and its offset.
     Corrupt(&'static str, u64),
-    /// A format that no kernel knows, or that is not read here: the field and its value.
+    /// A format that no kernel knows, or that this reader does not support: the field and its value.
     Unsupported(&'static str, u64),
-    /// The mode of an inode, which is of no file type.
+    /// The mode of an inode, with an unknown file type.
     Mode(u32),
     /// Something lies beyond the end of the image, or of the file that holds it.
     BeyondEnd(u64),
@@ -42,7 +42,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The fault of a read at `at` that failed.
+    /// The fault of a failed read at `at`.
     pub(super) fn of_read(error: &io::Error, at: u64) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::BeyondEnd(at),

@@ -20,8 +20,8 @@ const ISLOTBITS: u32 = 5;
 /// The longest target of a symbolic link, its NUL included (PATH_MAX).
 const PATH_MAX: u64 = 4096;
 
-/// An image whose files can be read. It is used by one thread; clusters ([`super::Cluster`]) can be
-/// decompressed by others.
+/// An image whose files can be read. One thread uses it; other threads can decompress its clusters
+/// ([`super::Cluster`]).
 pub struct Image<'a> {
     pub(super) bytes: &'a dyn ReadAt,
     pub(super) superblock: Superblock,
@@ -43,7 +43,7 @@ impl<'a> Image<'a> {
         Self::new(bytes, &superblock.ok_or_else(none)?)
     }
 
-    /// The same, where the superblock has been read. Its checksum is not looked at.
+    /// Opens an image whose superblock was read before. Does not verify the checksum.
     pub fn new(bytes: &'a dyn ReadAt, superblock: &Superblock) -> Result<Self> {
         let broken = |what: String| Err(Error::new("read", "EROFS superblock", what));
         let (unknown, dirblkbits) = (superblock.unknown_incompat(), superblock.dirblkbits);
@@ -72,17 +72,17 @@ impl<'a> Image<'a> {
         Ok(image)
     }
 
-    /// What the image says of itself.
+    /// The superblock.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
     }
 
-    /// Where the image's bytes come from: what [`super::Cluster::decode`] reads.
+    /// The bytes of the image, from which [`super::Cluster::decode`] reads.
     pub fn bytes(&self) -> &'a dyn ReadAt {
         self.bytes
     }
 
-    /// The metabox inode, whose number stands behind the first 128 bytes of the superblock.
+    /// The metabox inode, whose number follows the first 128 bytes of the superblock.
     fn find_metabox(&self) -> Result<Inode> {
         const METABOX_NID: u64 = SUPER_OFFSET + 128;
         let broken = |what: &str| Error::new("read", "EROFS superblock", what);
@@ -149,7 +149,7 @@ impl<'a> Image<'a> {
         self.metabox.as_ref()
     }
 
-    /// The packed inode, which holds the ends of files and other things.
+    /// The packed inode, which holds fragments of files and prefixes of attributes.
     pub(super) fn packed(&self) -> std::result::Result<&Inode, Fault> {
         if let Some(packed) = self.packed.get() {
             return Ok(packed);
@@ -168,13 +168,13 @@ impl<'a> Image<'a> {
         Ok(self.packed.get_or_init(|| packed))
     }
 
-    /// The bytes that can be metadata: those of the image, and of the metabox.
+    /// The number of bytes that can be metadata: those of the image, and of the metabox.
     pub fn metadata_length(&self) -> u64 {
         let metabox = self.metadata_size(true);
         self.metadata_size(false).saturating_add(metabox)
     }
 
-    /// The length of the space that metadata is in: the image, or the metabox.
+    /// The length of the space that holds metadata: the image, or the metabox.
     pub(super) fn metadata_size(&self, in_metabox: bool) -> u64 {
         match (&self.metabox, in_metabox) {
             (Some(metabox), true) => metabox.size,
@@ -223,7 +223,7 @@ impl<'a> Image<'a> {
             .map_err(|error| Fault::of_read(&error, at))
     }
 
-    /// What a file, a directory or a symbolic link consists of, from its start.
+    /// The extents of a file, a directory or a symbolic link, from the start.
     pub fn extents<'i>(&'i self, inode: &'i Inode) -> Extents<'i> {
         Extents::new(self, inode, 0)
     }
@@ -233,7 +233,7 @@ impl<'a> Image<'a> {
         InodeContent::new(self, inode)
     }
 
-    /// What a symbolic link leads to (erofs_fill_symlink, page_get_link).
+    /// The target of a symbolic link (erofs_fill_symlink, page_get_link).
     pub fn target(&self, link: &Inode) -> Result<Vec<u8>> {
         if link.size >= PATH_MAX {
             let inode = format_args!("EROFS inode {}", link.nid);
@@ -248,10 +248,10 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Pages of the image that were read last: inodes, attributes and indexes are smaller, and lie side by side.
+/// The most recently read pages of the image. Inodes, attributes and indexes are smaller, and lie side by side.
 #[derive(Default)]
 struct Pages {
-    /// The numbers of pages, and their bytes; a page has one place, and takes that of another one.
+    /// The numbers of pages, and their bytes. Each page has one slot, and evicts what is there.
     pages: Vec<(u64, Vec<u8>)>,
 }
 
@@ -259,7 +259,7 @@ impl Pages {
     const COUNT: u64 = 64;
     const PAGE: usize = 4096;
 
-    /// Fills `buf`. `None`: it is too long for that, or the page cannot be read.
+    /// Fills `buf`. `None` if `buf` is not shorter than a page, or a page cannot be read.
     fn read(&mut self, bytes: &dyn ReadAt, mut buf: &mut [u8], mut at: u64) -> Option<()> {
         if buf.len() >= Self::PAGE {
             return None;
@@ -296,7 +296,7 @@ impl Pages {
     }
 }
 
-/// Whether data lies in the image.
+/// Checks that data lies in the image.
 pub(super) fn in_image(image: &Image, start: u64, length: u64) -> std::result::Result<(), Fault> {
     match start.checked_add(length) {
         Some(end) if end <= image.bytes.size() => Ok(()),
@@ -307,7 +307,7 @@ pub(super) fn in_image(image: &Image, start: u64, length: u64) -> std::result::R
     }
 }
 
-/// The bits of a device's number that count (erofs_init_devices).
+/// The significant bits of a device number (erofs_init_devices).
 pub(super) fn device_id_mask(image: &Image) -> u16 {
     let superblock = &image.superblock;
     match superblock.feature_incompat & INCOMPAT_DEVICE_TABLE {

@@ -7,10 +7,10 @@ use crate::bytes::Cursor;
 
 /// Z_EROFS_LI_D0_CBLKCNT: the entry has the number of the cluster's blocks, not a distance.
 const LI_D0_CBLKCNT: u32 = 1 << 11;
-/// Z_EROFS_LI_PARTIAL_REF: of the physical cluster, a part is used.
+/// Z_EROFS_LI_PARTIAL_REF: the extent uses a part of the physical cluster.
 const LI_PARTIAL_REF: u16 = 1 << 15;
 
-/// Metadata, read a piece at a time.
+/// A window on metadata, read a piece at a time.
 pub(super) struct Window<'i> {
     image: &'i Image<'i>,
     in_metabox: bool,
@@ -56,20 +56,20 @@ impl<'i> Window<'i> {
     }
 }
 
-/// What the entry of a logical cluster says.
+/// The decoded entry of a logical cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lcluster {
     /// A physical cluster starts in it.
     Head {
         kind: Head,
-        /// Where in the logical cluster.
+        /// Where in the logical cluster it starts.
         clusterofs: u32,
         /// The first block of the physical cluster.
         pblk: u32,
         /// Z_EROFS_LI_PARTIAL_REF
         partial: bool,
     },
-    /// None does.
+    /// No physical cluster starts in it.
     NonHead {
         /// How many entries before this one the head is; 0 is not allowed.
         back: u32,
@@ -92,7 +92,7 @@ pub(super) enum Head {
 }
 
 impl Head {
-    /// `None`: the entry is of no head.
+    /// `None` for an entry that is no head.
     fn of(kind: u32) -> Option<Self> {
         match kind & 3 {
             0 => Some(Self::Plain),
@@ -123,8 +123,8 @@ pub(super) struct ClusterIndex {
 }
 
 impl ClusterIndex {
-    /// The entry of logical cluster `lcn`, and where the one behind it starts, or the pack behind its
-    /// own.
+    /// Reads the entry of logical cluster `lcn`. Also returns where the next entry starts, or in a compact index the
+    /// next pack.
     pub(super) fn load(&self, window: &mut Window, lcn: u64) -> Result<(Lcluster, u64), Fault> {
         let (lcluster, next, at) = match self.full {
             true => self.load_full(window, lcn)?,
@@ -180,8 +180,8 @@ impl ClusterIndex {
         Ok((lcluster, pack.start.saturating_add(pack.length), at))
     }
 
-    /// Where the entry of `lcn` is in a compact index, and its size: of 4 bytes up to a multiple of 32,
-    /// of 2 bytes then while there are 16 to a pack, and again of 4.
+    /// The position of the entry of `lcn` in a compact index, and its size: 4 bytes up to a multiple of 32, then 2
+    /// bytes as long as 16 entries fill a pack, then 4 bytes again.
     fn place(&self, lcn: u64) -> Result<(u64, u64), Fault> {
         if lcn >= self.totalidx {
             return Err(Fault::Corrupt("the index is too short", self.start));
@@ -206,7 +206,7 @@ impl ClusterIndex {
     }
 }
 
-/// A pack of a compact index: entries of some bits, then the block that their blocks count from.
+/// A pack of a compact index: bit-packed entries, then the number of the block that they count from.
 struct Pack {
     bytes: [u8; Self::MAX as usize],
     start: u64,
@@ -276,7 +276,8 @@ impl Pack {
         let back = match blocks {
             Some(_) => 1,
             None if slot + 1 != self.entries => low,
-            // The last entry of a pack has the distance ahead; the one before it tells the one back.
+            // The last entry of a pack stores the distance to the next head. The one to the previous head follows
+            // from the entry before it.
             None => match self.entry(slot.saturating_sub(1)) {
                 (Some(_), _) => 1,
                 (None, low) if low & LI_D0_CBLKCNT != 0 => 2,
@@ -306,8 +307,8 @@ impl Pack {
         distance
     }
 
-    /// The first block of the physical cluster of a head: what the clusters before it in the pack have,
-    /// and the pack's own block.
+    /// The first block of a head's physical cluster: the pack's own block, plus the blocks of the clusters before it
+    /// in the pack.
     fn pblk(&self, slot: u32, big_pcluster: bool) -> Result<u32, Fault> {
         let mut blocks = if big_pcluster { 0u32 } else { 1 };
         let mut slot = i64::from(slot);

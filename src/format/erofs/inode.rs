@@ -36,7 +36,7 @@ pub struct Inode {
     pub size: u64,
     /// Modification time, in seconds since 1970.
     pub mtime: i64,
-    /// Nanoseconds beyond that.
+    /// The nanoseconds of that time.
     pub mtime_nsec: u32,
     /// A device's major and minor number.
     pub device: Option<(u32, u32)>,
@@ -47,7 +47,7 @@ pub struct Inode {
     pub(super) chunk_format: u16,
     /// Where the extended attributes are.
     pub(super) xattrs: u64,
-    /// Where inline data or an index is: behind the attributes.
+    /// Where inline data or an index is: after the attributes.
     pub(super) behind: u64,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Raw {
     /// In seconds since 1970.
     i_mtime: i64,
     i_mtime_nsec: u32,
-    /// What the extended form alone has.
+    /// The fields that only the extended form has.
     i_nlink: Option<u32>,
 }
 
@@ -115,8 +115,8 @@ impl Raw {
     pub(super) const COMPACT: usize = 32;
     pub(super) const EXTENDED: usize = 64;
 
-    /// The fields of either form; behind a compact one anything may stand. A compact inode's time is
-    /// `epoch`, in seconds and nanoseconds, and what it says of seconds beyond.
+    /// Decodes the fields of either form. Any data may follow a compact inode. The time of a compact inode counts
+    /// from `epoch`, in seconds and nanoseconds.
     pub(super) fn parse(bytes: &[u8; Self::EXTENDED], epoch: (i64, u32)) -> Option<Self> {
         let mut cursor = Cursor::new(bytes);
         let (i_format, i_xattr_icount) = (cursor.le16()?, cursor.le16()?);
@@ -159,7 +159,7 @@ impl Raw {
         i_format & 1 != 0
     }
 
-    /// What the fields say of inode `nid`, which lies at `iloc`.
+    /// Interprets the fields of inode `nid`, which lies at `iloc`.
     pub(super) fn inode(self, nid: u64, iloc: u64) -> Result<Inode, Fault> {
         const I_ALL: u16 = (1 << 5) - 1;
         if self.i_format & !I_ALL != 0 {
@@ -184,20 +184,20 @@ impl Raw {
             _ => return Err(Fault::Mode(mode)),
         };
         let one_link = mode & libc::S_IFMT != libc::S_IFDIR && self.i_format & BIT4 != 0;
-        // In the compact form, 16 bits are the number of links or a block number's upper ones.
+        // In the compact form, the same 16 bits are the number of links or the upper bits of a block number.
         let (nlink, startblk_hi, bits) = match self.i_nlink {
             Some(nlink) => (nlink, self.i_nb, 48),
             None if one_link => (1, self.i_nb, 48),
             None => (self.i_nb.into(), 0, 32),
         };
         let startblk = u64::from(self.i_u) | u64::from(startblk_hi) << 32;
-        // EROFS_NULL_ADDR, in as many bits as there are.
+        // EROFS_NULL_ADDR, truncated to the number of bits that the form has.
         let null = layout == InodeLayout::FlatPlain && startblk == (1 << bits) - 1;
         let inode_isize = match Self::is_extended(self.i_format) {
             true => Self::EXTENDED,
             false => Self::COMPACT,
         };
-        // erofs_xattr_ibody_size: a header of 12 bytes, and 4 bytes for each but the first.
+        // erofs_xattr_ibody_size: a header of 12 bytes, and 4 bytes for each attribute but the first.
         let xattr_isize = match u64::from(self.i_xattr_icount) {
             0 => 0,
             n => n.saturating_mul(4).saturating_add(8),

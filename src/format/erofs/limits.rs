@@ -1,9 +1,9 @@
-//! How much of everything an image can hold, by its length: what a hostile one makes a reader do ends there.
+//! Limits on what an image can hold, from its length. They bound the work that a hostile image causes.
 
 use super::{Data, Extent, Image, Inode};
 use crate::error::{Error, Result};
 
-/// What is left of it.
+/// The rest of each limit.
 pub struct Limits {
     names: u64,
     extents: u64,
@@ -15,8 +15,8 @@ pub struct Limits {
 const ROOM: u64 = 1 << 20;
 
 impl Limits {
-    /// Those of an image: of names as many as `names` says; for each byte of metadata an extent, and 16 bytes of
-    /// extended attributes, as files share them; and [`Self::content_max`].
+    /// The limits of an image: names as `names` computes them; an extent and 16 bytes of extended attributes for each
+    /// byte of metadata, because files share them; and [`Self::content_max`].
     pub fn of(image: &Image) -> Self {
         /// How much the metabox may be compressed.
         const METABOX_RATIO: u64 = 64;
@@ -30,12 +30,11 @@ impl Limits {
         }
     }
 
-    /// How many names an honest image can have.
+    /// The most names that a valid image can have.
     fn names(image: &Image) -> u64 {
-        /// The bytes that a name takes in a directory at least: a dirent and a letter.
+        /// The fewest bytes of a name in a directory: a dirent and a letter.
         const NAME_MIN: u64 = 13;
-        /// How much large directories may be compressed; small ones, of names that are much alike, to next to
-        /// nothing.
+        /// The compression of large directories. Small ones with similar names compress to almost nothing.
         const RATIO_MAX: u64 = 16;
         const SMALL: u64 = 1 << 18;
         let names = image.bytes().size() / NAME_MIN;
@@ -45,8 +44,8 @@ impl Limits {
         }
     }
 
-    /// The bytes that the files of an image may have without their holes: 4096 for each of its bytes. A cluster
-    /// decodes to 3072 times its bytes at most, and files may share clusters.
+    /// The most bytes that the files of an image may have without their holes: 4096 for each byte of the image. A
+    /// cluster decodes to at most 3072 times its length, and files may share clusters.
     pub fn content_max(image: &Image) -> u64 {
         image
             .bytes()
@@ -58,7 +57,7 @@ impl Limits {
     /// Counts a name in a directory.
     ///
     /// # Errors
-    /// There are more than an honest image has, as of the other functions.
+    /// This limit is exceeded; the same holds for the other functions.
     pub fn name(&mut self, directory: &Inode) -> Result<()> {
         take(&mut self.names, 1, directory, "names")
     }
@@ -71,7 +70,7 @@ impl Limits {
         take(&mut self.extents, 1, file, "extents")
     }
 
-    /// The bytes of a file without its holes.
+    /// Counts the bytes of a file without its holes.
     pub fn file(&mut self, image: &Image, file: &Inode) -> Result<u64> {
         let before = self.content;
         for extent in image.extents(file) {

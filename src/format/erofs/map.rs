@@ -26,20 +26,20 @@ pub struct Extent {
     pub offset: u64,
     /// Its length in bytes; never 0.
     pub length: u64,
-    /// What is there.
+    /// Its data.
     pub data: Data,
 }
 
-/// What an extent is.
+/// The data of an extent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Zeros that are not stored.
     Hole,
-    /// Bytes as they are, from this offset in the image.
+    /// Uncompressed bytes, at this offset in the image.
     Raw(u64),
-    /// These bytes, which were stored with other metadata.
+    /// These bytes, which are stored among compressed metadata.
     Bytes(Vec<u8>),
-    /// Bytes of a cluster, from an offset in what it decodes to.
+    /// Bytes of a decoded cluster, from this offset on.
     Cluster(Cluster, u64),
 }
 
@@ -76,26 +76,29 @@ pub struct Extents<'i> {
     inode: &'i Inode,
     zmap: Option<ZMap<'i>>,
     at: u64,
-    /// Within an extent that lies in the packed inode: that inode's extents, and what to add to their
-    /// offsets for those in this file.
+    /// Whether the next extent follows another one.
+    follows: bool,
+    /// In a fragment: the extents of the packed inode, and what to add to their offsets to get those in this file.
     packed: Option<(Box<Extents<'i>>, u64, u64)>,
 }
 
 impl<'i> Extents<'i> {
-    /// From an offset on; the first extent may start before it.
+    /// Starts at an offset; the first extent may start before it.
     pub(super) fn new(image: &'i Image<'i>, inode: &'i Inode, at: u64) -> Self {
         Self {
             image,
             inode,
             zmap: None,
             at,
+            follows: false,
             packed: None,
         }
     }
 
-    /// Goes to another offset.
+    /// Continues at another offset.
     fn seek(&mut self, at: u64) {
         self.at = at;
+        self.follows = false;
         self.packed = None;
     }
 
@@ -112,18 +115,14 @@ impl<'i> Extents<'i> {
         }
         if !self.inode.is_compressed() {
             let extent = map_blocks(self.image, self.inode, self.at)?;
-            self.at = extent.end();
-            return Ok(Some(extent));
+            return Ok(Some(self.pass(extent)));
         }
         let zmap = match &mut self.zmap {
             Some(zmap) => zmap,
             None => self.zmap.insert(ZMap::new(self.image, self.inode)?),
         };
         let (offset, end, fragment) = match zmap.map(self.at)? {
-            Mapped::Extent(extent) => {
-                self.at = extent.end();
-                return Ok(Some(extent));
-            }
+            Mapped::Extent(extent) => return Ok(Some(self.pass(extent))),
             Mapped::Fragment { offset, length, at } => (offset, offset.saturating_add(length), at),
         };
         let packed = self.image.packed()?;
@@ -140,7 +139,19 @@ impl<'i> Extents<'i> {
         self.of_packed(fragment.wrapping_sub(offset), end).map(Some)
     }
 
-    /// The next extent of the packed inode, as one of this file, which its fragment ends at `end`.
+    /// Passes an extent. In a damaged index, one that follows another may start before the end of that; the kernel
+    /// reads the bytes of the first one there.
+    fn pass(&mut self, extent: Extent) -> Extent {
+        let extent = match self.follows && extent.offset < self.at {
+            true => extent.cut(self.at, u64::MAX),
+            false => extent,
+        };
+        self.follows = true;
+        self.at = extent.end();
+        extent
+    }
+
+    /// The next extent of the packed inode, as an extent of this file, whose fragment ends at `end`.
     fn of_packed(&mut self, shift: u64, end: u64) -> Result<Extent, Fault> {
         let from = self.at.wrapping_add(shift);
         let extent = match &mut self.packed {
@@ -155,6 +166,7 @@ impl<'i> Extents<'i> {
         let mut extent = extent.cut(from, end.wrapping_add(shift));
         extent.offset = self.at;
         self.at = extent.end();
+        self.follows = true;
         Ok(extent)
     }
 }
@@ -171,14 +183,14 @@ impl Iterator for Extents<'_> {
     }
 }
 
-/// The extent of a flat or chunk-based file that has the byte at `at` (erofs_map_blocks).
+/// The extent of a flat or chunk-based file that covers the byte at `at` (erofs_map_blocks).
 fn map_blocks(image: &Image, inode: &Inode, at: u64) -> Result<Extent, Fault> {
     let blkszbits = image.superblock.blkszbits;
     let block = image.superblock.block_size();
     let size = inode.size;
     let tail = match inode.layout {
         InodeLayout::ChunkBased => return map_chunk(image, inode, at),
-        // The last block, whole or not, is behind the inode.
+        // The last block, whole or not, follows the inode.
         InodeLayout::FlatInline => size.saturating_sub(1) & !(block - 1),
         _ => size,
     };
@@ -219,7 +231,7 @@ fn map_blocks(image: &Image, inode: &Inode, at: u64) -> Result<Extent, Fault> {
     })
 }
 
-/// The extent of a chunk-based file that has the byte at `at` (erofs_map_chunks).
+/// The extent of a chunk-based file that covers the byte at `at` (erofs_map_chunks).
 fn map_chunk(image: &Image, inode: &Inode, at: u64) -> Result<Extent, Fault> {
     let format = inode.chunk_format;
     if format & !CHUNK_FORMAT_ALL != 0 {
@@ -268,13 +280,30 @@ fn map_chunk(image: &Image, inode: &Inode, at: u64) -> Result<Extent, Fault> {
     })
 }
 
-/// Data at `start` in the address space of all devices. Beyond this one's blocks are the others'.
+/// Data at `start` in the address space of all devices. Those of the other devices follow this device's blocks.
 fn raw(image: &Image, start: u64, length: u64) -> Result<Data, Fault> {
     in_image(image, start, length).map(|()| Data::Raw(start))
 }
 
 impl Image<'_> {
-    /// Copies the bytes of an extent from `at` on, an offset in its file within it. Returns how many.
+    /// Reads the bytes of an extent that are stored as they are, if they fill no page: the end of a file often lies
+    /// behind its inode, in a page that was read for that.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn with_short_bytes(&self, mut extent: Extent) -> Result<Extent, Fault> {
+        const PAGE: u64 = 4096;
+        if let Data::Raw(from) = extent.data
+            && extent.length < PAGE
+        {
+            let mut bytes = vec![0; usize::try_from(extent.length).unwrap_or(0)];
+            self.read(&mut bytes, from)?;
+            extent.data = Data::Bytes(bytes);
+        }
+        Ok(extent)
+    }
+
+    /// Copies bytes of an extent from `at` on, an offset in its file. Returns how many.
     pub(super) fn copy(&self, extent: &Extent, at: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let left = usize::try_from(extent.end().saturating_sub(at)).unwrap_or(usize::MAX);
         let n = left.min(buf.len());
@@ -306,7 +335,7 @@ impl Image<'_> {
 pub struct InodeContent<'i> {
     image: &'i Image<'i>,
     inode: &'i Inode,
-    /// Where the last read ended, and the extent that it was of.
+    /// Where the last read ended, and the extent that it read.
     state: RefCell<(Extents<'i>, Option<Extent>)>,
 }
 
@@ -319,7 +348,7 @@ impl<'i> InodeContent<'i> {
         }
     }
 
-    /// Fills `buf` with the bytes at `at`, which must all be there.
+    /// Fills `buf` with the bytes at `at`, all of which must exist.
     pub(super) fn fill(&self, mut buf: &mut [u8], mut at: u64) -> Result<(), Fault> {
         while !buf.is_empty() {
             let n = self.some(buf, at)?;
@@ -332,7 +361,7 @@ impl<'i> InodeContent<'i> {
         Ok(())
     }
 
-    /// Calls `take` with the extent that has the byte at `at`; `None` at the end.
+    /// Calls `take` with the extent that covers the byte at `at`; `None` at the end.
     fn with_extent<T>(
         &self,
         at: u64,
@@ -348,7 +377,7 @@ impl<'i> InodeContent<'i> {
         take(last.as_ref())
     }
 
-    /// Copies bytes at `at`, at least one if there is one.
+    /// Copies bytes at `at`: at least one, unless `at` is the end.
     fn some(&self, buf: &mut [u8], at: u64) -> Result<usize, Fault> {
         self.with_extent(at, |extent| match extent {
             None => Ok(0),
@@ -380,7 +409,7 @@ impl ReadAt for InodeContent<'_> {
             });
             match end {
                 Ok(Some(end)) if end > offset => offset = end,
-                // Reading says what is wrong.
+                // A read reports the fault.
                 _ => break,
             }
         }

@@ -5,9 +5,9 @@
 //! support to mount it. [`Image`] reads the files without mounting: everything that mkfs.erofs
 //! writes, but for data on other devices, which is refused.
 //!
-//! A hostile image costs no more memory than [`PCLUSTER_MAX_DSIZE`] a cluster, and no loop goes
-//! round without a part of the image that it has not seen. How many bytes its files add up to is
-//! for the caller to bound: clusters may be shared, and files may be sparse.
+//! A hostile image costs at most [`PCLUSTER_MAX_DSIZE`] of memory for each cluster, and each loop ends, because every
+//! round consumes another part of the image. Callers must limit the total size of the files: clusters may be shared,
+//! and files may be sparse.
 
 mod decompress;
 mod fault;
@@ -86,9 +86,9 @@ const COMPAT_SHARED_EA_IN_METABOX: u32 = 1 << 3;
 /// EROFS_FEATURE_COMPAT_PLAIN_XATTR_PFX: prefixes of attributes lie in the image, not in the packed inode.
 pub const COMPAT_PLAIN_XATTR_PFX: u32 = 1 << 4;
 
-/// EROFS_FEATURE_INCOMPAT_ZERO_PADDING: compressed data may be there, of LZ4 if no more is said.
+/// EROFS_FEATURE_INCOMPAT_ZERO_PADDING: the image may hold compressed data, of LZ4 without the next feature.
 pub const INCOMPAT_0PADDING: u32 = 1 << 0;
-/// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the algorithms in use are named.
+/// EROFS_FEATURE_INCOMPAT_COMPR_CFGS: the superblock names the algorithms.
 const INCOMPAT_COMPR_CFGS: u32 = 1 << 1;
 /// EROFS_FEATURE_INCOMPAT_DEVICE_TABLE: data may lie on other devices.
 const INCOMPAT_DEVICE_TABLE: u32 = 1 << 3;
@@ -102,12 +102,12 @@ pub const INCOMPAT_METABOX: u32 = 1 << 8;
 /// Compression algorithms by bit of `available_compr_algs` (Z_EROFS_COMPRESSION_*).
 const ALGORITHMS: [&str; 4] = ["lz4", "lzma", "deflate", "zstd"];
 
-/// The fields in use of a superblock.
+/// The fields of a superblock that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
-    /// Features that may be ignored, as stored.
+    /// Features that a kernel may ignore, as stored.
     pub feature_compat: u32,
-    /// Features that may not, as stored.
+    /// Features that a kernel must know, as stored.
     pub feature_incompat: u32,
     /// Block size as a power of two: 9 to 16.
     pub blkszbits: u8,
@@ -115,7 +115,7 @@ pub struct Superblock {
     pub blocks: u64,
     /// The root directory's inode.
     pub root_nid: u64,
-    /// What a compact inode's time counts from, in seconds since 1970.
+    /// The base of a compact inode's time, in seconds since 1970.
     pub epoch: i64,
     /// The nanoseconds of every compact inode's time.
     pub fixed_nsec: u32,
@@ -125,13 +125,13 @@ pub struct Superblock {
     pub meta_blkaddr: u32,
     /// The block that the numbers of shared attributes count from.
     pub xattr_blkaddr: u32,
-    /// Blocks in a piece of a directory, as a power of two; kernels know 0 alone.
+    /// Blocks in a piece of a directory, as a power of two; kernels support 0 only.
     pub dirblkbits: u8,
-    /// Number of prefixes of attributes that are the image's own.
+    /// Number of prefixes of attributes that the image defines.
     pub xattr_prefix_count: u8,
     /// Where they start, in units of four bytes.
     pub xattr_prefix_start: u32,
-    /// The inode that holds the ends of files, and other things.
+    /// The packed inode, which holds fragments of files.
     pub packed_nid: u64,
     /// Number of inodes.
     pub inos: u64,
@@ -179,8 +179,8 @@ impl fmt::Display for Checksum {
 }
 
 impl Superblock {
-    /// Looks for a superblock of an image that would start at `offset`. `None`: there is none
-    /// (no magic, or fields that no EROFS image has). `offset` may be unaligned.
+    /// Looks for a superblock of an image that would start at `offset`, which may be unaligned. `None` if there is
+    /// none (no magic, or fields that no EROFS image has).
     pub fn read(image: &dyn ReadAt, offset: u64) -> io::Result<Option<Self>> {
         let Some(at) = offset.checked_add(SUPER_OFFSET) else {
             return Ok(None);
@@ -199,7 +199,7 @@ impl Superblock {
         Ok(Some(superblock))
     }
 
-    /// The superblock in `bytes`, its checksum not yet looked at, and the stored checksum.
+    /// Decodes the superblock in `bytes`. Returns the stored checksum unverified.
     fn decode(bytes: &[u8; SUPER_LEN]) -> Option<(Self, u32)> {
         let mut cursor = Cursor::new(bytes);
         if cursor.array()? != MAGIC {
@@ -235,7 +235,8 @@ impl Superblock {
         if !(9..=16).contains(&blkszbits) {
             return None;
         }
-        // 16 bits for either of two: for the root, while that and the blocks are small enough.
+        // The same 16 bits are the root's number, or the upper bits of the number of blocks if the root has its own
+        // field.
         let wide = feature_incompat & INCOMPAT_48BIT != 0 && rootnid_8b != 0;
         let (blocks_hi, root_nid) = match wide {
             true => (rb, rootnid_8b),
@@ -305,8 +306,8 @@ impl Superblock {
         self.feature_incompat & !((1 << INCOMPAT.len()) - 1)
     }
 
-    /// Names of the compression algorithms that the image says it uses. Without the compr_cfgs feature
-    /// that is lz4, if it has a window of that, or the 0padding feature.
+    /// Names of the compression algorithms that the superblock lists. Without the compr_cfgs feature: lz4, if the
+    /// superblock has a window for it or the 0padding feature.
     pub fn algorithms(&self) -> Vec<String> {
         let window = self.available_compr_algs;
         match self.feature_incompat & (INCOMPAT_COMPR_CFGS | INCOMPAT_0PADDING) {
@@ -316,12 +317,12 @@ impl Superblock {
         }
     }
 
-    /// Whether it says that it uses a compression algorithm.
+    /// Whether the superblock lists a compression algorithm.
     pub fn is_compressed(&self) -> bool {
         self.available_compr_algs != 0 || self.feature_incompat & INCOMPAT_0PADDING != 0
     }
 
-    /// Why the image cannot be mounted as a layer, where a part of it lies on other devices.
+    /// Why the image cannot be mounted as a layer, if a part of it lies on other devices.
     pub fn in_pieces(&self) -> Option<String> {
         let devices = match self.extra_devices {
             0 => return None,

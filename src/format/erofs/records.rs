@@ -1,4 +1,4 @@
-//! Extent records, which stand in the place of an index in images with 48-bit addresses.
+//! Extent records, which replace the index in images with 48-bit addresses.
 //!
 //! Source: fs/erofs/zmap.c of Linux 7.2 (z_erofs_map_blocks_ext), struct z_erofs_extent.
 
@@ -8,29 +8,29 @@ use super::{Fault, PCLUSTER_MAX_SIZE};
 /// Z_EROFS_EXTENT_PLEN_MASK: the length of an extent; above it are a flag and the algorithm.
 pub(super) const EXTENT_PLEN_MASK: u32 = (PCLUSTER_MAX_SIZE << 1) - 1;
 
-/// The records of extents that stand in the place of an index (struct z_erofs_extent).
+/// The extent records of a file (struct z_erofs_extent).
 pub(super) struct ExtentRecords {
     pub(super) start: u64,
-    /// The size of each; the shorter ones leave out their last fields.
+    /// The size of each; shorter ones lack the last fields.
     pub(super) recsz: u64,
     pub(super) count: u64,
-    /// Records that were passed, and the physical start of the one behind them.
+    /// The number of records that were read, and the physical start of the next one.
     pub(super) passed: (u64, u64),
 }
 
-/// What a record says.
+/// A decoded record.
 pub(super) struct ExtentRecord {
     pub(super) lstart: u64,
     pub(super) lend: u64,
     pub(super) last: bool,
     /// Whether the record has an address of its own.
     pub(super) wide: bool,
-    /// The physical start, and plen as stored. `None`: no record is of this part.
+    /// The physical start, and plen as stored. `None` if no record covers this part.
     pub(super) physical: Option<(u64, u32)>,
 }
 
 impl ExtentRecords {
-    /// The record that the byte at `at` is of.
+    /// The record that covers the byte at `at`.
     pub(super) fn find(
         &mut self,
         window: &mut Window,
@@ -50,7 +50,7 @@ impl ExtentRecords {
             .ok_or(Fault::BeyondEnd(u64::MAX))
     }
 
-    /// Of one logical cluster each. Those of 4 bytes lie one behind the other from an address on.
+    /// Finds a record among those of one logical cluster each. Records of 4 bytes follow one address.
     fn find_regular(
         &mut self,
         window: &mut Window,
@@ -88,13 +88,13 @@ impl ExtentRecords {
         })
     }
 
-    /// A record of 4 bytes, behind the address that they start with.
+    /// Reads a record of 4 bytes, which follows the address that they start with.
     fn short(&self, window: &mut Window, n: u64) -> Result<u32, Fault> {
         let position = self.position(n)?.saturating_add(8);
         window.array(position).map(u32::from_le_bytes)
     }
 
-    /// In the order of their logical starts.
+    /// Finds a record among those sorted by logical start.
     fn find_sorted(&self, window: &mut Window, size: u64, at: u64) -> Result<ExtentRecord, Fault> {
         let (mut low, mut high) = (0, self.count);
         let mut record = ExtentRecord {

@@ -9,16 +9,16 @@ use crate::error::{Error, Result};
 const DEPTH_MAX: usize = 16 * 4096;
 
 impl Image<'_> {
-    /// Hands over every file with its path from the root, a directory before what is in it. The root's path is
-    /// empty. Names in a directory come in the order of their bytes.
+    /// Calls `take` with every file and its path from the root, a directory before its files. The path of the root is
+    /// empty. Names in a directory are sorted by their bytes.
     ///
     /// # Errors
-    /// Those of `take`. The image is damaged, or has more names than an honest one of its length, a directory
-    /// twice, or names that are not in order.
+    /// `take` fails. The image is damaged, or has more names than an image of its length can have, a directory in two
+    /// places, or names that are not sorted.
     pub fn walk(&self, take: &mut dyn FnMut(&[u8], &Inode) -> Result<()>) -> Result<()> {
         let mut limits = Limits::of(self);
         let mut seen = BTreeSet::new();
-        // Of the entry last taken. The directory that an entry is in is always a part of it.
+        // The path of the last entry. It starts with the path of the next entry's directory.
         let mut path: Vec<u8> = Vec::new();
         let mut todo = vec![(0, Vec::new(), self.root()?.nid)];
         while let Some((directory, name, nid)) = todo.pop() {

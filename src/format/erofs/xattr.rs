@@ -8,7 +8,7 @@ use super::{
 use crate::bytes::Cursor;
 use crate::error::{Error, Result};
 
-/// What stands before a name, by index (EROFS_XATTR_INDEX_*). The kernel passes over the others.
+/// The prefixes of names, by index (EROFS_XATTR_INDEX_*). The kernel skips the other indexes.
 const PREFIXES: [(u8, &[u8]); 5] = [
     (1, b"user."),
     (2, b"system.posix_acl_access"),
@@ -17,7 +17,7 @@ const PREFIXES: [(u8, &[u8]); 5] = [
     (6, b"security."),
 ];
 
-/// EROFS_XATTR_LONG_PREFIX: the rest of the index is that of a prefix of the image's own.
+/// EROFS_XATTR_LONG_PREFIX: the other bits are the number of a prefix that the image defines.
 const LONG_PREFIX: u8 = 1 << 7;
 
 /// An extended attribute.
@@ -29,7 +29,7 @@ pub struct Xattr {
     pub value: Vec<u8>,
 }
 
-/// A prefix of the image's own (struct erofs_xattr_long_prefix).
+/// A prefix that the image defines (struct erofs_xattr_long_prefix).
 pub(super) struct Prefix {
     base_index: u8,
     infix: Vec<u8>,
@@ -60,7 +60,7 @@ impl XattrEntry {
         })
     }
 
-    /// All of its bytes, and those up to the next multiple of 4.
+    /// Its length in bytes, padded to a multiple of 4.
     fn length(&self) -> u64 {
         let length = Self::HEADER
             .saturating_add(self.e_name_len.into())
@@ -75,7 +75,7 @@ impl XattrEntry {
     ) -> std::result::Result<Option<Vec<u8>>, Fault> {
         let (index, infix) = match self.e_name_index & LONG_PREFIX {
             0 => (self.e_name_index, &[][..]),
-            // The kernel passes over an attribute with a prefix that is not there.
+            // The kernel skips an attribute whose prefix does not exist.
             _ => match prefixes.get(usize::from(self.e_name_index & !LONG_PREFIX)) {
                 Some(prefix) => (prefix.base_index, &*prefix.infix),
                 None => return Ok(None),
@@ -100,13 +100,12 @@ impl XattrEntry {
 }
 
 impl Image<'_> {
-    /// The extended attributes of a file, in the order of their storage: its own, then those that it
-    /// shares.
+    /// The extended attributes of a file, as stored: first its own, then the shared ones.
     pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
         self.xattrs_if(inode, |_| true)
     }
 
-    /// The same, of those whose names are wanted. The values of others are not read.
+    /// The extended attributes whose names `wanted` accepts. The values of others are not read.
     pub fn xattrs_if(&self, inode: &Inode, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Xattr>> {
         if inode.behind == inode.xattrs {
             return Ok(Vec::new());
@@ -163,7 +162,7 @@ impl Image<'_> {
         Ok(entries)
     }
 
-    /// The prefixes of the image's own (erofs_xattr_prefixes_init).
+    /// The prefixes that the image defines (erofs_xattr_prefixes_init).
     fn prefixes(&self) -> Result<&[Prefix]> {
         if let Some(prefixes) = self.prefixes.get() {
             return Ok(prefixes);

@@ -11,7 +11,7 @@ use super::{Image, Inode, Packed};
 
 /// Z_EROFS_PCLUSTER_MAX_SIZE: the most bytes that a physical cluster has.
 pub const PCLUSTER_MAX_SIZE: u32 = 1 << 20;
-/// Z_EROFS_PCLUSTER_MAX_DSIZE: the most bytes that it decodes to.
+/// Z_EROFS_PCLUSTER_MAX_DSIZE: the most bytes that it can decode to.
 pub const PCLUSTER_MAX_DSIZE: u32 = 12 << 20;
 
 // Z_EROFS_ADVISE_*
@@ -28,10 +28,10 @@ const ADVISE_FRAGMENT_PCLUSTER: u16 = 1 << 5;
 const EXTENT_PLEN_PARTIAL: u32 = 1 << 27;
 const EXTENT_PLEN_FMT_BIT: u32 = 28;
 
-/// What a part of a file is.
+/// The mapping of a part of a file.
 pub(super) enum Mapped {
     Extent(Extent),
-    /// A part of the packed inode, from `at` on.
+    /// A part of the packed inode, which starts at `at`.
     Fragment {
         offset: u64,
         length: u64,
@@ -39,20 +39,20 @@ pub(super) enum Mapped {
     },
 }
 
-/// The end of a file that is not stored in blocks.
+/// The tail of a file, if it is not stored in blocks.
 #[derive(Clone, Copy)]
 enum Tail {
     None,
-    /// In the metadata, at this place and of this length.
+    /// In the metadata: offset and length.
     Inline(u64, u32),
-    /// In the packed inode, from this offset on.
+    /// In the packed inode: offset.
     Fragment(u64),
 }
 
 enum MapKind {
-    /// All of the file is in the packed inode, from this offset on.
+    /// The whole file is in the packed inode, at this offset.
     Fragment(u64),
-    /// An entry for each logical cluster, and the logical cluster in which the last extent starts.
+    /// An entry for each logical cluster; the logical cluster in which the last extent starts.
     Index(ClusterIndex, Tail, u64),
     Extents(ExtentRecords),
 }
@@ -68,7 +68,7 @@ pub(super) struct ZMap<'i> {
     kind: MapKind,
 }
 
-/// Where a physical cluster is, before it is checked.
+/// The position of a physical cluster, unchecked.
 struct Physical {
     algorithm: Algorithm,
     start: u64,
@@ -148,7 +148,7 @@ impl<'i> ZMap<'i> {
         Ok(zmap)
     }
 
-    /// Finds the extent that the end of the file is in (EROFS_GET_BLOCKS_FINDTAIL).
+    /// Finds the extent that holds the end of the file (EROFS_GET_BLOCKS_FINDTAIL).
     fn find_tail(&mut self, index: ClusterIndex, mut tail: Tail) -> Result<(), Fault> {
         let mut tail_lcn = u64::MAX;
         if !matches!(tail, Tail::None) && self.inode.size > 0 {
@@ -158,7 +158,7 @@ impl<'i> ZMap<'i> {
             tail_lcn = lcn;
             match &mut tail {
                 Tail::Inline(at, _) => *at = next,
-                // Of an offset in the packed inode a full index has the upper bits.
+                // A full index stores the upper bits of the offset in the packed inode.
                 Tail::Fragment(at) if index.full => *at |= u64::from(head.pblk) << 32,
                 _ => {}
             }
@@ -170,11 +170,11 @@ impl<'i> ZMap<'i> {
         Ok(())
     }
 
-    /// What the byte at `at` is in. `at` is within the file.
+    /// Maps the byte at `at`, which must be within the file.
     pub(super) fn map(&mut self, at: u64) -> Result<Mapped, Fault> {
         let mapped = self.map_any(at)?;
         match &mapped {
-            // What leads back to a head and what leads on from it may not agree.
+            // The distances back to a head and on to the next one may disagree.
             Mapped::Extent(extent) if !extent.has(at) => {
                 let what = "the index leads back to a head too far away";
                 Err(Fault::Corrupt(what, self.inode.behind))
@@ -274,7 +274,7 @@ impl<'i> ZMap<'i> {
         }
     }
 
-    /// The extent of a file from `offset` to `end` that a cluster is decoded for.
+    /// The extent of a file from `offset` to `end`, for which a cluster is decoded.
     fn extent(&self, offset: u64, end: u64, physical: Physical) -> Result<Mapped, Fault> {
         let at = physical.start;
         let length = end.saturating_sub(offset);
@@ -357,7 +357,7 @@ impl<'i> ZMap<'i> {
             return Ok(hole);
         };
         if record.last && self.advise & ADVISE_FRAGMENT_PCLUSTER != 0 {
-            // Of an offset in the packed inode the longer records have the upper bits.
+            // The longer records store the upper bits of the offset in the packed inode.
             let hi = if record.wide { pstart << 32 } else { 0 };
             return Ok(Mapped::Fragment {
                 offset,

@@ -18,8 +18,8 @@ use crate::plan::Module;
 /// The kernel modules for a loader.
 #[derive(Clone, Debug)]
 pub struct ModuleSelection {
-    /// The directory with lib/modules, or lib/modules itself, or lib/modules/RELEASE.
-    pub root: PathBuf,
+    /// The directory with lib/modules, or lib/modules itself, or lib/modules/RELEASE; `None`: the layers.
+    pub root: Option<PathBuf>,
     /// The release of the kernel, as printed by `uname -r`; `None`: the only one in `root`.
     pub kernel: Option<String>,
     /// Names of modules besides those that `/init` itself may need.
@@ -31,16 +31,18 @@ pub struct ModuleSelection {
 }
 
 /// The entries of kernel modules for a loader: the modules that `/init` may need and the selected ones, with their
-/// dependencies and soft dependencies. `loader` has the entries so far. Returns the names of the machine's modules, too.
+/// dependencies and soft dependencies. `root` is the directory of the selection, or the one into which the modules of the
+/// layers are extracted. `loader` has the entries so far. Returns the names of the machine's modules, too.
 ///
 /// # Errors
 /// `root` has no modules of the kernel, or of several kernels; a module is neither there nor built in, or cannot be
 /// read.
 pub fn entries(
+    root: &Path,
     selection: &ModuleSelection,
     loader: &[SpecEntry],
 ) -> Result<(Vec<SpecEntry>, Vec<String>)> {
-    let depmod = Depmod::read(selection)?;
+    let depmod = Depmod::read(root, selection.kernel.as_deref())?;
     let index = Index::new(&depmod.dep, &depmod.builtin);
     let database = depmod.database();
     let host = match &selection.host {
@@ -62,12 +64,13 @@ pub fn entries(
     Ok((tree.entries.into_values().collect(), host))
 }
 
-/// The bytes of a module of the kernel, decompressed; `None` if it has none. All are for one architecture.
+/// The bytes of a module of the kernel, decompressed; `None` if it has none. All are for one architecture. `root` is the
+/// directory of [`entries`].
 ///
 /// # Errors
 /// `root` has no modules of the kernel, or of several kernels.
-pub fn a_module(selection: &ModuleSelection) -> Result<Option<Vec<u8>>> {
-    let (directory, _) = find(selection)?;
+pub fn a_module(root: &Path, kernel: Option<&str>) -> Result<Option<Vec<u8>>> {
+    let (directory, _) = find(root, kernel)?;
     let dep = read_text(&directory.join("modules.dep"))?;
     let first = dep.split_once(':').map(|(name, _)| directory.join(name));
     // That of a module which cannot be read is told when it is needed.
@@ -96,8 +99,8 @@ struct Chosen<'a> {
 }
 
 impl Depmod {
-    fn read(selection: &ModuleSelection) -> Result<Self> {
-        let (directory, kernel) = find(selection)?;
+    fn read(root: &Path, kernel: Option<&str>) -> Result<Self> {
+        let (directory, kernel) = find(root, kernel)?;
         let optional = |name: &str| match directory.join(name) {
             path if path.exists() => read_text(&path),
             _ => Ok(String::new()),
@@ -215,16 +218,15 @@ impl Depmod {
 }
 
 /// The directory of modules.dep, and the release of the kernel.
-fn find(selection: &ModuleSelection) -> Result<(PathBuf, String)> {
-    let root = &selection.root;
+fn find(root: &Path, kernel: Option<&str>) -> Result<(PathBuf, String)> {
     let context = || root.display();
     let parents = [
         root.join("lib/modules"),
         root.join("usr/lib/modules"),
-        root.clone(),
+        root.to_path_buf(),
     ];
-    let kernel = match &selection.kernel {
-        Some(kernel) => kernel.clone(),
+    let kernel = match kernel {
+        Some(kernel) => kernel.to_string(),
         None => {
             let releases: BTreeSet<_> =
                 parents.iter().flat_map(|parent| releases(parent)).collect();
@@ -253,7 +255,7 @@ fn find(selection: &ModuleSelection) -> Result<(PathBuf, String)> {
     let mut directories: Vec<_> = parents.iter().map(|parent| parent.join(&kernel)).collect();
     // DIR may be lib/modules/VERSION itself.
     if root.file_name() == Some(OsStr::new(&kernel)) {
-        directories.push(root.clone());
+        directories.push(root.to_path_buf());
     }
     for directory in &directories {
         if directory.join("modules.dep").exists() {

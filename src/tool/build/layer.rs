@@ -21,21 +21,22 @@ pub enum LayerFormat {
 }
 
 impl LayerFormat {
-    /// The name of each format on the command line, which is also the suffix of a file in /layers.
-    pub const NAMES: [(&str, Self); 6] = [
-        ("erofs", Self::Erofs),
-        ("cpio", Self::Cpio(None)),
-        ("cpio.gz", Self::Cpio(Some(Codec::Gzip))),
-        ("cpio.lz4", Self::Cpio(Some(Codec::Lz4))),
-        ("cpio.xz", Self::Cpio(Some(Codec::Xz))),
-        ("cpio.zst", Self::Cpio(Some(Codec::Zstd))),
-    ];
+    /// Every format: those of archives are the codecs that this build has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let codecs = Codec::ALL.iter().filter(|codec| codec.supported());
+        let compressed = codecs.map(|codec| Self::Cpio(Some(*codec)));
+        [Self::Erofs, Self::Cpio(None)]
+            .into_iter()
+            .chain(compressed)
+    }
 
-    /// The suffix of the names of such files, without a dot.
+    /// The name on the command line, which is also the suffix of a file in /layers, without a dot.
     pub fn suffix(self) -> &'static str {
-        let mut names = Self::NAMES.iter();
-        let found = names.find(|(_, format)| *format == self);
-        found.map_or("", |(name, _)| *name)
+        match self {
+            Self::Erofs => "erofs",
+            Self::Cpio(None) => "cpio",
+            Self::Cpio(Some(codec)) => codec.archive_suffix(),
+        }
     }
 }
 

@@ -25,9 +25,15 @@ pub mod target;
 
 pub mod prepare;
 
+pub mod new_root;
+
+pub mod layer_modules;
+pub mod outside;
 pub mod runner;
+
 pub mod verify;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +52,7 @@ use depmod::ModuleSelection;
 use layer::{LayerInput, PreparedLayer};
 use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
+use outside::{Outside, Protection};
 use runner::RunOptions;
 use spec::{Body, FileContent, SpecEntry};
 use temp_files::TempFiles;
@@ -81,6 +88,8 @@ pub struct BuildOptions {
     pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
+    /// Where the layers go instead of into the image.
+    pub outside: Option<Outside>,
     /// The alignment of layers, in bytes: a multiple of 4.
     pub align: u64,
     /// How the loader is written.
@@ -121,18 +130,25 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         return Err(Error::new("align layers to", options.align, what));
     }
     let mut lines = Vec::new();
-    let mut entries = match options.layers_only {
-        true => Vec::new(),
-        false => loader_entries(options, &mut lines)?,
+    let takes_modules_of_layers = options
+        .modules
+        .as_ref()
+        .is_some_and(|modules| modules.root.is_none());
+    let early = match takes_modules_of_layers {
+        true => None,
+        // What is missing is reported before layers are made.
+        false => Some(loader_entries(options, None, &mut lines)?),
     };
-    let page = machine::page_max(&entries);
     // A symbolic link stays, and its target is replaced.
     let target = options.output.as_deref().map(resolve_links).transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
         let error = Error::new("write", STDOUT, "it is a terminal");
         return Err(error.hint("redirect it, or name a file with -o"));
     }
-    let temp = TempFiles::new(target.as_deref())?;
+    let temp = match takes_modules_of_layers {
+        true => TempFiles::with_names(target.as_deref())?,
+        false => TempFiles::new(target.as_deref())?,
+    };
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
@@ -145,6 +161,11 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             layers.push(layer);
         }
     }
+    let mut entries = match early {
+        Some(entries) => entries,
+        None => loader_entries(options, Some((&layers, &temp)), &mut lines)?,
+    };
+    let page = machine::page_max(&entries);
     let image = archives.image.as_ref().map(|image| &image.config);
     let init = options.init.as_deref();
     layers.extend(runner::prepare(
@@ -167,10 +188,12 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut stop = false;
     let mut signed = Vec::new();
     if let Some(verify) = &options.verify {
-        stop = !appended
-            .first()
-            .is_some_and(|layer| layer.starts_with_image);
-        let list = verify::add_files(verify, &mut entries, appended, &temp)?;
+        stop = options.outside.is_some()
+            || !appended
+                .first()
+                .is_some_and(|layer| layer.starts_with_image);
+        let outside = options.outside.as_ref();
+        let list = verify::add_files(verify, &mut entries, appended, outside, &temp)?;
         // A list that is signed need not be in the loader, which can then stay as it is.
         let outside = !verify.keys.is_empty() && !options.layers_inside;
         stop |= outside;
@@ -178,8 +201,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
             (false, _) => verify::add_to_loader(&mut entries, list),
             (true, true) => signed = list,
             // Somebody else signs it.
+            (true, false) if options.outside.is_some() => signed = list,
             (true, false) => {}
         }
+    }
+    if let Some(outside) = &options.outside {
+        lines.extend(outside.write(appended)?);
+        outside.write_list(&std::mem::take(&mut signed))?;
+        appended = &mut [];
     }
     let object = options.output.as_deref().unwrap_or(Path::new(STDOUT));
     let lengths = appended.iter().map(|layer| layer.length);
@@ -216,10 +245,10 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         1 => "1 layer".to_string(),
         n => format!("{n} layers"),
     };
-    let inside = if options.layers_inside {
-        " inside it"
-    } else {
-        ""
+    let inside = match (options.layers_inside, &options.outside) {
+        (true, _) => " inside it".into(),
+        (false, Some(outside)) => format!(" in {}", outside.directory.display()),
+        (false, None) => String::new(),
     };
     let loader = loader.length;
     lines.push(format!(
@@ -228,26 +257,30 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The entries of the loader, modules included. Messages are added to `lines`.
-fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec<SpecEntry>> {
+/// The entries of the loader, modules included. Messages are added to `lines`. `layers` are those from which the
+/// modules are taken.
+fn loader_entries(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Vec<SpecEntry>> {
+    if options.layers_only {
+        return Ok(Vec::new());
+    }
+    let modules = selected_modules(options, layers, lines)?;
+    let modules = modules
+        .as_ref()
+        .map(|(root, modules)| (root.as_path(), modules));
     let target = match options.target {
         Some(target) => Some(target),
-        None => target::of_kernel(options.kernel.as_deref(), options.modules.as_ref())?,
+        None => target::of_kernel(options.kernel.as_deref(), modules)?,
     };
     let mut entries = loader::entries(&options.specs, options.init.as_deref(), target)?;
     if let Some((target, init)) = options.target.zip(machine::init_location(&entries)) {
         target::check_init(init, target)?;
     }
-    if let Some(modules) = &options.modules {
-        let mut modules = modules.clone();
-        if options
-            .layers
-            .iter()
-            .any(|layer| layer::is_squashfs(&layer.path))
-        {
-            modules.names.push(Module::Squashfs.name().into());
-        }
-        let (files, host) = depmod::entries(&modules, &entries)?;
+    if let Some((root, modules)) = modules {
+        let (files, host) = depmod::entries(root, modules, &entries)?;
         entries.extend(files);
         lines.extend(machine::architecture_warning(&entries));
         if modules.host.is_some() {
@@ -261,6 +294,40 @@ fn loader_entries(options: &BuildOptions, lines: &mut Vec<String>) -> Result<Vec
         }
     }
     Ok(entries)
+}
+
+/// The modules for the loader, with those that the other options need, and the directory that has them.
+fn selected_modules(
+    options: &BuildOptions,
+    layers: Option<(&[PreparedLayer], &TempFiles)>,
+    lines: &mut Vec<String>,
+) -> Result<Option<(PathBuf, ModuleSelection)>> {
+    let Some(mut modules) = options.modules.clone() else {
+        return Ok(None);
+    };
+    if options
+        .layers
+        .iter()
+        .any(|layer| layer::is_squashfs(&layer.path))
+    {
+        modules.names.push(Module::Squashfs.name().into());
+    }
+    let outside = options.outside.as_ref();
+    if outside.is_some_and(|outside| outside.protection == Protection::Verity) {
+        modules.names.push("dm_verity".into());
+    }
+    let root = match (modules.root.clone(), layers) {
+        (Some(root), _) => root,
+        (None, Some((layers, temp))) => {
+            let directory = temp.path("modules");
+            let release = layer_modules::extract(layers, modules.kernel.as_deref(), &directory)?;
+            lines.push(format!("modules of kernel {release}, from the layers"));
+            modules.kernel = Some(release);
+            directory
+        }
+        (None, None) => PathBuf::new(),
+    };
+    Ok(Some((root, modules)))
 }
 
 /// Adds the layers to the loader, as files of /layers whose names keep the order.
@@ -278,12 +345,9 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             "--layers-inside",
         ));
     }
-    // Steps of ten leave room for files that a boot loader adds.
-    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
-    let width = number(layers.len().saturating_sub(1)).to_string().len();
     for (index, layer) in layers.iter().enumerate() {
-        let number = format!("/{:0width$}-", number(index));
-        let name = [LAYERS, number.as_bytes(), layer.name.as_bytes()].concat();
+        let name = file_name(index, layers.len(), &layer.name);
+        let name = [LAYERS, b"/", name.as_bytes()].concat();
         let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
         let origin = format!("layer {}", layer.path.display());
         entries.push(SpecEntry::of_root(
@@ -293,6 +357,16 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
             origin,
         ));
     }
+}
+
+/// The name of the file of a layer, one of `count`, so that the order of names is that of layers.
+pub(super) fn file_name(index: usize, count: usize, name: &OsStr) -> OsString {
+    // Steps of ten leave room for files that a boot loader adds.
+    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
+    let width = number(count.saturating_sub(1)).to_string().len();
+    let mut file = OsString::from(format!("{:0width$}-", number(index)));
+    file.push(name);
+    file
 }
 
 /// The alignment of layers as [`CpioOptions::data_align`].

@@ -12,14 +12,14 @@ use oci_spec::image::ImageConfiguration;
 use super::archive::{self, CpioOptions};
 use super::layer::{self, PreparedLayer};
 use super::loader;
+use super::new_root;
 use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
-use crate::bytes::{Chain, Opened};
+use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::run::config::{self, Config, FILE, PROGRAM, SIZE_MAX};
 use crate::text::shown;
-use crate::tool::image::boot::{Boot, StandIns};
-use crate::tool::image::merged::{Layers, Stacking, layer_parts, merge};
+use crate::tool::image::merged::Layers;
 use crate::tool::image::rootfs::{Node, Rootfs};
 
 /// The layer in messages.
@@ -101,7 +101,7 @@ pub fn prepare(
     let has_entrypoint = image
         .and_then(|image| image.config().as_ref()?.entrypoint().as_ref())
         .is_some_and(|words| !words.is_empty());
-    let new_root = read_root(layers, |root, contents| {
+    let new_root = new_root::read(layers, |root, contents| {
         let program = config
             .arguments
             .first()
@@ -144,33 +144,6 @@ enum Init {
     /// One that is there because busybox has it.
     Busybox,
     Full,
-}
-
-/// Stacks the layers as `/init` does.
-fn read_root<T>(layers: &[PreparedLayer], look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
-    // The first archive with /init is the loader, and all that follows are layers.
-    let entries = [entry(
-        "init",
-        libc::S_IFREG | 0o755,
-        Body::File(FileContent::Bytes(Vec::new()), Vec::new()),
-    )];
-    let mut loader = Vec::new();
-    archive::write(&entries, CpioOptions::default(), &mut loader, NAME)?;
-    let mut image = Chain::default();
-    image.push(Box::new(loader), 1);
-    for layer in layers {
-        let file = layer
-            .file
-            .try_clone()
-            .during("read", layer.path.display())?;
-        image.push(Box::new(Opened::new(file, layer.length)), 4096);
-    }
-    let boot = Boot::new(&image, "retain_initrd", &StandIns::default());
-    let plan = boot.plan()?;
-    let sources = boot.open(&image)?;
-    let parts = layer_parts(&plan, &sources);
-    let (root, contents, _) = merge(&plan, &sources, &parts, Stacking::default());
-    Ok(look(&root, &contents))
 }
 
 /// Whether a program is the image's /sbin/init, whose place the layer takes.
@@ -316,41 +289,6 @@ fn signal(text: &str) -> Option<i32> {
     number.filter(|number| (first..=last).contains(number))
 }
 
-/// Splits a command as a shell does: at blanks, with '...', "..." and \ to keep them.
-///
-/// # Errors
-/// A quote is not closed; there is no word.
-pub fn words(text: &str) -> std::result::Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (None, '\'' | '"') => {
-                quote = Some(character);
-                word.get_or_insert_default();
-            }
-            (Some(open), close) if open == close => quote = None,
-            (None | Some('"'), '\\') => {
-                let next = characters.next().ok_or("a \\ at the end")?;
-                word.get_or_insert_default().push(next);
-            }
-            (None, blank) if blank.is_ascii_whitespace() => words.extend(word.take()),
-            (_, other) => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    match (quote, words.first()) {
-        (Some(quote), _) => Err(format!("a {quote} is not closed")),
-        (None, None) => Err("no program".into()),
-        (None, Some(program)) if program.is_empty() => {
-            Err("the name of the program is empty".into())
-        }
-        (None, Some(_)) => Ok(words),
-    }
-}
-
 /// The value of --env.
 ///
 /// # Errors
@@ -444,29 +382,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(signal(text), number, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_command_is_split_as_a_shell_does_it() {
-        let good = |text| words(text).unwrap();
-        assert_eq!(
-            good(" nginx  -g 'daemon off;'\t"),
-            ["nginx", "-g", "daemon off;"]
-        );
-        assert_eq!(
-            good(r#"a "b \" 'c" d\ e '' 'x\y'"#),
-            ["a", "b \" 'c", "d e", "", "x\\y"]
-        );
-        for (text, what) in [
-            ("", "no program"),
-            (" ", "no program"),
-            ("'a", "a ' is not closed"),
-            ("a \"", "a \" is not closed"),
-            ("a\\", "a \\ at the end"),
-            ("'' a", "the name of the program is empty"),
-        ] {
-            assert_eq!(words(text).unwrap_err(), what, "{text}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::tool::platform::Platform;
 /// A file cannot be read.
 pub fn of_kernel(
     kernel: Option<&Path>,
-    modules: Option<&ModuleSelection>,
+    modules: Option<(&Path, &ModuleSelection)>,
 ) -> Result<Option<&'static Platform>> {
     /// Offsets in the header of a kernel are below this.
     const HEAD: u64 = 4096;
@@ -29,7 +29,10 @@ pub fn of_kernel(
             return Ok(Some(platform));
         }
     }
-    let module = modules.map(depmod::a_module).transpose()?.flatten();
+    let module = match modules {
+        Some((root, modules)) => depmod::a_module(root, modules.kernel.as_deref())?,
+        None => None,
+    };
     let ident = module.and_then(|module| Ident::decode(&module));
     Ok(ident.and_then(|ident| Platform::of_program(ident.e_machine)))
 }

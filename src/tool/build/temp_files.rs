@@ -74,9 +74,9 @@ impl TempFiles {
         Self::create_for(image, true)
     }
 
-    /// The same with a directory for files that other programs open by name, beside `image`.
-    pub fn with_names(image: &Path) -> Result<Self> {
-        Self::create_for(Some(image), false)
+    /// The same with a directory for files that are opened by name, beside `image`.
+    pub fn with_names(image: Option<&Path>) -> Result<Self> {
+        Self::create_for(image, false)
     }
 
     fn create_for(image: Option<&Path>, unnamed: bool) -> Result<Self> {

@@ -5,7 +5,9 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::file_name;
 use super::layer::PreparedLayer;
+use super::outside::Outside;
 use super::program::run;
 use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
@@ -13,7 +15,7 @@ use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Segment, Walk};
-use crate::plan::{self, Place, Source};
+use crate::plan::{self, Place, Source, medium};
 use crate::text::shown;
 use crate::tool::tmpfile::shared_path;
 use crate::verify::digest::Digests;
@@ -36,6 +38,8 @@ pub struct VerifyOptions {
     pub version: Option<u64>,
     /// The oldest version that the loader boots.
     pub minimum_version: Option<u64>,
+    /// What dm-verity does with layers on a disk: options of veritytab(5).
+    pub verity: Option<String>,
 }
 
 /// A layer that may vary.
@@ -77,7 +81,7 @@ struct LayerFile<'a> {
     segment: Segment,
 }
 
-/// Adds the policy and the keys to the loader. `appended` are the layers behind it. Returns the entries of the list, and
+/// Adds the policy and the keys to the loader. `appended` are the layers behind it, or `outside`. Returns the entries of the list, and
 /// of its signature if there is a key that signs it.
 ///
 /// # Errors
@@ -87,6 +91,7 @@ pub fn add_files(
     options: &VerifyOptions,
     loader: &mut Vec<SpecEntry>,
     appended: &[PreparedLayer],
+    outside: Option<&Outside>,
     temp: &TempFiles,
 ) -> Result<Vec<SpecEntry>> {
     let exists = |loader: &[SpecEntry], name: &[u8]| {
@@ -97,7 +102,7 @@ pub fn add_files(
         let what = "a spec has this file already, and --verify would write it";
         Err(Error::new("add", path, what))
     };
-    let list = list(options, loader, appended)?;
+    let list = list(options, loader, appended, outside)?;
     let mut entries = Vec::new();
     if let Some(key) = &options.sign {
         let signature = sign(list.as_bytes(), key, options.version, temp)?;
@@ -112,7 +117,7 @@ pub fn add_files(
         return refuse(list::PATH);
     }
     add(&mut entries, list_name, list);
-    let mut files = vec![(policy::PATH.to_string(), text(options))];
+    let mut files = vec![(policy::PATH.to_string(), text(options, outside))];
     for path in &options.keys {
         let text = fs::read(path).during("read", path.display())?;
         Key::parse(&path.display().to_string(), &text)?;
@@ -123,7 +128,9 @@ pub fn add_files(
     for (path, text) in files {
         let name = normalized(path.as_bytes());
         // A policy of a spec is the builder's own.
-        let decides = !options.allowed.is_empty() || options.minimum_version.is_some();
+        let decides = !options.allowed.is_empty()
+            || options.minimum_version.is_some()
+            || options.verity.is_some();
         match exists(loader, &name) {
             true if path == policy::PATH && !decides => {}
             true => return refuse(&path),
@@ -183,13 +190,19 @@ fn add(loader: &mut Vec<SpecEntry>, name: Vec<u8>, text: String) {
 }
 
 /// The policy.
-fn text(options: &VerifyOptions) -> String {
+fn text(options: &VerifyOptions, outside: Option<&Outside>) -> String {
     let mut text =
         String::from("# Words of the kernel command line that could defeat verification.\n");
     if let Some(version) = options.minimum_version {
         text.push_str(&format!("minimum-version {version}\n"));
     }
-    for word in &options.allowed {
+    if let Some(list) = &options.verity {
+        text.push_str(&format!("verity-options {list}\n"));
+    }
+    // The list decides which layers boot, wherever they are.
+    let from = outside.map(|_| medium::WORD);
+    let allowed = options.allowed.iter().map(String::as_str);
+    for word in allowed.chain(from) {
         text.push_str(&format!("allow {word}\n"));
     }
     text
@@ -200,6 +213,7 @@ fn list(
     options: &VerifyOptions,
     loader: &[SpecEntry],
     appended: &[PreparedLayer],
+    outside: Option<&Outside>,
 ) -> Result<String> {
     let mut exceptions: Vec<&Exception> = options.exceptions.iter().collect();
     let mut lines = Vec::new();
@@ -216,15 +230,27 @@ fn list(
         let found = take(&mut exceptions, is);
         lines.extend(entries(&name, &*file, walk, found)?);
     }
-    for layer in appended {
-        let name = shown(layer.name.as_encoded_bytes());
+    for (index, layer) in appended.iter().enumerate() {
+        let name = match outside {
+            Some(_) => &file_name(index, appended.len(), &layer.name),
+            None => &layer.name,
+        };
+        let name = shown(name.as_encoded_bytes());
         let file = layer
             .file
             .try_clone()
             .during("open", layer.path.display())?;
         let file = Opened::new(file, layer.length);
         let found = take(&mut exceptions, |exception| layer.is(&exception.name));
-        lines.extend(entries(&name, &file, initrd::walk(&file, b""), found)?);
+        let mut own = entries(&name, &file, initrd::walk(&file, b""), found)?;
+        if let (Some(outside), None) = (outside, found) {
+            let expected = outside.expected(&file);
+            if let Some(expected) = expected.during("read", layer.path.display())? {
+                own.iter_mut()
+                    .for_each(|line| line.expected = expected.clone());
+            }
+        }
+        lines.extend(own);
     }
     for Exception { name, directory } in exceptions {
         let Some(directory) = directory else {

@@ -25,8 +25,15 @@ Kernel:
 Machine:
   The memory is what `layerinit check` predicts, and 256 MiB for the system. The kernel gets the
   words of a unified kernel image, console= for the serial port, panic=-1, retain_initrd if the
-  image needs it, ip=dhcp with --port, and then those of --append. KVM is used if it boots this
-  kernel: the kernel is started with it for up to ten seconds to see that; --accel skips this.
+  image needs it, and then those of --append. KVM is used if it boots this kernel: the kernel is
+  started with it for up to ten seconds to see that; --accel skips this.
+
+Network:
+  With --port, the guest has a virtio network interface with QEMU's user network, which reaches what
+  this machine reaches. The kernel command line has its address (ip=10.0.2.15::10.0.2.2:...), which
+  kernels with CONFIG_IP_PNP, systemd and the init of container images read. The driver, virtio_net,
+  has to be in the kernel or in the loader (`layerinit build --module virtio_net`); then
+  rd.driver.pre=virtio_net loads it.
 
   The command that runs is printed to standard error first.
 

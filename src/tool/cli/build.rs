@@ -8,7 +8,6 @@ use clap::{ArgGroup, ArgMatches, Args};
 
 use super::bundle::{BundleArgs, kernel_release};
 use super::container::ContainerArgs;
-use super::named;
 use super::verification::VerificationArgs;
 use crate::error::{Context, Result};
 use crate::tool::build::archive::CpioOptions;
@@ -16,6 +15,7 @@ use crate::tool::build::depmod::ModuleSelection;
 use crate::tool::build::layer::{LayerFormat, LayerInput};
 use crate::tool::build::mkfs::ErofsOptions;
 use crate::tool::build::module::ModuleOptions;
+use crate::tool::build::outside::Outside;
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
@@ -81,6 +81,11 @@ Verification:
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
 
+  With --layers-outside, the layers are files for a disk, and the policy allows rd.layers.from=. /init
+  copies them into memory and hashes them there. With --verity the kernel reads and verifies them
+  block by block on the disk, as it does with --fs-verity, if that is enabled for the files
+  (fsverity enable). A list that is signed goes beside the layers.
+
   If the first layer is neither an EROFS nor a SquashFS image, or the list is signed, the loader
   ends with a stop, at which the kernel's unpacker stops: what follows is not unpacked over the
   loader.
@@ -89,8 +94,9 @@ Boot loaders:
   With --uki, --fit and --iso, the kernel and the image become one file, which the programs of the
   distribution write: ukify (systemd-ukify, systemd-boot-efi), mkimage (u-boot-tools) and
   grub-mkrescue (grub-common, xorriso, GRUB's platforms). -o is not needed then. The kernel is
-  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version. With
-  --modules, the release of FILE is that in its name, vmlinuz-RELEASE.
+  --kernel FILE, or the usr/lib/modules/VERSION/vmlinuz of the layers with the highest version, as
+  bootc images have it; --modules without DIR takes its modules. With --modules, the release of FILE
+  is that in its name, vmlinuz-RELEASE.
 
   An addon, FILE.addon.efi, has the layers and no loader. systemd-stub 257 or newer appends it to
   the initrd of the unified kernel image APP.efi if it lies in APP.efi.extra.d/ or in
@@ -120,11 +126,13 @@ Examples:
   layerinit build -o demo.img --layer rootfs/ --mkfs-erofs-arg=--all-root
   layerinit build --uki linux.efi --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/ \\
     --cmdline 'console=ttyS0 retain_initrd' --uki-sign db.key db.crt
+  layerinit build --uki linux.efi --modules --layer oci:bootc:latest
   layerinit build --uki app.addon.efi --layer app/
   layerinit build --fit image.itb --kernel Image --dtb board.dtb --layer rootfs/
   layerinit build --iso demo.iso --kernel /boot/vmlinuz-$(uname -r) --modules / --layer rootfs/
   layerinit build -o demo.img --layer base/ --layer app/ --verify \\
     --verify-except credentials:/run/credentials
+  layerinit build -o loader.img --layers-outside disk/layers --layer base/ --verify --verity
   layerinit build -o - --layer rootfs/ | ssh board 'cat >/boot/initrd.img'";
 
 /// Build an image of the loader and the layers
@@ -157,6 +165,16 @@ pub(super) struct BuildArgs {
     /// Put the layers into the loader's archive, as /layers/10-NAME, /layers/20-NAME and so on
     #[arg(long, requires = "layers", help_heading = "Layer options")]
     layers_inside: bool,
+    /// Write the layers into the directory DIR instead, as 10-NAME, 20-NAME and so on, for a disk that
+    /// rd.layers.from= names
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "layers",
+        conflicts_with = "layers_inside",
+        help_heading = "Layer options"
+    )]
+    layers_outside: Option<PathBuf>,
     /// Start layers at a multiple of BYTES, which is a multiple of 4
     #[arg(
         long,
@@ -214,11 +232,12 @@ pub(super) struct BuildArgs {
         help_heading = "Loader options")]
     cpio_align: u32,
 
-    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules
-    #[arg(long, value_name = "DIR", help_heading = "Module options")]
-    modules: Option<PathBuf>,
-    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR]; or the
-    /// kernel's file, for --uki, --fit and --iso
+    /// Add erofs, overlay and loop, with their dependencies, from DIR/lib/modules; without DIR, from
+    /// the layers
+    #[arg(long, value_name = "DIR", num_args = 0..=1, help_heading = "Module options")]
+    modules: Option<Option<PathBuf>>,
+    /// Set the release of the kernel, as printed by uname -r [default: the only one in DIR; of the
+    /// layers, the highest version with a vmlinuz]; or the kernel's file, for --uki, --fit and --iso
     #[arg(
         long,
         value_name = "KERNEL",
@@ -262,8 +281,12 @@ pub(super) struct BuildArgs {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {
-    PossibleValuesParser::new(LayerFormat::NAMES.map(|(name, _)| name))
-        .try_map(|name| named(&LayerFormat::NAMES, &name))
+    PossibleValuesParser::new(LayerFormat::all().map(LayerFormat::suffix)).try_map(|name| {
+        let mut formats = LayerFormat::all();
+        formats
+            .find(|format| format.suffix() == name)
+            .ok_or("no format")
+    })
 }
 
 fn multiple_of_4(text: &str) -> std::result::Result<u32, String> {
@@ -355,7 +378,10 @@ impl BuildArgs {
             mut bundles,
         } = request;
         bundles.fit_key = self.bundles.fit_key()?;
-        let temp = bundles.first().map(TempFiles::with_names).transpose()?;
+        let temp = bundles.first();
+        let temp = temp
+            .map(|first| TempFiles::with_names(Some(first)))
+            .transpose()?;
         let mtime = build::mtime(self.mtime)?;
         let release = self.kernel.as_deref().map(kernel_release).transpose()?;
         let kernel = self.kernel.map(PathBuf::from);
@@ -402,6 +428,10 @@ impl BuildArgs {
                 mtime,
                 args: self.mkfs_erofs_args,
             },
+            outside: self.layers_outside.map(|directory| Outside {
+                directory,
+                protection: self.verification.protection(),
+            }),
             verify: self.verification.options(),
             container: self.container.options(),
             run: self.container.run_options(),

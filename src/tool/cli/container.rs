@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::tool::build::container::layers::ContainerOptions;
 use crate::tool::build::runner::{self, RunOptions};
+use crate::tool::shell;
 
 /// How archives and container images become layers, and what starts
 #[derive(Args)]
@@ -79,5 +80,5 @@ impl ContainerArgs {
 struct Entrypoint(Vec<String>);
 
 fn entrypoint(text: &str) -> std::result::Result<Entrypoint, String> {
-    runner::words(text).map(Entrypoint)
+    shell::split(text).map(Entrypoint)
 }

@@ -8,12 +8,14 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::named;
 use crate::error::Result;
+use crate::plan::medium::WORD;
 use crate::tool::check::options::{CheckOptions, LoaderLocation};
 use crate::tool::check::uefi::UefiLoader;
 use crate::tool::diff::{self, DiffOptions};
 use crate::tool::image::boot::StandIns;
 use crate::tool::image::input::Initrd;
 use crate::tool::list::{self, ListOptions};
+use crate::tool::verify::VerifyImageOptions;
 use crate::tool::{cat, check, extract, plan, segments, verify};
 
 /// The alignments that boot loaders use between files, in bytes.
@@ -268,13 +270,18 @@ Output:
   The digest of each layer, in the format of sha256sum, and one line with the verdict. The list is
   /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
 
+  Layers on a disk are in the directory of --from, or where --cmdline names them. Hash trees of
+  dm-verity are compared with the data; digests of fs-verity are computed, whether it is enabled or
+  not.
+
 Exit status:
   1 if a layer is not in its place in the list or is missing, if there is no list, or if its
   signature is wrong; 2 for wrong usage.
 
 Examples:
   layerinit verify initrd.img
-  layerinit verify loader.cpio base.erofs app.erofs"))]
+  layerinit verify loader.cpio base.erofs app.erofs
+  layerinit verify loader.img --from disk/layers"))]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     image: ImageArgs,
@@ -282,11 +289,28 @@ pub(super) struct VerifyArgs {
     /// any]
     #[arg(long, value_name = "PUB")]
     key: Option<PathBuf>,
+    /// Set the kernel command line [default: that of a unified kernel image; rd.layers.from= for --from]
+    #[arg(long, value_name = "STRING")]
+    cmdline: Option<String>,
+    #[command(flatten)]
+    from: FromArgs,
 }
 
 impl VerifyArgs {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<bool> {
-        verify::verify(&self.image.open()?, self.key.as_deref(), out).map(|()| true)
+        let image = self.image.open()?;
+        let given = self.cmdline.or_else(|| image.cmdline.clone());
+        let count = self.from.from.len();
+        let from = |number| format!(" {WORD}=/dev/disk{number}:/");
+        let options = VerifyImageOptions {
+            key: self.key,
+            cmdline: given.unwrap_or_else(|| {
+                let from: String = (0..count).map(from).collect();
+                format!("retain_initrd{from}")
+            }),
+            stand_ins: StandIns::new(self.from.from),
+        };
+        verify::verify(&image, &options, out).map(|()| true)
     }
 }
 

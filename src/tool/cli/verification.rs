@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::tool::build::outside::Protection;
 use crate::tool::build::verify::{Exception, VerifyOptions};
-use crate::verify::policy::Allowed;
+use crate::verify::policy::{self, Allowed};
 
 /// What a loader verifies
 #[derive(Args)]
@@ -55,9 +56,39 @@ pub(super) struct VerificationArgs {
         help_heading = "Verification options"
     )]
     minimum_version: Option<u64>,
+    /// Append a dm-verity hash tree to each image of --layers-outside: the kernel verifies each block when it
+    /// is read, and /init hashes nothing
+    #[arg(
+        long,
+        requires = "layers_outside",
+        help_heading = "Verification options"
+    )]
+    verity: bool,
+    /// List the fs-verity digests of the files of --layers-outside, on which `fsverity enable` has to be run
+    #[arg(
+        long,
+        requires_all = ["layers_outside", "verify"],
+        conflicts_with = "verity",
+        help_heading = "Verification options"
+    )]
+    fs_verity: bool,
+    /// Set what dm-verity does with layers: restart-on-corruption, panic-on-corruption, check-at-most-once,
+    /// ignore-zero-blocks
+    #[arg(long, value_name = "LIST", requires = "verify", value_parser = verity_options,
+        help_heading = "Verification options")]
+    verity_options: Option<String>,
 }
 
 impl VerificationArgs {
+    /// How the kernel verifies layers outside of the image.
+    pub(super) fn protection(&self) -> Protection {
+        match (self.verity, self.fs_verity) {
+            (true, _) => Protection::Verity,
+            (false, true) => Protection::FsVerity,
+            (false, false) => Protection::None,
+        }
+    }
+
     /// What the loader verifies; `None`: nothing.
     pub(super) fn options(self) -> Option<VerifyOptions> {
         self.verify.then_some(VerifyOptions {
@@ -67,8 +98,15 @@ impl VerificationArgs {
             sign: self.sign,
             version: self.list_version,
             minimum_version: self.minimum_version,
+            verity: self.verity_options,
         })
     }
+}
+
+/// Checks options of dm-verity for the policy.
+fn verity_options(text: &str) -> std::result::Result<String, String> {
+    policy::verity_options(text)?;
+    Ok(text.into())
 }
 
 /// Checks a word for the policy.

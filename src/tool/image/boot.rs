@@ -127,11 +127,17 @@ impl Boot {
         self.bodies.push(body);
     }
 
+    /// Fails if the layers of `rd.layers.from=` are not known.
+    pub fn check_media(&self) -> Result<()> {
+        match &self.media_error {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
     /// The plan that `/init` makes.
     pub fn plan(&self) -> Result<Plan> {
-        if let Some(error) = &self.media_error {
-            return Err(error.clone());
-        }
+        self.check_media()?;
         let mut plan = plan::plan(&self.sources, &self.options)?;
         for (medium, fstype) in &self.media_types {
             if let Some(device) = plan
@@ -224,6 +230,18 @@ impl Boot {
         let found = media::find(medium, &directory, path)?;
         for (name, what) in found.unused {
             self.findings.at(name).warning(what);
+        }
+        // As /init does: with keys, unless the initrd has a list.
+        let has_keys = self.rootfs.find(signature::KEYS.as_bytes()).is_some();
+        if let Some(path) = found.list
+            && has_keys
+            && self.signed.is_none()
+        {
+            let read = |path: String| fs::read(&path).during("read", &path);
+            self.signed = Some(SignedList {
+                signature: read(format!("{path}.minisig"))?,
+                list: read(path)?,
+            });
         }
         for mut source in found.sources {
             let host = PathBuf::from(source.path());

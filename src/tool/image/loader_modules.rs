@@ -35,6 +35,13 @@ pub struct Release {
     builtin: String,
 }
 
+impl Release {
+    /// Whether the kernel has a module built in.
+    pub fn is_builtin(&self, module: &str) -> bool {
+        Index::new("", &self.builtin).is_builtin(module)
+    }
+}
+
 impl<'a> LoaderModules<'a> {
     /// The modules of a loader, for a kernel with this configuration and command line.
     pub fn new(

@@ -3,9 +3,11 @@
 use std::io;
 
 use super::boot::Boot;
+use super::erofs_tree::Gaps;
 use super::over::OverImage;
 use super::rootfs::{Changes, FileData, Node, Rootfs};
 use super::spool::ArchiveSpool;
+use super::squashfs::{SquashfsContent, SquashfsImage};
 use super::unpack::PackedArchive;
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Error, Result};
@@ -30,6 +32,7 @@ pub struct Layers<'a> {
 enum OpenLayer<'a> {
     Erofs(Box<Image<'a>>, &'a LayerPart<'a>),
     /// Archives, each with its offset.
+    Squashfs(Box<SquashfsContent<'a>>),
     Cpio(Vec<(u64, ArchiveSpool<'a>)>),
     Unread,
 }
@@ -61,7 +64,7 @@ impl<'a> Layers<'a> {
     pub fn image(&self, layer: usize) -> Option<&Image<'a>> {
         match self.pieces.get(layer)? {
             OpenLayer::Erofs(image, _) => Some(image),
-            OpenLayer::Cpio(_) | OpenLayer::Unread => None,
+            OpenLayer::Squashfs(_) | OpenLayer::Cpio(_) | OpenLayer::Unread => None,
         }
     }
 
@@ -72,6 +75,9 @@ impl<'a> Layers<'a> {
         match (self.pieces.get(node.layer), &node.inode, node.body) {
             (Some(OpenLayer::Erofs(image, bytes)), Some(_), None) => {
                 Ok(ContentPlace::Image(image, *bytes))
+            }
+            (Some(OpenLayer::Squashfs(content)), None, Some(body)) => {
+                Ok(ContentPlace::Bytes(&**content, body.offset))
             }
             (Some(OpenLayer::Cpio(archives)), None, Some(body)) => {
                 let mut archives = archives.iter();
@@ -179,12 +185,7 @@ pub fn merge<'a>(
                 match image {
                     Ok((image, gaps)) => {
                         piece = OpenLayer::Erofs(Box::new(image), part);
-                        for (what, is_error) in gaps.clauses() {
-                            match is_error {
-                                true => findings.error(layer, what),
-                                false => findings.warning(layer, what),
-                            }
-                        }
+                        report(&gaps, layer, &mut findings);
                     }
                     Err(error) => {
                         findings.error(layer, error.to_string());
@@ -193,11 +194,22 @@ pub fn merge<'a>(
                 }
             }
             Content::Erofs { .. } => rootfs.partial = true,
-            Content::Squashfs { .. } => {
-                let what =
-                    "the tool does not read SquashFS images: the files in it are not checked";
-                findings.warning(layer, what);
-                rootfs.partial = true;
+            Content::Squashfs { superblock, .. } => {
+                let content = SquashfsImage::new(part, superblock).and_then(|image| {
+                    let mut content = SquashfsContent::new(image);
+                    let gaps = OverImage::put_squashfs(&mut rootfs, &mut content, index)?;
+                    Ok((content, gaps))
+                });
+                match content {
+                    Ok((content, gaps)) => {
+                        piece = OpenLayer::Squashfs(Box::new(content));
+                        report(&gaps, layer, &mut findings);
+                    }
+                    Err(error) => {
+                        findings.error(layer, error.to_string());
+                        rootfs.partial = true;
+                    }
+                }
             }
             Content::Cpio { codec, .. } => {
                 if let Some(source) = sources.get(layer.source) {
@@ -210,6 +222,16 @@ pub fn merge<'a>(
         pieces.push(piece);
     }
     (rootfs, Layers { pieces }, findings)
+}
+
+/// Reports what a kernel may refuse.
+fn report(gaps: &Gaps, layer: &Layer, findings: &mut Findings) {
+    for (what, is_error) in gaps.clauses() {
+        match is_error {
+            true => findings.error(layer, what),
+            false => findings.warning(layer, what),
+        }
+    }
 }
 
 impl Rootfs {

@@ -12,10 +12,14 @@ pub mod files;
 
 pub mod erofs_tree;
 
+pub mod squashfs;
+
 pub mod in_place;
 
 pub mod rootfs;
 pub mod spool;
+
+pub mod layer_kernels;
 
 pub mod unpack;
 

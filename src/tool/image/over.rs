@@ -1,14 +1,15 @@
-//! An EROFS image over the layers below it, as overlayfs stacks them.
+//! An image over the layers below it, as overlayfs stacks them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::erofs_tree::{self, Gap, Gaps};
 use super::files::File;
-use super::rootfs::{FileData, Node, Rootfs, join};
+use super::rootfs::{ArchiveExtent, FileData, Node, Rootfs, join};
+use super::squashfs::{SquashfsContent, SquashfsInode, SquashfsKind};
 use super::unpack::NAMES_MAX;
 use crate::boot::mount::extract::marks::{MarkReader, Marks, Origins};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::erofs::{Image, Inode};
 
 /// An image on its way into a rootfs.
@@ -39,7 +40,72 @@ impl<'r> OverImage<'r> {
                 Ok(())
             })?;
         }
-        let mut over = Self {
+        let mut over = Self::new(rootfs, layer, refers);
+        let mut reader = MarkReader::new(image);
+        erofs_tree::walk(image, |file, inode| {
+            let marks = match over.rootfs.as_is {
+                true => Marks::default(),
+                false => reader.of(inode)?,
+            };
+            let path = file.path.clone();
+            let links = (inode.nid, inode.nlink);
+            over.file(path, node(file, inode, layer), links, &marks)
+        })?;
+        Ok(over.gaps)
+    }
+
+    /// Stacks the files of a SquashFS image over the tree, and gives their content its place in `content`.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn put_squashfs(
+        rootfs: &'r mut Rootfs,
+        content: &mut SquashfsContent,
+        layer: usize,
+    ) -> Result<Gaps> {
+        let mut files = Vec::new();
+        content.image().walk(&mut |_, inode| {
+            if let SquashfsKind::File(data) = &inode.kind {
+                files.push((inode.number, *data));
+            }
+            Ok(())
+        })?;
+        content.add(files).during("read", "SquashFS image")?;
+        let refers = layer > 0 && content.image().has_xattrs();
+        let mut over = Self::new(rootfs, layer, refers);
+        // The attributes of files that have the same ones are kept once.
+        let mut known = HashMap::new();
+        content.image().walk(&mut |path, inode| {
+            let xattrs = match inode.xattrs {
+                None => None,
+                Some(number) => match known.get(&number) {
+                    Some(xattrs) => Some(Rc::clone(xattrs)),
+                    None => {
+                        let xattrs = Rc::new(content.image().xattrs(inode)?);
+                        known.insert(number, Rc::clone(&xattrs));
+                        Some(xattrs)
+                    }
+                },
+            };
+            let mut node = squashfs_node(content, inode, layer);
+            let kind = node.mode & libc::S_IFMT;
+            let mut marks = Marks::of_device(kind, node.device);
+            for xattr in xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
+                marks.add(&xattr.name, &xattr.value, kind, node.size());
+            }
+            if over.rootfs.as_is {
+                marks = Marks::default();
+            }
+            node.xattrs = xattrs.filter(|xattrs| !xattrs.is_empty());
+            let links = (inode.number.into(), inode.nlink);
+            over.file(path.to_vec(), node, links, &marks)
+        })?;
+        Ok(over.gaps)
+    }
+
+    /// `refers`: whether the image refers to lower layers by other paths.
+    fn new(rootfs: &'r mut Rootfs, layer: usize, refers: bool) -> Self {
+        Self {
             layer,
             lower: match refers {
                 true => rootfs.names.clone(),
@@ -49,27 +115,23 @@ impl<'r> OverImage<'r> {
             origins: Origins::default(),
             links: HashMap::new(),
             gaps: Gaps::default(),
-        };
-        let mut reader = MarkReader::new(image);
-        erofs_tree::walk(image, |file, inode| {
-            let marks = match over.rootfs.as_is {
-                true => Marks::default(),
-                false => reader.of(inode)?,
-            };
-            over.file(file, inode, &marks)
-        })?;
-        Ok(over.gaps)
+        }
     }
 
-    fn file(&mut self, file: File, inode: &Inode, marks: &Marks) -> Result<()> {
-        let path = file.path.clone();
+    /// Stacks a file over the tree. `links`: the number of its inode, and how many names that has.
+    fn file(
+        &mut self,
+        path: Vec<u8>,
+        mut new: Node,
+        links: (u64, u32),
+        marks: &Marks,
+    ) -> Result<()> {
         let origin = self.origins.of(&path, marks)?;
         if marks.whiteout {
             self.rootfs.whiteout(&path);
             return Ok(());
         }
-        let mut new = node(file, inode, self.layer);
-        if inode.is_directory() {
+        if new.has_type(libc::S_IFDIR) {
             if marks.opaque {
                 self.rootfs.make_opaque(&path);
             }
@@ -88,12 +150,13 @@ impl<'r> OverImage<'r> {
         }
         self.rootfs.put(path.clone(), new);
         // One file, also where only one of its names replaces a file of a lower layer.
-        match self.links.get(&inode.nid).copied() {
-            _ if inode.nlink < 2 => {}
+        let (inode, nlink) = links;
+        match self.links.get(&inode).copied() {
+            _ if nlink < 2 => {}
             Some(first) => self.rootfs.name(path, first),
             None => {
                 let index = self.rootfs.names.get(&path).copied();
-                self.links.extend(index.map(|index| (inode.nid, index)));
+                self.links.extend(index.map(|index| (inode, index)));
             }
         }
         self.check_size()
@@ -166,4 +229,28 @@ fn node(file: File, inode: &Inode, layer: usize) -> Node {
         inode: Some(Box::new(inode.clone())),
         ..Node::default()
     }
+}
+
+/// A file of a SquashFS image, without its extended attributes.
+fn squashfs_node(content: &SquashfsContent, inode: &SquashfsInode, layer: usize) -> Node {
+    let mut node = Node {
+        mode: inode.mode,
+        layer,
+        owner: inode.owner,
+        mtime: (inode.mtime.into(), 0),
+        ..Node::default()
+    };
+    match &inode.kind {
+        SquashfsKind::File(data) => {
+            node.body = content.offset(inode.number).map(|offset| ArchiveExtent {
+                segment: 0,
+                offset,
+                length: data.size,
+            });
+        }
+        SquashfsKind::Link(target) => node.target.clone_from(target),
+        SquashfsKind::Device(major, minor) => node.device = Some((*major, *minor)),
+        SquashfsKind::Directory { .. } | SquashfsKind::Other => {}
+    }
+    node
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
-use crate::format::erofs::Inode;
+use crate::format::erofs::{Inode, Xattr};
 
 /// How many changes are kept. The rest is counted.
 const CHANGES_MAX: usize = 2000;
@@ -18,7 +18,7 @@ pub struct Node {
     pub mode: u32,
     /// A symbolic link's target.
     pub target: Vec<u8>,
-    /// Where the bytes of a regular file of an archive are; `None` if it is empty.
+    /// Where the bytes of a regular file of an archive or a SquashFS image are; `None` if it is empty.
     pub body: Option<ArchiveExtent>,
     /// Index of the layer that it is from, in the list of the plan's layers.
     pub layer: usize,
@@ -33,6 +33,8 @@ pub struct Node {
     /// What a member of an archive takes over from the file that it is written over: that file's layer and
     /// inode, for its extended attributes.
     pub over: Option<Rc<(usize, Inode)>>,
+    /// The extended attributes that it has from a SquashFS image.
+    pub xattrs: Option<Rc<Vec<Xattr>>>,
     /// Where the bytes are of a file that has metadata only (trusted.overlay.metacopy).
     pub data: FileData,
 }
@@ -80,12 +82,12 @@ impl Node {
     }
 }
 
-/// Where the bytes of a file are in an archive.
+/// Where the bytes of a file are in an archive or a SquashFS image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArchiveExtent {
-    /// Offset of the archive's segment in the image.
+    /// Offset of the archive's segment in the image; 0 for a SquashFS image.
     pub segment: u64,
-    /// Offset of the first byte in the archive, decompressed.
+    /// Offset of the first byte in the archive, decompressed; in the content of all files of a SquashFS image.
     pub offset: u64,
     /// Number of bytes.
     pub length: u64,

@@ -13,7 +13,7 @@ use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::format::cpio::{Archive, Header, Member, Next, PATH_MAX, normalized};
-use crate::format::erofs::Inode;
+use crate::format::erofs::{Inode, Xattr};
 use crate::initrd;
 use crate::initrd::member::{
     LinkKey, Whiteout, device_number, link_key, link_target, whiteout, wrong_sum,
@@ -236,6 +236,7 @@ impl RootfsUnpacker<'_> {
                 _ => device.then(|| device_number(header)),
             },
             over: old.and_then(xattrs_of),
+            xattrs: old.and_then(kept_xattrs),
             ..Node::default()
         }
     }
@@ -442,6 +443,23 @@ fn xattrs_of(old: &Node) -> Option<Rc<(usize, Inode)>> {
         .filter(|inode| inode.xattrs_length() > 0);
     let own = own.map(|inode| Rc::new((old.layer, inode.clone())));
     own.or_else(|| old.over.clone())
+}
+
+/// The extended attributes of a file of a SquashFS image that are kept when a member is written over it.
+fn kept_xattrs(old: &Node) -> Option<Rc<Vec<Xattr>>> {
+    let xattrs = old.xattrs.as_ref()?;
+    let is_lost =
+        |xattr: &Xattr| old.has_type(libc::S_IFREG) && xattr.name == b"security.capability";
+    Some(match xattrs.iter().any(is_lost) {
+        true => Rc::new(
+            xattrs
+                .iter()
+                .filter(|xattr| !is_lost(xattr))
+                .cloned()
+                .collect(),
+        ),
+        false => Rc::clone(xattrs),
+    })
 }
 
 /// Why the kernel skips a member whatever the rootfs holds.

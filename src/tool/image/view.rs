@@ -5,7 +5,7 @@ use super::input::Initrd;
 use super::merged::{self, Layers, Stacking};
 use super::rootfs::{Node, Rootfs};
 use crate::error::{Error, Result};
-use crate::plan::{Content, Plan, Root};
+use crate::plan::{Plan, Root};
 use crate::tool::finding::{Findings, Severity};
 
 /// A tree of files, and where their bytes are.
@@ -64,11 +64,6 @@ pub fn with<T>(
             findings: &boot.findings,
             as_is: false,
         });
-    }
-    let mut layers = plan.layers.iter();
-    if let Some(layer) = layers.find(|layer| matches!(layer.content, Content::Squashfs { .. })) {
-        let what = "the tool does not read SquashFS images; unsquashfs extracts them";
-        return Err(Error::new("read", layer, what));
     }
     let sources = boot.open(image)?;
     let parts = merged::layer_parts(&plan, &sources);

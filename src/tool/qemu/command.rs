@@ -90,9 +90,18 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// The ports; without any, the guest has no network.
     pub ports: Vec<Port>,
+    /// Whether the loader has [`NETWORK_MODULE`].
+    pub network_module: bool,
     /// What runs the guest's instructions.
     pub accelerator: Accelerator,
 }
+
+/// The driver of the guest's network interface.
+pub const NETWORK_MODULE: &str = "virtio_net";
+
+/// The addresses of QEMU's user network, which are always these: guest, gateway, netmask, name server. A kernel without
+/// CONFIG_IP_PNP knows no DHCP.
+const ADDRESSES: &str = "ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3";
 
 /// The memory of a guest that needs these bytes, in MiB: a multiple of 64.
 pub fn memory_mib(bytes: u64) -> u64 {
@@ -161,7 +170,11 @@ fn kernel_words(guest: &Guest) -> String {
         words.push("retain_initrd".into());
     }
     if !guest.ports.is_empty() && !given("ip") {
-        words.push("ip=dhcp".into());
+        words.push(ADDRESSES.into());
+    }
+    if !guest.ports.is_empty() && guest.network_module {
+        // Nothing else loads it: the init of a container image does not.
+        words.push(format!("rd.driver.pre={NETWORK_MODULE}"));
     }
     words.push(guest.append.trim().to_string());
     words.retain(|word| !word.is_empty());
@@ -176,8 +189,8 @@ fn comma_doubled(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::kernel_file::shell_words;
     use crate::tool::platform::ALL;
+    use crate::tool::shell;
 
     fn guest() -> Guest {
         Guest {
@@ -191,12 +204,13 @@ mod tests {
             processors: 2,
             disks: Vec::new(),
             ports: Vec::new(),
+            network_module: false,
             accelerator: Accelerator::Tcg,
         }
     }
 
     fn line(guest: &Guest) -> String {
-        shell_words(&command_line(guest))
+        shell::join(&command_line(guest))
     }
 
     #[test]
@@ -230,6 +244,7 @@ mod tests {
             ports: ["8080:80", "0.0.0.0:5353:53/udp"]
                 .map(|text| Port::parse(text).unwrap())
                 .into(),
+            network_module: true,
             accelerator: Accelerator::Kvm,
             ..guest()
         };
@@ -241,7 +256,8 @@ mod tests {
              -drive if=none,id=disk1,format=raw,readonly=on,file=/dev/sr0 -device virtio-blk-pci,drive=disk1 \
              -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:5353-:53 \
              -device virtio-net-pci,netdev=net0 -kernel 'it'\\''s a kernel' -initrd initrd.img \
-             -append 'quiet console=tty0 console=ttyAMA0 ip=dhcp rd.debug panic=5'"
+             -append 'quiet console=tty0 console=ttyAMA0 ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3 \
+             rd.driver.pre=virtio_net rd.debug panic=5'"
         );
     }
 

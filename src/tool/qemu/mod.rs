@@ -15,8 +15,10 @@ use super::check::memory;
 use super::check::requirements::has_layers_in_initrd;
 use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
-use super::kernel_file::{self, Provided, shell_words};
+use super::image::loader_modules::LoaderModules;
+use super::kernel_file::{self, Provided};
 use super::platform::{self, Platform};
+use super::shell;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
 use command::{Disk, Guest, Port, command_line};
@@ -82,6 +84,7 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         Ok(plan) => memory::of_machine(image, &boot, plan),
         Err(_) => image.size().saturating_mul(2).saturating_add(UNPLANNED),
     };
+    let network_module = network_module(image, &boot);
     let guest = Guest {
         emulated,
         kernel: kernel.path.clone(),
@@ -99,20 +102,28 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
             .map(|path| disk(path))
             .collect::<Result<_>>()?,
         ports: options.ports.clone(),
+        network_module: network_module == Some(true),
         accelerator: match options.accelerator {
             Some(chosen) => chosen,
             None => kvm::probe(emulated, &kernel.path, &temp),
         },
     };
+    if !options.ports.is_empty() && network_module.is_none() {
+        let name = command::NETWORK_MODULE;
+        eprintln!(
+            "warning: the loader has no module {name}: unless the kernel has it built in, the guest has no network; \
+             add it with `layerinit build --module {name}`"
+        );
+    }
     let words = command_line(&guest);
     if options.print {
         for line in [&kernel.prepare, &initrd.prepare].into_iter().flatten() {
             writeln!(out, "{line}").during("write", "standard output")?;
         }
-        writeln!(out, "{}", shell_words(&words)).during("write", "standard output")?;
+        writeln!(out, "{}", shell::join(&words)).during("write", "standard output")?;
         return Ok(0);
     }
-    eprintln!("{}", shell_words(&words));
+    eprintln!("{}", shell::join(&words));
     if io::stdin().is_terminal() {
         eprintln!("(Ctrl-A X ends QEMU, Ctrl-A H shows the other keys)");
     }
@@ -134,6 +145,16 @@ fn initrd_file(image: &Initrd, temp: &TempFiles, print: bool) -> Result<Provided
             .hint("boot it without --print, or join the files with cat"));
     }
     Provided::copy(image, "initrd", temp)
+}
+
+/// Whether the loader has the driver of the guest's network interface as a module; `false`: the kernel has it built in;
+/// `None`: nothing is known of it.
+fn network_module(image: &Initrd, boot: &Boot) -> Option<bool> {
+    const NAME: &str = command::NETWORK_MODULE;
+    let modules = LoaderModules::new(boot, image, None, "");
+    let mut releases = modules.releases(None);
+    let release = releases.find(|release| modules.problem(release, NAME).is_none())?;
+    Some(!release.is_builtin(NAME))
 }
 
 /// At most four: more make the boot under emulation slower.

@@ -27,7 +27,6 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("sbin")).unwrap();
     let loader = x86_loader();
-    let newest = mkfs_erofs("newest_mkfs_erofs");
     let name = |path: &str, machine| {
         let mut program = elf(machine);
         program.resize(30_000, 0);
@@ -56,7 +55,7 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
                 name("sbin/init", machine);
             }
             let arguments: Vec<_> = options.split(' ').collect();
-            let layer = erofs_by(&newest, &directory, &tree, &arguments);
+            let layer = erofs_by(&NEWEST_MKFS, &directory, &tree, &arguments);
             let mut image = loader.clone();
             pad(&mut image, 4096);
             image.extend(layer);

@@ -281,3 +281,71 @@ fn modules_lie_below_usr_where_lib_is_a_link() {
         "{merged:?}"
     );
 }
+
+/// As bootc images have them: the kernel of the highest version, unless --kernel names one.
+#[test]
+fn the_modules_of_a_kernel_in_the_layers() {
+    let directory = workshop("tool-build-layer-modules");
+    for release in ["6.9-a", "6.12-b"] {
+        let modules = directory.join("root/usr/lib/modules").join(release);
+        fs::create_dir_all(modules.join("kernel/fs")).unwrap();
+        fs::write(modules.join("vmlinuz"), "kernel").unwrap();
+        fs::write(
+            modules.join("kernel/fs/erofs.ko"),
+            format!("module of {release}"),
+        )
+        .unwrap();
+        fs::write(modules.join("modules.dep"), "kernel/fs/erofs.ko:\n").unwrap();
+        fs::write(
+            modules.join("modules.builtin"),
+            "kernel/overlay.ko\nkernel/loop.ko\n",
+        )
+        .unwrap();
+    }
+    let words = ["build", "-o", "image", "--spec", "/dev/null", "--modules"];
+    let built = |more: &[&str]| {
+        let said = good(&directory, &[&words[..], more].concat());
+        let line = said.lines().next().unwrap().to_string();
+        (line, fs::read(directory.join("image")).unwrap())
+    };
+    let holds = |image: &[u8], part: &str| {
+        image
+            .windows(part.len())
+            .any(|window| window == part.as_bytes())
+    };
+    for (more, release, other) in [
+        (&["--layer", "root"][..], "6.12-b", "6.9-a"),
+        (&["--layer", "root", "--as", "cpio.gz"], "6.12-b", "6.9-a"),
+        (&["--layer", "root", "--kernel", "6.9-a"], "6.9-a", "6.12-b"),
+    ] {
+        let (line, image) = built(more);
+        assert_eq!(
+            line,
+            format!("modules of kernel {release}, from the layers")
+        );
+        assert!(
+            holds(&image, &format!("/modules/{release}/kernel/fs/erofs.ko\0")),
+            "{more:?}"
+        );
+        assert!(!holds(&image, &format!("/modules/{other}/")), "{more:?}");
+    }
+    fs::remove_file(directory.join("image")).unwrap();
+    let before = names(&directory);
+    for (more, message) in [
+        (
+            &["--layer", "root", "--kernel", "5.0"][..],
+            "no usr/lib/modules/5.0/modules.dep, but of 6.9-a, 6.12-b",
+        ),
+        (&[], "no usr/lib/modules/VERSION/modules.dep"),
+    ] {
+        let message = format!("layerinit: find modules in the layers: {message}\n");
+        assert_eq!(bad(&directory, &[&words[..], more].concat()), message);
+    }
+    fs::remove_file(directory.join("root/usr/lib/modules/6.12-b/modules.dep")).unwrap();
+    let message = "layerinit: find modules in the layers: no usr/lib/modules/6.12-b/modules.dep\n";
+    assert_eq!(
+        bad(&directory, &[&words[..], &["--layer", "root"]].concat()),
+        message
+    );
+    assert_eq!(names(&directory), before);
+}

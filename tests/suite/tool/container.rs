@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::common::mkfs_erofs;
+use crate::common::{NEWER_MKFS, NEWEST_MKFS};
 use crate::support::{said, scratch, tool};
 
 /// Runs a shell script in a directory.
@@ -221,8 +221,7 @@ diff expected found
 fn the_stack_of_an_image_is_what_umoci_unpacks_with_every_mkfs_erofs() {
     let directory = scratch("container-compare");
     layout(&directory, &LAYERS);
-    let newer = mkfs_erofs("newer_mkfs_erofs");
-    let newest = mkfs_erofs("newest_mkfs_erofs");
+    let (newer, newest) = (&*NEWER_MKFS, &*NEWEST_MKFS);
     let mut images = Vec::new();
     for mkfs in [None, Some(newer.as_path()), Some(newest.as_path())] {
         for flatten in [&[][..], &["--flatten"]] {

@@ -25,9 +25,11 @@ mod container;
 mod gen_init_cpio;
 pub mod inputs;
 mod list;
+mod outside;
 mod plan;
 mod reproducible;
 mod usage;
+
 mod verify;
 
 /// Runs the tool with these words.

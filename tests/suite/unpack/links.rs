@@ -197,7 +197,7 @@ fn a_link_to_a_file_that_became_a_symbolic_link_writes_where_that_points() {
 
 #[test]
 fn a_link_to_a_file_that_became_a_pipe_or_a_device_opens_neither() {
-    // The kernel waits for ever for a reader of the pipe, and writes to the device.
+    // The kernel waits forever for a reader of the pipe, and writes to the device.
     for (mode, line) in [
         (0o010600, "fifo 0600 0:0 @0"),
         (0o020600, "char 0600 0:0 @0"),

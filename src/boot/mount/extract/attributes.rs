@@ -71,15 +71,24 @@ pub fn xattrs(
     stacked: bool,
     limits: &mut Limits,
 ) -> Result<Vec<Xattr>> {
-    let shown = |name: &[u8]| stacked || !name.starts_with(OVERLAY) || name.starts_with(NESTED);
-    let mut found = image.xattrs_if(inode, shown)?;
+    let mut found = image.xattrs_if(inode, |name| is_shown(name, stacked))?;
     for Xattr { name, value } in &mut found {
         limits.xattrs(inode, name.len().saturating_add(value.len()) as u64)?;
-        if !stacked && name.starts_with(NESTED) {
-            name.drain(b"trusted.".len()..b"trusted.overlay.".len());
-        }
+        show(name, stacked);
     }
     Ok(found)
+}
+
+/// Whether overlayfs shows an extended attribute of a layer with this name.
+pub fn is_shown(name: &[u8], stacked: bool) -> bool {
+    stacked || !name.starts_with(OVERLAY) || name.starts_with(NESTED)
+}
+
+/// Changes the name of an extended attribute of a layer into that which overlayfs shows.
+pub fn show(name: &mut Vec<u8>, stacked: bool) {
+    if !stacked && name.starts_with(NESTED) {
+        name.drain(b"trusted.".len()..b"trusted.overlay.".len());
+    }
 }
 
 /// Sets them on a file or a directory. The owner comes first: chown(2) clears set-user-ID bits and

@@ -30,6 +30,30 @@ pub struct Marks {
     pub whiteout: bool,
 }
 
+impl Marks {
+    /// The marks of a file without extended attributes. `kind` is its type, as in `st_mode`.
+    pub fn of_device(kind: u32, device: Option<(u32, u32)>) -> Self {
+        Self {
+            whiteout: kind == libc::S_IFCHR && device == Some((0, 0)),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what an extended attribute says of a file with this type and size.
+    pub fn add(&mut self, name: &[u8], value: &[u8], kind: u32, size: u64) {
+        let regular = kind == libc::S_IFREG;
+        match name {
+            OPAQUE => self.opaque |= kind == libc::S_IFDIR && value == b"y",
+            // Nobody has a longer path, and files may share the value.
+            REDIRECT if value.len() >= PATH_MAX as usize => self.redirect = Some(Vec::new()),
+            REDIRECT => self.redirect = Some(value.to_vec()),
+            METACOPY => self.metacopy |= regular,
+            WHITEOUT => self.whiteout |= regular && size == 0,
+            _ => {}
+        }
+    }
+}
+
 /// Reads the marks of one file after the other.
 pub struct MarkReader<'i> {
     image: &'i Image<'i>,
@@ -50,10 +74,7 @@ impl<'i> MarkReader<'i> {
 
     /// The marks of a file.
     pub fn of(&mut self, inode: &Inode) -> Result<Marks> {
-        let mut marks = Marks {
-            whiteout: inode.file_type() == libc::S_IFCHR && inode.device == Some((0, 0)),
-            ..Marks::default()
-        };
+        let mut marks = Marks::of_device(inode.file_type(), inode.device);
         let length = inode.xattrs_length();
         if length == 0 || marks.whiteout {
             return Ok(marks);
@@ -65,18 +86,8 @@ impl<'i> MarkReader<'i> {
         // go on for a long time.
         self.limits.xattrs(inode, length)?;
         let wanted = |name: &[u8]| [OPAQUE, REDIRECT, METACOPY, WHITEOUT].contains(&name);
-        let regular = inode.file_type() == libc::S_IFREG;
         for xattr in self.image.xattrs_if(inode, wanted)? {
-            match &*xattr.name {
-                OPAQUE => marks.opaque |= inode.is_directory() && xattr.value == b"y",
-                // Nobody has a longer path, and files may share the value.
-                REDIRECT if xattr.value.len() >= PATH_MAX as usize => {
-                    marks.redirect = Some(Vec::new());
-                }
-                REDIRECT => marks.redirect = Some(xattr.value),
-                METACOPY => marks.metacopy |= regular,
-                _ => marks.whiteout |= regular && inode.size == 0,
-            }
+            marks.add(&xattr.name, &xattr.value, inode.file_type(), inode.size);
         }
         if inode.nlink > 1 && !inode.is_directory() {
             self.seen.insert(inode.nid, marks.clone());

@@ -135,6 +135,29 @@ mod tests {
         );
     }
 
+    /// Found by fuzzing.
+    #[test]
+    fn extents_do_not_overlap_where_their_records_are_in_no_order() {
+        // A map of 3 records of 16 bytes, all holes: plen, pstart, lstart.
+        let mut map = vec![3, 0, 0, 0, 5, 0, 0, 0];
+        map.resize(16, 0);
+        for lstart in [0, 30, 0] {
+            map.extend_from_slice(&[0; 12]);
+            map.extend_from_slice(&u32::to_le_bytes(lstart));
+        }
+        let mut file = inode(0o100_644, 1, 0, &map);
+        file[0] = 1 << 1;
+        let bytes = image(&[file]);
+        let bytes: &[u8] = &bytes;
+        let image = Image::open(&bytes).unwrap();
+        let inode = image.inode(FIRST).unwrap();
+        let extents = image.extents(&inode).map(|extent| extent.unwrap());
+        let extents: Vec<_> = extents
+            .map(|extent| (extent.offset, extent.length))
+            .collect();
+        assert_eq!(extents, [(0, 30), (30, inode.size - 30)]);
+    }
+
     #[test]
     fn what_would_go_on_for_ever_ends() {
         let mut circle = sound();
