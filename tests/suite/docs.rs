@@ -39,10 +39,12 @@ layerinit() {
 }
 uname() { echo 6.12-test; }
 skopeo() {
+    local image=${*: -1}
+    image=${image#oci:}
     tar -C base -cf base.tar .
-    umoci init --layout debian
-    umoci new --image debian:12
-    umoci raw add-layer --image debian:12 base.tar
+    umoci init --layout "${image%:*}"
+    umoci new --image "$image"
+    umoci raw add-layer --image "$image" base.tar
 } >&2
 export XDG_CACHE_HOME=$PWD/cache
 for name in cargo mount qemu-system-x86_64; do eval "$name() { :; }"; done
