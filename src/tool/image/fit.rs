@@ -253,6 +253,9 @@ impl DeviceTree {
 fn header(source: &dyn ReadAt) -> io::Result<(Structure<'_>, u64)> {
     let mut header = [0; 40];
     source.read_exact_at(&mut header, 0)?;
+    if !is_fit(&header) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no magic"));
+    }
     let mut fields = header
         .chunks_exact(4)
         .map(|field| u64::from(field.try_into().map_or(0, u32::from_be_bytes)));
@@ -415,6 +418,15 @@ mod tests {
         let packed = fit(&[node("images", &[node("r", &properties)])]);
         let what = "a FIT image that wants U-Boot to decompress its ramdisk (gzip)";
         assert_eq!(ramdisk(&packed.as_slice()), Err(what.into()));
+    }
+
+    #[test]
+    fn a_tree_without_its_magic_is_none() {
+        let mut bytes = with_two();
+        assert!(ramdisk(&bytes.as_slice()).is_ok());
+        bytes[0] = 0;
+        let error = ramdisk(&bytes.as_slice()).unwrap_err();
+        assert_eq!(error, "a FIT image with a damaged tree: no magic");
     }
 
     #[test]
