@@ -14,7 +14,7 @@ loader_packages() {
 	need_files /usr/lib/grub/i386-pc/linux.mod=grub-pc-bin /usr/lib/grub/x86_64-efi/linux.mod=grub-efi-amd64-bin \
 		/usr/share/OVMF/OVMF_CODE_4M.fd=ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi=systemd-boot-efi \
 		/usr/lib/ISOLINUX/isolinux.bin=isolinux /usr/lib/syslinux/modules/bios/ldlinux.c32=syslinux-common \
-		/usr/lib/ipxe/qemu/pxe-virtio.rom=ipxe-qemu /usr/lib/python3/dist-packages/pefile.py=python3-pefile
+		/usr/lib/ipxe/qemu/efi-virtio.rom=ipxe-qemu /usr/lib/python3/dist-packages/pefile.py=python3-pefile
 }
 
 # ---- firmware -----------------------------------------------------------------------
@@ -134,7 +134,7 @@ loader_ipxe() {
 		echo boot
 	} >tftp/boot.ipxe
 	printf '%s\n' -netdev "user,id=net,tftp=$PWD/tftp,bootfile=boot.ipxe" \
-		-device 'virtio-net-pci,netdev=net,romfile=/usr/lib/ipxe/qemu/pxe-virtio.rom' -boot n >qemu
+		-device virtio-net-pci,netdev=net -boot n >qemu
 }
 
 # ---- files of layerinit build ----------------------------------------------------------
