@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::support::{said, scratch, tool};
 
@@ -46,6 +47,9 @@ fn gen_init_cpio(deb: &Path) -> PathBuf {
     );
     let kept = cache.join(format!("layerinit/gen_init_cpio-{version}"));
     let program = kept.join("gen_init_cpio");
+    // Tests of this process share the directory that it is built in.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if program.exists() {
         return program;
     }
@@ -67,7 +71,7 @@ fn gen_init_cpio(deb: &Path) -> PathBuf {
             .current_dir(&work),
         "compiling gen_init_cpio.c",
     );
-    // Whoever was faster has built the same.
+    // Another process that was faster has built the same.
     if fs::rename(&work, &kept).is_err() {
         fs::remove_dir_all(&work).unwrap();
     }
