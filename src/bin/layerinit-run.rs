@@ -4,7 +4,6 @@ use std::io::Write;
 
 use layerinit::run::network;
 use layerinit::run::supervise::{NOT_STARTED, end_others, run};
-use layerinit::sys::{interface, terminal};
 use rustix::system::{RebootCommand, reboot};
 
 fn main() {
@@ -19,7 +18,7 @@ fn main() {
     // The kernel then sends SIGINT for Ctrl-Alt-Del. In a container, it refuses.
     let _ = reboot(RebootCommand::CadOff);
     // A kernel may have no networking.
-    let _ = interface::loopback_up();
+    let _ = network::loopback_up();
     if let Err(error) = network::configure() {
         say(&format!("layerinit-run: {error}"));
     }
@@ -30,7 +29,7 @@ fn main() {
     end_others();
     rustix::fs::sync();
     say(&format!("layerinit-run: exit status {status}"));
-    terminal::drain(rustix::stdio::stdout());
+    let _ = rustix::termios::tcdrain(rustix::stdio::stdout());
     for command in [RebootCommand::PowerOff, RebootCommand::Halt] {
         if let Err(errno) = reboot(command) {
             say(&format!("layerinit-run: {command:?}: {errno}"));

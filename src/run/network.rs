@@ -1,5 +1,5 @@
-//! The address that `ip=` on the kernel command line gives: most kernels of distributions are built without
-//! CONFIG_IP_PNP, and leave it to the initramfs.
+//! The loopback interface, and the address that `ip=` on the kernel command line gives: most kernels of distributions are
+//! built without CONFIG_IP_PNP, and leave it to the initramfs.
 //!
 //! Source: Documentation/admin-guide/nfs/nfsroot.rst for `ip=`, rtnetlink(7) for the messages.
 
@@ -19,6 +19,9 @@ const INTERFACES: &str = "/sys/class/net";
 
 /// The file of a kernel that reads `ip=` itself.
 const KERNEL_READS_IT: &str = "/proc/net/pnp";
+
+/// The index of the loopback interface (LOOPBACK_IFINDEX in include/net/flow.h).
+const LOOPBACK: u32 = 1;
 
 /// What `ip=` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +129,14 @@ pub fn configure() -> Result<()> {
     }
 }
 
+/// Brings the loopback interface up: it has its addresses then.
+///
+/// # Errors
+/// The kernel has no networking.
+pub fn loopback_up() -> Result<()> {
+    exchange(&[link_up(LOOPBACK)], "the loopback interface")
+}
+
 /// The index of an interface by its name, or of the first Ethernet interface.
 fn interface(name: &str) -> Option<u32> {
     let number = |name: &str, file: &str| -> Option<u32> {
@@ -144,36 +155,49 @@ fn interface(name: &str) -> Option<u32> {
 
 /// Sets address and route, and brings the interface up.
 fn set(addresses: &Addresses, index: u32) -> Result<()> {
-    let object = || format!("the address {}", addresses.client);
-    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None).during("set", object())?;
-    for message in messages(addresses, index) {
+    let object = format!("the address {}", addresses.client);
+    exchange(&messages(addresses, index), &object)
+}
+
+/// Sends messages to rtnetlink, and waits for the answer to each.
+fn exchange(messages: &[Vec<u8>], object: &str) -> Result<()> {
+    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None).during("set", object)?;
+    for message in messages {
         let mut answer = [0; 128];
-        let exchange = send(&socket, &message, SendFlags::empty())
+        let exchange = send(&socket, message, SendFlags::empty())
             .and_then(|_| recv(&socket, &mut answer, RecvFlags::empty()));
-        let (received, _) = exchange.during("set", object())?;
+        let (received, _) = exchange.during("set", object)?;
         match refusal(answer.get(..received).unwrap_or_default()) {
             // The kernel has read `ip=` itself.
             None | Some(Errno::EXIST) => {}
-            Some(errno) => return Err(errno).during("set", object()),
+            Some(errno) => return Err(errno).during("set", object),
         }
     }
     Ok(())
+}
+
+/// The message that brings an interface up.
+fn link_up(index: u32) -> Vec<u8> {
+    let up = (libc::IFF_UP as u32).to_ne_bytes();
+    // struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change.
+    let header = [&[0; 4], &index.to_ne_bytes()[..], &up, &up].concat();
+    message(libc::RTM_NEWLINK, 0, &header, &[])
 }
 
 /// The messages for rtnetlink, in order: the route needs an interface that is up.
 fn messages(addresses: &Addresses, index: u32) -> Vec<Vec<u8>> {
     const FAMILY: u8 = libc::AF_INET as u8;
     const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-    let up = (libc::IFF_UP as u32).to_ne_bytes();
     let client = addresses.client.octets();
+    let link = link_up(index);
     let index = index.to_ne_bytes();
     // struct ifaddrmsg: family, length of the prefix, flags, scope, index.
     let header = [&[FAMILY, addresses.prefix, 0, 0], &index[..]].concat();
     let attributes = [(libc::IFA_LOCAL, client), (libc::IFA_ADDRESS, client)];
-    let mut messages = vec![message(libc::RTM_NEWADDR, CREATE, &header, &attributes)];
-    // struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change.
-    let header = [&[0; 4], &index[..], &up, &up].concat();
-    messages.push(message(libc::RTM_NEWLINK, 0, &header, &[]));
+    let mut messages = vec![
+        message(libc::RTM_NEWADDR, CREATE, &header, &attributes),
+        link,
+    ];
     if let Some(gateway) = addresses.gateway {
         // struct rtmsg: family, length of destination and source, TOS, table, protocol, scope, type, flags.
         let header = [

@@ -193,7 +193,7 @@ fn is_init(program: &CStr) -> bool {
     INITS.iter().any(|init| Some(*init) == name)
 }
 
-/// Gives the console to the user, who may then open /dev/stdout.
+/// Makes the program's user the owner of the console: opening /dev/stdout needs that.
 fn give_console(credentials: &Credentials) {
     if credentials.uid == 0 {
         return;

@@ -4,7 +4,6 @@
 
 mod int_ioctl;
 pub mod note;
-pub mod page_size;
 pub mod signal;
 
 #[cfg(feature = "disk")]
@@ -16,10 +15,8 @@ pub mod dm;
 pub mod entry;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod fsverity;
-pub mod interface;
 pub mod loopdev;
 pub mod program;
-pub mod terminal;
 
 pub mod process;
 #[cfg(feature = "watchdog")]

@@ -77,7 +77,9 @@ fn start(
                 Session::Own => lead_session(),
                 Session::OfParent => {
                     let _ = rustix::process::setpgid(None, None);
-                    super::terminal::set_foreground(rustix::stdio::stdin());
+                    // Standard input may be no terminal.
+                    let group = rustix::process::getpgrp();
+                    let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), group);
                 }
             }
             let errno = match (prepare(), &envp) {

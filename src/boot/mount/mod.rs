@@ -66,7 +66,6 @@ use crate::plan::Upper;
 use crate::plan::backend::Backend;
 use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, Module, Plan, Root};
-use crate::sys::page_size::page_size;
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
 pub use kept::MountedKept;
@@ -77,6 +76,11 @@ pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
 pub use secure::secure;
 pub use upper::MountedUpper;
+
+/// The size of the kernel's pages, in bytes.
+fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
 
 /// How a layer was mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,12 @@ use super::extract::{self, Onto};
 use super::memory::{self, Need};
 use super::paths::{SYSROOT, create_directory};
 use super::unpack;
-use super::{MountMethod, MountedLayer, Mounter, archive};
+use super::{MountMethod, MountedLayer, Mounter, archive, page_size};
 use crate::boot::release;
 use crate::bytes::Part;
 use crate::error::{Context, Error, Result};
 use crate::initrd;
 use crate::plan::{Content, Layer, Root};
-use crate::sys::page_size::page_size;
 use crate::sys::process::run_chrooted;
 
 impl<'a> Mounter<'a> {
