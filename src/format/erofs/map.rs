@@ -286,23 +286,6 @@ fn raw(image: &Image, start: u64, length: u64) -> Result<Data, Fault> {
 }
 
 impl Image<'_> {
-    /// Reads the bytes of an extent that are stored as they are, if they fill no page: the end of a file often lies
-    /// behind its inode, in a page that was read for that.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub fn with_short_bytes(&self, mut extent: Extent) -> Result<Extent, Fault> {
-        const PAGE: u64 = 4096;
-        if let Data::Raw(from) = extent.data
-            && extent.length < PAGE
-        {
-            let mut bytes = vec![0; usize::try_from(extent.length).unwrap_or(0)];
-            self.read(&mut bytes, from)?;
-            extent.data = Data::Bytes(bytes);
-        }
-        Ok(extent)
-    }
-
     /// Copies bytes of an extent from `at` on, an offset in its file. Returns how many.
     pub(super) fn copy(&self, extent: &Extent, at: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let left = usize::try_from(extent.end().saturating_sub(at)).unwrap_or(usize::MAX);

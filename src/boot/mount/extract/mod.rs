@@ -303,8 +303,6 @@ impl Tree<'_, '_, '_> {
             if extent.data == Data::Hole && end >= inode.size {
                 ftruncate(&file.file, inode.size).during("set the size of", "file")?;
             }
-            let extent = self.image.with_short_bytes(extent);
-            let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
             self.writer.write(&file, extent)?;
         }
         Ok(())
