@@ -187,26 +187,28 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     }
     let mut stop = false;
     let mut signed = Vec::new();
+    let outside = options.outside.as_ref();
+    let protections = outside
+        .map(|outside| outside.protect(appended))
+        .transpose()?;
     if let Some(verify) = &options.verify {
-        stop = options.outside.is_some()
-            || !appended
-                .first()
-                .is_some_and(|layer| layer.starts_with_image);
-        let outside = options.outside.as_ref();
-        let list = verify::add_files(verify, &mut entries, appended, outside, &temp)?;
+        let protections = protections.as_deref();
+        let list = verify::add_files(verify, &mut entries, appended, protections, &temp)?;
+        let starts_with_image = appended
+            .first()
+            .is_some_and(|layer| layer.starts_with_image);
         // A list that is signed need not be in the loader, which can then stay as it is.
-        let outside = !verify.keys.is_empty() && !options.layers_inside;
-        stop |= outside;
-        match (outside, verify.sign.is_some()) {
-            (false, _) => verify::add_to_loader(&mut entries, list),
-            (true, true) => signed = list,
-            // Somebody else signs it.
-            (true, false) if options.outside.is_some() => signed = list,
-            (true, false) => {}
+        let apart = !verify.keys.is_empty() && !options.layers_inside;
+        stop = outside.is_some() || !starts_with_image || apart;
+        if !apart {
+            verify::add_to_loader(&mut entries, list);
+        } else if verify.sign.is_some() || outside.is_some() {
+            signed = list;
         }
+        // Else somebody else signs it.
     }
-    if let Some(outside) = &options.outside {
-        lines.extend(outside.write(appended)?);
+    if let Some(outside) = outside {
+        lines.extend(outside.write(appended, &protections.unwrap_or_default())?);
         outside.write_list(&std::mem::take(&mut signed))?;
         appended = &mut [];
     }

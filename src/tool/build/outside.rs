@@ -1,6 +1,6 @@
 //! Layers outside of the image: files for a disk, from which `rd.layers.from=` takes them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -39,30 +39,68 @@ pub struct Outside {
     pub protection: Protection,
 }
 
+/// How the kernel verifies one file.
+#[derive(Clone, Debug)]
+pub enum FileProtection {
+    /// It does not.
+    None,
+    /// By this hash tree behind the image.
+    Verity(HashTree),
+    /// By this digest.
+    FsVerity(Digest),
+}
+
+impl FileProtection {
+    /// What the list has for the file; `None`: its own digest.
+    pub fn expected(&self) -> Option<Expected> {
+        match self {
+            Self::None => None,
+            Self::Verity(tree) => Some(Expected::Verity(tree.root)),
+            Self::FsVerity(digest) => Some(Expected::FsVerity(*digest)),
+        }
+    }
+}
+
 impl Outside {
-    /// What the list has for a file, unless its own digest.
+    /// Hashes the layers, as the protection needs it.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn expected(&self, file: &dyn ReadAt) -> io::Result<Option<Expected>> {
-        Ok(match self.protection {
-            Protection::None => None,
-            Protection::FsVerity => Some(Expected::FsVerity(fs_verity_digest(file)?)),
-            Protection::Verity => tree(file)?.map(|tree| Expected::Verity(tree.root)),
-        })
+    /// A layer cannot be read.
+    pub fn protect(&self, layers: &[PreparedLayer]) -> Result<Vec<FileProtection>> {
+        let protect = |layer: &PreparedLayer| {
+            let path = || layer.path.display();
+            let file = layer.file.try_clone().during("open", path())?;
+            let file = Opened::new(file, layer.length);
+            let protection = match self.protection {
+                Protection::None => Ok(FileProtection::None),
+                Protection::FsVerity => fs_verity_digest(&file).map(FileProtection::FsVerity),
+                Protection::Verity => tree(&file)
+                    .map(|tree| tree.map_or(FileProtection::None, FileProtection::Verity)),
+            };
+            protection.during("read", path())
+        };
+        layers.iter().map(protect).collect()
     }
 
-    /// Writes the layers.
+    /// Writes the layers, each with its hash tree.
     ///
     /// # Errors
     /// The directory cannot be created, or a file not be written.
-    pub fn write(&self, layers: &mut [PreparedLayer]) -> Result<Vec<String>> {
+    pub fn write(
+        &self,
+        layers: &mut [PreparedLayer],
+        protections: &[FileProtection],
+    ) -> Result<Vec<String>> {
         fs::create_dir_all(&self.directory).during("create", self.directory.display())?;
         let count = layers.len();
         let mut lines = Vec::new();
-        for (index, layer) in layers.iter_mut().enumerate() {
+        for ((index, layer), protection) in layers.iter_mut().enumerate().zip(protections) {
             let path = self.directory.join(file_name(index, count, &layer.name));
-            lines.push(self.write_layer(layer, &path)?);
+            let tree = match protection {
+                FileProtection::Verity(tree) => Some(tree),
+                FileProtection::None | FileProtection::FsVerity(_) => None,
+            };
+            lines.push(write_layer(layer, tree, &path)?);
         }
         Ok(lines)
     }
@@ -89,45 +127,36 @@ impl Outside {
         }
         Ok(())
     }
-
-    fn write_layer(&self, layer: &mut PreparedLayer, path: &Path) -> Result<String> {
-        let read = || layer.path.display().to_string();
-        let file = layer.file.try_clone().during("open", read())?;
-        let tree = match self.protection {
-            Protection::Verity => tree(&opened(file, layer.length)).during("read", read())?,
-            Protection::None | Protection::FsVerity => None,
-        };
-        let size = tree.as_ref().map_or(0, |tree| tree.bytes.len() as u64);
-        let temp = TempFiles::new(Some(path))?;
-        let expected = layer.length.saturating_add(size);
-        let mut output = ImageWriter::new(Some(path), temp, expected)?;
-        layer.file.rewind().during("read", read())?;
-        let copied = io::copy(&mut (&layer.file).take(layer.length), &mut output);
-        if copied.during("write", path.display())? != layer.length {
-            return Err(Error::new("write", path.display(), "the layer ends early"));
-        }
-        let mut verified = "";
-        if let Some(tree) = tree {
-            let block = u64::from(BLOCK);
-            output.align(block)?;
-            let written = output.write_all(&superblock(&tree));
-            written.during("write", path.display())?;
-            output.align(block)?;
-            let written = output.write_all(&tree.bytes);
-            written.during("write", path.display())?;
-            verified = ", with a hash tree";
-        }
-        let length = output.length();
-        let name = shown(path.as_os_str().as_encoded_bytes());
-        Ok(match output.finish()? {
-            Some(what) => format!("warning: {name}: {what}"),
-            None => format!("{name}: {length} bytes{verified}"),
-        })
-    }
 }
 
-fn opened(file: File, length: u64) -> Opened {
-    Opened::new(file, length)
+fn write_layer(layer: &mut PreparedLayer, tree: Option<&HashTree>, path: &Path) -> Result<String> {
+    let read = || layer.path.display().to_string();
+    let size = tree.map_or(0, |tree| tree.bytes.len() as u64);
+    let temp = TempFiles::new(Some(path))?;
+    let expected = layer.length.saturating_add(size);
+    let mut output = ImageWriter::new(Some(path), temp, expected)?;
+    layer.file.rewind().during("read", read())?;
+    let copied = io::copy(&mut (&layer.file).take(layer.length), &mut output);
+    if copied.during("write", path.display())? != layer.length {
+        return Err(Error::new("write", path.display(), "the layer ends early"));
+    }
+    let mut verified = "";
+    if let Some(tree) = tree {
+        let block = u64::from(BLOCK);
+        output.align(block)?;
+        let written = output.write_all(&superblock(tree));
+        written.during("write", path.display())?;
+        output.align(block)?;
+        let written = output.write_all(&tree.bytes);
+        written.during("write", path.display())?;
+        verified = ", with a hash tree";
+    }
+    let length = output.length();
+    let name = shown(path.as_os_str().as_encoded_bytes());
+    Ok(match output.finish()? {
+        Some(what) => format!("warning: {name}: {what}"),
+        None => format!("{name}: {length} bytes{verified}"),
+    })
 }
 
 /// The hash tree of a file that is a single image. `None`: it is something else, which `/init` reads itself.

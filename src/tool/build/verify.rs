@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::file_name;
 use super::layer::PreparedLayer;
-use super::outside::Outside;
+use super::outside::FileProtection;
 use super::program::run;
 use super::spec::{Body, FileContent, SpecEntry};
 use super::temp_files::TempFiles;
@@ -81,8 +81,9 @@ struct LayerFile<'a> {
     segment: Segment,
 }
 
-/// Adds the policy and the keys to the loader. `appended` are the layers behind it, or `outside`. Returns the entries of the list, and
-/// of its signature if there is a key that signs it.
+/// Adds the policy and the keys to the loader. `appended` are the layers behind it, or those on a disk, and
+/// `protections` how the kernel verifies these. Returns the entries of the list, and of its signature if there is a key
+/// that signs it.
 ///
 /// # Errors
 /// The loader has such a file already, a layer or a key cannot be read, an exception does not fit its layer, or minisign
@@ -91,7 +92,7 @@ pub fn add_files(
     options: &VerifyOptions,
     loader: &mut Vec<SpecEntry>,
     appended: &[PreparedLayer],
-    outside: Option<&Outside>,
+    protections: Option<&[FileProtection]>,
     temp: &TempFiles,
 ) -> Result<Vec<SpecEntry>> {
     let exists = |loader: &[SpecEntry], name: &[u8]| {
@@ -102,7 +103,7 @@ pub fn add_files(
         let what = "a spec has this file already, and --verify would write it";
         Err(Error::new("add", path, what))
     };
-    let list = list(options, loader, appended, outside)?;
+    let list = list(options, loader, appended, protections)?;
     let mut entries = Vec::new();
     if let Some(key) = &options.sign {
         let signature = sign(list.as_bytes(), key, options.version, temp)?;
@@ -117,7 +118,10 @@ pub fn add_files(
         return refuse(list::PATH);
     }
     add(&mut entries, list_name, list);
-    let mut files = vec![(policy::PATH.to_string(), text(options, outside))];
+    let mut files = vec![(
+        policy::PATH.to_string(),
+        text(options, protections.is_some()),
+    )];
     for path in &options.keys {
         let text = fs::read(path).during("read", path.display())?;
         Key::parse(&path.display().to_string(), &text)?;
@@ -190,7 +194,7 @@ fn add(loader: &mut Vec<SpecEntry>, name: Vec<u8>, text: String) {
 }
 
 /// The policy.
-fn text(options: &VerifyOptions, outside: Option<&Outside>) -> String {
+fn text(options: &VerifyOptions, outside: bool) -> String {
     let mut text =
         String::from("# Words of the kernel command line that could defeat verification.\n");
     if let Some(version) = options.minimum_version {
@@ -200,7 +204,7 @@ fn text(options: &VerifyOptions, outside: Option<&Outside>) -> String {
         text.push_str(&format!("verity-options {list}\n"));
     }
     // The list decides which layers boot, wherever they are.
-    let from = outside.map(|_| medium::WORD);
+    let from = outside.then_some(medium::WORD);
     let allowed = options.allowed.iter().map(String::as_str);
     for word in allowed.chain(from) {
         text.push_str(&format!("allow {word}\n"));
@@ -213,7 +217,7 @@ fn list(
     options: &VerifyOptions,
     loader: &[SpecEntry],
     appended: &[PreparedLayer],
-    outside: Option<&Outside>,
+    protections: Option<&[FileProtection]>,
 ) -> Result<String> {
     let mut exceptions: Vec<&Exception> = options.exceptions.iter().collect();
     let mut lines = Vec::new();
@@ -228,10 +232,10 @@ fn list(
             })
         };
         let found = take(&mut exceptions, is);
-        lines.extend(entries(&name, &*file, walk, found)?);
+        lines.extend(entries(&name, &*file, walk, found, None)?);
     }
     for (index, layer) in appended.iter().enumerate() {
-        let name = match outside {
+        let name = match protections {
             Some(_) => &file_name(index, appended.len(), &layer.name),
             None => &layer.name,
         };
@@ -242,15 +246,10 @@ fn list(
             .during("open", layer.path.display())?;
         let file = Opened::new(file, layer.length);
         let found = take(&mut exceptions, |exception| layer.is(&exception.name));
-        let mut own = entries(&name, &file, initrd::walk(&file, b""), found)?;
-        if let (Some(outside), None) = (outside, found) {
-            let expected = outside.expected(&file);
-            if let Some(expected) = expected.during("read", layer.path.display())? {
-                own.iter_mut()
-                    .for_each(|line| line.expected = expected.clone());
-            }
-        }
-        lines.extend(own);
+        let protection = protections.and_then(|all| all.get(index));
+        let expected = protection.and_then(FileProtection::expected);
+        let walk = initrd::walk(&file, b"");
+        lines.extend(entries(&name, &file, walk, found, expected)?);
     }
     for Exception { name, directory } in exceptions {
         let Some(directory) = directory else {
@@ -318,12 +317,13 @@ fn open(path: &Path) -> Result<Opened> {
     Opened::open(path)
 }
 
-/// The lines for the layers of a file.
+/// The lines for the layers of a file. `expected`: by what the kernel verifies the file.
 fn entries(
     name: &str,
     file: &dyn ReadAt,
     walk: Walk,
     exception: Option<&Exception>,
+    expected: Option<Expected>,
 ) -> Result<Vec<list::ListEntry>> {
     // In a file of /layers and behind a stop or an image alike, the kernel unpacks nothing.
     let place = Place::File(name.into());
@@ -339,9 +339,10 @@ fn entries(
             file,
             segment: segment.clone(),
         };
-        let expected = match exception {
-            Some(exception) => Expected::Vary(part.directory(exception)?),
-            None => part.digest()?,
+        let expected = match (exception, &expected) {
+            (Some(exception), _) => Expected::Vary(part.directory(exception)?),
+            (None, Some(expected)) => expected.clone(),
+            (None, None) => part.digest()?,
         };
         let name = part.name;
         lines.push(list::ListEntry { expected, name });
