@@ -10,16 +10,13 @@ use super::image::input::Initrd;
 use super::image::layer_kernels;
 use super::image::loader_modules::LoaderModules;
 use super::image::merged::{self, Stacking, layer_parts};
-use super::platform::Platform;
+use super::platform::{Platform, kernel_head};
 use super::shell;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
 use crate::error::{Context, Error, Result};
 use crate::format::elf::Ident;
 use crate::text::shown;
-
-/// Number of bytes at the start of a kernel that tell its architecture.
-const HEAD: usize = 4096;
 
 /// The kernel for a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +123,9 @@ impl KernelSource {
     /// The first bytes of the kernel.
     pub fn head(&self, image: &Initrd, boot: &Boot) -> Result<Vec<u8>> {
         match self {
-            Self::File(path) => start(&Opened::open(path)?).during("read", path.display()),
+            Self::File(path) => kernel_head(&Opened::open(path)?).during("read", path.display()),
             Self::InImage(path) => with_content(image, boot, path, |content| {
-                start(content).during("read", shown(path))
+                kernel_head(content).during("read", shown(path))
             }),
         }
     }
@@ -160,14 +157,6 @@ impl KernelSource {
             }),
         }
     }
-}
-
-/// The first bytes of a kernel.
-fn start(kernel: &dyn ReadAt) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; HEAD];
-    let n = kernel.read_at(&mut head, 0)?;
-    head.truncate(n);
-    Ok(head)
 }
 
 /// Calls `use_it` with the content of a file of the new root.

@@ -1,6 +1,8 @@
 //! What QEMU and boot loaders need to know of an architecture: one row for each. Pure.
 
-use crate::bytes::Cursor;
+use std::io;
+
+use crate::bytes::{Cursor, ReadAt};
 use crate::format::elf::Ident;
 
 /// An architecture.
@@ -120,6 +122,14 @@ pub static ALL: [Platform; 4] = [
 /// The names of all rows.
 pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|row| row.name).collect()
+}
+
+/// The bytes at the start of a kernel that tell its architecture.
+pub fn kernel_head(kernel: &dyn ReadAt) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; 4096];
+    let n = kernel.read_at(&mut head, 0)?;
+    head.truncate(n);
+    Ok(head)
 }
 
 impl Platform {

@@ -13,9 +13,7 @@ use crate::tool::image::machine::{self, Machine};
 
 /// The largest page size, in bytes, of kernels that can run the `/init` among these entries.
 pub fn page_max(entries: &[SpecEntry]) -> u64 {
-    let init = entries
-        .iter()
-        .find(|entry| normalized(&entry.name) == b"init");
+    let init = find_init(entries);
     match init.map(|entry| &entry.body) {
         Some(Body::File(FileContent::Location(path), _)) => match Opened::open(path) {
             Ok(program) => machine::page_max(Some(&program)),
@@ -28,12 +26,14 @@ pub fn page_max(entries: &[SpecEntry]) -> u64 {
     }
 }
 
+fn find_init(loader: &[SpecEntry]) -> Option<&SpecEntry> {
+    let mut entries = loader.iter();
+    entries.find(|entry| normalized(&entry.name) == b"init")
+}
+
 /// The file that becomes `/init`.
 pub fn init_location(loader: &[SpecEntry]) -> Option<&Path> {
-    let init = loader
-        .iter()
-        .find(|entry| normalized(&entry.name) == b"init");
-    match &init?.body {
+    match &find_init(loader)?.body {
         Body::File(FileContent::Location(path), _) => Some(path),
         _ => None,
     }

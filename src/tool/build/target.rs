@@ -1,14 +1,12 @@
 //! The architecture that an image is for.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use super::depmod::{self, ModuleSelection};
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::format::elf::Ident;
-use crate::tool::platform::Platform;
+use crate::tool::platform::{Platform, kernel_head};
 
 /// The architecture of a kernel: that of its file, else that of its modules; `None` if neither tells.
 ///
@@ -18,13 +16,8 @@ pub fn of_kernel(
     kernel: Option<&Path>,
     modules: Option<(&Path, &ModuleSelection)>,
 ) -> Result<Option<&'static Platform>> {
-    /// Offsets in the header of a kernel are below this.
-    const HEAD: u64 = 4096;
     if let Some(path) = kernel {
-        let mut head = Vec::new();
-        let file = File::open(path).during("open", path.display())?;
-        let read = file.take(HEAD).read_to_end(&mut head);
-        read.during("read", path.display())?;
+        let head = kernel_head(&Opened::open(path)?).during("read", path.display())?;
         if let Some(platform) = Platform::of_kernel(&head) {
             return Ok(Some(platform));
         }
