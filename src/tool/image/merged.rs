@@ -31,8 +31,8 @@ pub struct Layers<'a> {
 
 enum OpenLayer<'a> {
     Erofs(Box<Image<'a>>, &'a LayerPart<'a>),
-    /// Archives, each with its offset.
     Squashfs(Box<SquashfsContent<'a>>),
+    /// Archives, each with its offset.
     Cpio(Vec<(u64, ArchiveSpool<'a>)>),
     Unread,
 }

@@ -64,18 +64,20 @@ impl<'r> OverImage<'r> {
         layer: usize,
     ) -> Result<Gaps> {
         let mut files = Vec::new();
-        content.image().walk(&mut |_, inode| {
-            if let SquashfsKind::File(data) = &inode.kind {
-                files.push((inode.number, *data));
-            }
+        content.image().walk(&mut |path, inode| {
+            files.push((path.to_vec(), inode.clone()));
             Ok(())
         })?;
-        content.add(files).during("read", "SquashFS image")?;
+        let data = files.iter().filter_map(|(_, inode)| match &inode.kind {
+            SquashfsKind::File(data) => Some((inode.number, *data)),
+            _ => None,
+        });
+        content.add(data).during("read", "SquashFS image")?;
         let refers = layer > 0 && content.image().has_xattrs();
         let mut over = Self::new(rootfs, layer, refers);
         // The attributes of files that have the same ones are kept once.
         let mut known = HashMap::new();
-        content.image().walk(&mut |path, inode| {
+        for (path, inode) in &files {
             let xattrs = match inode.xattrs {
                 None => None,
                 Some(number) => match known.get(&number) {
@@ -98,8 +100,8 @@ impl<'r> OverImage<'r> {
             }
             node.xattrs = xattrs.filter(|xattrs| !xattrs.is_empty());
             let links = (inode.number.into(), inode.nlink);
-            over.file(path.to_vec(), node, links, &marks)
-        })?;
+            over.file(path.clone(), node, links, &marks)?;
+        }
         Ok(over.gaps)
     }
 
