@@ -23,7 +23,7 @@ use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::cmdline::Options;
 use crate::plan::verity::Behaviour;
-use crate::plan::{self, Layer, Plan, Source};
+use crate::plan::{self, Layer, Plan, Source, loader_files};
 use crate::verify;
 use crate::verify::content::{self, SignedList};
 use crate::verify::list::{self, ListEntry};
@@ -203,7 +203,7 @@ fn read_beside(path: &str) -> Result<SignedList> {
     info!("{path}: the list of layers");
     Ok(SignedList {
         list: read(path.into())?,
-        signature: read(format!("{path}.minisig"))?,
+        signature: read(loader_files::signature_beside(path))?,
     })
 }
 

@@ -10,6 +10,11 @@ pub const LIST_NAME: &str = "layers.sha256";
 /// The name of its signature there.
 pub const SIGNATURE_NAME: &str = "layers.sha256.minisig";
 
+/// The path of the signature of a list on a disk, which is beside it.
+pub fn signature_beside(list: &str) -> String {
+    format!("{list}.minisig")
+}
+
 /// The policy for words of the command line.
 pub const POLICY: &str = "/etc/layerinit/policy";
 

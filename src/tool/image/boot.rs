@@ -14,7 +14,7 @@ use crate::initrd::{self, Kind, Walk};
 use crate::plan::cmdline::Options;
 use crate::plan::device_spec::Spec;
 use crate::plan::medium::{self, WORD};
-use crate::plan::{self, Medium, MediumFile, Place, Plan, Source, Storage};
+use crate::plan::{self, Medium, MediumFile, Place, Plan, Source, Storage, loader_files};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
 use crate::verify::content::SignedList;
@@ -239,7 +239,7 @@ impl Boot {
         {
             let read = |path: String| fs::read(&path).during("read", &path);
             self.signed = Some(SignedList {
-                signature: read(format!("{path}.minisig"))?,
+                signature: read(loader_files::signature_beside(&path))?,
                 list: read(path)?,
             });
         }
