@@ -144,6 +144,12 @@ pub(super) struct BuildArgs {
     /// Write the image to this file; `-` writes it to standard output, and messages to standard error
     #[arg(short, long, value_name = "IMG", required_unless_present_any = ["uki", "fit", "iso"])]
     output: Option<PathBuf>,
+    /// Print one line for each layer to standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
 
     /// Append a layer: a directory, an EROFS image, a cpio or tar archive, or a container image
     #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
@@ -271,13 +277,6 @@ pub(super) struct BuildArgs {
 
     #[command(flatten)]
     bundles: BundleArgs,
-
-    /// Print one line for each layer to standard error
-    #[arg(short, long)]
-    verbose: bool,
-    /// Print only warnings and errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
 }
 
 fn format_parser() -> impl TypedValueParser<Value = LayerFormat> {

@@ -12,53 +12,33 @@ use crate::tool::bundle::uki::Signing;
 /// What boot loaders take
 #[derive(Args)]
 #[group(skip)]
+#[command(next_help_heading = "Boot loader options")]
 pub(super) struct BundleArgs {
     /// Write a unified kernel image with the kernel and the image; FILE.addon.efi: an addon with the
     /// layers only
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    #[arg(long, value_name = "FILE")]
     uki: Option<PathBuf>,
     /// Write a FIT image for U-Boot
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    #[arg(long, value_name = "FILE")]
     fit: Option<PathBuf>,
     /// Write an ISO that a BIOS and UEFI start
-    #[arg(long, value_name = "FILE", help_heading = "Boot loader options")]
+    #[arg(long, value_name = "FILE")]
     iso: Option<PathBuf>,
     /// Set the kernel command line of --uki and --iso [default: retain_initrd, if the image needs it]
-    #[arg(
-        long,
-        value_name = "STRING",
-        requires = "for_a_cmdline",
-        help_heading = "Boot loader options"
-    )]
+    #[arg(long, value_name = "STRING", requires = "for_a_cmdline")]
     cmdline: Option<String>,
     /// Sign the unified kernel image for Secure Boot
-    #[arg(long, value_names = ["KEY", "CERTIFICATE"], num_args = 2, requires = "uki",
-        help_heading = "Boot loader options")]
+    #[arg(long, value_names = ["KEY", "CERTIFICATE"], num_args = 2, requires = "uki")]
     uki_sign: Option<Vec<PathBuf>>,
     /// Use this systemd-stub for --uki [default: that in /usr/lib/systemd/boot/efi]
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "uki",
-        help_heading = "Boot loader options"
-    )]
+    #[arg(long, value_name = "FILE", requires = "uki")]
     uki_stub: Option<PathBuf>,
     /// Add a device tree, with a configuration of its own, to the FIT image; may be given several
     /// times
-    #[arg(
-        long = "dtb",
-        value_name = "FILE",
-        requires = "fit",
-        help_heading = "Boot loader options"
-    )]
+    #[arg(long = "dtb", value_name = "FILE", requires = "fit")]
     device_trees: Vec<PathBuf>,
     /// Sign the configurations of the FIT image with this key; NAME.crt is beside it
-    #[arg(
-        long,
-        value_name = "NAME.key",
-        requires = "fit",
-        help_heading = "Boot loader options"
-    )]
+    #[arg(long, value_name = "NAME.key", requires = "fit")]
     fit_key: Option<PathBuf>,
 }
 

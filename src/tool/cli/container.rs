@@ -9,48 +9,33 @@ use crate::tool::shell;
 /// How archives and container images become layers, and what starts
 #[derive(Args)]
 #[group(skip)]
+#[command(next_help_heading = "Container options")]
 pub(super) struct ContainerArgs {
     /// Take the image for this platform, as in linux/arm64, from those of a container image
     /// [default: this machine's]
-    #[arg(
-        long,
-        value_name = "PLATFORM",
-        requires = "layers",
-        help_heading = "Container options"
-    )]
+    #[arg(long, value_name = "PLATFORM", requires = "layers")]
     platform: Option<String>,
     /// Make one layer of each container image
-    #[arg(long, requires = "layers", help_heading = "Container options")]
+    #[arg(long, requires = "layers")]
     flatten: bool,
     /// Take absolute names in tar archives relative to the new root
-    #[arg(long, requires = "layers", help_heading = "Container options")]
+    #[arg(long, requires = "layers")]
     absolute_names: bool,
     /// Do not use the cache of layers
-    #[arg(long, help_heading = "Container options")]
+    #[arg(long)]
     no_cache: bool,
     /// Keep at most so many MiB in the cache of layers
-    #[arg(
-        long,
-        value_name = "MIB",
-        default_value_t = 4096,
-        help_heading = "Container options"
-    )]
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
     cache_size: u64,
     /// Start this program in place of the image's init, Entrypoint and Cmd; quotes are a shell's
     #[arg(long, value_name = "WORDS", requires = "layers", value_parser = entrypoint,
-        allow_hyphen_values = true, help_heading = "Container options")]
+        allow_hyphen_values = true)]
     entrypoint: Option<Entrypoint>,
     /// Set a variable in the environment of the image's program; may be given several times
-    #[arg(long = "env", value_name = "NAME=VALUE", requires = "layers", value_parser = runner::variable,
-        help_heading = "Container options")]
+    #[arg(long = "env", value_name = "NAME=VALUE", requires = "layers", value_parser = runner::variable)]
     variables: Vec<String>,
     /// Start the image's program as this user, USER[:GROUP], names or numbers
-    #[arg(
-        long,
-        value_name = "USER",
-        requires = "layers",
-        help_heading = "Container options"
-    )]
+    #[arg(long, value_name = "USER", requires = "layers")]
     user: Option<String>,
 }
 

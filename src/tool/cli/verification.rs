@@ -11,71 +11,40 @@ use crate::verify::policy::{self, Allowed};
 /// What a loader verifies
 #[derive(Args)]
 #[group(skip)]
+#[command(next_help_heading = "Verification options")]
 pub(super) struct VerificationArgs {
     /// List the layers in the loader: /init boots these and no others
-    #[arg(long, help_heading = "Verification options")]
+    #[arg(long)]
     pub(super) verify: bool,
     /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
     /// files of the layer with this file name
-    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse,
-        help_heading = "Verification options")]
+    #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse)]
     verify_except: Vec<Exception>,
     /// Allow a word of the kernel command line that could defeat verification
-    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed,
-        help_heading = "Verification options")]
+    #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed)]
     verify_allow: Vec<String>,
     /// Put a public key of minisign into the loader, which then boots only with a list that is signed
-    #[arg(
-        long,
-        value_name = "PUB",
-        requires = "verify",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, value_name = "PUB", requires = "verify")]
     key: Vec<PathBuf>,
     /// Sign the list with this secret key of minisign, and put it behind the loader
-    #[arg(
-        long,
-        value_name = "KEY",
-        requires = "key",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, value_name = "KEY", requires = "key")]
     sign: Option<PathBuf>,
     /// Set the version in the signature
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "sign",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, value_name = "N", requires = "sign")]
     list_version: Option<u64>,
     /// Boot no list that is signed with an older version than this
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "key",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, value_name = "N", requires = "key")]
     minimum_version: Option<u64>,
     /// Append a dm-verity hash tree to each image of --layers-outside: the kernel verifies each block when it
     /// is read, and /init hashes nothing
-    #[arg(
-        long,
-        requires = "layers_outside",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, requires = "layers_outside")]
     verity: bool,
     /// List the fs-verity digests of the files of --layers-outside, on which `fsverity enable` has to be run
-    #[arg(
-        long,
-        requires_all = ["layers_outside", "verify"],
-        conflicts_with = "verity",
-        help_heading = "Verification options"
-    )]
+    #[arg(long, requires_all = ["layers_outside", "verify"], conflicts_with = "verity")]
     fs_verity: bool,
     /// Set what dm-verity does with layers: restart-on-corruption, panic-on-corruption, check-at-most-once,
     /// ignore-zero-blocks
-    #[arg(long, value_name = "LIST", requires = "verify", value_parser = verity_options,
-        help_heading = "Verification options")]
+    #[arg(long, value_name = "LIST", requires = "verify", value_parser = verity_options)]
     verity_options: Option<String>,
 }
 
