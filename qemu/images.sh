@@ -722,12 +722,17 @@ sum_up() {
 	as_root rm -rf --one-file-system "$1.merged"
 }
 
-# content FILE MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
-content() {
-	local add
+# content_base FILE: the loader and the layer base, below the content.
+content_base() {
 	cp "$(loader)" "$1"
 	pad "$1" 0 4096
 	add_layer "$1" base
+}
+
+# content FILE MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
+content() {
+	local add
+	content_base "$1"
 	for add in 0 512 4; do
 		add_content "$1" "$add" "${@:2}"
 	done
@@ -746,27 +751,19 @@ image_content_lzma() {
 }
 # Two images and an archive.
 image_content_two() {
-	local out=$1
-	cp "$(loader)" "$out"
-	pad "$out" 0 4096
-	add_layer "$out" base
-	add_content "$out" 0 mkfs.erofs -zlz4hc
-	add_archive "$out" etc
-	sum_up "$out"
+	content_base "$1"
+	add_content "$1" 0 mkfs.erofs -zlz4hc
+	add_archive "$1" etc
+	sum_up "$1"
 }
 image_content_2() {
-	local out=$1
-	cp "$(loader)" "$out"
-	pad "$out" 0 4096
-	add_layer "$out" base
-	add_content "$out" 4 mkfs.erofs -zlz4hc
-	sum_up "$out"
+	content_base "$1"
+	add_content "$1" 4 mkfs.erofs -zlz4hc
+	sum_up "$1"
 }
 image_content_64() {
 	local out=$1 number
-	cp "$(loader)" "$out"
-	pad "$out" 0 4096
-	add_layer "$out" base
+	content_base "$out"
 	for number in {01..62}; do
 		add_layer "$out" "many-$number"
 	done

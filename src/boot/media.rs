@@ -236,9 +236,11 @@ fn what_is_there(root: BorrowedFd<'_>, path: &str) -> String {
 pub fn release(media: &mut [OpenMedium], images: &[&Layer]) {
     for open in media {
         let number = open.medium.number;
+        let is_on_it =
+            |file: &MediumFile| file.medium == number && file.storage != Storage::Initramfs;
         let in_use = images
             .iter()
-            .any(|layer| matches!(&layer.place, Place::Medium(file) if file.medium == number && file.storage != Storage::Initramfs));
+            .any(|layer| matches!(&layer.place, Place::Medium(file) if is_on_it(file)));
         let Some(path) = open.mount.take_if(|_| !in_use) else {
             continue;
         };

@@ -1,9 +1,9 @@
 //! The policy for words of the kernel command line that could defeat verification: `/etc/layerinit/policy`.
 //!
 //! A line `minimum-version N` refuses an older list that is signed. A line `verity-options LIST` says what dm-verity does
-//! with layers on a disk. A line `allow WORD` allows a word with any value,
-//! `allow WORD=VALUE` with this one only. Empty lines and lines that begin with `#` are comments. [`words`] says which
-//! words are guarded; all others are always allowed. Pure.
+//! with layers on a disk. A line `allow WORD` allows a word with any value, `allow WORD=VALUE` with this one only. Empty
+//! lines and lines that begin with `#` are comments. [`words`] says which words are guarded; all others are always
+//! allowed. Pure.
 
 use crate::error::{Error, Result};
 use crate::format::verity::Corruption;

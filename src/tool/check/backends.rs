@@ -144,7 +144,8 @@ fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
     check.config.is_some_and(|config| !overlay(config)) && plan.may_extract_all()
 }
 
-/// The bytes of memory that the files of a layer take, in pages of so many bytes. An image that cannot be read is reported elsewhere.
+/// The bytes of memory that the files of a layer take, in pages of so many bytes. An image that cannot be read is
+/// reported elsewhere.
 fn extracted(image: &Image, page_size: u64) -> u64 {
     extract::needed_of(image, false).map_or(0, |needed| needed.memory(page_size))
 }

@@ -629,22 +629,19 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
     assert!(!checked.0.contains("no init"), "{checked:?}");
 
     // Options override the configuration; the words of Cmd belong to the other program.
-    good(
-        &directory,
-        None,
-        &[
-            "--layer",
-            "oci:image:v1",
-            "--entrypoint",
-            "/other 'x y'",
-            "--env",
-            "A=2",
-            "--env",
-            "B=3",
-            "--user",
-            "7",
-        ],
-    );
+    let words = [
+        "--layer",
+        "oci:image:v1",
+        "--entrypoint",
+        "/other 'x y'",
+        "--env",
+        "A=2",
+        "--env",
+        "B=3",
+        "--user",
+        "7",
+    ];
+    good(&directory, None, &words);
     let (_, config) = top_layer(&directory).unwrap();
     assert_eq!(
         config,
@@ -652,23 +649,7 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
     );
     // The same image gives the same bytes, also from the cache.
     let image = fs::read(directory.join("out.img")).unwrap();
-    good(
-        &directory,
-        None,
-        &[
-            "--no-cache",
-            "--layer",
-            "oci:image:v1",
-            "--entrypoint",
-            "/other 'x y'",
-            "--env",
-            "A=2",
-            "--env",
-            "B=3",
-            "--user",
-            "7",
-        ],
-    );
+    good(&directory, None, &[&["--no-cache"], &words[..]].concat());
     assert!(fs::read(directory.join("out.img")).unwrap() == image);
 }
 
