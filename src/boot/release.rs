@@ -164,7 +164,7 @@ pub fn free_layer(layer: &Layer, others: &mut dyn Iterator<Item = &Layer>) -> u6
 /// Whether the bytes of a layer can be freed without those of others.
 pub fn can_free(layer: &Layer) -> bool {
     let path = layer.place.path();
-    // Nothing is changed: the hole is behind the end.
+    // Nothing is changed: the hole is after the end.
     InMemory::open(&path).is_some_and(|file| file.free(file.size(), 4096) == Ok(()))
 }
 

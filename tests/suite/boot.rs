@@ -653,7 +653,7 @@ fn faults_as_pid_1() {
         Some("illegal") => unsafe { std::arch::asm!("ud2") },
         Some("bus") => {
             let file = File::create_new("/empty").unwrap();
-            // SAFETY: a new mapping; what is read of it lies behind the file's end: the fault is the test.
+            // SAFETY: a new mapping; what is read of it lies after the file's end: the fault is the test.
             let map = unsafe {
                 libc::mmap(
                     std::ptr::null_mut(),

@@ -122,7 +122,7 @@ fn without_a_loader_in_the_initrd_everything_is_a_layer() {
 
 #[test]
 fn the_loader_ends_with_the_last_archive_that_the_kernel_took_init_from() {
-    // A system's own /init in a layer behind the first image is not the running one.
+    // A system's own /init in a layer after the first image is not the running one.
     let image = join(&[
         &loader(),
         &loader(),
@@ -621,7 +621,7 @@ fn words_for_an_upper_on_a_device_are_idle_without_one() {
 
 #[test]
 fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
-    // As systemd-stub writes credentials, behind what it was given.
+    // As systemd-stub writes credentials, after what it was given.
     let credentials = cpio(&[
         dir(".extra"),
         dir(".extra/credentials"),
