@@ -6,7 +6,7 @@
 //!   or the memback patches);
 //! * the files that the kernel unpacks, in whole pages, until the switch to the new root;
 //! * the archives that become layers, and the files of images that `/init` extracts, in whole pages, for the life of
-//! the system; if the bytes of a layer are in a file of the rootfs, they are freed once the layer is written;
+//!   the system; if the bytes of a layer are in a file of the rootfs, they are freed once the layer is written;
 //! * the inode and the names of each of these files ([`FILE_MEMORY`](crate::initrd::FILE_MEMORY));
 //! * the buffers for decompressing the largest archive.
 //!
