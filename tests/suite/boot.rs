@@ -531,7 +531,7 @@ fn an_init_that_cannot_be_executed_fails_the_boot_before_the_switch() {
         ("init=/etc panic=-1", "check /etc: not a regular file"),
         (
             "init=/hidden panic=-1",
-            "check /hidden: it lies in /run, which is mounted over it",
+            "check /hidden: it is in /run, and the filesystem that is mounted there hides it",
         ),
     ] {
         failure(&mut guest, cmdline).says(&format!(
@@ -790,7 +790,7 @@ fn a_break_starts_a_shell_and_the_boot_continues_after_it() {
         outcome.console
     );
     for point in ["plan", "mount", "switch"] {
-        outcome.says(&format!("rd.break={point}: exit the shell to go on"));
+        outcome.says(&format!("rd.break={point}: exit the shell to continue"));
     }
 }
 

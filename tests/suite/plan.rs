@@ -367,8 +367,8 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
 
 #[test]
 fn a_volatile_system_without_an_overlay_is_reported() {
-    let warning = "warning: systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
-                   and what is written to / is written to it\n";
+    let warning = "warning: systemd.volatile=yes: /init supports only overlay; the root device is used as it is, \
+                   and writes to / go to it\n";
     for word in [
         "systemd.volatile=yes",
         "systemd.volatile=1",
@@ -503,7 +503,7 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
             &format!("{device} rd.overlay.readonly rd.overlay.stale=reset")
         ),
         format!(
-            "{layer}root: the layer itself, read-only\n{kept}written over other layers: begins anew\n\
+            "{layer}root: the layer itself, read-only\n{kept}written over other layers: reset\n\
              without that device: no boot\n{end}"
         )
     );
@@ -516,7 +516,7 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
         planned(&image(), &words),
         format!(
             "layer 0 (initrd+0xf4): 4096 bytes, erofs by extract\nroot: overlay, writes to a tmpfs with size=1g\n{kept}\
-             begins anew: once for rd.overlay.reset=1\nwithout that device: writes to a tmpfs with size=1g\n\
+             reset once for rd.overlay.reset=1\nwithout that device: writes to a tmpfs with size=1g\n\
              modules: overlay\n{INIT}"
         )
     );
@@ -583,7 +583,7 @@ fn directories_that_cannot_keep_their_writes_fail_the_boot() {
         &image(),
         &format!("rd.overlay=LABEL=data rd.overlay.for={long}"),
     );
-    assert!(plan.contains("are too long together"), "{plan}");
+    assert!(plan.contains("together are too long"), "{plan}");
     for words in [
         "rd.overlay.for=/etc",
         "rd.overlay.for=/etc rd.overlay=tmpfs",

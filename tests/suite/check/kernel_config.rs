@@ -79,7 +79,7 @@ fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
         image.check(CONFIG, &[]),
         (
             vec![
-                "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
+                "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything after it".into(),
                 "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) needs it to decompress its files".into(),
             ],
             1
@@ -175,7 +175,7 @@ fn a_kernel_that_discards_the_layers_is_found() {
     assert_eq!(
         lines,
         [
-            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers behind the loader are lost"
+            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers after the loader are lost"
         ]
     );
     let ram = sufficient() + "CONFIG_BLK_DEV_RAM=y\n";
@@ -383,7 +383,7 @@ fn limits_of_32_bit_kernels_are_reported() {
     assert_eq!(
         said(arm, 5),
         [
-            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
+            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to fit into the memory that this kernel maps \
              (lowmem, the first 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
@@ -396,8 +396,8 @@ fn limits_of_32_bit_kernels_are_reported() {
     assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);
 
     let off = "# CONFIG_COMPAT_32BIT_TIME is not set\n";
-    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and know times of 32 bits \
-                 only fail (ENOSYS): take an /init for musl, and a real init built with times of 64 bits";
+    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and use 32-bit times \
+                 fail (ENOSYS): use an /init for musl, and a real init built with 64-bit times";
     for (config, expected) in [
         (format!("{arm}{off}"), &[times][..]),
         (

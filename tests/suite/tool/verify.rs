@@ -264,7 +264,7 @@ fn an_archive_that_may_vary_is_confined_to_its_directory() {
         ),
         (
             erofs(1, "creds"),
-            "creds.cpio may vary, but it is no cpio archive",
+            "creds.cpio may vary, but it is not a cpio archive",
         ),
     ] {
         let (_, said, status) = with(&archive);
@@ -422,7 +422,7 @@ fn invalid_exceptions_are_refused() {
     for (words, expected) in [
         (
             &["--verify", "--verify-except", "base"][..],
-            "let vary base.erofs: it is no cpio archive",
+            "let vary base.erofs: it is not a cpio archive",
         ),
         (
             &["--verify", "--verify-except", "creds:/etc"],
