@@ -1242,12 +1242,14 @@ signed_root() {
 }
 # verity_signed IMAGE NAME: a loader with the signature $work/NAME.p7s.
 verity_signed() {
-	echo "file /etc/root.p7s $work/$2.p7s 0644 0 0" >"$work/$2.spec"
+	printf '%s\n' 'dir /etc 0755 0 0' "file /etc/root.p7s $work/$2.p7s 0644 0 0" >"$work/$2.spec"
 	LAYERINIT_INIT=$init verity_image "$1" verity dps --spec "$repo/initramfs-spec/loader" --spec "$work/$2.spec"
 	echo systemd.verity_root_options=root-hash-signature=/etc/root.p7s >>"$1.words"
 }
 image_verity_signed() { signed_root signer && verity_signed "$1" signer; }
+# In the word, on a kernel for virtual machines, which has few drivers.
 image_verity_signed_inline() {
+	local drivers=(virtio_pci virtio_blk ext4)
 	image_verity "$1"
 	signed_root signer
 	echo "systemd.verity_root_options=root-hash-signature=base64:$(base64 -w 0 "$work/signer.p7s")" >>"$1.words"
