@@ -296,7 +296,9 @@ mod tests {
             assert_eq!(from_base64(text).as_deref(), Some(bytes.as_bytes()));
         }
         assert_eq!(from_base64("+/+/"), Some(vec![0xfb, 0xff, 0xbf]));
-        for wrong in ["Z", "Zg=", "Zg", "Z===", "====", "Zg==Zg==", "Zm9\n", "Zm9-", "Zm=v", "Zm 9"] {
+        for wrong in [
+            "Z", "Zg=", "Zg", "Z===", "====", "Zg==Zg==", "Zm9\n", "Zm9-", "Zm=v", "Zm 9",
+        ] {
             assert_eq!(from_base64(wrong), None, "{wrong}");
         }
     }

@@ -92,7 +92,9 @@ fn read_signature(signature: &Signature) -> Result<Vec<u8>> {
                 .during("open", path)
                 .map_err(|error| error.hint(hint))?;
             let mut bytes = Vec::new();
-            let read = file.take(PAYLOAD_MAX.saturating_add(1)).read_to_end(&mut bytes);
+            let read = file
+                .take(PAYLOAD_MAX.saturating_add(1))
+                .read_to_end(&mut bytes);
             read.during("read", path).map(|_| bytes)
         }
     }
@@ -123,19 +125,13 @@ pub(super) fn set_up(
     // As veritysetup names it, so that it can close the device.
     let uuid = format!("CRYPT-VERITY-{}-{name}", format.uuid.replace('-', ""));
     let path = format!("/dev/mapper/{name}");
-    let created = dm::create(&control, name, &uuid).during("create", &path)?;
     // Deleted when the kernel has verified it, as libcryptsetup does.
-    let _key = match signature.map(|signature| ThreadKey::add(SIGNATURE_KEY, signature)) {
-        Some(added) => Some(
-            added
-                .during("add", "the signature to the keyring")
-                .inspect_err(|_| {
-                    let _ = dm::remove(&control, name);
-                })
-                .map_err(|error| error.hint("the kernel needs CONFIG_KEYS, and takes 1 to 32767 bytes"))?,
-        ),
-        None => None,
-    };
+    let _key = signature
+        .map(|signature| ThreadKey::add(SIGNATURE_KEY, signature))
+        .transpose()
+        .during("add", "the signature to the keyring")
+        .map_err(|error| error.hint("the kernel needs CONFIG_KEYS, and takes 1 to 32767 bytes"))?;
+    let created = dm::create(&control, name, &uuid).during("create", &path)?;
     dm::load(&control, name, "verity", sectors, table)
         .and_then(|()| dm::resume(&control, name))
         .inspect_err(|_| {
