@@ -34,8 +34,8 @@ const SIGNATURE_PARAMETERS: [&str; 2] = ["root_hash_sig_key_desc", "layerinit:ro
 /// Sets up /dev/mapper/root.
 ///
 /// # Errors
-/// A device is missing or has no hash tree, or the kernel refuses it, or the signature of the root hash. A wrong root
-/// hash without a signature shows when the first block is read.
+/// A device is missing or has no hash tree, or the kernel refuses it or the signature of the root hash. Without a
+/// signature, the kernel notices a wrong root hash when it reads the first block.
 pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> Result<()> {
     let signature = verity.signature.as_ref().map(read_signature).transpose()?;
     let query = |word, spec| DeviceQuery {
@@ -100,8 +100,8 @@ fn read_signature(signature: &Signature) -> Result<Vec<u8>> {
     }
 }
 
-/// Sets up the device /dev/mapper/`name` with the table that was made of `format`, and with a signature has
-/// [`SIGNATURE_PARAMETERS`]. Returns its number.
+/// Sets up the device /dev/mapper/`name` with a table for `format`, which has [`SIGNATURE_PARAMETERS`] if there is a
+/// signature. Returns its number.
 ///
 /// # Errors
 /// The kernel has no dm-verity, or refuses the table or the signature.
@@ -122,7 +122,7 @@ pub(super) fn set_up(
     let sectors = format.sectors().unwrap_or_default();
     debug!("/dev/mapper/{name}: 0 {sectors} verity {table}");
     let control = control()?;
-    // As veritysetup names it, so that it can close the device.
+    // The name that veritysetup uses, so that it can close the device.
     let uuid = format!("CRYPT-VERITY-{}-{name}", format.uuid.replace('-', ""));
     let path = format!("/dev/mapper/{name}");
     // Deleted when the kernel has verified it, as libcryptsetup does.
