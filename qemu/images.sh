@@ -756,6 +756,16 @@ image_content_two() {
 	add_archive "$1" etc
 	sum_up "$1"
 }
+# Images with blocks of each size up to that of a page of most kernels.
+image_content_blocks() {
+	local out=$1 mkfs
+	mkfs=$(newer_mkfs_erofs)
+	content_base "$out"
+	add_content "$out" 0 "$mkfs" -b512
+	add_content "$out" 512 "$mkfs" -b1024 -zlz4hc
+	add_content "$out" 4 "$mkfs" -b2048 -zlz4hc -C16384
+	sum_up "$out"
+}
 image_content_2() {
 	content_base "$1"
 	add_content "$1" 4 mkfs.erofs -zlz4hc
