@@ -22,11 +22,14 @@ loader_packages() {
 # bios DRIVE-OPTION: boots the disk with QEMU's SeaBIOS.
 bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
 
-# uefi DRIVE-OPTION [VARIANT]: boots the disk with OVMF and its own copy of the variables. The variant "ms" has Secure
-# Boot on, with Microsoft's keys, and needs System Management Mode, which protects its variables from the kernel.
-uefi() {
+# uefi DRIVE-OPTION [VARIANT]: boots the disk with OVMF.
+uefi() { ovmf "${2-}" && printf '%s\n' -drive "$1,format=raw,snapshot=on" >>qemu; }
+
+# ovmf [VARIANT]: boots with OVMF and its own copy of the variables, vars.fd. The variant "ms" has Secure Boot on, with
+# Microsoft's keys, and needs System Management Mode, which protects its variables from the kernel.
+ovmf() {
 	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
-	if [[ ${2-} == ms ]]; then
+	if [[ ${1-} == ms ]]; then
 		code=${code%.fd}.ms.fd vars=${vars%.fd}.ms.fd machine=q35,smm=on
 		printf '%s\n' -global driver=cfi.pflash01,property=secure,value=on >qemu
 	else
@@ -34,7 +37,7 @@ uefi() {
 	fi
 	cp "$vars" vars.fd
 	printf '%s\n' -machine "$machine" -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" \
-		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" -drive "$1,format=raw,snapshot=on" >>qemu
+		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" >>qemu
 }
 
 # esp FILE DIR: makes a FAT filesystem with the files of a directory, as EFI system partition or boot partition.
@@ -88,6 +91,14 @@ loader_secure-boot() {
 	grub_config '' >esp/EFI/debian/grub.cfg
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio" ms
+}
+
+# OVMF with the certificate $work/signer.der in its db; QEMU passes the kernel and the initrd.
+loader_enrolled() {
+	cat "${parts[@]}" >initrd
+	ovmf
+	"$repo/qemu/enroll" vars.fd "$work/signer.der"
+	printf '%s\n' -kernel "$kernel" -initrd "$PWD/initrd" -append "$words" >>qemu
 }
 
 # systemd-boot, with a boot loader specification entry.
