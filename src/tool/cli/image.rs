@@ -55,11 +55,11 @@ impl ImageArgs {
     }
 }
 
-/// What stands in for devices.
+/// The stand-ins for devices.
 #[derive(Args)]
 struct FromArgs {
-    /// Directory that stands in for the device of rd.layers.from=; for several devices, one each, in
-    /// the order in which the command line names them first. For a device without a filesystem, a file
+    /// Directory with the files of the device of rd.layers.from=; for several devices, one each, in the order
+    /// in which the command line first names them. For a device without a filesystem, a file
     #[arg(long, value_name = "DIR")]
     from: Vec<PathBuf>,
 }
@@ -157,11 +157,11 @@ Memory:
   keeps as a whole; the files that the kernel unpacks and the archives that become layers, in whole
   pages, and 1 to 2 KiB for each of these files; the largest window of a decompressor; with
   --kernel-config, the copy of the initrd that a kernel with BLK_DEV_RAM=y makes if it does not keep
-  it. Pages of EROFS files are not counted, as the kernel can drop them.
+  it. Pages of EROFS files are not counted, because the kernel can drop them.
 
-  The machine that the line names has room for that, for 80 MiB of kernel, and for the tmpfs of the
-  rootfs, whose limit is half of the memory beside the initrd. On a machine with UEFI the boot
-  loader holds the initrd several times before: --firmware predicts how much memory that takes.
+  The machine in that line has room for this, for 80 MiB of kernel, and for the tmpfs of the rootfs,
+  whose limit is half of the memory without the initrd. On a machine with UEFI the boot loader first
+  holds several copies of the initrd: --firmware predicts how much memory that takes.
 
 Conflicts:
   --conflicts adds `conflict:` for a directory in place of another type of file in another layer, or
@@ -229,9 +229,9 @@ impl CheckArgs {
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 Plan:
-  The plan comes from the same code as in /init. The image stands for /sys/firmware/initrd; the
-  files in /layers come from the archives that the kernel unpacks. The errors that `layerinit check`
-  finds follow the plan.
+  The plan comes from the same code as in /init. The image takes the place of /sys/firmware/initrd;
+  the files in /layers come from the archives that the kernel unpacks. The errors that
+  `layerinit check` finds follow the plan.
 
 Exit status:
   1 if there is an error, 2 for wrong usage.
@@ -268,15 +268,15 @@ impl PlanArgs {
 #[command(after_help = concat!(images!(), "\
 Output:
   The digest of each layer, in the format of sha256sum, and one line with the verdict. The list is
-  /etc/layerinit/layers.sha256 of the rootfs that the kernel makes of the image.
+  /etc/layerinit/layers.sha256 of the rootfs that the kernel unpacks from the image.
 
   Layers on a disk are in the directory of --from, or where --cmdline names them. Hash trees of
   dm-verity are compared with the data; digests of fs-verity are computed, whether it is enabled or
   not.
 
 Exit status:
-  1 if a layer is not in its place in the list or is missing, if there is no list, or if its
-  signature is wrong; 2 for wrong usage.
+  1 if a layer is missing or differs from the list, if there is no list, or if its signature is
+  wrong; 2 for wrong usage.
 
 Examples:
   layerinit verify initrd.img
@@ -314,15 +314,15 @@ impl VerifyArgs {
     }
 }
 
-/// Compare the roots that two images make
+/// Compare the roots that result from two images
 #[derive(Args)]
 #[command(after_help = "\
 Comparison:
-  Compared is what the new root would have: the merged layers, or the files of an initramfs without
-  layers. One line says what about a file differs: type, mode, owner, device, target, size, first
-  name (of several hard links), xattr, content. How files are stored, and in which layer, does not
-  matter. Times of modification do not count either, as every build may change them, and no program
-  behaves differently for them alone; --times has them count.
+  The roots are the merged layers, or the files of an initramfs without layers. One line for each
+  file lists the differences: type, mode, owner, device, target, size, first name (of several hard
+  links), xattr, content. How files are stored, and in which layer, does not matter. Neither do
+  modification times, because every build may change them, and few programs depend on them; --times
+  compares them, too.
 
 JSON:
   --json writes one object with these fields. Fields in parentheses are not always present.
@@ -342,10 +342,10 @@ pub(super) struct DiffArgs {
     /// The image to compare with
     #[arg(value_name = "OLD")]
     old: PathBuf,
-    /// The image that is compared
+    /// The image to compare
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// Compare times of modification, too
+    /// Compare modification times, too
     #[arg(long)]
     times: bool,
     /// Write one JSON object
@@ -376,9 +376,9 @@ impl DiffArgs {
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 File:
-  The path is one in the root that overlayfs makes of the layers: files of higher layers hide those
-  of lower ones, whiteouts apply, and symbolic links are followed inside that root. The image is not
-  mounted, and no privileges are needed.
+  The path is one in the root that overlayfs would make from the layers: files of higher layers hide
+  those of lower ones, whiteouts apply, and symbolic links are followed inside that root. The image
+  is not mounted, and no privileges are needed.
 
 Exit status:
   1 if there is no such file, or it cannot be read; 2 for wrong usage.
@@ -403,12 +403,12 @@ impl CatArgs {
     }
 }
 
-/// Extract the root that the layers make, or parts of it, into a directory
+/// Extract the root that results from the layers, or parts of it, into a directory
 #[derive(Args)]
 #[command(after_help = concat!(images!(), "\
 Root:
-  The files are those of the root that overlayfs makes of the layers: files of higher layers hide
-  those of lower ones, whiteouts, opaque directories, redirects and files with metadata only
+  The files are those of the root that overlayfs would make from the layers: files of higher layers
+  hide those of lower ones, whiteouts, opaque directories, redirects and files with metadata only
   (metacopy) apply, and the attributes for overlayfs are left out. An image without layers is an
   initramfs, whose own files are extracted. --layer extracts one layer as it is, with whiteouts and
   these attributes.
@@ -421,14 +421,14 @@ Files:
   Compressed archives are decompressed into a temporary file first (TMPDIR).
 
 Limits:
-  What a damaged or hostile image can cost is bounded. Refused are files that take more room than
+  The cost of a damaged or hostile image is bounded. The tool refuses files that take more room than
   there is, more than 256 MiB of names, and more than an EROFS image of its length can have: a name
   for each 13 bytes (16 times as many in a compressed image), an extent, 16 bytes of extended
   attributes and 4096 bytes of content for each byte.
 
 Segments:
   --segments writes the parts of the image as they are: 0.cpio, 1.erofs, 2.cpio.zst and so on. Zeros
-  that follow a part belong to it. `cat DIR/*` gives the image back, byte for byte.
+  that follow a part belong to it. `cat DIR/*` restores the image, byte for byte.
 
 Exit status:
   1 if something could not be extracted, 2 for wrong usage.
@@ -442,7 +442,7 @@ pub(super) struct ExtractArgs {
     /// Image, unified kernel image or U-Boot ramdisk
     #[arg(value_name = "IMG")]
     image: PathBuf,
-    /// Extract only these files, and directories with all that is in them
+    /// Extract only these files, and directories with their contents
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
     /// Append this file to the image, as a boot loader does; may be given several times
@@ -460,7 +460,7 @@ pub(super) struct ExtractArgs {
     /// Write the parts of the image as they are, not their files
     #[arg(long, conflicts_with_all = ["layer", "paths", "unprivileged"])]
     segments: bool,
-    /// Extract as for a user who is not root: without owners, devices and extended attributes
+    /// Extract as if the user were not root: without owners, devices and extended attributes
     #[arg(long)]
     unprivileged: bool,
 }

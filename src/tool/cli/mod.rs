@@ -127,7 +127,7 @@ pub struct Request {
     build: BuildRequest,
 }
 
-/// The definition of the command line.
+/// x
 pub fn command() -> clap::Command {
     Tool::command()
 }
