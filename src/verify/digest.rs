@@ -25,6 +25,9 @@ impl fmt::Display for Digest {
 
 impl Digest {
     /// The digest of bytes in memory.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

@@ -41,6 +41,9 @@ pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Measured> {
 
 /// Refuses a source that could change after it is hashed: a device, or a file on one. `in_memory` tells whether a path of
 /// the initramfs leads to a file in memory, and not to a disk that is mounted there.
+///
+/// # Errors
+/// It could change.
 pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result<()> {
     let is_safe = match &source.place {
         // Only the kernel and /init have it.
@@ -188,6 +191,9 @@ pub fn read_signed(
 }
 
 /// Reads a list, as [`list::parse`] does, with its path in the error.
+///
+/// # Errors
+/// Those of [`list::parse`].
 pub fn read_list(text: &[u8]) -> Result<Vec<ListEntry>> {
     list::parse(text).during("read", list::PATH)
 }

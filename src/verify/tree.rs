@@ -26,6 +26,9 @@ pub struct ImageTree {
 /// Reads the hash tree after an image of `length` bytes at the start of a file. `None`: there is none, or it
 /// differs from the form of `layerinit build --verity` and of `veritysetup format` with its defaults (format
 /// 1, SHA-256, blocks of 4096 bytes).
+///
+/// # Errors
+/// The file cannot be read.
 pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<ImageTree>> {
     let block = u64::from(BLOCK);
     let mut superblock = [0; LENGTH];
