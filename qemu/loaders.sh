@@ -1,14 +1,14 @@
 # The boot loaders of the rows. Sourced by run-rows.
 # shellcheck shell=bash
 #
-# loader_NAME makes in the current directory, which is empty, what QEMU boots without -kernel and -initrd, and
-# writes QEMU's arguments to the file qemu, one a line. It finds
+# loader_NAME makes the files that QEMU boots without -kernel and -initrd, in the current directory, which is empty, and
+# writes QEMU's arguments to the file qemu, one a line. It reads
 #
 #   $kernel     the kernel's file
 #   ${parts[@]} the initrd in pieces, the loader first, then one file for each layer
 #   $words      the command line
 
-# The firmware and boot loaders that are packages with files only.
+# loader_packages: installs the tools, the firmware and the boot loaders.
 loader_packages() {
 	need python3=python3 grub-mkrescue=grub-common xorriso=xorriso mcopy=mtools mkfs.vfat=dosfstools syslinux=syslinux
 	need_files /usr/lib/grub/i386-pc/linux.mod=grub-pc-bin /usr/lib/grub/x86_64-efi/linux.mod=grub-efi-amd64-bin \
@@ -19,14 +19,14 @@ loader_packages() {
 
 # ---- firmware -----------------------------------------------------------------------
 
-# bios DRIVE-OPTION: QEMU's own SeaBIOS, and a disk.
+# bios DRIVE-OPTION: boots the disk with QEMU's SeaBIOS.
 bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
 
-# uefi DRIVE-OPTION [VARIANT]: OVMF and a disk.
+# uefi DRIVE-OPTION [VARIANT]: boots the disk with OVMF.
 uefi() { ovmf "${2-}" && printf '%s\n' -drive "$1,format=raw,snapshot=on" >>qemu; }
 
-# ovmf [VARIANT]: OVMF with variables of its own, vars.fd. The variant "ms" has Secure Boot on, with
-# Microsoft's keys, and needs System Management Mode, which keeps its variables from the kernel.
+# ovmf [VARIANT]: boots with OVMF and its own copy of the variables, vars.fd. The variant "ms" has Secure Boot on, with
+# Microsoft's keys, and needs System Management Mode, which protects its variables from the kernel.
 ovmf() {
 	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
 	if [[ ${1-} == ms ]]; then
@@ -40,7 +40,7 @@ ovmf() {
 		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" >>qemu
 }
 
-# esp FILE DIR: makes a FAT filesystem of a folder, as an EFI system partition or a boot partition.
+# esp FILE DIR: makes a FAT filesystem with the files of a directory, as EFI system partition or boot partition.
 esp() {
 	truncate -s $(($(du -sm "$2" | cut -f 1) + 34))M "$1"
 	mkfs.vfat -F 32 -n BOOT "$1" >/dev/null
@@ -49,7 +49,7 @@ esp() {
 
 # ---- boot loaders -------------------------------------------------------------------
 
-# grub_config FOLDER: prints a configuration that boots the pieces below FOLDER.
+# grub_config DIR: prints a configuration that boots the pieces in DIR.
 grub_config() {
 	cat <<-END
 		serial --unit=0 --speed=115200
@@ -71,12 +71,12 @@ grub_iso() {
 	grub-mkrescue -o disk.iso iso >mkrescue.log 2>&1 || { cat mkrescue.log >&2; return 1; }
 }
 
-# GRUB on an ISO, started by a BIOS or by UEFI, with one initrd= for each piece.
+# GRUB on an ISO, started by a BIOS or by UEFI, with one file for each piece.
 loader_grub() { grub_iso && bios "file=$PWD/disk.iso,media=cdrom"; }
 loader_grub-efi() { grub_iso && uefi "file=$PWD/disk.iso,media=cdrom"; }
 
-# The same with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots an initrd
-# as any other: nobody signs it.
+# GRUB with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots any initrd, which nothing
+# signs.
 loader_secure-boot() {
 	local deb dir
 	mkdir -p esp/EFI/{BOOT,debian} shim
@@ -93,7 +93,7 @@ loader_secure-boot() {
 	uefi "file=$PWD/disk.img,if=virtio" ms
 }
 
-# OVMF alone, which gets kernel and initrd from QEMU, with the certificate $work/signer.der in its db.
+# OVMF with the certificate $work/signer.der in its db; QEMU passes the kernel and the initrd.
 loader_enrolled() {
 	cat "${parts[@]}" >initrd
 	ovmf
@@ -101,7 +101,7 @@ loader_enrolled() {
 	printf '%s\n' -kernel "$kernel" -initrd "$PWD/initrd" -append "$words" >>qemu
 }
 
-# systemd-boot and an entry of the boot loader specification.
+# systemd-boot, with a boot loader specification entry.
 loader_systemd-boot() {
 	mkdir -p esp/EFI/BOOT esp/loader/entries
 	cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi esp/EFI/BOOT/BOOTX64.EFI
@@ -123,7 +123,7 @@ syslinux_config() {
 	printf 'SERIAL 0 115200\nDEFAULT layers\nLABEL layers\n LINUX vmlinuz\n INITRD %s\n APPEND %s\n' "${initrd#,}" "$words"
 }
 
-# SYSLINUX on a FAT filesystem. It knows names of eight and three characters there.
+# SYSLINUX on a FAT filesystem, where it reads only names of eight and three characters.
 loader_syslinux() {
 	mkdir boot
 	cp "$kernel" boot/vmlinuz
@@ -134,7 +134,7 @@ loader_syslinux() {
 	bios "file=$PWD/disk.img"
 }
 
-# iPXE, the firmware of QEMU's network cards, with everything from a TFTP server.
+# iPXE, the firmware of QEMU's network cards, with all files on a TFTP server.
 loader_ipxe() {
 	mkdir tftp
 	cp "$kernel" tftp/vmlinuz
@@ -148,7 +148,7 @@ loader_ipxe() {
 		-device virtio-net-pci,netdev=net -boot n >qemu
 }
 
-# ---- files of layerinit build ----------------------------------------------------------
+# ---- output of layerinit build --------------------------------------------------------
 
 # bundle OPTION...: runs layerinit build with the kernel, its modules and the command line.
 bundle() {
@@ -158,7 +158,7 @@ bundle() {
 		--modules "${kernel%/boot/*}" --cmdline "$words" "$@"
 }
 
-# systemd_tools: prints the directory of Debian 13's ukify and stubs, unpacked.
+# systemd_tools: prints the directory with the unpacked ukify and stubs of Debian 13.
 systemd_tools() {
 	local debs dir
 	debs=$("$repo/qemu/kernel/debian-package" trixie systemd-ukify systemd-boot-efi)
@@ -178,7 +178,7 @@ loader_uki() {
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
-# One with the lowest layer; the others are addons beside it, with a credential for systemd.
+# A unified kernel image with the lowest layer; the other layers are addons beside it, with a credential for systemd.
 loader_addon() {
 	local part stubs extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
 	stubs=$(systemd_tools)/usr/lib/systemd/boot/efi
