@@ -184,15 +184,15 @@ loader_syslinux() {
 	bios "file=$PWD/disk.img"
 }
 
-# ipxe NUMBER: iPXE, the firmware of QEMU's network cards, with everything from a TFTP server.
+# ipxe: iPXE, the firmware of QEMU's network cards, with everything from a TFTP server. Reads the script.
 ipxe() {
 	page_files tftp
-	page iPXE "$1" >tftp/boot.ipxe
+	cat >tftp/boot.ipxe
 	printf '%s\n' -netdev "user,id=net,tftp=$PWD/tftp,bootfile=boot.ipxe" \
 		-device virtio-net-pci,netdev=net -boot n >qemu
 }
-loader_ipxe() { ipxe 1; }
-loader_ipxe-files() { ipxe 2; }
+loader_ipxe() { page iPXE | ipxe; }
+loader_ipxe-files() { page iPXE 2 | ipxe; }
 
 # A unified kernel image that ukify makes, an addon beside it that ukify makes, and a credential for systemd.
 loader_ukify() {
@@ -237,7 +237,7 @@ loader_u-boot-files() {
 	u_boot_disk disk
 }
 
-# fit HEADING NUMBER: a FIT image by layerinit build, with the tree of QEMU's machine.
+# fit: a FIT image by layerinit build, with the tree of QEMU's machine. Reads boot.cmd.
 fit() {
 	# The tree names devices that are only there with firmware.
 	qemu-system-aarch64 -machine virt,dumpdtb=board.dtb -cpu cortex-a57 -m 512 -nodefaults -display none \
@@ -245,11 +245,11 @@ fit() {
 	run_page FIT
 	mkdir disk
 	mv image.itb disk
-	page "$@" >boot.cmd
+	cat >boot.cmd
 	u_boot_disk disk
 }
-loader_u-boot-fit() { fit FIT 2; }
-loader_u-boot-fit-in-place() { fit 'FIT in place'; }
+loader_u-boot-fit() { page FIT 2 | fit; }
+loader_u-boot-fit-in-place() { page 'FIT in place' | fit; }
 
 # ---- files of layerinit build ----------------------------------------------------------
 
