@@ -1,4 +1,4 @@
-//! What a loader says about trust, and an archive that its list does not name.
+//! The list, signature and policy of a loader, and an archive that the list does not name.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use layerinit::verify::signature::{self, Key};
 use layerinit::verify::{content, list};
 use libfuzzer_sys::fuzz_target;
 
-/// A public key, whose secret key has signed no such list.
+/// A public key. No list in the seeds has a signature by its secret key.
 const KEY: &[u8] = include_bytes!("../../src/verify/testdata/minisign.pub");
 
 fuzz_target!(|data: &[u8]| {

@@ -140,14 +140,15 @@ impl fmt::Display for Plan {
     }
 }
 
-/// What becomes of a directory on a device that was written over other layers, and of the boot without it.
+/// What happens to a directory on a device that was written over other layers, and to the boot without the
+/// device.
 fn fmt_store(f: &mut fmt::Formatter<'_>, store: &PersistentUpper) -> fmt::Result {
     match &store.reset {
-        Some(value) => writeln!(f, "begins anew: once for rd.overlay.reset={value}")?,
+        Some(value) => writeln!(f, "reset once for rd.overlay.reset={value}")?,
         None => match store.stale {
             Stale::Keep => {}
             Stale::Fail => writeln!(f, "written over other layers: no boot")?,
-            Stale::Reset => writeln!(f, "written over other layers: begins anew")?,
+            Stale::Reset => writeln!(f, "written over other layers: reset")?,
         },
     }
     f.write_str("without that device: ")?;

@@ -24,15 +24,15 @@ pub struct Verity {
     pub hash: Spec,
     /// The hash of the tree's root.
     pub root_hash: Vec<u8>,
-    /// The byte on the hash device at which the superblock is, or without one the tree.
+    /// The offset in bytes of the superblock on the hash device, or of the tree if there is no superblock.
     pub hash_offset: u64,
     /// The format, if there is no superblock.
     pub format: Option<Format>,
-    /// What the kernel does when it reads.
+    /// What the kernel does at a read.
     pub behaviour: Behaviour,
 }
 
-/// What dm-verity does when it reads, by options of veritytab(5).
+/// What dm-verity does at a read, from the options of veritytab(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
     /// What happens if a block is wrong.
@@ -142,7 +142,7 @@ impl Verity {
                         salt.ok_or_else(|| wrong("not hexadecimal digits, 512 at most"))?;
                 }
                 _ if self.behaviour.set(name) => {}
-                // They say when systemd sets the device up, which is now.
+                // They tell systemd when to set the device up; `/init` does it now.
                 "uuid" | "_netdev" | "noauto" | "nofail" | "x-initrd.attach" => {}
                 _ => return Err(wrong("not supported")),
             }

@@ -25,8 +25,8 @@ const CONTROL_NUMBER: (u32, u32) = (10, 236);
 /// Sets up /dev/mapper/root.
 ///
 /// # Errors
-/// A device is missing or has no hash tree, or the kernel refuses it. A wrong root hash shows when the first block is
-/// read.
+/// A device is missing or has no hash tree, or the kernel refuses it. The kernel notices a wrong root hash
+/// when it reads the first block.
 pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> Result<()> {
     let query = |word, spec| DeviceQuery {
         word,
@@ -64,7 +64,7 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
     Ok(())
 }
 
-/// Sets up the device /dev/mapper/`name` with the table that was made of `format`. Returns its number.
+/// Sets up the device /dev/mapper/`name` with a table for `format`. Returns its number.
 ///
 /// # Errors
 /// The kernel has no dm-verity, or refuses the table.
@@ -79,7 +79,7 @@ pub(super) fn set_up(name: &str, format: &Format, table: &str, loader: &mut Load
     let sectors = format.sectors().unwrap_or_default();
     debug!("/dev/mapper/{name}: 0 {sectors} verity {table}");
     let control = control()?;
-    // As veritysetup names it, so that it can close the device.
+    // The name that veritysetup uses, so that it can close the device.
     let uuid = format!("CRYPT-VERITY-{}-{name}", format.uuid.replace('-', ""));
     let path = format!("/dev/mapper/{name}");
     let created = dm::create(&control, name, &uuid).during("create", &path)?;
