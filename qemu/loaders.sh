@@ -56,7 +56,8 @@ run_page() {
 	ln -sfn "$(tree base)" base
 	ln -sfn "$(tree app)" app
 	(
-		export PATH=$tools/usr/bin:$PATH LAYERINIT_INIT=${LAYERINIT_INIT:-$init}
+		# ukify's modules are those of Debian's python3.
+		export PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin LAYERINIT_INIT=${LAYERINIT_INIT:-$init}
 		stubs=$tools/usr/lib/systemd/boot/efi
 		uname() { echo row; }
 		eval "$commands"

@@ -409,7 +409,10 @@ fn rows_boot_the_examples_of_boot_loaders() {
             (true, Some(block)) => {
                 number += 1;
                 if !block.iter().any(|line| line.starts_with("layerinit ")) {
-                    assert!(asked_for(heading, number), "no row boots block {number} of {heading}");
+                    assert!(
+                        asked_for(heading, number),
+                        "no row boots block {number} of {heading}"
+                    );
                     seen += 1;
                 }
             }
@@ -427,9 +430,14 @@ fn rows_boot_the_examples_of_boot_loaders() {
     let rows = read("qemu/rows");
     let mut loaders = 0;
     for line in scripts.lines() {
-        let name = line.strip_prefix("loader_").and_then(|rest| rest.split_once("() {"));
+        let name = line
+            .strip_prefix("loader_")
+            .and_then(|rest| rest.split_once("() {"));
         if let Some((name, _)) = name.filter(|(name, _)| *name != "packages") {
-            assert!(rows.contains(&format!("| loader={name}")), "no row has loader={name}");
+            assert!(
+                rows.contains(&format!("| loader={name}")),
+                "no row has loader={name}"
+            );
             loaders += 1;
         }
     }
