@@ -284,9 +284,9 @@ loader_iso-efi() { layerinit_iso && uefi "file=$PWD/appliance.iso,media=cdrom"; 
 
 # ---- machines without a boot loader ----------------------------------------------------
 
-# QEMU's microvm has neither PCI nor ACPI, and one serial port.
+# QEMU's microvm has no PCI, and one serial port. With its ACPI the kernel finds no timer that QEMU emulates without KVM.
 loader_microvm() {
-	printf '%s\n' -machine microvm -kernel "$kernel" -initrd "$initrd" -append "$words" \
+	printf '%s\n' -machine microvm,acpi=off -kernel "$kernel" -initrd "$initrd" -append "$words" \
 		-chardev "file,id=second,path=$log.ttyS1" -device isa-serial,chardev=second,index=1 >qemu
 }
 
