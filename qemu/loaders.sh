@@ -1,8 +1,8 @@
 # The boot loaders of the rows. Sourced by run-rows and memory.
 # shellcheck shell=bash
 #
-# loader_NAME makes in the current directory, which is empty, what QEMU boots without -kernel and -initrd, and
-# writes QEMU's arguments to the file qemu, one a line. It finds
+# loader_NAME makes the files that QEMU boots without -kernel and -initrd, in the current directory, which is empty, and
+# writes QEMU's arguments to the file qemu, one a line. It reads
 #
 #   $kernel     the kernel's file
 #   $initrd     the initrd
@@ -99,14 +99,17 @@ systemd_tools() {
 
 # ---- firmware -----------------------------------------------------------------------
 
-# bios DRIVE-OPTION: QEMU's own SeaBIOS, and a disk.
+# bios DRIVE-OPTION: boots the disk with QEMU's SeaBIOS.
 bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
 
-# uefi DRIVE-OPTION [VARIANT]: OVMF with variables of its own. The variant "ms" has Secure Boot on, with
-# Microsoft's keys, and needs System Management Mode, which keeps its variables from the kernel.
-uefi() {
+# uefi DRIVE-OPTION [VARIANT]: boots the disk with OVMF.
+uefi() { ovmf "${2-}" && printf '%s\n' -drive "$1,format=raw,snapshot=on" >>qemu; }
+
+# ovmf [VARIANT]: boots with OVMF and its own copy of the variables, vars.fd. The variant "ms" has Secure Boot on, with
+# Microsoft's keys, and needs System Management Mode, which protects its variables from the kernel.
+ovmf() {
 	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
-	if [[ ${2-} == ms ]]; then
+	if [[ ${1-} == ms ]]; then
 		code=${code%.fd}.ms.fd vars=${vars%.fd}.ms.fd machine=q35,smm=on
 		printf '%s\n' -global driver=cfi.pflash01,property=secure,value=on >qemu
 	else
@@ -114,10 +117,10 @@ uefi() {
 	fi
 	cp "$vars" vars.fd
 	printf '%s\n' -machine "$machine" -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" \
-		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" -drive "$1,format=raw,snapshot=on" >>qemu
+		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" >>qemu
 }
 
-# esp FILE DIR: makes a FAT filesystem of a folder, as an EFI system partition or a boot partition.
+# esp FILE DIR: makes a FAT filesystem with the files of a directory, as EFI system partition or boot partition.
 esp() {
 	truncate -s $(($(du -sm "$2" | cut -f 1) + 34))M "$1"
 	mkfs.vfat -F 32 -n BOOT "$1" >/dev/null
@@ -136,7 +139,7 @@ grub_iso() {
 loader_grub() { grub_iso && bios "file=$PWD/appliance.iso,media=cdrom"; }
 loader_grub-efi() { grub_iso && uefi "file=$PWD/appliance.iso,media=cdrom"; }
 
-# grub_2_12 CONFIG: Debian 13's GRUB, with the files in the folder where the page has them.
+# grub_2_12 DIR: Debian 13's GRUB, with the files in this directory. Reads the configuration.
 grub_2_12() {
 	local deb
 	mkdir -p esp/EFI/{BOOT,debian} shim
@@ -155,14 +158,21 @@ loader_grub-newc() {
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
-# The same with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots an initrd
-# as any other: nobody signs it.
+# GRUB with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots any initrd, which nothing
+# signs.
 loader_secure-boot() {
 	page GRUB | grub_2_12 /boot
 	cp shim/usr/lib/shim/shimx64.efi.signed esp/EFI/BOOT/BOOTX64.EFI
 	cp shim/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed esp/EFI/BOOT/grubx64.efi
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio" ms
+}
+
+# OVMF with the certificate $work/signer.der in its db; QEMU passes the kernel and the initrd.
+loader_enrolled() {
+	ovmf
+	"$repo/qemu/enroll" vars.fd "$work/signer.der"
+	printf '%s\n' -kernel "$kernel" -initrd "$initrd" -append "$words" >>qemu
 }
 
 # systemd-boot and an entry of the boot loader specification.

@@ -205,7 +205,8 @@ words! {
 
     "systemd.verity_root_options", "=OPTION[,OPTION...]", "none",
     "Options of dm-verity as in veritytab(5): restart-on-corruption, panic-on-corruption, ignore-corruption, \
-     ignore-zero-blocks, check-at-most-once, hash-offset=, and with superblock=no the format. Others fail the boot.",
+     ignore-zero-blocks, check-at-most-once, hash-offset=, root-hash-signature=PATH or base64:..., and with \
+     superblock=no the format. Others fail the boot.",
     needs(VERITY, Value(|p, list| p.options.verity_options = nonempty(list)));
 }
 
@@ -686,7 +687,7 @@ mod tests {
         assert_eq!(
             problems("root=/dev/sda1 resume=/dev/sda2 resume_offset=1"),
             [
-                "resume=/dev/sda2: /init does not resume; the kernel does by itself before it starts /init, if the disk's \
+                "resume=/dev/sda2: /init does not resume; the kernel does so itself before it starts /init, if the disk's \
                  driver is built in"
             ]
         );
