@@ -355,12 +355,11 @@ tree_kexec() {
 		cp -L "$library" lib
 	done
 	cp "$(only "$kernel_dir"/boot/vmlinuz-*)" boot/vmlinuz
-	cat >sbin/again <<-'END'
-		#!/bin/busybox sh
-		/sbin/kexec --load /boot/vmlinuz --initrd=/sys/firmware/initrd \
-			--append="$(/bin/busybox sed 's/init=[^ ]*//' /proc/cmdline)" && echo 'KEXEC now' >/dev/console
-		exec /sbin/kexec --exec
-	END
+	{
+		echo '#!/bin/busybox sh'
+		example bootloaders kexec | sed 's,^kexec,/sbin/kexec,
+			s,--reuse-cmdline,& --append=init=/sbin/init \&\& echo KEXEC now >/dev/console,'
+	} >sbin/again
 	chmod +x sbin/again
 	echo kexec >etc/winner
 }

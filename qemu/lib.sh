@@ -162,6 +162,18 @@ only() {
 	printf '%s\n' "$1"
 }
 
+# example PAGE HEADING [NUMBER]: prints a block of docs/PAGE.md: the first, or the NUMBERth, below the heading.
+example() {
+	local text
+	text=$(awk -v heading="$2" -v number="${3:-1}" '
+		/^```/ { inside = !inside; if (inside && here) count++; next }
+		inside { if (here && count == number) print; next }
+		/^##/ { title = $0; sub(/^#+ /, "", title); here = title == heading; count = 0 }
+	' "$repo/docs/$1.md")
+	[[ $text ]] || die "docs/$1.md has no block ${3:-1} below the heading $2"
+	printf '%s\n' "$text"
+}
+
 # use_kernel NAME: sets $kernel, and $kernel_dir and $version if it has modules. Fails if there is no such kernel.
 # shellcheck disable=SC2034 # for the caller
 use_kernel() {

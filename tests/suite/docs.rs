@@ -375,6 +375,75 @@ fn commands_run() {
     );
 }
 
+/// The rows take their configuration from docs/bootloaders.md. A block of it that `commands_run` does not run is one
+/// that a function of qemu/loaders.sh or qemu/images.sh asks for, and each boot loader has a row.
+#[test]
+fn rows_boot_the_examples_of_boot_loaders() {
+    let read = |file| fs::read_to_string(repository().join(file)).unwrap();
+    let scripts = read("qemu/loaders.sh") + &read("qemu/images.sh");
+    let asked_for = |heading: &str, number: usize| {
+        let name = match heading.contains(' ') {
+            true => format!("'{heading}'"),
+            false => heading.into(),
+        };
+        let first = number == 1;
+        let calls = ["page", "example bootloaders"].map(|call| match first {
+            true => format!("{call} {name}"),
+            false => format!("{call} {name} {number}"),
+        });
+        let another = |rest: &str| {
+            first && rest.starts_with(' ') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+        };
+        let ends = |rest: &str| rest.starts_with([' ', '\n', ')', ';']) && !another(rest);
+        let mut found = calls
+            .iter()
+            .flat_map(|call| scripts.split(call.as_str()).skip(1));
+        found.any(ends)
+    };
+    let page = read("docs/bootloaders.md");
+    let (mut heading, mut number, mut seen) = ("", 0, 0);
+    let mut open: Option<Vec<&str>> = None;
+    for line in page.lines() {
+        match (line.starts_with("```"), open.take()) {
+            (true, None) => open = Some(Vec::new()),
+            (true, Some(block)) => {
+                number += 1;
+                if !block.iter().any(|line| line.starts_with("layerinit ")) {
+                    assert!(
+                        asked_for(heading, number),
+                        "no row boots block {number} of {heading}"
+                    );
+                    seen += 1;
+                }
+            }
+            (false, Some(mut block)) => {
+                block.push(line);
+                open = Some(block);
+            }
+            (false, None) if line.starts_with('#') => {
+                (heading, number) = (line.trim_start_matches('#').trim(), 0);
+            }
+            (false, None) => {}
+        }
+    }
+    assert!(seen > 12, "only {seen} examples were found");
+    let rows = read("qemu/rows");
+    let mut loaders = 0;
+    for line in scripts.lines() {
+        let name = line
+            .strip_prefix("loader_")
+            .and_then(|rest| rest.split_once("() {"));
+        if let Some((name, _)) = name.filter(|(name, _)| *name != "packages") {
+            assert!(
+                rows.contains(&format!("| loader={name}")),
+                "no row has loader={name}"
+            );
+            loaders += 1;
+        }
+    }
+    assert!(loaders > 12, "only {loaders} boot loaders were found");
+}
+
 /// The help of a word in Markdown, with literal text as `code`.
 fn markdown(help: &str) -> String {
     let typed = |word: &str| {
