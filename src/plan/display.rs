@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::cmdline::Stale;
+use super::verity::Signature;
 use super::{
     Content, KeptDirectories, Layer, MountSpec, PersistentUpper, Place, Plan, Root, Upper,
 };
@@ -43,7 +44,14 @@ impl fmt::Display for MountSpec {
             types => list(f, types)?,
         }
         match &self.verity {
-            Some(verity) => write!(f, ", dm-verity of {} with {}", verity.data, verity.hash),
+            Some(verity) => {
+                write!(f, ", dm-verity of {} with {}", verity.data, verity.hash)?;
+                match &verity.signature {
+                    Some(Signature::File(path)) => write!(f, ", signature {path}"),
+                    Some(Signature::Inline(_)) => f.write_str(", signed"),
+                    None => Ok(()),
+                }
+            }
             None => Ok(()),
         }
     }

@@ -205,7 +205,8 @@ words! {
 
     "systemd.verity_root_options", "=OPTION[,OPTION...]", "none",
     "Options of dm-verity as in veritytab(5): restart-on-corruption, panic-on-corruption, ignore-corruption, \
-     ignore-zero-blocks, check-at-most-once, hash-offset=, and with superblock=no the format. Others fail the boot.",
+     ignore-zero-blocks, check-at-most-once, hash-offset=, root-hash-signature=PATH or base64:..., and with \
+     superblock=no the format. Others fail the boot.",
     needs(VERITY, Value(|p, list| p.options.verity_options = nonempty(list)));
 }
 
