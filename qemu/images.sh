@@ -325,6 +325,7 @@ verified_again() {
 	cat "${@:2}" >>"$1"
 }
 image_verified_removed() { verified_again "$1" "$(layer base)" "$(archive etc)"; }
+image_verified_exchanged() { verified_again "$1" "$(layer base)" "$(layer lean)" "$(archive etc)"; }
 image_verified_swapped() { verified_again "$1" "$(layer app -zlz4hc)" "$(layer base)" "$(archive etc)"; }
 tree_other() { mkdir -p bin; printf '#!/bin/sh\necho unpacked by the kernel\n' >init; chmod +x init; }
 image_verified_other_init() { image_verified_inside "$1" && cat "$(archive other)" >>"$1"; }

@@ -43,7 +43,7 @@ fn whole_pages_of_aligned_images_are_in_place() {
             "unaligned",
             &["-Enoinline_data"],
             512,
-            "0 of 13192 bytes, 0 of 2 files; not all of a",
+            "0 of 13192 bytes, 0 of 2 files; not all of a, b",
         ),
         (
             "chunks",
