@@ -9,7 +9,6 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -19,6 +18,7 @@ use rustix::time::ClockId;
 
 use super::clock::microseconds;
 use super::filesystem::is_in_memory;
+use super::priority::processors;
 use super::source::OpenSource;
 use super::verified::{Verified, wanted_by};
 use crate::bytes::ReadAt;
@@ -272,10 +272,9 @@ fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Measu
         }
         done
     };
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let mut all = thread::scope(|scope| {
         // This thread works, too. If a thread cannot start, the others do its work.
-        let more = processors.min(layers.len()).saturating_sub(1);
+        let more = processors().min(layers.len()).saturating_sub(1);
         let threads: Vec<_> = (0..more)
             .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
