@@ -2,11 +2,12 @@
 //!
 //! Nothing here is linked into `/init`. The modules above this one are for both.
 
+pub mod progress;
+
 pub mod finding;
 pub mod hash_tree;
 pub mod kernel_config;
 pub mod platform;
-pub mod progress;
 pub mod shell;
 pub mod tmpfile;
 

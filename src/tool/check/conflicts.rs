@@ -11,6 +11,7 @@ use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
 use crate::tool::image::merged::{Layers, equal};
 use crate::tool::image::rootfs::{Change, Changes, Node};
+use crate::tool::progress::LongStep;
 
 /// How many lines of each kind are printed. The rest is counted.
 const MAX: usize = 1000;
@@ -94,9 +95,10 @@ fn differ(layers: &Layers, old: &Node, new: &Node) -> Option<&'static str> {
             if old.size() != new.size() {
                 return Some("");
             }
+            let progress = LongStep::part("compare files", new.size());
             match (layers.content(old), layers.content(new)) {
                 _ if new.size() == 0 => None,
-                (Ok(old), Ok(new)) => match equal(&*old, &*new) {
+                (Ok(old), Ok(new)) => match equal(&progress.watch(&*old, 0), &*new) {
                     Ok(true) => None,
                     Ok(false) => Some(""),
                     Err(_) => Some(" (one of them cannot be read)"),
