@@ -783,6 +783,16 @@ image_content_two() {
 	add_archive "$1" etc
 	sum_up "$1"
 }
+# Images with blocks of each size up to that of a page of most kernels.
+image_content_blocks() {
+	local out=$1 mkfs
+	mkfs=$(newer_mkfs_erofs)
+	content_base "$out"
+	add_content "$out" 0 "$mkfs" -b512
+	add_content "$out" 512 "$mkfs" -b1024 -zlz4hc
+	add_content "$out" 4 "$mkfs" -b2048 -zlz4hc -C16384
+	sum_up "$out"
+}
 image_content_2() {
 	content_base "$1"
 	add_content "$1" 4 mkfs.erofs -zlz4hc
@@ -1241,10 +1251,10 @@ verity_behind() {
 	echo $((blocks * 4096)) >"$work/$1.offset"
 }
 
-# verity_image IMAGE DISK NAME: a loader for the disk. IMAGE.words are added to the command line of its rows.
+# verity_image IMAGE DISK NAME OPTION...: a loader for the disk. IMAGE.words are added to the command line of its rows.
 verity_image() {
 	disk "$2" >/dev/null
-	build "$1" "${drivers[@]/#/--module=}" --module=dm_verity --module=erofs --module=squashfs
+	build "$1" "${drivers[@]/#/--module=}" --module=dm_verity --module=erofs --module=squashfs "${@:4}"
 	echo "roothash=$(<"$work/$3.roothash")" >"$1.words"
 	[[ ! -e $work/$3.offset ]] || echo "systemd.verity_root_options=hash-offset=$(<"$work/$3.offset")" >>"$1.words"
 }
@@ -1253,6 +1263,54 @@ image_verity_wrong() {
 	disk verity >/dev/null
 	tr 0-9a-f 1-9a-f0 <"$work/dps.roothash" >"$work/wrong.roothash"
 	verity_image "$1" verity wrong
+}
+# certificate NAME: makes a key, and a certificate that its own key has signed: $work/NAME.key, .pem and .der.
+certificate() {
+	[[ ! -e $work/$1.der ]] || return 0
+	openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/$1.key" -out "$work/$1.pem" -subj "/CN=layerinit $1" \
+		-days 3650
+	openssl x509 -in "$work/$1.pem" -outform der -out "$work/$1.der"
+}
+# signed_root NAME: makes $work/NAME.p7s, the signature of the root hash of disk_verity by the certificate NAME.
+signed_root() {
+	disk verity >/dev/null
+	certificate "$1"
+	tr -d '\n' <"$work/dps.roothash" | openssl smime -sign -noattr -nocerts -binary -inkey "$work/$1.key" \
+		-signer "$work/$1.pem" -outform der -out "$work/$1.p7s"
+}
+# verity_signed IMAGE NAME: a loader with the signature $work/NAME.p7s.
+verity_signed() {
+	printf '%s\n' 'dir /etc 0755 0 0' "file /etc/root.p7s $work/$2.p7s 0644 0 0" >"$work/$2.spec"
+	LAYERINIT_INIT=$init verity_image "$1" verity dps --spec "$repo/initramfs-spec/loader" --spec "$work/$2.spec"
+	echo systemd.verity_root_options=root-hash-signature=/etc/root.p7s >>"$1.words"
+}
+image_verity_signed() { signed_root signer && verity_signed "$1" signer; }
+# In the word, on a kernel for virtual machines, which has few drivers.
+image_verity_signed_inline() {
+	local drivers=(virtio_pci virtio_blk ext4)
+	image_verity "$1"
+	signed_root signer
+	echo "systemd.verity_root_options=root-hash-signature=base64:$(base64 -w 0 "$work/signer.p7s")" >>"$1.words"
+}
+# A bit of the value that the key has made, which is at the end.
+image_verity_signed_bit() {
+	signed_root signer
+	cp "$work/signer.p7s" "$work/bit.p7s"
+	flip "$work/bit.p7s" $(($(stat -c %s "$work/bit.p7s") - 100))
+	verity_signed "$1" bit
+}
+# By a key that is in no keyring.
+image_verity_signed_foreign() {
+	certificate signer
+	signed_root foreign
+	verity_signed "$1" foreign
+}
+# A good signature, of another root hash than the one that is booted.
+image_verity_signed_other() {
+	local root
+	image_verity_signed "$1"
+	root=$(tr 0-9a-f 1-9a-f0 <"$work/dps.roothash")
+	sed -i "s,^roothash=.*,roothash=$root systemd.verity_root_data=/dev/vda1 systemd.verity_root_hash=/dev/vda2," "$1.words"
 }
 image_verity_erofs() { verity_image "$1" verity_behind erofs; }
 image_verity_squashfs() { verity_image "$1" verity_squashfs squashfs; }

@@ -22,11 +22,14 @@ loader_packages() {
 # bios DRIVE-OPTION: QEMU's own SeaBIOS, and a disk.
 bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
 
-# uefi DRIVE-OPTION [VARIANT]: OVMF with variables of its own. The variant "ms" has Secure Boot on, with
+# uefi DRIVE-OPTION [VARIANT]: OVMF and a disk.
+uefi() { ovmf "${2-}" && printf '%s\n' -drive "$1,format=raw,snapshot=on" >>qemu; }
+
+# ovmf [VARIANT]: OVMF with variables of its own, vars.fd. The variant "ms" has Secure Boot on, with
 # Microsoft's keys, and needs System Management Mode, which keeps its variables from the kernel.
-uefi() {
+ovmf() {
 	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
-	if [[ ${2-} == ms ]]; then
+	if [[ ${1-} == ms ]]; then
 		code=${code%.fd}.ms.fd vars=${vars%.fd}.ms.fd machine=q35,smm=on
 		printf '%s\n' -global driver=cfi.pflash01,property=secure,value=on >qemu
 	else
@@ -34,7 +37,7 @@ uefi() {
 	fi
 	cp "$vars" vars.fd
 	printf '%s\n' -machine "$machine" -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" \
-		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" -drive "$1,format=raw,snapshot=on" >>qemu
+		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" >>qemu
 }
 
 # esp FILE DIR: makes a FAT filesystem of a folder, as an EFI system partition or a boot partition.
@@ -88,6 +91,14 @@ loader_secure-boot() {
 	grub_config '' >esp/EFI/debian/grub.cfg
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio" ms
+}
+
+# OVMF alone, which gets kernel and initrd from QEMU, with the certificate $work/signer.der in its db.
+loader_enrolled() {
+	cat "${parts[@]}" >initrd
+	ovmf
+	"$repo/qemu/enroll" vars.fd "$work/signer.der"
+	printf '%s\n' -kernel "$kernel" -initrd "$PWD/initrd" -append "$words" >>qemu
 }
 
 # systemd-boot and an entry of the boot loader specification.

@@ -39,6 +39,17 @@ append() {
 	echo "${*:2} layers=$ranges" >"$1.words"
 }
 
+# append_plain FILE: appends the layers as "layerinit build --erofs-compression none" makes them: at multiples of
+# 4096, without inline tails.
+append_plain() {
+	local name
+	for name in content-plain top-plain; do
+		truncate -s %4096 "$1"
+		cat "$(layer "$name" -Enoinline_data)" >>"$1"
+	done
+	echo >"$1.words"
+}
+
 # spec_of INIT [FILE...]: prints a spec with the program as /init, and these files in /.
 spec_of() {
 	local name
@@ -95,7 +106,7 @@ stripped_loader() {
 # Behind the loader.
 image_ours() { cat "$(loader)" >"$1"; append "$1"; }
 image_ours_stripped() { cat "$(stripped_loader)" >"$1"; append "$1"; }
-image_ours_plain() { cat "$(loader)" "$(layer content-plain)" "$(layer top)" >"$1"; echo >"$1.words"; }
+image_ours_plain() { cat "$(loader)" >"$1"; append_plain "$1"; }
 
 # moduleless_loader: prints the path of a loader without modules, for /init to extract the layers.
 moduleless_loader() {
@@ -105,7 +116,7 @@ moduleless_loader() {
 }
 
 image_extract() { cat "$(moduleless_loader)" >"$1"; append "$1"; }
-image_extract_plain() { cat "$(moduleless_loader)" "$(layer content-plain)" "$(layer top)" >"$1"; echo >"$1.words"; }
+image_extract_plain() { cat "$(moduleless_loader)" >"$1"; append_plain "$1"; }
 image_extract_files() { { files content top; cat "$(moduleless_loader)"; } >"$1"; echo >"$1.words"; }
 
 # In the loader, as /layers.

@@ -28,7 +28,7 @@ impl<'a> Cursor<'a> {
         Self { rest: data }
     }
 
-    /// The bytes that have not been taken yet.
+    /// The remaining bytes.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -75,8 +75,8 @@ pub trait ReadAt {
     /// returns a page at a time.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// The offset, from `offset` on, of the first byte that may be other than zero; the size if there is
-    /// none. A sparse file skips its holes (lseek(2), SEEK_DATA).
+    /// The offset of the first byte at or after `offset` that may be nonzero; the size if there is none. A
+    /// sparse file skips its holes (lseek(2), SEEK_DATA).
     fn next_data(&self, offset: u64) -> u64 {
         offset
     }
@@ -142,7 +142,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a regular file for reading, also one of sysfs whose size is known.
+    /// Opens a regular file for reading, or a file of sysfs whose size is known.
     pub fn open(path: &Path) -> Result<Self> {
         // Without O_NONBLOCK open(2) waits for the other end of a FIFO, which is refused below.
         let mut options = File::options();
@@ -200,7 +200,7 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// A part of a source, as a source of its own.
+/// A part of a source, itself a source.
 pub struct Part<T> {
     whole: T,
     offset: u64,
@@ -250,7 +250,7 @@ pub fn leading_zeros(bytes: &[u8]) -> usize {
     whole.saturating_add(more)
 }
 
-/// Fills the buffer as far as the input goes; returns the number of bytes.
+/// Fills the buffer until the input ends; returns the number of bytes.
 pub fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -287,7 +287,7 @@ pub trait Skip: BufRead {
     }
 }
 
-/// After so many zero bytes, [`skip_zeros`] tries [`Skip::hole`].
+/// After this many zero bytes, [`skip_zeros`] tries [`Skip::hole`].
 const MANY_ZEROS: u64 = 1 << 20;
 
 impl<R: Read> Skip for io::BufReader<R> {}
@@ -324,7 +324,7 @@ pub fn skip_zeros(input: &mut impl Skip) -> io::Result<(u64, Option<u8>)> {
     }
 }
 
-/// How much a [`Reader`] reads ahead: the most that one read of a sysfs file returns.
+/// The number of bytes that a [`Reader`] reads ahead: the most that one read of a sysfs file returns.
 const WINDOW: usize = 4096;
 
 /// Reads a [`ReadAt`] in order through a buffer of one page. Skipping does not read.
@@ -464,7 +464,7 @@ mod tests {
         assert!(part.read_exact_at(&mut buf, 0).is_err());
     }
 
-    /// Zeros but for the first and the last byte; to look at the others is a mistake that takes forever.
+    /// All zeros except the first and the last byte. Reading the others would take forever.
     struct Hollow;
 
     impl ReadAt for Hollow {

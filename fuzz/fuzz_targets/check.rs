@@ -1,4 +1,4 @@
-//! All of `layerinit check --conflicts` but the kernel's configuration: the rootfs that archives make,
+//! All of `layerinit check --conflicts` except the kernel's configuration: the rootfs that the archives make,
 //! layers over layers, the trees and attributes of EROFS images, the program to start, memory.
 #![no_main]
 

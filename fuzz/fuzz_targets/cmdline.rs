@@ -1,4 +1,4 @@
-//! The kernel command line: any text becomes options and messages about invalid words.
+//! The kernel command line: every text becomes options and messages about invalid words.
 #![no_main]
 
 use layerinit::plan::cmdline::Options;
@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let options = Options::parse(&text);
     assert!(!options.inits().is_empty());
     assert_eq!(options, Options::parse(&text));
-    // Words after `--` belong to init.
+    // Words after `--` belong to the real init.
     let with_arguments = Options::parse(&format!("{text} -- rd.shell=0 init=/x"));
     assert!(text.contains('"') || with_arguments.inits() == options.inits());
 });

@@ -7,7 +7,7 @@ use layerinit::error::Error;
 use layerinit::tool::image::erofs_tree::walk;
 use libfuzzer_sys::fuzz_target;
 
-/// The most that is read of all files: clusters may be shared, and files may be sparse.
+/// The maximum to read of all files together: clusters may be shared, and files may be sparse.
 const OUTPUT_MAX: u64 = 32 << 20;
 
 fuzz_target!(|data: &[u8]| {
@@ -50,7 +50,7 @@ fn content(image: &Image, inode: &Inode, left: &mut u64) {
             return;
         };
         *left = rest;
-        // The same bytes are there by way of the offset, if they can be had at all.
+        // Reading at the offset returns the same bytes, or fails, too.
         let mut some = vec![0; extent.length.min(1 << 16) as usize];
         let at = content.read_at(&mut some, extent.offset);
         let expected = match &extent.data {
@@ -73,7 +73,7 @@ fn content(image: &Image, inode: &Inode, left: &mut u64) {
         match (at, expected) {
             (Ok(n), Some(expected)) => assert_eq!(some[..n], expected[..n]),
             (Err(_), None) => {}
-            (Ok(_), None) | (Err(_), Some(_)) => panic!("one way fails, the other does not"),
+            (Ok(_), None) | (Err(_), Some(_)) => panic!("reading the extent or reading at its offset fails, but not both"),
         }
     }
     assert!(end == inode.size || end == 0, "{end} of {}", inode.size);

@@ -1,4 +1,4 @@
-//! A whole image: the root that its layers make, all content, each layer as it is, and the difference between them.
+//! A whole image: its merged root, all content, each single layer, and the image compared with itself.
 #![no_main]
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use layerinit::tool::image::input::Initrd;
 use layerinit::tool::image::view;
 use libfuzzer_sys::fuzz_target;
 
-/// Files of an image and the directory that it is extracted into, in memory if there is such a place.
+/// The directory for an image and its extracted files, in memory if possible.
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -19,7 +19,7 @@ static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
     place
 });
 
-/// The most content that an image is extracted with.
+/// The maximum content of an image to extract.
 const CONTENT_MAX: u64 = 4 << 20;
 
 fuzz_target!(|data: &[u8]| {
@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = std::fs::remove_dir_all(PLACE.join("out"));
     }
     let left = std::fs::read_dir(&*PLACE).expect("the directory").count();
-    assert_eq!(left, 2, "something is outside of the directory");
+    assert_eq!(left, 2, "files outside of the directory");
     assert_eq!(std::fs::read_dir(PLACE.join("canary")).expect("the directory").count(), 0);
     let mut said = Vec::new();
     if let Ok(same) = diff(&image, &image, DiffOptions::default(), &mut said) {

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let mut longer = data.to_vec();
     longer.push(0);
-    // What is known of a file does not change with more of it.
+    // More bytes after the headers change nothing.
     if let Ok(Some(sections)) = pe::sections(data) {
         assert_eq!(pe::sections(&longer), Ok(Some(sections.clone())));
         for name in [".initrd", ".cmdline", ".ucode", ".profile", ""] {

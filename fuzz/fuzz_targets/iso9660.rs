@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let mut longer = image.clone();
     longer.push(0);
     for path in ["boot/initrd.img", "live/deep/A-long-Name.cpio", "", ".", "boot/../boot"] {
-        // What is known of a file does not change with more of it.
+        // More bytes after the filesystem change nothing.
         if let Ok(extent) = iso9660::find(&image.as_slice(), path) {
             assert_eq!(iso9660::find(&longer.as_slice(), path), Ok(extent));
         }

@@ -1,15 +1,15 @@
-//! What a loader says about trust, and an archive that its list does not name.
+//! The list, signature and policy of a loader, a hash tree behind an image, and an archive that the list does not name.
 #![no_main]
 
 use std::collections::BTreeSet;
 
-use layerinit::format::verity::Format;
+use layerinit::format::verity::{Format, from_base64};
 use layerinit::verify::policy::Policy;
 use layerinit::verify::signature::{self, Key};
-use layerinit::verify::{content, list};
+use layerinit::verify::{content, list, tree};
 use libfuzzer_sys::fuzz_target;
 
-/// A public key, whose secret key has signed no such list.
+/// A public key. No list in the seeds has a signature by its secret key.
 const KEY: &[u8] = include_bytes!("../../src/verify/testdata/minisign.pub");
 
 fuzz_target!(|data: &[u8]| {
@@ -41,6 +41,31 @@ fuzz_target!(|data: &[u8]| {
     {
         let table = format.table("8:1", "8:2", data.len() as u64, &[1], &[]);
         assert_eq!(table.split(' ').count(), 10, "{table}");
+    }
+    // Behind an image of one block, and of two.
+    for blocks in 1..=2 {
+        let length = blocks * u64::from(tree::BLOCK);
+        let mut file = vec![0; length as usize];
+        file.extend(data);
+        if let Some(found) =
+            tree::behind_image(&&file[..], length - 1000).expect("a read of memory")
+        {
+            assert_eq!((found.offset, found.format.data_blocks), (length, blocks));
+            let top = if blocks == 1 {
+                0
+            } else {
+                length as usize + 4096
+            };
+            assert_eq!(
+                found.root,
+                tree::hash(&found.format.salt, &file[top..top + 4096])
+            );
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(bytes) = from_base64(text)
+    {
+        assert_eq!(bytes.len().div_ceil(3) * 4, text.len());
     }
     let length = data.len() as u64;
     let is_below = content::is_below(&data, 0, length, None, "/run/a");

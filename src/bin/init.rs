@@ -56,7 +56,8 @@ fn start(arguments: Vec<CString>) -> i32 {
     }
 }
 
-/// The boot: streams, options, sources, plan, modules, layers, root, init, switch, exec.
+/// The boot: streams, options, sources, plan, modules, layers, root, init, switch, exec. Returns only an
+/// error.
 fn boot(arguments: &[CString], started: Timestamp) -> Result<Infallible> {
     let mut times = StepTimes::start();
     raise_priority();

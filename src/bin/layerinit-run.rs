@@ -40,7 +40,7 @@ fn main() {
     }
 }
 
-/// Writes a line to the console. Nothing can be done about an error.
+/// Writes a line to the console. An error is ignored: there is nowhere to report it.
 fn say(line: &str) {
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }

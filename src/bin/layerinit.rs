@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use layerinit::error::Context;
 use layerinit::tool::cli;
 
-/// Standard output. What follows the end of its reader (`| head`) is dropped.
+/// Standard output. Output after its reader has ended (`| head`) is dropped.
 struct Stdout(BufWriter<io::StdoutLock<'static>>);
 
 impl Write for Stdout {

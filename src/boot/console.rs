@@ -42,8 +42,8 @@ fn set_streams(input: &OwnedFd, output: &OwnedFd) -> Result<()> {
     dup2_stderr(output).during("open", "standard error")
 }
 
-/// Opens the console where [`open_streams`] could not: its driver may be a module that was loaded since
-/// (`console=hvc0`). Retries until `wait` is over, and tries at least once.
+/// Opens the console where [`open_streams`] could not: its driver may be a module that has been loaded since
+/// then (`console=hvc0`). Retries until `wait` is over, and tries at least once.
 pub fn reopen_streams(wait: Duration) {
     let started = Instant::now();
     while !is_open() {
@@ -58,7 +58,7 @@ pub fn reopen_streams(wait: Duration) {
     }
 }
 
-/// Whether standard input is a console (or what a test has in its place), and not /dev/null.
+/// Whether standard input is a console (or what a test uses instead), and not /dev/null.
 fn is_open() -> bool {
     !fstat(stdin()).is_ok_and(|file| file.st_rdev == makedev(1, 3))
 }

@@ -1,4 +1,4 @@
-//! Drivers for the rescue shell: the keyboard's above all.
+//! Drivers for the rescue shell, above all for the keyboard.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -18,16 +18,16 @@ const LOAD_WAIT: Duration = Duration::from_secs(5);
 /// How often the thread checks whether its [`Drivers`] still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps a thread that loads the drivers of new devices, until it is dropped: a USB keyboard appears only
-/// after the driver of its controller.
+/// A thread that loads the drivers of new devices until this is dropped: a USB keyboard appears only after
+/// the driver of its controller is loaded.
 #[derive(Debug)]
 pub struct Drivers {
     _alive: Arc<()>,
 }
 
 impl Drivers {
-    /// Loads the drivers of all devices, and waits up to five seconds for that. A thread does it, because a
-    /// driver that hangs may be why the boot has failed.
+    /// Loads the drivers of all devices, and waits up to five seconds for it. It runs in a thread, because
+    /// the boot may have failed due to a driver that hangs.
     pub fn load(options: Options) -> Self {
         let alive = Arc::new(());
         let watch = Arc::downgrade(&alive);
@@ -39,7 +39,7 @@ impl Drivers {
             let mut search = Search::new();
             // A driver may add devices: those behind a bridge, for example.
             while search.coldplug(&mut load) {}
-            // The shell may have started without waiting any longer.
+            // The shell may have started already.
             let _ = loaded.send(());
             while watch.strong_count() > 0 {
                 let until = Instant::now().checked_add(CHECK_INTERVAL);
@@ -52,7 +52,7 @@ impl Drivers {
             }
         };
         match thread::Builder::new().spawn(with_signal_stack(work)) {
-            // The messages of drivers are to come before the prompt.
+            // The messages of drivers should come before the prompt.
             Ok(_) => drop(first_round.recv_timeout(LOAD_WAIT)),
             Err(error) => warn!("load drivers for the shell: {error}"),
         }

@@ -1,4 +1,4 @@
-//! Without the feature `disk`: the rescue shell has the drivers that the boot has loaded.
+//! Without the feature `disk`: the rescue shell has only the drivers that the boot has loaded.
 
 use crate::plan::cmdline::Options;
 

@@ -37,7 +37,7 @@ fn handle(fault: &FaultSignal) {
     if !REPORTED.swap(true, Ordering::Relaxed) {
         report(fault);
     }
-    // The first thread runs the boot, which must not go on.
+    // The first thread runs the boot, which must not continue.
     if gettid() != process {
         signal::pass_to_first_thread(fault.signal);
         loop {

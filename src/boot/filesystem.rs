@@ -32,14 +32,14 @@ pub fn is_mount_point(path: &Path) -> bool {
     mount_point(path).mounted
 }
 
-/// What is at a path on which a filesystem may be mounted.
+/// What is at a path where a filesystem may be mounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MountPoint {
     /// A filesystem is mounted there.
     pub mounted: bool,
     /// It is a directory. `false` also if the kernel has no statx(2).
     pub directory: bool,
-    /// There is nothing.
+    /// Nothing is there.
     pub missing: bool,
 }
 

@@ -24,8 +24,8 @@ const PREFIX: &str = "layerinit: ";
 /// level, prefix and line feed, and before Linux 6.3 more than LOG_LINE_MAX: 976 with CONFIG_PRINTK_CALLER.
 const RECORD: usize = 960;
 
-/// Records that are written before the limit is lifted: fewer than the kernel's ten. A short boot writes no
-/// more, and then /proc/sys need not be touched.
+/// The number of records that are written before the limit is lifted: fewer than the kernel's ten. A short
+/// boot writes no more, and needs no write to /proc/sys.
 const FREE_RECORDS: u32 = 8;
 
 /// KERN_ERR (linux/kern_levels.h).
@@ -172,12 +172,12 @@ pub fn warn_from_handler(text: &str) {
     let mut record = LineBuffer::new();
     let _ = writeln!(record, "<{ERROR}>{PREFIX}{text}");
     let record = record.text().as_bytes();
-    // The kernel limits each open file by itself: a new one can take records.
+    // The kernel limits each open file separately: a new one accepts records.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fresh = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty());
     let logged = fresh.and_then(|file| rustix::io::write(&file, record));
     if logged.is_err() || console_level() <= ERROR {
-        // If that fails too, nothing is left to report it on.
+        // If that fails, too, there is nowhere to report it.
         let _ = rustix::io::write(rustix::stdio::stderr(), record.get(3..).unwrap_or_default());
     }
 }
@@ -313,9 +313,9 @@ impl Log for Kmsg {
         }
         for line in text.lines().flat_map(Chunks) {
             let mut out = String::with_capacity(line.len().saturating_add(20));
-            // One write is one record. If it fails, nothing is left to report it on. Without a line feed
-            // the kernel holds a record back until the next one, which might continue it
-            // (vprintk_store in kernel/printk/printk.c), and never shows the last one.
+            // One write is one record. If it fails, there is nowhere to report it. Without a line feed the
+            // kernel holds a record back until the next one, which might continue it (vprintk_store in
+            // kernel/printk/printk.c), and never shows the last one.
             let _ = match self.file.get() {
                 Some(file) => {
                     if self.records.fetch_add(1, Ordering::Relaxed) == FREE_RECORDS {
@@ -332,7 +332,7 @@ impl Log for Kmsg {
                     let mut file = fresh.as_ref().unwrap_or(file);
                     file.write_all(out.as_bytes())
                 }
-                // The kernel would show it.
+                // Here the kernel would show it.
                 None if level < console_level() => {
                     let _ = writeln!(out, "{PREFIX}{line}");
                     std::io::stderr().write_all(out.as_bytes())

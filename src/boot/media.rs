@@ -119,8 +119,8 @@ fn find_logged(medium: &Medium, root: &Path, path: &str) -> Result<FoundFiles> {
     Ok(found)
 }
 
-/// Opens the file at `path`, or the files of the directory there, by name. `root` is the directory in which symbolic
-/// links are followed, and which they do not leave.
+/// Opens the file at `path`, or the files of the directory there, by name. Symbolic links are resolved below
+/// the directory `root`, as if it were `/`.
 ///
 /// # Errors
 ///
@@ -231,8 +231,8 @@ fn what_is_there(root: BorrowedFd<'_>, path: &str) -> String {
     "its directory cannot be read".into()
 }
 
-/// Unmounts the media that no mounted image lies on: their disks can be removed when the real init runs. `images`
-/// are the layers that the kernel goes on to read where they are.
+/// Unmounts the media that hold no mounted image, so that their disks can be removed while the real init
+/// runs. `images` are the layers that the kernel still reads in place.
 pub fn release(media: &mut [OpenMedium], images: &[&Layer]) {
     for open in media {
         let number = open.medium.number;

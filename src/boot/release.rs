@@ -1,4 +1,4 @@
-//! Frees the memory of the initrd, and of layer files, that nothing needs any more.
+//! Frees the memory of the initrd and of layer files that is no longer needed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -93,8 +93,8 @@ fn free_retained() -> std::io::Result<()> {
     fs::write(INITRD_RELEASE, "1")
 }
 
-/// Frees the parts of `/initrd.image` that no layer of the plan needs: what is in front of the first one, above
-/// all. Returns the number of bytes.
+/// Frees the parts of `/initrd.image` that no layer of the plan needs: mainly what precedes the first one.
+/// Returns the number of bytes.
 pub fn free_loader(plan: &Plan) -> u64 {
     let layers: Vec<_> = plan.layers.iter().collect();
     free_image(&layers).unwrap_or(0)
@@ -135,9 +135,9 @@ fn free_image(needed: &[&Layer]) -> Option<u64> {
     Some(freed)
 }
 
-/// Frees the bytes of a layer that was unpacked or extracted, where they are in a file of the rootfs. `others`
-/// are the layers that are still needed where they are. A tmpfs frees the layer; a ramfs cannot free parts of a
-/// file but its end, so it frees what lies behind the last of `others`. Returns the number of bytes freed.
+/// Frees the bytes of a layer that was unpacked or extracted, where they are in a file of the rootfs.
+/// `others` are the layers that are still needed in place. A tmpfs frees the layer; a ramfs cannot free parts
+/// of a file but its end, so it frees what follows the last of `others`. Returns the number of bytes freed.
 pub fn free_layer(layer: &Layer, others: &mut dyn Iterator<Item = &Layer>) -> u64 {
     let path = layer.place.path();
     let Some(file) = InMemory::open(&path) else {
@@ -164,7 +164,7 @@ pub fn free_layer(layer: &Layer, others: &mut dyn Iterator<Item = &Layer>) -> u6
 /// Whether the bytes of a layer can be freed without those of others.
 pub fn can_free(layer: &Layer) -> bool {
     let path = layer.place.path();
-    // Nothing is changed: the hole is behind the end.
+    // Nothing is changed: the hole is after the end.
     InMemory::open(&path).is_some_and(|file| file.free(file.size(), 4096) == Ok(()))
 }
 

@@ -98,7 +98,7 @@ impl BootReport<'_> {
         strings(report.array("warnings"), self.warnings);
         report.text("init", self.init);
         report.number("freed_bytes", self.freed);
-        // The start is counted from the kernel's start, each step from the end of the step before.
+        // The start counts from the kernel's start, each step from the end of the previous one.
         report.number("started_us", self.times.started);
         let mut steps = report.object("steps_us");
         let mut before = self.times.started;
@@ -229,7 +229,7 @@ fn root(object: &mut Object<'_>, report: &BootReport<'_>) {
     }
 }
 
-/// Writes what takes writes. `lost` says why writes are lost although the command line asks to keep them.
+/// Writes where writes go. `lost` says why writes are lost although the command line asks to keep them.
 fn write_upper(
     mut object: Object<'_>,
     wanted: &str,

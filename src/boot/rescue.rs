@@ -36,13 +36,13 @@ const SHELLS: [&CStr; 5] = [
 const REBOOT_NOTE: &str =
     "in the shell: reboot -f or poweroff -f; without -f they have no effect here";
 
-/// A failure after which a shell ran for less than this is not one that a user has looked at.
+/// A shell that ran for less than this had no user.
 const ATTENDED: Duration = Duration::from_secs(1);
 
 /// The options of the command line, once it has been read.
 static OPTIONS: OnceLock<Options> = OnceLock::new();
 
-/// How often the boot has failed: it can go on after a shell, and fail again.
+/// How often the boot has failed: it can continue after a shell, and fail again.
 static FAILURES: AtomicU32 = AtomicU32::new(0);
 
 /// Makes a panic of `/init` a failure like any other.
@@ -59,9 +59,9 @@ pub fn catch_panics() {
     }));
 }
 
-/// Makes the policy that of these options from now on.
+/// Applies the policy of these options from now on.
 pub fn set_options(options: &Options) {
-    // A boot that goes on after the shell sets the same options again.
+    // A boot that continues after the shell sets the same options again.
     let _ = OPTIONS.set(options.clone());
 }
 
@@ -71,7 +71,7 @@ pub fn options() -> Option<&'static Options> {
 }
 
 /// Reports a failure and applies the policy. Returns only if the rescue shell has left a root mounted at
-/// /sysroot: the boot can go on with that one.
+/// /sysroot: the boot can continue with that root.
 pub fn fail(failure: &Error) {
     FAILURES.fetch_add(1, Ordering::Relaxed);
     kmsg::lift_limit();
@@ -102,16 +102,16 @@ pub fn break_at(point: Break, options: &Options) {
         warn!("rd.break={point}: there is no console for a shell");
         return;
     }
-    print_on_console(&format!("rd.break={point}: exit the shell to go on"));
+    print_on_console(&format!("rd.break={point}: exit the shell to continue"));
     if run_shell().is_none() {
         warn!("rd.break={point}: no shell could be started");
     }
 }
 
-/// A shell if the options allow one, then `rd.emergency=`, `panic=`, or waiting. `may_continue`: whether
-/// the boot can go on with a root that the shell leaves at /sysroot.
+/// A shell if the options allow one, then `rd.emergency=`, `panic=`, or waiting. `may_continue`: whether the
+/// boot can continue with a root that the shell leaves at /sysroot.
 fn apply_policy(may_continue: bool) {
-    // Before the command line is read, no policy is, either.
+    // Before the command line is read, there is no policy.
     let unread = || (verified::wanted_by().is_none(), None, 0);
     let (may_start_shell, emergency, seconds) = options().map_or_else(unread, |options| {
         (options.shell, options.emergency, options.panic)
@@ -120,11 +120,11 @@ fn apply_policy(may_continue: bool) {
         // Not after a panic: loading them may have caused it.
         let _drivers = may_continue.then(|| Drivers::load(options().cloned().unwrap_or_default()));
         reopen_streams(DRIVER_WAIT);
-        // Without a console the shell would end at once, and with it the waiting.
+        // Without a console the shell would end at once, and the machine would not wait.
         if is_interactive() {
             announce_shell(may_continue);
             if let Some(open) = run_shell() {
-                // A shell that ends at once again and again has no user: its terminal was hung up, say.
+                // A shell that ends at once each time has no user: its terminal may have been hung up.
                 let attended = FAILURES.load(Ordering::Relaxed) < 2 || open > ATTENDED;
                 if may_continue && attended && is_mount_point(Path::new(SYSROOT)) {
                     return;
@@ -154,8 +154,8 @@ fn apply_policy(may_continue: bool) {
 
 /// Tells the user what the shell is for.
 fn announce_shell(may_continue: bool) {
-    // The mount point for a root that the user mounts. After the switch `/` may be on a disk, which /init
-    // never writes to.
+    // Creates the mount point for a root that the user mounts, but not after the switch: `/` may then be on a
+    // disk, which /init never writes to.
     if statfs("/").is_ok_and(|root| is_in_memory(&root)) {
         let _ = fs::create_dir(SYSROOT);
     }
@@ -270,8 +270,7 @@ fn run_shell() -> Option<Duration> {
                     }
                 }
                 info!("the shell has ended");
-                // The user may have repaired files on a disk, and nothing else writes them back before a
-                // restart.
+                // The user may have repaired files on a disk. Nothing else writes them back before a restart.
                 sync();
                 return Some(started.elapsed());
             }

@@ -142,8 +142,8 @@ impl ApiMount {
     }
 }
 
-/// Replaces `target` of the rootfs by a directory if it cannot be a mount point: it is a file, or a link
-/// to a directory with another use. Returns a warning where it did.
+/// Replaces `target` of the rootfs with a directory if it cannot be a mount point: it is a file, or a link to
+/// a directory with another use. Returns a warning if it did.
 fn replace_by_directory(target: &str) -> Result<Option<Error>> {
     const STEP: &str = "prepare mount point";
     let path = Path::new(target);

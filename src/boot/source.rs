@@ -18,11 +18,11 @@ use crate::verify::measured::Measured;
 /// A source of layers, open.
 #[derive(Debug)]
 pub struct OpenSource {
-    /// What the plan is made from.
+    /// Its place and segments, from which the plan is made.
     pub source: Source,
     /// The file, open for reading.
     pub file: Opened,
-    /// By what the kernel verifies the file whenever it is read; `None`: it does not.
+    /// How the kernel verifies the file at each read; `None`: it does not.
     #[cfg(feature = "verify")]
     pub measured: Option<Measured>,
 }
@@ -60,8 +60,8 @@ impl OpenSource {
         }
     }
 
-    /// A path by which the kernel opens it. Where the open file is verified, that leads to it: the disk that has the
-    /// directory could lead to another file next time.
+    /// The path for the kernel to open. If the open file is verified, the path leads to that very file: the
+    /// directory on the disk could lead to another one next time.
     pub fn path(&self) -> String {
         #[cfg(feature = "verify")]
         if self.measured.is_some() && !self.source.place.is_verity() {

@@ -1,7 +1,7 @@
 //! Switches to the new root: moves the mounts, makes it `/`, frees the old root, and executes the real init.
 //!
-//! [`crate::boot::verify_init`] has checked before what can be checked. From the first move on there is no
-//! way back, so that later errors are only reported.
+//! [`crate::boot::verify_init`] has checked everything that can be checked before. The first move cannot be
+//! undone, so later errors are only reported.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fs;
@@ -41,8 +41,8 @@ use crate::text;
 const DELETED_BEFORE_EXEC: u32 = 128;
 
 /// Makes `root`, a mount point, the root directory. Moves /dev, /proc, /sys and /run there and frees the old
-/// root, if that is a ramfs or tmpfs. A file that a mounted layer needs loses its name only. A child frees an
-/// old root that is large or has many names, and what else takes long (`later`).
+/// root, if that is a ramfs or tmpfs. A file that a mounted layer needs loses only its name. A child frees an
+/// old root that is large or has many names, and everything else that takes long (`later`).
 ///
 /// Returns the bytes freed so far, as the filesystem counts them; a ramfs does not count.
 ///
@@ -181,7 +181,7 @@ fn free_bytes(directory: &OwnedFd) -> u64 {
     })
 }
 
-/// Deletes the files of the old root; where there are many, a child deletes the rest.
+/// Deletes the files of the old root; if there are many, a child deletes the rest.
 fn free_old_root(old: &OwnedFd, device: u64, later: Later) {
     let mut deletion = Deletion {
         device,
@@ -221,7 +221,7 @@ struct Deletion {
 }
 
 impl Deletion {
-    /// Deletes everything in a directory, except on other filesystems, and goes on after errors. Returns
+    /// Deletes everything in a directory, except on other filesystems, and continues after errors. Returns
     /// `false` if names were left when [`left`](Self::left) ran out.
     fn empty(&mut self, directory: &OwnedFd) -> bool {
         let entries = match Dir::read_from(directory) {
@@ -323,8 +323,8 @@ pub fn exec(
     failed(errno.to_string())
 }
 
-/// Keeps the file of `/init` open until the real init runs, so that a thread of the kernel frees its pages and not
-/// execve(2). Returns what has to be open until then.
+/// Keeps the file of `/init` open until the real init runs, so that a kernel thread frees its pages, not
+/// execve(2). Returns what has to stay open until then.
 fn keep_program_open() -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let program = rustix::fs::open("/proc/self/exe", flags, Mode::empty())?;
@@ -333,9 +333,9 @@ fn keep_program_open() -> std::result::Result<OwnedFd, Errno> {
 
 /// Keeps a file open until some time after the returned socket is closed.
 ///
-/// The file is in a message to a socket that only this message holds open. When the other socket is closed, the
-/// kernel finds that nobody can receive the message any more, and drops it (unix_gc in net/unix/garbage.c; in a
-/// worker from Linux 6.9 on, at once before).
+/// The file is in a message to a socket that only this message holds open. When the other socket is closed,
+/// the kernel finds that nobody can receive the message, and drops it (unix_gc in net/unix/garbage.c: from
+/// Linux 6.9 on in a worker, before that at once).
 fn keep_open(file: BorrowedFd) -> std::result::Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC;
     let (sender, receiver) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;

@@ -177,9 +177,9 @@ fn try_keep_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
     file.write_all(&bytes).during("write", to.display())
 }
 
-/// The environment for systemd beside that of the kernel: where the credentials are, if there are any. systemd then
-/// imports no others (from the command line, SMBIOS and QEMU), because it takes it that its initramfs has.
-/// Empty if `init`, a path in the present root, is not systemd's manager.
+/// The environment for systemd beside that of the kernel: where the credentials are, if there are any.
+/// systemd then imports no others (from the command line, SMBIOS and QEMU), because it assumes that the
+/// initramfs has done so. Empty if `init`, a path in the present root, is not systemd's manager.
 pub fn environment(init: &str) -> Vec<CString> {
     let has_credentials = is_directory(Path::new(CREDENTIALS));
     match has_credentials && is_manager(Path::new(init)) {

@@ -76,7 +76,7 @@ impl Trust {
         })
     }
 
-    /// With keys in the loader: reads the list from the first archive behind the loader, which is no layer then, from
+    /// With keys in the loader: reads the list from the first archive after the loader, which is no layer then, from
     /// the rootfs, or from `beside`, the paths of lists beside layers on a disk, and verifies its signature.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Trust {
                     let missing = list.map_or(list::PATH, |_| signature::PATH);
                     let what = format!(
                         "the loader has keys, and there is no {missing}, neither in the rootfs nor in the first \
-                         archive behind the loader, nor beside the layers of rd.layers.from="
+                         archive after the loader, nor beside the layers of rd.layers.from="
                     );
                     return Err(Error::new("verify", "the layers", what));
                 }

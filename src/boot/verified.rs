@@ -1,4 +1,4 @@
-//! What verification is about, whether this `/init` is built with it or not.
+//! What the boot needs to know about verification, whether this `/init` is built with it or not.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub struct Verified {
     pub microseconds: u64,
 }
 
-/// The first file in the rootfs by which the loader wants verification; `None`: it wants none.
+/// The first file in the rootfs that turns verification on; `None`: there is none.
 pub fn wanted_by() -> Option<&'static str> {
     let mut files = loader_files::ALL.into_iter();
     files.find(|path| Path::new(path).exists())

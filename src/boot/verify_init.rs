@@ -29,8 +29,8 @@ struct Refusal {
 }
 
 impl From<Error> for Refusal {
-    /// A file that does not exist, or a dangling link, is passed over, as the kernel does. Any other errno
-    /// may be a fault of the medium or of the filesystem.
+    /// `/init` skips a file that does not exist, or a dangling link, as the kernel does. Any other errno may
+    /// be a fault of the medium or of the filesystem.
     fn from(error: Error) -> Self {
         const MISSING: [Errno; 4] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NAMETOOLONG];
         let fault = error.errno().is_none_or(|errno| !MISSING.contains(&errno));
@@ -115,7 +115,9 @@ fn check_program(
     // `file` is an O_PATH descriptor, which cannot be read. This path opens the same file.
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
     if let Some(mount) = hidden_by(root, &name) {
-        return no(format!("it lies in /{mount}, which is mounted over it"));
+        return no(format!(
+            "it is in /{mount}, and the filesystem that is mounted there hides it"
+        ));
     }
     let program = Opened::open(Path::new(&name)).map_err(|error| Refusal {
         error: error.of(&shown),

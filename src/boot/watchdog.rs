@@ -1,10 +1,10 @@
 //! The hardware watchdog (`rd.watchdog`), which `/init` pings until the real init takes over.
 //!
 //! Opening the device starts the watchdog. A thread pings it as long as `/init` runs, also while it waits for
-//! a root device or for a user in a shell. execve(2) closes the device and the watchdog runs on: the real
-//! init can open the device, which cannot be opened twice, and if it never does, the machine restarts. The
-//! kernel then logs `watchdog did not stop!`. A failure after which nothing will happen ends the pings.
-//! Source: Documentation/watchdog/watchdog-api.rst.
+//! a root device or for a user in a shell. execve(2) closes the device, and the watchdog keeps running: the
+//! real init can then open the device, which only one process can have open. If it never does, the machine
+//! restarts. The kernel then logs `watchdog did not stop!`. The pings end after a failure that leaves the
+//! machine waiting. Source: Documentation/watchdog/watchdog-api.rst.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::signal::with_signal_stack;
 use crate::sys::watchdog::{support, timeout};
 
-/// The timeout in seconds that is assumed if the driver does not report it: hardware takes at least that.
+/// The timeout in seconds to assume if the driver does not report it: hardware supports at least this.
 const ASSUMED_TIMEOUT: u32 = 3;
 
 struct Watchdog {
@@ -33,7 +33,7 @@ struct Watchdog {
 
 static WATCHDOG: Mutex<Option<Watchdog>> = Mutex::new(None);
 
-/// Whether to ping it. A signal handler clears this without the lock.
+/// Whether to ping. A signal handler clears this without the lock.
 static PINGING: AtomicBool = AtomicBool::new(false);
 
 fn watchdog() -> MutexGuard<'static, Option<Watchdog>> {
@@ -118,7 +118,7 @@ pub fn start(path: &str) -> Result<()> {
     }
 }
 
-/// Pings the watchdog: its timeout starts anew. Returns whether there is one to ping.
+/// Pings the watchdog, which restarts its timeout. Returns whether there is one to ping.
 pub fn ping() -> bool {
     let mut watchdog = watchdog();
     let pinged = PINGING.load(Ordering::Relaxed);
@@ -131,8 +131,8 @@ pub fn ping() -> bool {
     true
 }
 
-/// Ends the pings, so that the watchdog restarts the machine. Returns within how many seconds; `None`
-/// without a watchdog.
+/// Ends the pings, so that the watchdog restarts the machine. Returns the number of seconds until then;
+/// `None` without a watchdog.
 pub fn stop_pinging() -> Option<u32> {
     PINGING.store(false, Ordering::Relaxed);
     watchdog().as_ref().map(|watchdog| watchdog.timeout)
@@ -143,14 +143,14 @@ pub fn stop_pinging_from_handler() -> bool {
     PINGING.swap(false, Ordering::Relaxed)
 }
 
-/// [`stop`] for a signal handler. If another thread holds the lock, the watchdog runs on.
+/// [`stop`] for a signal handler. If another thread holds the lock, the watchdog keeps running.
 pub fn stop_from_handler() {
     if let Ok(mut watchdog) = WATCHDOG.try_lock()
         && let Some(watchdog) = watchdog.as_mut()
     {
         PINGING.store(false, Ordering::Relaxed);
         // The magic close takes effect when the device is closed, and a halt does not close it: a watchdog
-        // that the kernel does not stop at a halt runs on.
+        // that the kernel does not stop at a halt keeps running.
         let _ = watchdog.device.write_all(b"V");
     }
 }

@@ -1,4 +1,4 @@
-//! Without the feature `watchdog`. [`crate::plan::words`] ignores `rd.watchdog` then, so that there is never a
+//! Without the feature `watchdog`. [`crate::plan::words`] ignores `rd.watchdog` then, so there is never a
 //! watchdog to ping.
 
 use crate::error::{Error, Result};

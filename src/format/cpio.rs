@@ -313,7 +313,7 @@ impl<I: Skip> Archive<I> {
         })))
     }
 
-    /// Reads the padding behind a name.
+    /// Reads the padding after a name.
     fn is_name_padding_zero(&mut self, header: &Header) -> io::Result<bool> {
         let mut padding = [0; 3];
         let length = usize::try_from(header.name_padding()).unwrap_or_default();

@@ -387,7 +387,7 @@ mod tests {
         );
     }
 
-    /// A 64-bit little-endian ELF file with one program header, and the interpreter behind it.
+    /// A 64-bit little-endian ELF file with one program header, and the interpreter after it.
     fn elf(machine: u16, kind: u16, interp: &[u8]) -> Vec<u8> {
         let mut elf = vec![0; 120];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -183,6 +183,30 @@ pub fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
     }
 }
 
+/// Reads base64 of RFC 4648 with its padding, as systemd and base64(1) write it, in one line.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.trim_end_matches('=');
+    let (groups, []) = text.as_bytes().as_chunks::<4>() else {
+        return None;
+    };
+    let padding = text.len().saturating_sub(digits.len());
+    let mut bytes = Vec::new();
+    for group in groups {
+        let mut value = 0u32;
+        for digit in group {
+            let found = DIGITS.iter().position(|other| other == digit);
+            // Padding counts as zero; elsewhere than at the end, it makes the text too long.
+            let found = found.or((*digit == b'=').then_some(0))?;
+            value = value << 6 | u32::try_from(found).ok()?;
+        }
+        bytes.extend(value.to_be_bytes().into_iter().skip(1));
+    }
+    let is_padding_at_end = padding <= 2 && !digits.contains('=');
+    bytes.truncate(bytes.len().saturating_sub(padding));
+    is_padding_at_end.then_some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +278,28 @@ mod tests {
             let mut bytes = superblock();
             bytes[at] = value;
             assert_eq!(Format::parse(&bytes), Err(what), "{at}");
+        }
+    }
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        // RFC 4648, section 10.
+        for (text, bytes) in [
+            ("", ""),
+            ("Zg==", "f"),
+            ("Zm8=", "fo"),
+            ("Zm9v", "foo"),
+            ("Zm9vYg==", "foob"),
+            ("Zm9vYmE=", "fooba"),
+            ("Zm9vYmFy", "foobar"),
+        ] {
+            assert_eq!(from_base64(text).as_deref(), Some(bytes.as_bytes()));
+        }
+        assert_eq!(from_base64("+/+/"), Some(vec![0xfb, 0xff, 0xbf]));
+        for wrong in [
+            "Z", "Zg=", "Zg", "Z===", "====", "Zg==Zg==", "Zm9\n", "Zm9-", "Zm=v", "Zm 9",
+        ] {
+            assert_eq!(from_base64(wrong), None, "{wrong}");
         }
     }
 

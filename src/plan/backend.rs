@@ -83,7 +83,7 @@ impl Backend {
         self.properties().help
     }
 
-    /// Whether a kernel's configuration tells if the kernel supports this backend: it does not for patches
+    /// Whether the configuration of a kernel shows that it supports this backend. It does not show patches
     /// that add no option.
     pub fn is_mainline(self) -> bool {
         self.properties().mainline
@@ -104,9 +104,9 @@ impl Backend {
     pub fn can_mount(self, place: &Place, offset: u64, superblock: &Superblock) -> bool {
         match self {
             Self::Memback => *place == Place::Initrd,
-            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns at
-            // most a page per read, which EROFS takes for an I/O error. fsoffset= must be a multiple of the block
-            // size (fs/erofs/super.c).
+            // All mounts of a block device are one filesystem, whatever their fsoffset=. A sysfs file returns
+            // at most a page per read, which EROFS treats as an I/O error. fsoffset= must be a multiple of
+            // the block size (fs/erofs/super.c).
             Self::File => {
                 let is_file = *place != Place::Initrd && !place.is_device();
                 is_file && offset.is_multiple_of(superblock.block_size())
@@ -151,7 +151,8 @@ impl Backend {
         }
     }
 
-    /// The one of `backends` that most kernels support; `None` if they need nothing of the kernel.
+    /// The backend in `backends` that most kernels support, apart from `extract`; `None` if there is no
+    /// other.
     pub fn most_portable(backends: &[Self]) -> Option<Self> {
         let mounting = backends
             .iter()
@@ -161,7 +162,7 @@ impl Backend {
     }
 }
 
-/// What the command line tells about the kernel, for [`Backend::is_likely`].
+/// What the command line says about the kernel, for [`Backend::is_likely`].
 #[derive(Clone, Copy, Debug)]
 pub struct Hints {
     /// `retain_initrd` is set.

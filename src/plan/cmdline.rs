@@ -5,11 +5,11 @@ use super::backend::{Backend, Hints};
 /// A point at which `rd.break=` starts a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
-    /// The plan is made, no layer is mounted.
+    /// After the plan is made, before a layer is mounted.
     Plan,
-    /// Layers and overlay are mounted.
+    /// After layers and overlay are mounted.
     Mount,
-    /// The new root is verified; the next step cannot be undone.
+    /// After the new root is verified; the next step cannot be undone.
     Switch,
 }
 
@@ -31,14 +31,14 @@ pub enum Stale {
     Keep,
     /// The device cannot be used.
     Fail,
-    /// Begin a new one, and keep the old one aside.
+    /// Replace it with a new one, and keep the old one until the next reset.
     Reset,
 }
 
 /// How long to wait for the root device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// A limit that the program chooses.
+    /// The default limit.
     Default,
     /// `rootwait`: no limit.
     Forever,
@@ -98,7 +98,7 @@ pub struct Options {
     pub overlay_fallback: Option<Vec<String>>,
     /// `rd.overlay.stale=`.
     pub overlay_stale: Stale,
-    /// `rd.overlay.reset`: begin the upper anew, once for each value; `1` if it has none.
+    /// `rd.overlay.reset`: reset the upper once for each value; `1` if it has none.
     pub overlay_reset: Option<String>,
     /// `rd.overlay.for=`: the directories whose writes the device keeps; empty: all.
     pub overlay_for: Vec<String>,
@@ -197,7 +197,7 @@ impl Options {
         }
     }
 
-    /// What a backend is judged by before it is tried.
+    /// The facts that tell whether a backend is likely to work.
     pub fn hints(&self) -> Hints {
         Hints {
             retain_initrd: self.retain_initrd,

@@ -11,14 +11,14 @@ use crate::text::items;
 pub struct MountSpec {
     /// The device.
     pub spec: Spec,
-    /// Filesystem types to try, in order (`rootfstype=`); empty: the type that the superblock tells.
+    /// Filesystem types to try, in order (`rootfstype=`); empty: the type from the superblock.
     pub types: Vec<String>,
     /// Mount options (`rootflags=`).
     pub flags: Vec<String>,
     /// Whether it is mounted writable: the device of `rd.overlay=` always, the root device with `rw` if it is
     /// the root itself rather than a layer.
     pub writable: bool,
-    /// How dm-verity verifies it; `None`: not at all.
+    /// How dm-verity verifies it; `None`: it is not verified.
     pub verity: Option<Box<Verity>>,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn root(options: &Options, warnings: &mut Vec<String>) -> Result<Opti
     let list = |list: &Option<String>| items(list.as_deref().unwrap_or_default());
     let spec = Spec::parse(text)?;
     if spec.is_ramdisk() {
-        // Boot loaders have named the initrd so since before initramfs existed.
+        // Boot loaders have used this name for the initrd since before initramfs existed.
         warnings.push(format!(
             "root={text}: the initrd is not copied into a ramdisk; its layers are used"
         ));

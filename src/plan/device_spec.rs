@@ -99,15 +99,15 @@ impl fmt::Display for Spec {
     }
 }
 
-/// Whether a text is an absolute path outside of /dev, which is no device in any form.
+/// Whether a text is an absolute path outside of /dev, which cannot name a device.
 pub fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.starts_with("/dev/")
 }
 
 /// Splits `DEVICE[:PATH]`, as in `rd.overlay=` and `rd.layers.from=`.
 ///
-/// The device ends at the first colon that a slash follows, or that ends the text. Without such a colon it ends at
-/// the first one; a colon in a label is written `\x3a` then, as udev does, and MAJOR:MINOR has a colon of its own.
+/// The device ends at the first colon before a slash or at the end of the text. Without such a colon it ends
+/// at the first one, except for the colon in MAJOR:MINOR. `\x3a` is a colon in a label, as udev writes it.
 pub fn split_path(text: &str) -> (&str, Option<&str>) {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let numbers = text.split(':').take_while(|part| is_number(part)).count();

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::cmdline::Stale;
+use super::verity::Signature;
 use super::{
     Content, KeptDirectories, Layer, MountSpec, PersistentUpper, Place, Plan, Root, Upper,
 };
@@ -43,7 +44,14 @@ impl fmt::Display for MountSpec {
             types => list(f, types)?,
         }
         match &self.verity {
-            Some(verity) => write!(f, ", dm-verity of {} with {}", verity.data, verity.hash),
+            Some(verity) => {
+                write!(f, ", dm-verity of {} with {}", verity.data, verity.hash)?;
+                match &verity.signature {
+                    Some(Signature::File(path)) => write!(f, ", signature {path}"),
+                    Some(Signature::Inline(_)) => f.write_str(", signed"),
+                    None => Ok(()),
+                }
+            }
             None => Ok(()),
         }
     }
@@ -140,14 +148,15 @@ impl fmt::Display for Plan {
     }
 }
 
-/// What becomes of a directory on a device that was written over other layers, and of the boot without it.
+/// What happens to a directory on a device that was written over other layers, and to the boot without the
+/// device.
 fn fmt_store(f: &mut fmt::Formatter<'_>, store: &PersistentUpper) -> fmt::Result {
     match &store.reset {
-        Some(value) => writeln!(f, "begins anew: once for rd.overlay.reset={value}")?,
+        Some(value) => writeln!(f, "reset once for rd.overlay.reset={value}")?,
         None => match store.stale {
             Stale::Keep => {}
             Stale::Fail => writeln!(f, "written over other layers: no boot")?,
-            Stale::Reset => writeln!(f, "written over other layers: begins anew")?,
+            Stale::Reset => writeln!(f, "written over other layers: reset")?,
         },
     }
     f.write_str("without that device: ")?;

@@ -15,7 +15,7 @@ pub const DISK: Feature = Feature {
     missing: "this /init is built without disks (feature disk)",
 };
 
-/// What systemd gets as the real init.
+/// The arguments and files for systemd as the real init.
 pub const SYSTEMD: Feature = Feature {
     is_on: cfg!(feature = "systemd"),
     missing: "this /init is built without support for systemd (feature systemd)",

@@ -1,4 +1,4 @@
-//! The record of the layers that a persistent upper was written over, and what becomes of an upper that was
+//! The record of the layers that a persistent upper was written over, and what happens to an upper that was
 //! written over other layers.
 //!
 //! The record is a text file beside the upper directory:
@@ -11,8 +11,9 @@
 //! reset 1
 //! ```
 //!
-//! The first line has the version of the format. A layer is the same if its type and its identity are; its
-//! name is for people. `reset` has the value of `rd.overlay.reset` at the last boot, if it had one.
+//! The first line has the version of the format. A layer is the same if its type and its identity are the
+//! same; its name is only for people. `reset` has the value of `rd.overlay.reset` at the last boot, if it had
+//! one.
 
 use super::cmdline::Stale;
 use crate::error::{Error, Result};
@@ -52,18 +53,18 @@ pub enum RecordFault {
     Damaged(String),
 }
 
-/// What becomes of the upper directory.
+/// What happens to the upper directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpperState {
-    /// There was none: a new one.
+    /// There was none; `/init` creates one.
     New,
     /// It was written over the same layers.
     Same,
-    /// It was written over others, and is used.
+    /// It was written over other layers, and is used.
     Kept,
     /// It has no record, and is used.
     Unrecorded,
-    /// It makes way for a new one.
+    /// A new one replaces it.
     Reset,
 }
 
@@ -83,9 +84,9 @@ impl UpperState {
 /// The decision on an upper directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpperVerdict {
-    /// What becomes of it.
+    /// What happens to it.
     pub state: UpperState,
-    /// What is not as recorded, or why it is reset: one clause each.
+    /// The differences from the record, or why it is reset: one clause each.
     pub changes: Vec<String>,
     /// Whether the record must be written.
     pub write_record: bool,
@@ -145,7 +146,7 @@ impl StackRecord {
         Ok(record)
     }
 
-    /// What is different in `now`: one clause each, none if the filesystems are the same.
+    /// The differences in `now`: one clause each, none if the filesystems are the same.
     pub fn changes(&self, now: &Self) -> Vec<String> {
         let is_in =
             |one: &StackMember, list: &[StackMember]| list.iter().any(|other| one.is(other));
@@ -176,12 +177,12 @@ impl StackRecord {
     }
 }
 
-/// Decides what becomes of an upper directory. `record` is the text of its record; `now` has the present layers and
-/// the value of `rd.overlay.reset`.
+/// Decides what happens to an upper directory. `record` is the text of its record; `now` has the present
+/// layers and the value of `rd.overlay.reset`.
 ///
 /// # Errors
 ///
-/// The record has a newer format, or the layers are others and `stale` is [`Stale::Fail`].
+/// The record has a newer format, or the layers differ and `stale` is [`Stale::Fail`].
 pub fn judge(
     upper_exists: bool,
     record: Option<&str>,

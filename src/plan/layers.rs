@@ -17,7 +17,7 @@ pub fn segments(source: &Source) -> impl Iterator<Item = &Segment> {
             Kind::Padding | Kind::Stop | Kind::Bootconfig { .. } => false,
             Kind::Erofs(_) | Kind::Squashfs(_) => true,
             Kind::Cpio(Cpio { members: 0, .. }) => false,
-            // Files that the kernel unpacked to /layers are sources of their own.
+            // Files that the kernel unpacked to /layers are separate sources.
             Kind::Cpio(cpio) => {
                 let by_kernel = source.place.is_initrd() && cpio.by_kernel;
                 !(by_kernel && (cpio.only_early || cpio.only_layer_files))
@@ -174,7 +174,7 @@ pub(super) fn warnings(layer: &Layer) -> Vec<String> {
 }
 
 impl MediumFile {
-    /// The last component of its path; of a device, its name.
+    /// The last component of its path; for a device, its name.
     fn file_name(&self) -> &str {
         let path = match self.storage {
             Storage::Filesystem | Storage::Initramfs => &self.path,
@@ -219,7 +219,7 @@ impl Layer {
     }
 }
 
-/// Warnings about archives that the kernel's own unpacker stopped at.
+/// Warnings about archives at which the kernel's unpacker stopped.
 pub(super) fn unpacker_warnings(sources: &[&Source]) -> Vec<String> {
     let mut warnings = Vec::new();
     for source in sources {

@@ -50,7 +50,7 @@ impl Medium {
 ///
 /// # Errors
 ///
-/// A device or a path that cannot be understood: the system would start without its layers.
+/// A device or a path cannot be understood: the system would start without its layers.
 pub fn media(options: &Options) -> Result<Vec<Medium>> {
     let words = options.from.iter().enumerate();
     words.map(|(number, text)| parse(number, text)).collect()
@@ -88,11 +88,11 @@ fn parse(number: usize, text: &str) -> Result<Medium> {
     })
 }
 
-/// Makes sure that a medium has a layer. `sources` are all that was found on it.
+/// Makes sure that a medium has a layer. `sources` are all sources that were found on it.
 ///
 /// # Errors
 ///
-/// There is none: what was named was meant to hold some.
+/// There is none, although the command line names the medium as a source of layers.
 pub fn check(medium: &Medium, sources: &[impl AsRef<Source>]) -> Result<()> {
     let sources = || sources.iter().map(AsRef::as_ref);
     if sources().flat_map(layer_segments).next().is_some() {
@@ -105,7 +105,7 @@ pub fn check(medium: &Medium, sources: &[impl AsRef<Source>]) -> Result<()> {
             return Err(error)
                 .during("use", object)
                 .map_err(|error| match medium.path {
-                    None => error.hint("a file on the device is named by DEVICE:/PATH"),
+                    None => error.hint("to name a file on the device, write DEVICE:/PATH"),
                     Some(_) => error,
                 });
         }

@@ -137,7 +137,7 @@ pub enum Root {
     Extracted {
         /// Options of the tmpfs.
         options: Vec<String>,
-        /// Whether it takes writes when it is complete.
+        /// Whether it is writable once it is complete.
         writable: bool,
     },
 }
@@ -153,7 +153,7 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// What becomes `/`.
     pub root: Root,
-    /// Directories whose writes a device keeps, while [`root`](Self::root) says what becomes of other writes.
+    /// Directories whose writes a device keeps, while [`root`](Self::root) says where other writes go.
     pub kept: Option<KeptDirectories>,
     /// The kernel modules to load early unless they are built in. Others are loaded when a mount needs them.
     pub modules: Vec<Module>,
@@ -163,7 +163,7 @@ pub struct Plan {
     pub cmdline_warnings: Vec<String>,
     /// Warnings about sources and layers, one sentence each.
     pub content_warnings: Vec<String>,
-    /// One sentence per source that was not read to its end, so that layers may be missing. Logged even with
+    /// One sentence for each source that was not read to its end: layers may be missing. Logged even with
     /// `quiet`.
     pub unread: Vec<String>,
     /// Why writes are lost although `rd.overlay=` names a device to keep them. Logged even with `quiet`.
@@ -218,17 +218,17 @@ impl Plan {
 }
 
 /// Without this warning, someone who expects a stateless system would find the disk changed.
-const VOLATILE: &str = "systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
-                        and what is written to / is written to it";
+const VOLATILE: &str = "systemd.volatile=yes: /init supports only overlay; the root device is used as it is, \
+                        and writes to / go to it";
 
 /// Makes the plan. `sources` are in the order of layers: those of `rd.layers.from=`, the files of `/layers` by name,
 /// then the initrd.
 ///
 /// # Errors
 ///
-/// `root=` or `rd.overlay=` cannot be understood and nothing can replace them, a source is damaged where
-/// `rd.layers.strict` or the lack of other layers forbids to go on, `rd.layers.only=` and `rd.layers.skip=`
-/// leave no layer, or there are more than [`MAX_LAYERS`].
+/// `root=` or `rd.overlay=` cannot be understood and nothing can replace them, a source is damaged and
+/// `rd.layers.strict` is set or there are no other layers, `rd.layers.only=` and `rd.layers.skip=` leave no
+/// layer, or there are more than [`MAX_LAYERS`].
 pub fn plan(sources: &[impl AsRef<Source>], options: &Options) -> Result<Plan> {
     let sources: Vec<&Source> = sources.iter().map(AsRef::as_ref).collect();
     let mut cmdline_warnings = options.problems.clone();
@@ -288,7 +288,7 @@ fn unread(sources: &[&Source], options: &Options, no_layers: bool) -> Result<Vec
         let trouble = match source.place {
             Place::InitrdImage => format!(
                 "{trouble} (if the kernel's log says \"incomplete write\", the rootfs had no room for this copy of the \
-                 initrd; retain_initrd needs none, from Linux 6.8 on)"
+                 initrd; from Linux 6.8 on, retain_initrd needs no copy)"
             ),
             Place::Initrd | Place::File(_) | Place::Medium(_) => trouble.to_string(),
         };
@@ -388,7 +388,7 @@ pub fn assembled(options: &Options) -> Result<Plan> {
     })
 }
 
-/// The modules to load early: of each layer, those of the backends up to the first that probably works. A
+/// The modules to load early: for each layer, those of its backends up to the first that probably works. A
 /// backend after that one loads its modules when it is tried.
 fn modules(layers: &[Layer], root: &Root, has_kept: bool, options: &Options) -> Vec<Module> {
     let hints = options.hints();

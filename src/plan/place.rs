@@ -20,7 +20,7 @@ pub struct MediumFile {
     pub medium: usize,
     /// Device and path as in messages: `LABEL=sys:/a/base.erofs`.
     pub name: String,
-    /// Its path in the initramfs, without symbolic links; of a device, the path of its node.
+    /// Its path in the initramfs, without symbolic links; for a device, the path of its node.
     pub path: String,
     /// What holds it.
     pub storage: Storage,
@@ -33,9 +33,9 @@ pub enum Storage {
     Filesystem,
     /// The initramfs.
     Initramfs,
-    /// It is the device itself.
+    /// It is the device itself, without a filesystem.
     Device,
-    /// A file on a device, which the kernel verifies when it is read: the path is that of a dm-verity device.
+    /// A file on a device that the kernel verifies at each read: the path is that of a dm-verity device.
     Verity,
 }
 
@@ -46,7 +46,8 @@ impl Place {
     /// The directory of [`Place::File`]; each file holds one layer or more.
     pub const LAYERS: &str = "/layers";
 
-    /// Where `/init` copies files of a disk to, so that nobody can change them after they are verified.
+    /// The directory to which `/init` copies files of a disk, so that nobody can change them after they are
+    /// verified.
     pub const COPIES: &str = "/verified";
 
     /// The path in the initramfs.
@@ -64,7 +65,7 @@ impl Place {
         matches!(self, Self::Medium(file) if matches!(file.storage, Storage::Device | Storage::Verity))
     }
 
-    /// Whether it is a device of dm-verity.
+    /// Whether it is a dm-verity device.
     pub fn is_verity(&self) -> bool {
         matches!(self, Self::Medium(file) if file.storage == Storage::Verity)
     }

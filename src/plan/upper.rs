@@ -12,7 +12,8 @@ use crate::text::items;
 /// The default directory on the device of `rd.overlay=`.
 const DIRECTORY: &str = "layerinit";
 
-/// Longest path of the directory, in bytes: fsconfig(2) takes values of 255, and the mount adds a prefix.
+/// The longest path of the directory, in bytes: fsconfig(2) takes values of 255 bytes, and the mount adds a
+/// prefix.
 const PATH_MAX: usize = 200;
 
 /// The directories that `/init` mounts other filesystems on, so that writes to them reach no layer.
@@ -78,8 +79,8 @@ impl fmt::Display for PersistentUpper {
 /// Falls back to a tmpfs if the device of `rd.overlay=` cannot be used: the options of the tmpfs, and a
 /// warning.
 ///
-/// Without `rd.overlay.fallback=` this is an error: the owner asked for writes that stay, and a service that
-/// finds its data gone may initialize itself again.
+/// Without `rd.overlay.fallback=` this is an error: the user asked for persistent writes, and a service that
+/// finds no data may initialize itself again.
 fn fall_back(
     wanted: &str,
     fallback: Option<&[String]>,
@@ -145,7 +146,7 @@ pub(super) fn writes(options: &Options) -> Result<Writes> {
         },
         _ => return Ok(writes),
     };
-    // The tmpfs takes the writes to the directories as well, if the device cannot.
+    // If the device cannot take the writes to the directories, the tmpfs takes them, too.
     if let (Upper::Tmpfs(options), true, Some(list)) = (&mut writes.upper, partial, fallback) {
         *options = list.to_vec();
     }
@@ -245,7 +246,7 @@ fn kept(store: PersistentUpper, options: &Options) -> Result<KeptDirectories> {
         let path = format!("/{}", parts.join("/"));
         if store.directory.len().saturating_add(path.len()) > PATH_MAX {
             return refuse(
-                "its path and that of the directory on the device are too long together".into(),
+                "its path and that of the directory on the device together are too long".into(),
             );
         }
         all.push(path);
@@ -268,7 +269,7 @@ impl PersistentUpper {
     ///
     /// # Errors
     ///
-    /// Without a fallback: `why`, with a hint how to boot without the device.
+    /// Without a fallback: `why`, with a hint about booting without the device.
     pub fn fall_back(&self, why: Error) -> Result<(Vec<String>, String)> {
         fall_back(
             &self.to_string(),

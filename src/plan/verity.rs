@@ -6,7 +6,7 @@ use super::cmdline::Options;
 use super::device_spec::Spec;
 use crate::bytes::dashed;
 use crate::error::{Error, Result};
-use crate::format::verity::{Corruption, Format, from_hexadecimal};
+use crate::format::verity::{Corruption, Format, from_base64, from_hexadecimal};
 use crate::text::items;
 
 /// The name of the device, below /dev/mapper.
@@ -24,15 +24,42 @@ pub struct Verity {
     pub hash: Spec,
     /// The hash of the tree's root.
     pub root_hash: Vec<u8>,
-    /// The byte on the hash device at which the superblock is, or without one the tree.
+    /// The offset in bytes of the superblock on the hash device, or of the tree if there is no superblock.
     pub hash_offset: u64,
     /// The format, if there is no superblock.
     pub format: Option<Format>,
-    /// What the kernel does when it reads.
+    /// What the kernel does at a read.
     pub behaviour: Behaviour,
+    /// The signature of the root hash, which the kernel verifies with the certificates of its keyrings.
+    pub signature: Option<Signature>,
 }
 
-/// What dm-verity does when it reads, by options of veritytab(5).
+/// Where the signature of a root hash is: PKCS#7 in DER, without the content, of the root hash in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// `root-hash-signature=PATH`: a file of the initramfs.
+    File(String),
+    /// `root-hash-signature=base64:...`.
+    Inline(Vec<u8>),
+}
+
+impl Signature {
+    /// Reads the value of `root-hash-signature=`.
+    fn parse(value: &str) -> std::result::Result<Self, &'static str> {
+        match value.strip_prefix("base64:").map(from_base64) {
+            Some(Some(bytes)) if !bytes.is_empty() => Ok(Self::Inline(bytes)),
+            Some(_) => Err("not base64"),
+            None if value.starts_with('/') => Ok(Self::File(value.into())),
+            // systemd 258 asks udev, which has read the partition.
+            None if value == "auto" => Err(
+                "a partition with a signature is not read: name a file of the initramfs, or give base64:...",
+            ),
+            None => Err("neither an absolute path nor base64:..."),
+        }
+    }
+}
+
+/// What dm-verity does at a read, from the options of veritytab(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
     /// What happens if a block is wrong.
@@ -97,6 +124,7 @@ pub(super) fn root(options: &Options) -> Result<Option<Verity>> {
         hash_offset: 0,
         format: None,
         behaviour: Behaviour::default(),
+        signature: None,
     };
     let list = options.verity_options.as_deref().unwrap_or_default();
     verity.options(list)?;
@@ -141,8 +169,11 @@ impl Verity {
                     format.salt =
                         salt.ok_or_else(|| wrong("not hexadecimal digits, 512 at most"))?;
                 }
+                "root-hash-signature" => {
+                    self.signature = Some(Signature::parse(value).map_err(wrong)?);
+                }
                 _ if self.behaviour.set(name) => {}
-                // They say when systemd sets the device up, which is now.
+                // They tell systemd when to set the device up; `/init` does it now.
                 "uuid" | "_netdev" | "noauto" | "nofail" | "x-initrd.attach" => {}
                 _ => return Err(wrong("not supported")),
             }
@@ -208,6 +239,35 @@ mod tests {
             (format.data_blocks, format.salt, format.algorithm),
             (7, vec![10, 255], "sha512".into())
         );
+    }
+
+    #[test]
+    fn a_signature_is_a_file_or_base64() {
+        let signature = |value: &str| {
+            let words =
+                format!("roothash={HASH} systemd.verity_root_options=root-hash-signature={value}");
+            read(&words).map(|verity| verity.unwrap().signature.unwrap())
+        };
+        assert_eq!(
+            signature("/etc/root.p7s,panic-on-corruption").unwrap(),
+            Signature::File("/etc/root.p7s".into())
+        );
+        assert_eq!(
+            signature("base64:MIIA/w==").unwrap(),
+            Signature::Inline(vec![0x30, 0x82, 0, 0xff])
+        );
+        let systemd = "a partition with a signature is not read: name a file of the initramfs, or give base64:...";
+        for (value, expected) in [
+            ("base64:", "not base64"),
+            ("base64:MIIA_w==", "not base64"),
+            ("auto", systemd),
+            ("root.p7s", "neither an absolute path nor base64:..."),
+            ("", "neither an absolute path nor base64:..."),
+        ] {
+            let error = signature(value).unwrap_err().to_string();
+            let word = format!("read systemd.verity_root_options=root-hash-signature={value}: ");
+            assert_eq!(error, word + expected);
+        }
     }
 
     #[test]

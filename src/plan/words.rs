@@ -26,7 +26,7 @@ enum Read {
     Flag(fn(&mut Parser, bool)),
     /// `word` or `word=VALUE`.
     Either(fn(&mut Parser, Option<&str>)),
-    /// With or without a value it has no effect but this warning.
+    /// With or without a value it has no effect except this warning.
     Off(&'static str),
 }
 
@@ -55,7 +55,8 @@ pub struct Doc {
     pub help: &'static str,
 }
 
-/// Whether a word with this value cannot defeat verification: it chooses neither what boots nor who gets a shell.
+/// Whether a word with this value cannot defeat verification: it selects neither what boots nor who gets a
+/// shell.
 type Harmless = fn(Option<&str>) -> bool;
 
 /// Any value is harmless.
@@ -103,10 +104,12 @@ macro_rules! words {
     };
 }
 
-// One entry per word: name, value, default, help, how to read it, and for a word that a loader which verifies its
-// layers always allows, which values these are (without any: none, so that the policy has to allow it). `rd.overlay.stale`,
-// `.reset` and `.for` only matter with a device in rd.overlay=, which is guarded, but are guarded as well: a policy that
-// allows the device may rely on stale=fail, and on what the device keeps. After a change, update the tables of docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite docs::the_page_on_the_command_line
+// One entry per word: name, value, default, help, how to read it, and for a word that a loader which verifies
+// its layers always allows, which values these are (without any: none, so that the policy has to allow it).
+// `rd.overlay.stale`, `.reset` and `.for` only matter with a device in rd.overlay=, which needs a policy, but
+// need one as well: a policy that allows the device may rely on stale=fail, and on what the device keeps.
+// After a change, update the tables of docs/cmdline.md: UPDATE_DOCS=1 cargo test --test suite
+// docs::the_page_on_the_command_line
 words! {
 "Words of the kernel" {
     "retain_initrd", "", "the kernel frees the initrd",
@@ -115,7 +118,7 @@ words! {
     Bare(|p| p.options.retain_initrd = true), any;
 
     "resume", "=DEVICE", "none",
-    "Has no effect but a warning: /init resumes no hibernated system. The kernel does that by itself before it \
+    "Has no effect except a warning: /init resumes no hibernated system. The kernel does that itself before it \
      starts /init, if the disk's driver is built in.",
     Value(|p, device| p.resume = nonempty(device)), any;
 
@@ -136,7 +139,7 @@ words! {
     Bare(|p| p.options.verbosity = Verbosity::Debug), any;
 
     "loglevel", "=LEVEL", "the kernel's",
-    "The messages that the console shows, those of /init included: 0 to 15. From 8 on the same as debug.",
+    "The messages that the console shows, including those of /init: 0 to 15. From 8 on the same as debug.",
     Value(|p, s| p.number(s, |o, n: u8| if n >= 8 { o.verbosity = Verbosity::Debug })), any;
 
     "quiet", "", "not set",
@@ -202,7 +205,8 @@ words! {
 
     "systemd.verity_root_options", "=OPTION[,OPTION...]", "none",
     "Options of dm-verity as in veritytab(5): restart-on-corruption, panic-on-corruption, ignore-corruption, \
-     ignore-zero-blocks, check-at-most-once, hash-offset=, and with superblock=no the format. Others fail the boot.",
+     ignore-zero-blocks, check-at-most-once, hash-offset=, root-hash-signature=PATH or base64:..., and with \
+     superblock=no the format. Others fail the boot.",
     needs(VERITY, Value(|p, list| p.options.verity_options = nonempty(list)));
 }
 
@@ -224,7 +228,7 @@ words! {
     Value(Parser::overlay_stale);
 
     "rd.overlay.reset", "[=VALUE|=0|=1]", "0",
-    "Begins the directory of rd.overlay=DEVICE anew, and keeps the old one until the next reset. It does so once: at \
+    "Replaces the directory of rd.overlay=DEVICE with a new one, and keeps the old one until the next reset. It does so once: at \
      the next boot with the same word /init does nothing, until a boot without the word or with another VALUE.",
     Either(Parser::overlay_reset);
 
@@ -269,7 +273,7 @@ words! {
 
     "rd.layers.strict", "[=0|1]", "0",
     "Data in the initrd that is neither cpio nor EROFS stops the boot. Without this word it causes a warning, and \
-     the boot goes on with the layers before it.",
+     the boot continues with the layers before it.",
     Flag(|p, on| p.options.strict = on), any;
 }
 
@@ -285,7 +289,7 @@ words! {
 
 "Failures and debugging" {
     "rd.break", "[=plan|mount|switch]", "no stop",
-    "Starts a shell at that point, without a value or with an unknown one at switch. The boot goes on when the \
+    "Starts a shell at that point, without a value or with an unknown one at switch. The boot continues when the \
      shell ends.",
     Either(Parser::breaks), no;
 
@@ -350,7 +354,7 @@ impl Options {
         if let Some(device) = parser.resume.take().filter(|_| !parser.noresume) {
             // The kernel tried to resume in a late initcall (software_resume in kernel/power/hibernate.c),
             // before it started this program, and found nothing.
-            let why = "/init does not resume; the kernel does by itself before it starts /init, if the disk's driver is \
+            let why = "/init does not resume; the kernel does so itself before it starts /init, if the disk's driver is \
                        built in";
             parser.name = "resume".into();
             parser.problem(Some(&device), why);
@@ -487,8 +491,8 @@ impl Parser {
         }
     }
 
-    /// The break points of other initramfs programs (dracut: `pre-pivot`) stop at the last of ours, so that the
-    /// user gets a shell.
+    /// The break points of other initramfs programs (dracut: `pre-pivot`) stop at the last of ours, so that
+    /// the user still gets a shell.
     fn breaks(&mut self, value: Option<&str>) {
         let list = match boolean(value) {
             Some(false) => return,

@@ -239,7 +239,7 @@ fn message(kind: u16, flags: u16, header: &[u8], attributes: &[(u16, [u8; 4])]) 
     message
 }
 
-/// The error of the kernel's answer, struct nlmsgerr behind struct nlmsghdr; `None`: it has done it.
+/// The error of the kernel's answer, struct nlmsgerr after struct nlmsghdr; `None`: it has done it.
 fn refusal(answer: &[u8]) -> Option<Errno> {
     let Some(error) = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()) else {
         return Some(Errno::BADMSG);

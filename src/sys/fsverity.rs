@@ -36,7 +36,7 @@ pub fn measure(file: impl AsFd) -> Result<Option<[u8; 32]>> {
         },
         digest: [0; 32],
     };
-    // SAFETY: the kernel reads and writes the header, and writes up to `digest_size` bytes behind it
+    // SAFETY: the kernel reads and writes the header, and writes up to `digest_size` bytes after it
     // (fsverity_ioctl_measure in fs/verity/measure.c), which this struct has. Any bytes are valid for its fields.
     let update = unsafe { Updater::<FS_IOC_MEASURE_VERITY, _>::new(&mut measured) };
     // SAFETY: as above; the struct holds no pointers.

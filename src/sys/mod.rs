@@ -15,6 +15,8 @@ pub mod dm;
 pub mod entry;
 #[cfg(all(feature = "disk", feature = "verify"))]
 pub mod fsverity;
+#[cfg(all(feature = "disk", feature = "verify"))]
+pub mod keyring;
 pub mod loopdev;
 pub mod program;
 

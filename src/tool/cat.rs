@@ -1,4 +1,4 @@
-//! The bytes of a file in the root that the layers make, or in one layer.
+//! The bytes of a file in the root that results from the layers, or in one layer.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -11,8 +11,8 @@ use crate::error::{Context, Error, Result};
 use crate::format::erofs::Limits;
 use crate::text::shown;
 
-/// Writes the bytes of the file at `path`. Symbolic links are followed, within that root. With `layer`,
-/// a number as in the plan, that layer alone is looked at.
+/// Writes the bytes of the file at `path`. Symbolic links are followed within that root. With `layer`, a
+/// number as in the plan, only that layer counts.
 pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write) -> Result<()> {
     let context = || shown(path.as_bytes());
     view::with(image, layer, |view| {

@@ -1,4 +1,4 @@
-//! `layerinit diff`: what is different between the roots that two images make.
+//! `layerinit diff`: the differences between the roots that result from two images.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -16,23 +16,23 @@ use crate::format::erofs::Limits;
 use crate::json::{Array, Object};
 use crate::text::shown;
 
-/// What counts, and how it is printed.
+/// What to compare, and how to print it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiffOptions {
-    /// Times of modification count.
+    /// Compare modification times, too.
     pub times: bool,
     /// Write one JSON object instead of text.
     pub json: bool,
 }
 
-/// A file that one root has, or that the two have differently.
+/// A file that only one root has, or that differs.
 enum Difference {
     Added(&'static str),
     Removed(&'static str),
     Changed(Vec<FileChange>),
 }
 
-/// What about a file has changed. Content has no values to print.
+/// A changed property of a file. Content has no values to print.
 struct FileChange {
     what: String,
     values: Option<(String, String)>,
@@ -41,7 +41,7 @@ struct FileChange {
 /// Compares two images, and writes the differences. True if there are none.
 ///
 /// # Errors
-/// A layer cannot be read: nothing is said then.
+/// A layer cannot be read. Nothing is printed then.
 pub fn diff(old: &Initrd, new: &Initrd, options: DiffOptions, out: &mut dyn Write) -> Result<bool> {
     let found = view::with(old, None, |before| {
         before.complete().during("read", &old.name)?;
@@ -142,7 +142,7 @@ impl<'v> Sides<'v> {
         Ok(found)
     }
 
-    /// What is different about a file.
+    /// The differences of a file.
     fn compare(
         &mut self,
         old: (usize, &Node),
@@ -232,9 +232,9 @@ fn display(path: &[u8]) -> String {
     format!("/{}", shown(path))
 }
 
-/// The value of an attribute; of a long one the length.
+/// The value of an attribute, or the start and the length of a long one.
 fn quoted(value: &[u8]) -> String {
-    /// More is not read by anybody.
+    /// Nobody reads more.
     const MAX: usize = 64;
     match value.len() {
         ..=MAX => format!("\"{}\"", value.escape_ascii()),

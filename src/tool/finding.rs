@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// How many findings are kept. The rest is counted.
+/// The number of findings that are kept. The rest is counted.
 pub const FINDINGS_MAX: usize = 1000;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The boot fails, or the system lacks something.
+    /// The boot fails, or the system lacks a part.
     Error,
     /// The system boots, but something is unusual or wasteful.
     Warning,

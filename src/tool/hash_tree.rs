@@ -68,7 +68,7 @@ impl HashTree {
     }
 }
 
-/// The digest by which fs-verity knows a file, as `fsverity digest` prints it: the hash of `struct fsverity_descriptor`,
+/// The fs-verity digest of a file, as `fsverity digest` prints it: the hash of `struct fsverity_descriptor`,
 /// without salt and with blocks of 4096 bytes.
 ///
 /// # Errors

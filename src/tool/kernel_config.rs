@@ -26,7 +26,7 @@ impl KernelConfig {
     /// # Errors
     /// The file cannot be read, or has no line CONFIG_NAME=VALUE.
     pub fn read(path: &Path) -> Result<Self> {
-        /// More bytes than any configuration has: bounds what a hostile file decompresses to.
+        /// No configuration has more bytes. It bounds a hostile compressed file.
         const MAX: u64 = 16 << 20;
         let context = || path.display();
         let mut file = BufReader::new(File::open(path).during("open", context())?);

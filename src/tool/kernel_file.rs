@@ -28,13 +28,13 @@ pub enum KernelSource {
     InImage(Vec<u8>),
 }
 
-/// A file for another program, and the shell command that makes it, for --print.
+/// A file for another program, and the shell command that creates it, for --print.
 pub struct Provided {
     /// The path.
     pub path: PathBuf,
     /// The command; `None` if the file exists.
     pub prepare: Option<String>,
-    /// Keeps the file open: its path leads through this process.
+    /// Keeps the file open, because its path leads through this process.
     _file: Option<File>,
 }
 
@@ -133,7 +133,8 @@ impl KernelSource {
         }
     }
 
-    /// The kernel as a file. With `print`, of a kernel in the image only its name, and the command that takes it out.
+    /// The kernel as a file. With `print`, for a kernel in the image, only the name of a file and the command
+    /// that extracts it.
     pub fn provide(
         &self,
         image: &Initrd,

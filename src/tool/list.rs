@@ -25,8 +25,8 @@ pub struct ListOptions {
 /// Lists an image. Returns false if a part cannot be listed.
 ///
 /// # Errors
-/// A part of the image is neither cpio nor EROFS: the parts before it are listed first. With JSON, the object has the
-/// error instead.
+/// A part of the image is not recognised. Text lists the parts before it first; the JSON object has the error
+/// instead.
 pub fn list(image: &Initrd, options: ListOptions, out: &mut dyn Write) -> Result<bool> {
     let walk = walk(image, b"/init");
     let good = match options.json {
@@ -34,7 +34,7 @@ pub fn list(image: &Initrd, options: ListOptions, out: &mut dyn Write) -> Result
         false => text(image, &walk, options.files, out)?,
     };
     match walk.trouble {
-        // It is in the JSON object.
+        // The JSON object has the error.
         Some(_) if options.json => Ok(false),
         Some(trouble) => Err(trouble),
         None => Ok(good),
@@ -230,7 +230,7 @@ fn checksum(checksum: Checksum) -> &'static str {
 }
 
 fn json_files(image: &(dyn ReadAt + Sync), segment: &Segment, mut array: Array) -> Result<()> {
-    /// One object holds everything: a bound for archives that decompress to no end of names.
+    /// One object holds everything: this bounds archives that decompress to endless names.
     const FILES_MAX: u32 = 1 << 21;
     let mut count = 0u32;
     each_file(image, segment, |file| {

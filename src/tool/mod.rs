@@ -1,6 +1,6 @@
 //! The host tool: builds, lists, checks and boots images, and shows the plan for them.
 //!
-//! Nothing here is linked into `/init`. The modules above this one are for both.
+//! `/init` does not link any of this. The modules above this one are for both.
 
 pub mod progress;
 

@@ -8,8 +8,8 @@ use super::image::input::Initrd;
 use super::image::rdinit::check_is_layerinit;
 use crate::error::{Context, Result};
 
-/// Prints the plan for an image, and the errors that [`check`] finds. Without `cmdline`, the command line
-/// is that of the image. Returns whether there are no errors.
+/// Prints the plan for an image, and the errors that [`check`] finds. Without `cmdline`, it uses the command
+/// line of the image. Returns whether there are no errors.
 ///
 /// # Errors
 /// The image has no plan, or the kernel would start another program than this `/init`.

@@ -1,4 +1,4 @@
-//! What QEMU and boot loaders need to know of an architecture: one row for each. Pure.
+//! What QEMU and boot loaders need to know about an architecture: one row for each. Pure.
 
 use std::io;
 
@@ -14,7 +14,7 @@ pub struct Platform {
     pub debian: &'static str,
     /// The architecture in the names of rustc's targets.
     pub rustc: &'static [&'static str],
-    /// The program.
+    /// The QEMU program.
     pub program: &'static str,
     /// The Debian package of the program.
     pub package: &'static str,
@@ -53,7 +53,7 @@ pub static ALL: [Platform; 4] = [
         cpu: "max,la57=off",
         console: "ttyS0",
         early_console: "earlyprintk=ttyS0",
-        // On a busy machine the emulated timer is late, and the kernel takes it for broken.
+        // On a busy machine the emulated timer is late, and the kernel concludes that it is broken.
         emulation_word: "no_timer_check",
         efi: "x64",
         u_boot: "x86_64",
@@ -71,7 +71,7 @@ pub static ALL: [Platform; 4] = [
         program: "qemu-system-aarch64",
         package: "qemu-system-arm",
         machine: "virt",
-        // The architected algorithm of pointer authentication makes emulation several times slower.
+        // The architected pointer authentication algorithm makes emulation several times slower.
         cpu: "max,pauth-impdef=on",
         console: "ttyAMA0",
         early_console: "earlycon",
@@ -124,7 +124,7 @@ pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|row| row.name).collect()
 }
 
-/// The bytes at the start of a kernel that tell its architecture.
+/// The number of bytes at the start of a kernel that show its architecture.
 pub fn kernel_head(kernel: &dyn ReadAt) -> io::Result<Vec<u8>> {
     let mut head = vec![0; 4096];
     let n = kernel.read_at(&mut head, 0)?;

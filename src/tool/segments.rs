@@ -1,4 +1,4 @@
-//! `layerinit extract --segments`: the parts of an image as they are, which `cat` makes the image of again.
+//! `layerinit extract --segments`: the parts of an image as they are. `cat` joins them to the same image.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -16,15 +16,15 @@ use crate::initrd::{Kind, Segment};
 struct SegmentFile {
     offset: u64,
     length: u64,
-    /// What its name ends with.
+    /// The suffix of its name.
     suffix: String,
 }
 
-/// Writes the parts into a directory, which is made if it is missing. False if some of the image is not recognised,
-/// which is a part of its own then.
+/// Writes the parts into a directory, which is created if it is missing. False if some of the image is not
+/// recognised; that is a separate part then.
 ///
 /// # Errors
-/// The image cannot be read, or the directory does not take a file: one of the name may be there.
+/// The image cannot be read, or a file cannot be created, for example because one of that name exists.
 pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
     let walk = walk(image, b"/init");
     let segments = walk.segments.iter().map(|segment| SegmentFile {
@@ -32,7 +32,7 @@ pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
         length: segment.length,
         suffix: suffix(segment),
     });
-    // Of one file all parts, with what is around the initrd in it.
+    // For a single file all parts, including those around the initrd.
     let file = image.only_file()?;
     let (source, known): (&dyn ReadAt, Vec<_>) = match &file {
         Some(file) => (file, in_file(segments.collect(), image.all_pieces())),
@@ -58,7 +58,11 @@ pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
         let copied = io::copy(&mut input, &mut output).and_then(|n| output.flush().map(|()| n));
         let copied = copied.during("write", path.display())?;
         if copied != part.length {
-            return Err(Error::new("read", &image.name, "the image got shorter"));
+            return Err(Error::new(
+                "read",
+                &image.name,
+                "the image became shorter while it was read",
+            ));
         }
         progress.finish();
     }
@@ -84,7 +88,7 @@ fn suffix(segment: &Segment) -> String {
 
 const PADDING: &str = "padding";
 
-/// Where the parts of an initrd are in the file that its pieces are from.
+/// The places of the parts of an initrd in the file that its pieces come from.
 fn in_file(parts: Vec<SegmentFile>, pieces: &[ImagePart]) -> Vec<SegmentFile> {
     let mut found = Vec::new();
     for part in &parts {

@@ -1,4 +1,4 @@
-//! Unnamed temporary files (O_TMPFILE, open(2)): nothing is left of them when the program is killed.
+//! Unnamed temporary files (O_TMPFILE, open(2)): they disappear when the program is killed.
 
 use std::fs::{self, File};
 use std::io;

@@ -26,11 +26,11 @@ const FILE_MAX: u64 = 1 << 20;
 /// What to verify.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyImageOptions {
-    /// The public key that has to have signed the list; `None`: one of the loader's, if it has keys.
+    /// The public key that must have signed the list; `None`: one of the loader's keys, if it has any.
     pub key: Option<PathBuf>,
     /// The command line, which may name layers on disks.
     pub cmdline: String,
-    /// What stands in for the disks.
+    /// The directories and files that stand in for the disks.
     pub stand_ins: StandIns,
 }
 
@@ -132,8 +132,8 @@ pub fn compare(
     crate::verify::check(entries, &measured, &sources, &files)
 }
 
-/// Measures a layer on a disk as the list has it: by its bytes, by the digest that fs-verity has for its file once that is
-/// enabled, or by the hash tree of dm-verity behind it, which is compared with the data.
+/// Measures a layer on a disk as its line of the list requires: by its bytes, by the digest that fs-verity
+/// computes for its file, or by the dm-verity hash tree after it, which is compared with the data.
 fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[ListEntry]) -> Result<Measured> {
     let has = |is: fn(&Expected) -> bool| entries.iter().any(|entry| is(&entry.expected));
     if has(|expected| matches!(expected, Expected::FsVerity(_))) {
@@ -155,8 +155,7 @@ fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[ListEntry]) -> R
         file.read_exact_at(&mut stored, start)
             .during("read", layer)?;
         if data.root != tree.root || data.bytes != stored {
-            let what =
-                "the hash tree behind the image is not that of its data: a block was changed";
+            let what = "the hash tree after the image is not that of its data: a block was changed";
             return Err(Error::new("verify", layer, what));
         }
         return Ok(Measured::Verity(tree.root));

@@ -49,13 +49,13 @@ impl Digest {
 pub struct Digests {
     /// That of its bytes.
     pub exact: Digest,
-    /// That of an archive with the zeros behind it, up to a multiple of 512, as the file has them that cpio(1)
+    /// That of an archive with the zeros after it, up to a multiple of 512, as the file has them that cpio(1)
     /// writes.
     pub padded: Option<Digest>,
 }
 
 impl Digests {
-    /// Reads `length` bytes of `file` from `offset`, and the zeros behind them where `pads`.
+    /// Reads `length` bytes of `file` from `offset`, and the zeros after them where `pads`.
     pub fn of(file: &dyn ReadAt, offset: u64, length: u64, pads: bool) -> io::Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; PIECE];

@@ -2,7 +2,7 @@
 //!
 //! A line for each layer, the lowest first: 64 hexadecimal digits, two blanks (or a blank and `*`), a name that is for
 //! people. In place of the digits of a file on a disk, `sha256:` and 64 digits are its fs-verity digest, as fsverity(1)
-//! prints it, also with one blank; `verity:` and 64 digits are the root hash of the dm-verity hash tree behind the image.
+//! prints it, also with one blank; `verity:` and 64 digits are the root hash of the dm-verity hash tree after the image.
 //! `vary:/DIRECTORY` stands for archives that are not known beforehand; they hold regular files below that directory
 //! only. Empty lines and lines that begin with `#` are comments.
 

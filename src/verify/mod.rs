@@ -115,7 +115,7 @@ fn may_vary(
     directory: &str,
 ) -> std::result::Result<(), String> {
     let Content::Cpio { codec, .. } = &layer.content else {
-        return Err("it is no cpio archive".into());
+        return Err("it is not a cpio archive".into());
     };
     content::is_below(file, layer.offset, layer.length, *codec, directory)?;
     if !source.place.is_initrd() {
@@ -160,7 +160,7 @@ fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
     Ok(())
 }
 
-/// Takes the list that is signed out of the first archive behind the loader, if it is there. The archive is no layer
+/// Takes the list that is signed out of the first archive after the loader, if it is there. The archive is no layer
 /// then.
 pub fn take_list(source: &mut Source, file: &dyn ReadAt) -> Option<SignedList> {
     let loader = plan::loader_length(source);

@@ -1,4 +1,4 @@
-//! The dm-verity hash tree behind an image in a file.
+//! The dm-verity hash tree after an image in a file.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use super::digest::Digest;
 use crate::bytes::ReadAt;
 use crate::format::verity::{Format, LENGTH};
 
-/// The blocks of such a tree, in bytes. The superblock is at the first multiple of it behind the image.
+/// The blocks of such a tree, in bytes. The superblock is at the first multiple of it after the image.
 pub const BLOCK: u32 = 4096;
 
-/// The hash tree behind an image.
+/// The hash tree after an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageTree {
     /// Its superblock.
@@ -23,7 +23,7 @@ pub struct ImageTree {
     pub root: Digest,
 }
 
-/// Reads the hash tree behind an image of `length` bytes at the start of a file. `None`: there is none, or not of the
+/// Reads the hash tree after an image of `length` bytes at the start of a file. `None`: there is none, or not of the
 /// kind that `layerinit build --verity` and `veritysetup format` with its defaults make (format 1, SHA-256, blocks of
 /// 4096 bytes).
 pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<ImageTree>> {

@@ -530,7 +530,7 @@ fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() 
         ("init=/etc panic=-1", "check /etc: not a regular file"),
         (
             "init=/hidden panic=-1",
-            "check /hidden: it lies in /run, which is mounted over it",
+            "check /hidden: it is in /run, and the filesystem that is mounted there hides it",
         ),
     ] {
         failure(&mut guest, cmdline).says(&format!(
@@ -653,7 +653,7 @@ fn faults_as_pid_1() {
         Some("illegal") => unsafe { std::arch::asm!("ud2") },
         Some("bus") => {
             let file = File::create_new("/empty").unwrap();
-            // SAFETY: a new mapping; what is read of it lies behind the file's end: the fault is the test.
+            // SAFETY: a new mapping; what is read of it lies after the file's end: the fault is the test.
             let map = unsafe {
                 libc::mmap(
                     std::ptr::null_mut(),
@@ -789,7 +789,7 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
         outcome.console
     );
     for point in ["plan", "mount", "switch"] {
-        outcome.says(&format!("rd.break={point}: exit the shell to go on"));
+        outcome.says(&format!("rd.break={point}: exit the shell to continue"));
     }
 }
 

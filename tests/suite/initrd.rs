@@ -439,7 +439,7 @@ fn written(package: &str, program: &str, before: &[&str], after: &[&str]) -> Vec
     std::fs::read(image.path()).unwrap()
 }
 
-/// Behind the loader's last byte, behind padding, and at the next block of a page, this is named.
+/// After the loader's last byte, after padding, and at the next block of a page, this is named.
 fn is_named(tail: &[u8], expected: &str) {
     for zeros in [0, 4, 0x1000 - 0x168] {
         let image = join(&[&loader(), &vec![0; zeros], tail]);

@@ -122,7 +122,7 @@ fn without_a_loader_in_the_initrd_everything_is_a_layer() {
 
 #[test]
 fn the_loader_ends_with_the_last_archive_that_the_kernel_took_init_from() {
-    // A system's own /init in a layer behind the first image is not the running one.
+    // A system's own /init in a layer after the first image is not the running one.
     let image = join(&[
         &loader(),
         &loader(),
@@ -367,8 +367,8 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
 
 #[test]
 fn a_stateless_system_that_is_none_is_told() {
-    let warning = "warning: systemd.volatile=yes: only overlay is understood here; the root device is used as it is, \
-                   and what is written to / is written to it\n";
+    let warning = "warning: systemd.volatile=yes: /init supports only overlay; the root device is used as it is, \
+                   and writes to / go to it\n";
     for word in [
         "systemd.volatile=yes",
         "systemd.volatile=1",
@@ -503,7 +503,7 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
             &format!("{device} rd.overlay.readonly rd.overlay.stale=reset")
         ),
         format!(
-            "{layer}root: the layer itself, read-only\n{kept}written over other layers: begins anew\n\
+            "{layer}root: the layer itself, read-only\n{kept}written over other layers: reset\n\
              without that device: no boot\n{end}"
         )
     );
@@ -515,7 +515,7 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
         planned(&image(), &words),
         format!(
             "layer 0 (initrd+0xf4): 4096 bytes, erofs by extract\nroot: overlay, writes to a tmpfs with size=1g\n{kept}\
-             begins anew: once for rd.overlay.reset=1\nwithout that device: writes to a tmpfs with size=1g\n\
+             reset once for rd.overlay.reset=1\nwithout that device: writes to a tmpfs with size=1g\n\
              modules: overlay\n{INIT}"
         )
     );
@@ -582,7 +582,7 @@ fn directories_that_cannot_keep_their_writes_end_the_boot() {
         &image(),
         &format!("rd.overlay=LABEL=data rd.overlay.for={long}"),
     );
-    assert!(plan.contains("are too long together"), "{plan}");
+    assert!(plan.contains("together are too long"), "{plan}");
     for words in [
         "rd.overlay.for=/etc",
         "rd.overlay.for=/etc rd.overlay=tmpfs",
@@ -621,7 +621,7 @@ fn words_for_an_upper_on_a_device_are_idle_without_one() {
 
 #[test]
 fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
-    // As systemd-stub writes credentials, behind what it was given.
+    // As systemd-stub writes credentials, after what it was given.
     let credentials = cpio(&[
         dir(".extra"),
         dir(".extra/credentials"),

@@ -94,7 +94,7 @@ fn an_upper_over_the_same_layers_is_used_and_another_layer_is_named() {
     let outcome = machine.boot("");
     outcome
         .says("was written over other layers: base.erofs has changed (from erofs UUID=")
-        .says("; used all the same (rd.overlay.stale=keep)");
+        .says("; used anyway (rd.overlay.stale=keep)");
     assert!(
         outcome
             .reached()
@@ -142,8 +142,8 @@ fn another_layer_below_may_begin_a_new_upper_and_the_old_one_is_kept_aside() {
     machine.install("two", &[]);
     let outcome = machine.boot("rd.overlay.stale=reset");
     outcome
-        .says(":/layerinit begins anew: base.erofs has changed (from erofs ")
-        .says("; what was written before is in /run/initramfs/upper/layerinit/old/upper");
+        .says(":/layerinit is reset: base.erofs has changed (from erofs ")
+        .says("; earlier writes are in /run/initramfs/upper/layerinit/old/upper");
     assert!(
         outcome
             .reached()
@@ -187,7 +187,7 @@ fn a_reset_happens_once_for_each_appearance_of_its_word() {
     );
     // The word is still there: a boot loader that cannot forget it, or a second attempt.
     let again = machine.boot("rd.overlay.reset");
-    again.says("rd.overlay.reset: done at an earlier boot with this word, so not again");
+    again.says("rd.overlay.reset: already done at an earlier boot with this word");
     assert!(again.reached().starts_with("one\n\"state\":\"same\""));
     assert!(machine.record().ends_with("\nreset 1\n"));
     assert_eq!(

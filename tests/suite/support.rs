@@ -79,7 +79,7 @@ pub fn elf(machine: u16) -> Vec<u8> {
     header
 }
 
-/// `layer` behind `image`, at the next multiple of 4096.
+/// `layer` after `image`, at the next multiple of 4096.
 pub fn aligned(mut image: Vec<u8>, layer: &[u8]) -> Vec<u8> {
     pad(&mut image, 4096);
     join(&[&image, layer])

@@ -17,8 +17,12 @@
  *
  *   read METHOD FIRST SECOND MEMORY
  *   exec METHOD FIRST SECOND FAULTS-FIRST FAULTS-SECOND
+ *
+ * If there is a list /modules, only these two images are measured. The modules are loaded, and
+ * METHOD is dax rather than memback: the image is copied to /dev/pmem0 and mounted with dax=always.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <linux/loop.h>
@@ -31,6 +35,7 @@
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -115,6 +120,51 @@ static void mount_memback(unsigned long long offset, unsigned long long length)
 	snprintf(option, sizeof(option), "memback=%llu:%llu", offset, length);
 	if (mount("none", "/mnt", "erofs", MS_RDONLY, option) < 0)
 		stop(option);
+}
+
+/* loads the modules of the list; returns whether there is one */
+static int load_modules(void)
+{
+	FILE *list = fopen("/modules", "r");
+	char path[256];
+	int fd;
+
+	if (!list)
+		return 0;
+	while (fscanf(list, "%255s", path) == 1) {
+		fd = open(path, O_RDONLY);
+		/* crc32c-intel, for processors that have the instruction */
+		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != ENODEV))
+			stop(path);
+		close(fd);
+	}
+	fclose(list);
+	return 1;
+}
+
+static void mount_dax(unsigned long long offset, unsigned long long length)
+{
+	int in = open("/sys/firmware/initrd", O_RDONLY), out;
+	unsigned long long done;
+	static char buf[65536];
+	ssize_t n;
+
+	for (int tries = 0; (out = open("/dev/pmem0", O_WRONLY)) < 0; tries++) {
+		if (tries == 1000)
+			stop("/dev/pmem0");
+		usleep(10000);	/* the driver makes it some time after its module is loaded */
+	}
+	for (done = 0; done < length; done += n) {
+		n = pread(in, buf, sizeof(buf) < length - done ? sizeof(buf) : length - done, offset + done);
+		if (n <= 0 || pwrite(out, buf, n, done) != n)
+			stop("copying to /dev/pmem0");
+	}
+	if (fsync(out) < 0)
+		stop("fsync of /dev/pmem0");
+	close(in);
+	close(out);
+	if (mount("/dev/pmem0", "/mnt", "erofs", MS_RDONLY, "dax=always") < 0)
+		stop("mount with dax=always");
 }
 
 static int every, number, failed;
@@ -217,17 +267,21 @@ static int copy_file(const char *path, const struct stat *st, int type, struct F
 }
 
 /* the image in place, then a copy of it in a tmpfs */
-static void beside_tmpfs(const char *name, unsigned long long offset, unsigned long long length)
+static void beside_tmpfs(int dax, const char *name, unsigned long long offset, unsigned long long length)
 {
+	const char *method = dax ? "dax" : "memback";
 	int program = !strcmp(name, "program");
 
 	for (int tmpfs = 0; tmpfs < 2; tmpfs++) {
 		long faults[2] = {}, before;
 		double time[2];
 
+		if (dax)
+			mount_dax(offset, length);
 		order("/proc/sys/vm/drop_caches", "3\n");
 		before = available();
-		mount_memback(offset, length);
+		if (!dax)
+			mount_memback(offset, length);
 		if (chdir("/mnt") < 0)
 			stop("/mnt");
 		if (tmpfs) {
@@ -239,10 +293,10 @@ static void beside_tmpfs(const char *name, unsigned long long offset, unsigned l
 		for (int i = 0; i < 2; i++)
 			time[i] = program ? execute(&faults[i]) : read_all(NULL);
 		if (program)
-			printf("exec %s %.0f %.0f %ld %ld\n", tmpfs ? "tmpfs" : "memback", time[0], time[1],
+			printf("exec %s %.0f %.0f %ld %ld\n", tmpfs ? "tmpfs" : method, time[0], time[1],
 			       faults[0], faults[1]);
 		else
-			printf("read %s %.0f %.0f %ld\n", tmpfs ? "tmpfs" : "memback", time[0], time[1],
+			printf("read %s %.0f %.0f %ld\n", tmpfs ? "tmpfs" : method, time[0], time[1],
 			       before - available());
 		if (chdir("/") < 0 || umount("/mnt") < 0 || (tmpfs && umount("/tmpfs") < 0))
 			stop("umount");
@@ -254,6 +308,7 @@ int main(void)
 	unsigned long long offset, length;
 	char line[256], name[64];
 	FILE *manifest;
+	int dax;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (const char *dirs = "/proc\0/sys\0/dev\0/mnt\0/tmpfs\0"; *dirs; dirs += strlen(dirs) + 1)
@@ -261,6 +316,7 @@ int main(void)
 	if (mount("proc", "/proc", "proc", 0, NULL) || mount("sysfs", "/sys", "sysfs", 0, NULL) ||
 	    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL))
 		stop("mount of /proc, /sys and /dev");
+	dax = load_modules();
 	manifest = fopen("/manifest", "r");
 	if (!manifest)
 		stop("/manifest");
@@ -268,8 +324,8 @@ int main(void)
 		if (sscanf(line, "%63s %llu %llu", name, &offset, &length) != 3)
 			continue;
 		if (!strcmp(name, "uncompressed") || !strcmp(name, "program"))
-			beside_tmpfs(name, offset, length);
-		for (int memback = 1; memback >= 0 && strcmp(name, "program"); memback--) {
+			beside_tmpfs(dax, name, offset, length);
+		for (int memback = 1; memback >= 0 && !dax && strcmp(name, "program"); memback--) {
 			long memory[3];
 			double time[3];
 

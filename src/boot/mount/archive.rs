@@ -1,10 +1,10 @@
-//! A cpio layer: an archive that is unpacked into a tmpfs of its own, over the layers below.
+//! A cpio layer: an archive that is unpacked into its own tmpfs, over the layers below.
 //!
-//! The kernel unpacks all archives into one tree. So a member may depend on what earlier archives left: the
-//! directory that it goes into, a symbolic link on its path, a directory that is not empty and is kept. An
-//! overlay of the layers below, with the tmpfs of the new layer as upper directory, is that tree: the archive
-//! is unpacked in the overlay, and overlayfs copies up the directories that it changes, with owner, mode, time
-//! and attributes. Then the overlay is unmounted, and its upper directory is the layer.
+//! The kernel unpacks all archives into one tree. So a member may depend on files of earlier archives: its
+//! parent directory, a symbolic link on its path, a directory that is not empty and stays. An overlay of the
+//! layers below, with the tmpfs of the new layer as upper directory, is that tree: the archive is unpacked in
+//! the overlay, and overlayfs copies up the directories that it changes, with owner, mode, time and
+//! attributes. Then the overlay is unmounted, and its upper directory is the layer.
 
 use std::fmt;
 use std::fs;
@@ -21,10 +21,10 @@ use super::overlay::{self, Stack};
 use crate::error::{Context, Error, Result};
 use crate::sys::process::run_chrooted;
 
-/// Calls `unpack` in the root directory that an archive is to be unpacked into, and mounts the resulting layer
-/// read-only at `target`. `below` are the layers below; `unpack_dir` is an empty directory on another
-/// filesystem than theirs; `source` is shown as the device of the mount. `unpack` gets the upper directory of
-/// the overlay, if there are layers below: see [`unpack`](super::unpack::unpack).
+/// Calls `unpack` in the root directory that an archive is to be unpacked into, and mounts the resulting
+/// layer read-only at `target`. `below` are the layers below; `unpack_dir` is an empty directory on a
+/// different filesystem from theirs; `source` is shown as the device of the mount. `unpack` gets the upper
+/// directory of the overlay, if there are layers below: see [`unpack`](super::unpack::unpack).
 pub fn unpack_layer<T: Send>(
     source: &str,
     below: &Stack,
@@ -40,7 +40,7 @@ pub fn unpack_layer<T: Send>(
         Some(_) => {
             mount_tmpfs(source, &[], unpack_dir)?;
             let done = unpack_over(below, unpack_dir, target, unpack)?;
-            // Detached: a process that was forked meanwhile may have it open.
+            // Detached: a process that was forked in the meantime may have it open.
             unmount(unpack_dir, UnmountFlags::DETACH).during("unmount", unpack_dir)?;
             done
         }
@@ -92,8 +92,8 @@ pub fn unpack_over<T: Send>(
     Ok(done)
 }
 
-/// Mounts a tmpfs without limits, unless `options` set them: the default of half the memory does not depend on
-/// what a layer needs.
+/// Mounts a tmpfs without limits, unless `options` set them: a layer may need more than the default of half
+/// the memory.
 pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()> {
     let context = FsContext::new("tmpfs")?;
     context.string("source", source)?;
@@ -106,8 +106,8 @@ pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()>
     context.mount(MountAttrFlags::empty())?.attach(target)
 }
 
-/// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic when
-/// memory runs out, because there is no process that it could kill.
+/// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic
+/// when memory runs out, because there is no process to kill.
 pub fn check_memory(layer: impl fmt::Display, needed: u64) -> Result<()> {
     match available_memory()? {
         Some(available) if available < needed => {

@@ -1,4 +1,4 @@
-//! Copies what an upper directory takes over from the directory below it.
+//! Copies the attributes that an upper directory needs from the directory below it.
 
 use std::ffi::CStr;
 

@@ -38,7 +38,7 @@ impl FsContext {
         let fd = match fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC) {
             Err(Errno::NODEV) => {
                 let why =
-                    "ENODEV: the kernel has no such filesystem, and no module for it was loaded";
+                    "ENODEV: the kernel has no such filesystem, and no module for it is loaded";
                 return Err(Error::new("mount", fstype, why));
             }
             done => done.during("mount", fstype)?,
@@ -47,8 +47,8 @@ impl FsContext {
         Ok(Self { fd, fstype })
     }
 
-    /// Opens a context for the filesystem of an image. It is read-only from the start, or the kernel would open a
-    /// device for writing.
+    /// Opens a context for the filesystem of an image. It is read-only from the start; otherwise the kernel
+    /// would open the device for writing.
     pub fn read_only(fstype: &str) -> Result<Self> {
         let context = Self::new(fstype)?;
         context.flag("ro")?;

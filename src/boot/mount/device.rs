@@ -53,8 +53,8 @@ impl DeviceFinder {
         }
     }
 
-    /// Waits for a device, and mounts it if `check` accepts it. If the device disappears meanwhile, as a USB
-    /// disk does on a reset, the finder waits for it again.
+    /// Waits for a device, and mounts it if `check` accepts it. If the device disappears in the meantime, as
+    /// a USB disk does on a reset, the finder waits for it again.
     pub fn mount(
         &mut self,
         wanted: DeviceQuery<'_>,
@@ -68,7 +68,8 @@ impl DeviceFinder {
         })
     }
 
-    /// Waits for a device, and calls `mount` with it; again with the device that returns if it disappears meanwhile.
+    /// Waits for a device, and calls `mount` with it. If the device disappears in the meantime and comes
+    /// back, it calls `mount` again.
     fn retry(
         &mut self,
         wanted: DeviceQuery<'_>,
@@ -127,11 +128,11 @@ impl DeviceFinder {
         })
     }
 
-    /// Mounts a device of `rd.layers.from=`. Nothing is written to it: the kernel refuses all writes meanwhile. A
-    /// filesystem whose journal would have to be replayed is mounted without that.
+    /// Mounts a device of `rd.layers.from=`. Nothing is written to it: the kernel refuses all writes
+    /// meanwhile. It mounts a filesystem whose journal needs a replay without replaying it.
     ///
-    /// If `rd.overlay=` names the same device, the filesystem is writable, and only this mount of it read-only: a
-    /// filesystem that is mounted twice is one for the kernel, and read-only for both mounts or for none.
+    /// If `rd.overlay=` names the same device, the filesystem is writable, and only this mount of it
+    /// read-only: both mounts have one superblock in the kernel, which is read-only for both or for neither.
     pub fn mount_medium(
         &mut self,
         device: &MountSpec,
@@ -172,8 +173,8 @@ impl DeviceFinder {
         Ok((node, found.device.open()?))
     }
 
-    /// Whether `found` is the device `upper` of `rd.overlay=`, and can take the writes. If it cannot, or several
-    /// devices match, the error comes when the upper is mounted.
+    /// Whether `found` is the device `upper` of `rd.overlay=`, and can take the writes. If it cannot, or
+    /// several devices match, mounting the upper fails later.
     fn takes_writes(&mut self, found: &MatchedDevice, upper: &MountSpec) -> bool {
         let wanted = DeviceQuery::of(UPPER_WORD, upper);
         let search = self.search.as_mut();
@@ -191,7 +192,7 @@ impl DeviceFinder {
         let search = match &mut self.search {
             Some(search) => search,
             None => {
-                // The search listens for uevents before it loads drivers: these find devices, which need
+                // The search listens for uevents before it loads drivers: drivers find devices, which need
                 // drivers in turn.
                 let search = self.search.insert(Search::new());
                 search.coldplug(&mut load);
@@ -204,8 +205,8 @@ impl DeviceFinder {
     }
 }
 
-/// Mounts the filesystem of a device without replaying its journal, after that failed for `why` on a device that
-/// cannot be written to.
+/// Mounts the filesystem of a device without replaying its journal, after the replay failed with `why` on a
+/// device that cannot be written to.
 fn mount_unreplayed(
     wanted: DeviceQuery<'_>,
     device: &MountSpec,
@@ -233,7 +234,7 @@ fn mount_unreplayed(
     }
 }
 
-/// The devices of a filesystem, which the kernel lets nobody write to until this is dropped.
+/// The devices of a filesystem: until this is dropped, the kernel refuses all writes to them.
 struct Protected(Vec<File>);
 
 impl Protected {
@@ -252,7 +253,7 @@ impl Protected {
                 }
                 Ok::<_, Error>(())
             };
-            // It is mounted read-only all the same.
+            // It is mounted read-only anyway.
             if let Err(error) = protect() {
                 warn!("{error}");
             }
@@ -271,8 +272,8 @@ impl Drop for Protected {
     }
 }
 
-/// Refuses a device that cannot hold an upper directory, as far as its superblock shows. `root` is the root
-/// device, where that is a layer.
+/// Refuses a device whose superblock shows that it cannot hold an upper directory. `root` is the root device,
+/// where that is a layer.
 fn check_upper(
     wanted: DeviceQuery<'_>,
     found: &MatchedDevice,

@@ -1,7 +1,7 @@
 //! The file backend: EROFS on a regular file, without a block device.
 //!
-//! It needs Linux 6.12 with EROFS_FS_BACKED_BY_FILE; an older kernel, and any for a file on a tmpfs, fails
-//! with ENOTBLK. `fsoffset=` came with Linux 6.16.
+//! It needs Linux 6.12 with EROFS_FS_BACKED_BY_FILE. An older kernel fails with ENOTBLK, as does every kernel
+//! for a file on a tmpfs. `fsoffset=` came with Linux 6.16.
 
 use rustix::mount::MountAttrFlags;
 

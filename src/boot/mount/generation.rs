@@ -1,5 +1,5 @@
-//! The upper directory on a device and its record, begun anew such that a power failure at any point leaves the
-//! old ones or the new ones, never a mix.
+//! The upper directory on a device and its record. A reset replaces both such that a power failure at any
+//! point leaves the old ones or the new ones, never a mix.
 //!
 //! In the directory of `rd.overlay=`:
 //!
@@ -13,9 +13,9 @@
 //! | `next.tmp` | an `upper` and `stack` that are being made |
 //! | `next` | complete ones that are being installed |
 //!
-//! The rename of `next.tmp` to `next` is the one step that decides. Before it, the old ones are in place, and the
-//! next boot deletes `next.tmp`. After it, only renames are missing, and each boot completes them before it looks
-//! at anything else.
+//! The rename of `next.tmp` to `next` commits the change. Before it, the old ones are in place, and the next
+//! boot deletes `next.tmp`. After it, only renames are left, and the next boot completes them before anything
+//! else.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -56,7 +56,7 @@ pub struct UpperStore<'a> {
     pub path: &'a str,
 }
 
-/// The steps that make new ones, up to the one that decides.
+/// The steps that make new ones, up to the commit.
 const PREPARE: [Step; 6] = [
     Create("next.tmp"),
     CreateUpper("next.tmp/upper"),
@@ -66,12 +66,11 @@ const PREPARE: [Step; 6] = [
     Sync,
 ];
 
-/// The steps that put `next` in place. Whatever part of them is done already, the rest follows. `has` tells which
-/// names exist.
+/// The steps that put `next` in place. Leaves out those that are done already. `has` tells which names exist.
 fn install(has: impl Fn(&str) -> bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if !has("next") {
-        // It was not complete when the power failed.
+        // It was incomplete when the power failed.
         if has("next.tmp") {
             steps.push(Remove("next.tmp"));
         }
@@ -86,7 +85,8 @@ fn install(has: impl Fn(&str) -> bool) -> Vec<Step> {
         if new_record && has("stack") {
             steps.push(Rename("stack", "old.tmp/stack"));
         }
-        // What overlayfs left there can forbid to mount the old upper directory again, but not the new one.
+        // Files that overlayfs left there can prevent a mount of the old upper directory, but not of the new
+        // one.
         if has("work") {
             steps.push(Remove("work"));
         }
@@ -116,7 +116,7 @@ const REPLACE_RECORD: [Step; 5] = [
 ];
 
 impl UpperStore<'_> {
-    /// Completes what a boot before this one has decided and not finished, and deletes what it has not decided.
+    /// Completes what an earlier boot has committed and not finished, and deletes what it has not committed.
     pub fn recover(&self) -> Result<()> {
         let steps = install(|name| self.has(name));
         self.run(&steps, "", &|_| Ok(()))
@@ -145,8 +145,8 @@ impl UpperStore<'_> {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Begins anew: an upper directory made by `create`, and `record`. What was there is in `old` then. Call
-    /// [`recover`](Self::recover) first.
+    /// Starts with a new upper directory, made by `create`, and `record`. The previous ones are moved to
+    /// `old`. Call [`recover`](Self::recover) first.
     pub fn begin(&self, record: &str, create: &dyn Fn(&str) -> Result<()>) -> Result<()> {
         self.run(&PREPARE, record, create)?;
         self.recover()
@@ -208,7 +208,7 @@ fn remove(path: &str) -> Result<()> {
     }
 }
 
-/// Names the usual reason why root may not remove a file.
+/// Adds the usual reason why root may not remove a file.
 fn immutable_hint(error: Error) -> Error {
     match error.errno() {
         Some(rustix::io::Errno::PERM) => {
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of its own for each test, removed at its end.
+    /// A directory for each test, removed at its end.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -257,7 +257,7 @@ mod tests {
         fs::write(format!("{path}/new"), "").during("write", path)
     }
 
-    /// What belongs together: the name of the file in `upper`, and the record.
+    /// What has to match: the name of the file in `upper`, and the record.
     fn generation(path: &Path) -> (String, String) {
         let mut names = fs::read_dir(path.join("upper")).unwrap();
         let name = names.next().unwrap().unwrap().file_name();

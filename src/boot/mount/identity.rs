@@ -1,12 +1,13 @@
 //! The identities of the layers and the root device, for the record of a persistent upper.
 //!
-//! An image is identified by its UUID and by a digest of the superblock and what follows it in the first 4 KiB:
-//! features, sizes, times and the first inodes. The digest tells images apart whose builder gives all of them one
-//! UUID. `layerinit build` derives the UUID from the content, and mkfs.erofs chooses it at random, so that it changes
-//! with each image. An image without UUID (`mkfs.erofs -U clear`, Buildroot's reproducible builds) is read whole:
-//! with fixed times, a change of a file that keeps its size changes nothing in the superblock.
+//! An image is identified by its UUID and by a digest of the superblock and what follows it in the first 4
+//! KiB: features, sizes, times and the first inodes. The digest distinguishes images whose builder gives all
+//! of them one UUID. `layerinit build` derives the UUID from the content, and mkfs.erofs chooses it at
+//! random, so that it changes with each image. All of an image without UUID (`mkfs.erofs -U clear`,
+//! Buildroot's reproducible builds) is read: with fixed times, a change of a file that keeps its size changes
+//! nothing in the superblock.
 //!
-//! An archive has no identity of its own, and has been read anyway: its bytes are the identity.
+//! An archive has no UUID, and has been read anyway: a digest of its bytes is its identity.
 
 use std::fs::File;
 
@@ -22,7 +23,7 @@ use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, MountSpec};
 use crate::text::shown;
 
-/// The end of what the digest of an image with a UUID covers.
+/// The end of the bytes that the digest of an image with a UUID covers.
 const HEAD_END: u64 = 4096;
 
 /// The identity of the root device: its UUID, else a digest of its first 4 KiB.

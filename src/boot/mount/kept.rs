@@ -1,9 +1,9 @@
-//! The directories of `rd.overlay.for=`: each is an overlay of its own, whose upper directory is on a device.
+//! The directories of `rd.overlay.for=`: each is a separate overlay, whose upper directory is on a device.
 //!
-//! Its lower directories are the same directory of each layer, not of the root: an overlay over the root's overlay
-//! would be slower, and file-backed EROFS below that exceeds the kernel's limit of stacked filesystems
-//! (FILESYSTEM_MAX_STACK_DEPTH). So this module does what overlayfs does on the way to the directory: a whiteout, an
-//! opaque directory or another file in a layer hides the layers below it.
+//! Its lower directories are the same directory of each layer, not of the root: an overlay over the root's
+//! overlay would be slower, and file-backed EROFS below that exceeds the kernel's limit on stacked
+//! filesystems (FILESYSTEM_MAX_STACK_DEPTH). So this module does what overlayfs does on the path to the
+//! directory: a whiteout, an opaque directory or another file in a layer hides the layers below it.
 //!
 //! The upper directory of `/etc` is `upper/etc` on the device, where it would be without `rd.overlay.for=`.
 
@@ -101,8 +101,8 @@ fn mount_directory(lower: &Stack, path: &str, store: &str, number: usize) -> Res
     overlay::mount_directory(&lower, upper, work, &target)
 }
 
-/// Creates the directory and those above it in the new root, unless they exist. Refuses links on the way: they
-/// lead elsewhere in the new root.
+/// Creates the directory and those above it in the new root, unless they exist. Refuses links on the path:
+/// they lead elsewhere in the new root.
 fn create_in_root(path: &str) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, SYSROOT, flags, Mode::empty()).during("open", SYSROOT)?;
@@ -132,7 +132,7 @@ fn create_in_root(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// The directories on the way to a path that [`KeptDirectories`] has, and itself: `/a`, `/a/b`.
+/// The directories on a path of [`KeptDirectories`], and the path itself: `/a`, `/a/b`.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     let slashes = path.match_indices('/').map(|(at, _)| at).skip(1);
     let ends = slashes.chain([path.len()]);
@@ -142,13 +142,13 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 /// What a layer has at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    /// Nothing: the layers below show.
+    /// Nothing: the layers below are visible.
     Nothing,
     /// A directory that the layers below are merged into.
     Merged,
     /// A directory that hides those below.
     Opaque,
-    /// A whiteout, or another file: there is nothing to merge from here on.
+    /// A whiteout, or another file: this and lower layers have nothing to merge.
     Hidden,
 }
 
@@ -180,7 +180,7 @@ fn look(layer: &str, path: &str) -> Result<Seen> {
         let at = format!("{layer}{prefix}");
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_dir() => {}
-            // A whiteout hides what is below as any other file does.
+            // A whiteout hides the layers below as any other file does.
             Ok(_) => return Ok(Seen::Hidden),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Ok(match seen {
@@ -204,8 +204,8 @@ fn is_opaque(path: &str) -> bool {
     found.is_ok_and(|n| value.get(..n) == Some(b"y"))
 }
 
-/// Creates the directory `path` and those above it in `store`/upper, unless they exist. Each takes owner, mode and
-/// attributes from the new root, and is renamed into place complete.
+/// Creates the directory `path` and those above it in `store`/upper, unless they exist. Each takes owner,
+/// mode and attributes from the new root, and is complete when it is renamed into place.
 fn create_upper(path: &str, store: &str) -> Result<()> {
     let new = format!("{store}/upper.new");
     for at in prefixes(path) {

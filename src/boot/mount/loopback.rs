@@ -29,7 +29,7 @@ const PAGE_MAX: u64 = 65536;
 pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<Mount> {
     loader.need(Module::Loop)?;
     if layer.place.is_verity() && layer.offset == 0 {
-        // A loop device is below the dm-verity device already.
+        // The dm-verity device is on a loop device already.
         return mount_device(layer, &source.path());
     }
     let range = Range {
@@ -59,14 +59,14 @@ fn mount_device(layer: &Layer, node: &str) -> Result<Mount> {
 
 /// The length of a loop device that covers the last page of an image. A kernel without BUFFER_HEAD reads the
 /// page cache of the device in whole pages, and fails with EIO where the device ends inside a page
-/// (blkdev_iomap_begin in block/fops.c). EROFS never uses the bytes behind the image. The driver cuts the
+/// (blkdev_iomap_begin in block/fops.c). EROFS never uses the bytes after the image. The driver cuts the
 /// device at the end of the file (get_size in drivers/block/loop.c), so the file has to be as long.
 fn whole_pages(length: u64) -> u64 {
     length.checked_next_multiple_of(PAGE_MAX).unwrap_or(length)
 }
 
 /// Extends a file on a ramfs or tmpfs to `end` with a hole, which takes no memory: a file of /layers, or the
-/// kernel's copy of the initrd. A file on another filesystem is left alone.
+/// kernel's copy of the initrd. Does not touch a file on another filesystem.
 fn extend(path: &Path, end: u64) -> Result<()> {
     let in_memory = statfs(path).is_ok_and(|filesystem| is_in_memory(&filesystem));
     if in_memory && path.is_file() {
@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(bytes[..4608], [1; 4608]);
             assert!(bytes[4608..].iter().all(|byte| *byte == 0));
         }
-        // A longer file keeps its length, and a file of sysfs is left alone.
+        // A longer file keeps its length, and a file of sysfs is not touched.
         extend(Path::new("/sys/kernel/notes"), 1 << 20).unwrap();
     }
 

@@ -23,7 +23,7 @@ impl Memback {
         }
         let context = FsContext::read_only("erofs")?;
         let range = format!("{}:{}", layer.offset, layer.length);
-        // A kernel without memback refuses it as an unknown parameter. One attempt is enough to know.
+        // A kernel without memback refuses it as an unknown parameter. One attempt is enough.
         context.string("memback", &range).inspect_err(|error| {
             self.unsupported = error.errno() == Some(Errno::INVAL);
         })?;

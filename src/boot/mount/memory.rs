@@ -7,7 +7,7 @@ use crate::boot::release;
 use crate::error::{Context, Error, Result};
 use crate::plan::Layer;
 
-/// What the files of a layer take in a tmpfs.
+/// The space that the files of a layer take in a tmpfs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
     /// Bytes of content, in whole pages, which the size of the tmpfs limits.
@@ -18,7 +18,7 @@ pub struct Need {
     pub files: u64,
 }
 
-/// What there is for them.
+/// The space that is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Room {
     memory: Option<u64>,
@@ -27,8 +27,8 @@ struct Room {
     files: Option<u64>,
 }
 
-/// Refuses layers that do not fit into the memory, or into the tmpfs at `target`, each written over those below
-/// it. A file that a later layer replaces counts with both.
+/// Refuses layers that do not fit into the memory, or into the tmpfs at `target`, each written over those
+/// below it. A file that a later layer replaces counts in both.
 pub fn check(target: &str, layers: &[(&Layer, Need)]) -> Result<()> {
     let tmpfs = statvfs(target).during("stat filesystem of", target)?;
     let room = Room {
@@ -47,8 +47,8 @@ pub fn check(target: &str, layers: &[(&Layer, Need)]) -> Result<()> {
     refused.map_or(Ok(()), |why| Err(Error::new("extract", "all layers", why)))
 }
 
-/// The most memory that layers take which are written one after the other: the bytes that each needs, and those
-/// that are freed when it is written.
+/// The most memory that layers take while they are written one after the other. `layers` has the bytes that
+/// each needs, and those that are freed once it is written.
 pub fn peak(layers: impl Iterator<Item = (u64, u64)>) -> u64 {
     let (mut peak, mut now) = (0u64, 0u64);
     for (needed, freed) in layers {
@@ -59,7 +59,7 @@ pub fn peak(layers: impl Iterator<Item = (u64, u64)>) -> u64 {
     peak
 }
 
-/// Why layers do not fit: what each needs, and the bytes that are freed when it is written.
+/// Why layers do not fit. `layers` has what each needs, and the bytes that are freed once it is written.
 fn refusal(layers: impl Iterator<Item = (Need, u64)> + Clone, room: Room) -> Option<String> {
     let peak = peak(layers.clone().map(|(need, freed)| (need.memory, freed)));
     let (mut content, mut files) = (0u64, 0u64);

@@ -1,10 +1,10 @@
 //! Merges the layers of many archives into one lower directory.
 //!
-//! Every archive is unpacked over all layers below it, and the cost of an overlay grows with the number of its
-//! layers: the 499th archive took twice as long as the 250th. So the layers of consecutive archives are merged
-//! into one directory, over which the next archives are unpacked. It has the directories, whiteouts and opaque
-//! directories of an overlay of these layers, and hard links to their files, for which all of them lie on one
-//! tmpfs. It is only used for unpacking: the new root is made of the layers themselves.
+//! Every archive is unpacked over all layers below it, and the cost of an overlay grows with the number of
+//! its layers: the 499th archive took twice as long as the 250th. So the layers of consecutive archives are
+//! merged into one directory, over which the next archives are unpacked. It has the directories, whiteouts
+//! and opaque directories of an overlay of these layers, and hard links to their files, which is why all of
+//! them are on one tmpfs. It is only used for unpacking: the new root consists of the layers themselves.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ use crate::sys::process::run_chrooted;
 /// The number of layers that are stacked before they are merged. Fewer consecutive archives are not worth it.
 pub const MERGE_EVERY: usize = 16;
 
-/// Unpacks consecutive archives, and merges their layers while it does.
+/// Unpacks consecutive archives, and merges their layers as it goes.
 pub struct MergedLayers {
     /// The mount point of the tmpfs that holds the layers.
     unpack_dir: String,
@@ -32,15 +32,15 @@ pub struct MergedLayers {
     below: Stack,
     /// The names of the layers that were unpacked.
     names: Vec<String>,
-    /// The number of these that are merged; the first ones.
+    /// The number of these that are merged, counted from the first.
     merged: usize,
     /// Whether to merge: false after a merge failed.
     enabled: bool,
 }
 
 impl MergedLayers {
-    /// Starts over the layers `below`. Mounts a tmpfs at `unpack_dir`, an empty directory beside that of the
-    /// layers.
+    /// For archives over the layers `below`. Mounts a tmpfs at `unpack_dir`, an empty directory next to the
+    /// directory of the layers.
     pub fn new(below: Stack, unpack_dir: &str) -> Result<Self> {
         mount_tmpfs("layers", &[], unpack_dir)?;
         Ok(Self {
@@ -93,7 +93,7 @@ impl MergedLayers {
         if self.enabled && self.names.len().saturating_sub(self.merged) >= MERGE_EVERY {
             match self.merge() {
                 Ok(()) => self.merged = self.names.len(),
-                // For example, a tree deeper than the limit of open files. Unpacking is slow from here on,
+                // For example, a tree deeper than the limit of open files. Unpacking is slower from here on,
                 // but correct.
                 Err(error) => {
                     debug!("{error}; layers are no longer merged");
@@ -113,11 +113,12 @@ impl MergedLayers {
             }
             _ => {}
         }
-        // Detached: the layers keep the tmpfs, and a process that was forked meanwhile may have it open.
+        // Detached: the layers keep the tmpfs, and a process that was forked in the meantime may have it
+        // open.
         unmount(&self.unpack_dir, UnmountFlags::DETACH).during("unmount", &self.unpack_dir)
     }
 
-    /// The directory that an archive is unpacked in.
+    /// The directory in which an archive is unpacked.
     fn layer_directory(&self, index: usize) -> String {
         format!("{}/{index}", self.unpack_dir)
     }

@@ -97,7 +97,7 @@ pub enum MountMethod {
 }
 
 impl MountMethod {
-    /// Whether the kernel goes on to read the bytes of the layer where they are.
+    /// Whether the kernel still reads the bytes of the layer in place.
     fn reads_in_place(self) -> bool {
         match self {
             Self::Erofs(_) | Self::Squashfs(_) => true,
@@ -115,7 +115,8 @@ pub struct MountedLayer<'a> {
     pub layer: &'a Layer,
     /// How it was mounted.
     pub method: MountMethod,
-    /// Its identity, if a persistent upper is going to be compared with it: its bytes may be freed by then.
+    /// Its identity, if it will be compared with the record of a persistent upper: its bytes may be freed by
+    /// then.
     pub identity: Option<StackMember>,
 }
 
@@ -137,7 +138,7 @@ pub struct MountedRoot<'a> {
 }
 
 impl<'a> MountedRoot<'a> {
-    /// The layers whose bytes the kernel goes on to read where they are.
+    /// The layers whose bytes the kernel still reads in place.
     pub fn images(&self) -> Vec<&'a Layer> {
         let layers = self.layers.iter();
         let mounted = layers.filter(|mounted| mounted.method.reads_in_place());
@@ -227,7 +228,7 @@ impl<'a> Mounter<'a> {
         Ok(())
     }
 
-    /// Mounts archives that follow each other, and merges them meanwhile.
+    /// Mounts consecutive archives, and merges them as it goes.
     fn mount_many_archives(&mut self, archives: &'a [Layer]) -> Result<()> {
         create_directory(UNPACK_DIR)?;
         let mut merged = MergedLayers::new(self.lower(), UNPACK_DIR)?;
@@ -404,7 +405,7 @@ impl<'a> Mounter<'a> {
                 let directory = layer_directory(mounted.layer.number);
                 unmount(&directory, UnmountFlags::DETACH).during("unmount", &directory)?;
             }
-            // The new root is to find no empty directories there.
+            // The new root should find no empty directories there.
             fs::remove_dir_all(LAYERS).during("remove", LAYERS)?;
             return self.extract_all(options, writable);
         }
@@ -430,7 +431,7 @@ impl<'a> Mounter<'a> {
     }
 }
 
-/// The error of a layer that no backend could mount: what is wrong with the image comes first.
+/// The error of a layer that no backend could mount: a fault of the image comes first.
 fn not_mounted(layer: &Layer, superblock: &Superblock, mut errors: Vec<Error>) -> Error {
     if let Checksum::Bad { .. } = superblock.checksum {
         let what = format!(

@@ -15,7 +15,7 @@ use crate::boot::kmsg::KernelRecords;
 use crate::error::{Cause, Context, Error, Result};
 
 /// Features that store references to the lower layers in the upper directory. They are off where the upper
-/// directory is used again, because the layers below it may be others then
+/// directory is used again, because the layers below it may differ then
 /// (Documentation/filesystems/overlayfs.rst, "Changes to underlying filesystems").
 const REUSABLE_UPPER: [(&str, &str); 4] = [
     ("index", "off"),

@@ -1,26 +1,27 @@
-//! The directories of the boot. The new root finds those below /run, too.
+//! The directories of the boot. Those below /run exist in the new root, too.
 
 use std::fs;
 use std::io::ErrorKind;
 
 use crate::error::{Context, Result};
 
-/// Where the layers are mounted, each at its number.
+/// The directory in which each layer is mounted at its number.
 pub const LAYERS: &str = "/run/initramfs/layers";
 
-/// Where the filesystem is mounted that overlayfs writes to.
+/// The mount point of the filesystem that overlayfs writes to.
 pub const UPPER: &str = "/run/initramfs/upper";
 
-/// Where the device is mounted that keeps the writes to the directories of `rd.overlay.for=`.
+/// The mount point of the device that keeps the writes to the directories of `rd.overlay.for=`.
 pub const KEPT: &str = "/run/initramfs/kept";
 
 /// An empty directory, the lower one of a directory of `rd.overlay.for=` that no layer has.
 pub const EMPTY: &str = "/run/initramfs/empty";
 
-/// Where archives are unpacked over the layers below them; removed before the new root starts.
+/// The directory in which archives are unpacked over the layers below them; removed before the new root
+/// starts.
 pub const UNPACK_DIR: &str = "/run/initramfs/unpack";
 
-/// Where the new root is mounted until it becomes `/`.
+/// The mount point of the new root until it becomes `/`.
 pub const SYSROOT: &str = "/sysroot";
 
 /// The mount point of the layer with this number.

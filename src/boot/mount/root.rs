@@ -138,11 +138,11 @@ impl Mounter<'_> {
     }
 }
 
-/// Shows the layers that the kernel has mounted in [`LAYERS`], where the new root expects them.
+/// Makes the layers that the kernel has mounted visible in [`LAYERS`], where the new root expects them.
 fn bind_kernel_layers() {
     const KERNEL_LAYERS: &str = "/initrd_layers";
     let bound = Mount::rbind(KERNEL_LAYERS).and_then(|layers| layers.attach(LAYERS));
-    // The system runs without them.
+    // The system works without them.
     if let Err(error) = bound {
         debug!("no layers in {LAYERS}: {error}");
     }

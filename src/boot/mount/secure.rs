@@ -113,7 +113,7 @@ fn verified(
     } = tree;
     let table = format.table(&device, &device, *offset, &root.0, &parameters);
     let name = format!("{LAYER}{number}");
-    let created = set_up(&name, format, &table, loader)?;
+    let created = set_up(&name, format, &table, None, loader)?;
     let path = format!("/dev/dm-{}", minor(created));
     let file = loopback::open_device(&path, created)?;
     let size = format.sectors().unwrap_or_default().saturating_mul(512);

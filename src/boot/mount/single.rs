@@ -1,4 +1,4 @@
-//! All layers in one tmpfs: no overlayfs, no EROFS, no loop device and no kernel module is needed.
+//! All layers in one tmpfs, which needs no overlayfs, EROFS, loop device or kernel module.
 
 use std::fs::File;
 
@@ -18,8 +18,8 @@ use crate::plan::{Content, Layer, Root};
 use crate::sys::process::run_chrooted;
 
 impl<'a> Mounter<'a> {
-    /// Writes every layer into a tmpfs at [`SYSROOT`], the lowest first, each over what is there as overlayfs
-    /// would show it.
+    /// Writes every layer into a tmpfs at [`SYSROOT`], the lowest first, each over those below, as overlayfs
+    /// would show them.
     pub(super) fn extract_all(&mut self, options: &[String], writable: bool) -> Result<()> {
         create_directory(SYSROOT)?;
         archive::mount_tmpfs("root", options, SYSROOT)
@@ -71,8 +71,8 @@ impl<'a> Mounter<'a> {
         })
     }
 
-    /// What the files of a layer take. Holes take no memory, and it takes time to find them: they count where
-    /// `holes` is set.
+    /// The space that the files of a layer take. Holes take no memory, but finding them takes time: with
+    /// `holes`, they count as data.
     fn needed(&self, layer: &Layer, holes: bool) -> Result<Need> {
         match &layer.content {
             Content::Cpio {
@@ -110,7 +110,7 @@ impl<'a> Mounter<'a> {
         onto: Onto,
     ) -> Result<MountMethod> {
         let Content::Erofs { superblock, .. } = &layer.content else {
-            return Err(Error::new("extract", layer, "it is no EROFS image"));
+            return Err(Error::new("extract", layer, "it is not an EROFS image"));
         };
         let source = self.source(layer)?;
         let image = Part::new(&source.file, layer.offset, layer.length);
@@ -126,7 +126,7 @@ impl<'a> Mounter<'a> {
         Ok(MountMethod::Extracted)
     }
 
-    /// Writes the files of an EROFS layer into a tmpfs of its own, for the overlay.
+    /// Writes the files of an EROFS layer into a separate tmpfs, for the overlay.
     pub(super) fn extract_own(&mut self, layer: &Layer, target: &str) -> Result<MountMethod> {
         if matches!(self.plan.root, Root::Overlay(_)) {
             self.need_overlay()?;
@@ -138,7 +138,7 @@ impl<'a> Mounter<'a> {
         archive::mount_tmpfs(&layer.name, &[], target)?;
         let extracted = self.extract_layer(layer, target, Onto::Layer);
         if extracted.is_err() {
-            // A half-written layer is not mounted; the error to report is that of the extraction.
+            // A partly written layer is not mounted. The error to report is that of the extraction.
             let _ = unmount(target, UnmountFlags::DETACH);
         }
         let method = extracted?;
@@ -146,10 +146,10 @@ impl<'a> Mounter<'a> {
         Ok(method)
     }
 
-    /// Unpacks an archive over what is there.
+    /// Unpacks an archive over the files that are there.
     fn unpack_into_root(&self, layer: &Layer) -> Result<MountMethod> {
         let Content::Cpio { codec, .. } = &layer.content else {
-            return Err(Error::new("unpack", layer, "it is no archive"));
+            return Err(Error::new("unpack", layer, "it is not an archive"));
         };
         let source = self.source(layer)?;
         let open = || {
@@ -157,7 +157,7 @@ impl<'a> Mounter<'a> {
                 .during("open", layer)
         };
         let work = || {
-            // An opaque directory hides the layers below, and not what this archive has for it.
+            // An opaque directory hides the layers below, but not the files that this archive has for it.
             unpack::clear_opaque(open()?)?;
             unpack::unpack_over(open()?)
         };

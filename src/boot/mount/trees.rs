@@ -24,7 +24,8 @@ pub const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Merges the directory `from` into `to`. To an overlay, `to` is then what the two were with `from` above `to`.
+/// Merges the directory `from` into `to`. For an overlay, `to` then equals the two stacked, with `from` above
+/// `to`.
 pub fn merge(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let (source, target) = (path(from), path(to));
     copy_attributes(&source, &target)?;
@@ -65,7 +66,8 @@ pub fn merge(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
         }
         merge(&inside, &into)?;
     }
-    // The unpacker preserves the times of directories, and each name above has changed this one's.
+    // The unpacker preserves the times of directories, and each name that was created here has changed this
+    // one's.
     let time = Timespec {
         tv_sec: stat.st_mtime,
         tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),

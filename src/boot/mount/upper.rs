@@ -32,7 +32,7 @@ pub struct MountedUpper {
     pub mount: &'static str,
     /// The device; `None` for a tmpfs.
     pub device: Option<MountedDevice>,
-    /// What became of the upper directory on the device; `None` for a tmpfs.
+    /// What happened to the upper directory on the device; `None` for a tmpfs.
     pub verdict: Option<UpperVerdict>,
     /// The warning that this is the fallback for the device of `rd.overlay=`, with the reason.
     pub fallback: Option<String>,
@@ -120,7 +120,8 @@ pub fn attach_device(
     })
 }
 
-/// Makes the upper directory and its record, or keeps them, as `rd.overlay.stale=` and `rd.overlay.reset` say.
+/// Makes the upper directory and its record, or keeps them, depending on `rd.overlay.stale=` and
+/// `rd.overlay.reset`.
 fn prepare_upper(
     persistent: &PersistentUpper,
     store: &UpperStore<'_>,
@@ -147,25 +148,25 @@ fn prepare_upper(
         UpperState::New | UpperState::Same => {}
         UpperState::Unrecorded => info!("rd.overlay={persistent}: {changes}; recorded now"),
         UpperState::Kept => warn!(
-            "rd.overlay={persistent} was written over other layers: {changes}; used all the same \
+            "rd.overlay={persistent} was written over other layers: {changes}; used anyway \
              (rd.overlay.stale=keep)"
         ),
         UpperState::Reset => warn!(
-            "rd.overlay={persistent} begins anew: {changes}; what was written before is in {}/old/upper",
+            "rd.overlay={persistent} is reset: {changes}; earlier writes are in {}/old/upper",
             store.path
         ),
     }
     let begun = matches!(verdict.state, UpperState::New | UpperState::Reset);
     if layers.reset.is_some() && !begun {
         warn!(
-            "rd.overlay.reset: done at an earlier boot with this word, so not again; to begin anew once more, boot \
-             without it first, or give it another value"
+            "rd.overlay.reset: already done at an earlier boot with this word; to reset again, boot \
+             without it first, or change its value"
         );
     }
     Ok(verdict)
 }
 
-/// Unmounts a device that cannot be used, to make way for the fallback.
+/// Unmounts a device that cannot be used, so that the fallback can be mounted there.
 pub fn detach(target: &str) {
     if let Err(errno) = unmount(target, UnmountFlags::DETACH) {
         debug!("unmount {target}: {}", error::name(errno));
@@ -207,8 +208,8 @@ fn create_upper(path: &str, root_of: Option<usize>) -> Result<()> {
     }
 }
 
-/// Refuses a filesystem that overlayfs would mount, but without support for what it needs to write: it would
-/// only warn in the kernel log, and lose files (ovl_make_workdir in fs/overlayfs/super.c). `path` holds `upper`
+/// Refuses a filesystem that lacks what overlayfs needs for writes: overlayfs would mount it with only a
+/// warning in the kernel log, and lose files (ovl_make_workdir in fs/overlayfs/super.c). `path` holds `upper`
 /// and `work`.
 pub fn check_upper_support(path: &str, fstype: &str) -> Result<()> {
     const ATTRIBUTE: &CStr = c"trusted.layerinit";

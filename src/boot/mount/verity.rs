@@ -1,6 +1,8 @@
 //! The root device with dm-verity: the kernel verifies each block when it is read.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -14,20 +16,28 @@ use crate::device::{DeviceQuery, MatchedDevice};
 use crate::error::{Context, Error, Result};
 use crate::format::verity::{Format, LENGTH};
 use crate::module::loader::Loader;
-use crate::plan::verity::{NAME, Verity};
+use crate::plan::verity::{NAME, Signature, Verity};
 use crate::sys::dm;
+use crate::sys::keyring::{PAYLOAD_MAX, ThreadKey};
 
 const CONTROL: &str = "/dev/mapper/control";
 
 /// MISC_MAJOR and MAPPER_CTRL_MINOR (include/uapi/linux/major.h, include/linux/miscdevice.h).
 const CONTROL_NUMBER: (u32, u32) = (10, 236);
 
+/// The key that has the signature while the kernel reads it.
+const SIGNATURE_KEY: &CStr = c"layerinit:root";
+
+/// The parameters of the target that name the key (Documentation/admin-guide/device-mapper/verity.rst).
+const SIGNATURE_PARAMETERS: [&str; 2] = ["root_hash_sig_key_desc", "layerinit:root"];
+
 /// Sets up /dev/mapper/root.
 ///
 /// # Errors
-/// A device is missing or has no hash tree, or the kernel refuses it. A wrong root hash shows when the first block is
-/// read.
+/// A device is missing or has no hash tree, or the kernel refuses it or the signature of the root hash. Without a
+/// signature, the kernel notices a wrong root hash when it reads the first block.
 pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> Result<()> {
+    let signature = verity.signature.as_ref().map(read_signature).transpose()?;
     let query = |word, spec| DeviceQuery {
         word,
         spec,
@@ -47,7 +57,10 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
         return Err(Error::new("use", data.path.display(), what));
     }
     let number = |found: &MatchedDevice| format!("{}:{}", found.device.major, found.device.minor);
-    let parameters = verity.behaviour.parameters();
+    let mut parameters = verity.behaviour.parameters();
+    if signature.is_some() {
+        parameters.extend(SIGNATURE_PARAMETERS);
+    }
     let table = format.table(
         &number(&data),
         &number(&hash),
@@ -55,20 +68,50 @@ pub fn open(finder: &mut DeviceFinder, verity: &Verity, loader: &mut Loader) -> 
         &verity.root_hash,
         &parameters,
     );
-    set_up(NAME, &format, &table, loader)?;
+    set_up(NAME, &format, &table, signature.as_deref(), loader)?;
     info!(
-        "/dev/mapper/{NAME}: verified by dm-verity, data on {}, hash tree on {}",
+        "/dev/mapper/{NAME}: verified by dm-verity, data on {}, hash tree on {}{}",
         data.path.display(),
-        hash.path.display()
+        hash.path.display(),
+        match signature {
+            Some(_) => ", root hash signed",
+            None => "",
+        }
     );
     Ok(())
 }
 
-/// Sets up the device /dev/mapper/`name` with the table that was made of `format`. Returns its number.
+/// The signature of the root hash.
+fn read_signature(signature: &Signature) -> Result<Vec<u8>> {
+    match signature {
+        Signature::Inline(bytes) => Ok(bytes.clone()),
+        Signature::File(path) => {
+            let hint = "root-hash-signature= names a file of the initramfs: add it to the loader with --spec, or give \
+                        base64:...";
+            let file = File::open(path)
+                .during("open", path)
+                .map_err(|error| error.hint(hint))?;
+            let mut bytes = Vec::new();
+            let read = file
+                .take(PAYLOAD_MAX.saturating_add(1))
+                .read_to_end(&mut bytes);
+            read.during("read", path).map(|_| bytes)
+        }
+    }
+}
+
+/// Sets up the device /dev/mapper/`name` with a table for `format`, which has [`SIGNATURE_PARAMETERS`] if there is a
+/// signature. Returns its number.
 ///
 /// # Errors
-/// The kernel has no dm-verity, or refuses the table.
-pub(super) fn set_up(name: &str, format: &Format, table: &str, loader: &mut Loader) -> Result<u64> {
+/// The kernel has no dm-verity, or refuses the table or the signature.
+pub(super) fn set_up(
+    name: &str,
+    format: &Format,
+    table: &str,
+    signature: Option<&[u8]>,
+    loader: &mut Loader,
+) -> Result<u64> {
     // The kernel would run modprobe for its hash algorithm.
     let modules = [
         "dm_mod",
@@ -79,9 +122,15 @@ pub(super) fn set_up(name: &str, format: &Format, table: &str, loader: &mut Load
     let sectors = format.sectors().unwrap_or_default();
     debug!("/dev/mapper/{name}: 0 {sectors} verity {table}");
     let control = control()?;
-    // As veritysetup names it, so that it can close the device.
+    // The name that veritysetup uses, so that it can close the device.
     let uuid = format!("CRYPT-VERITY-{}-{name}", format.uuid.replace('-', ""));
     let path = format!("/dev/mapper/{name}");
+    // Deleted when the kernel has verified it, as libcryptsetup does.
+    let _key = signature
+        .map(|signature| ThreadKey::add(SIGNATURE_KEY, signature))
+        .transpose()
+        .during("add", "the signature to the keyring")
+        .map_err(|error| error.hint("the kernel needs CONFIG_KEYS, and takes 1 to 32767 bytes"))?;
     let created = dm::create(&control, name, &uuid).during("create", &path)?;
     dm::load(&control, name, "verity", sectors, table)
         .and_then(|()| dm::resume(&control, name))
@@ -90,10 +139,41 @@ pub(super) fn set_up(name: &str, format: &Format, table: &str, loader: &mut Load
         })
         .during("set up", format_args!("{path} (dm-verity {table})"))
         .map_err(|error| {
-            error.hint("it needs CONFIG_DM_VERITY, or the module dm_verity in the loader")
+            let hint = advice(&error, signature.is_some());
+            error.hint(hint)
         })?;
     link(&path, created)?;
     Ok(created)
+}
+
+/// What to do if the kernel refuses a table. Sources: verity_verify_root_hash() in drivers/md/dm-verity-verify-sig.c,
+/// verify_pkcs7_message_sig() in certs/system_keyring.c.
+fn advice(error: &Error, is_signed: bool) -> &'static str {
+    let has = |errno| error.has(&[errno]);
+    match is_signed {
+        true if has(Errno::NOKEY) => {
+            "no certificate in the kernel's keyrings has made the signature: build the signer's into the kernel \
+             (CONFIG_SYSTEM_TRUSTED_KEYS), or enroll it in UEFI's db or as a MOK"
+        }
+        true if has(Errno::KEYREJECTED) => {
+            "the signature is not one of this root hash, or its certificate is revoked (UEFI's dbx)"
+        }
+        true if has(Errno::BADMSG) => {
+            "the signature is damaged, or not PKCS#7 in DER (openssl smime -sign -noattr -nocerts -binary -outform der)"
+        }
+        true if has(Errno::NOPKG) => {
+            "the kernel lacks the hash algorithm or the key algorithm of the signature"
+        }
+        true => {
+            "it needs CONFIG_DM_VERITY, or the module dm_verity in the loader, and \
+             CONFIG_DM_VERITY_VERIFY_ROOTHASH_SIG for the signature"
+        }
+        false if has(Errno::NOKEY) => {
+            "the kernel wants a signature (dm_verity.require_signatures): \
+             systemd.verity_root_options=root-hash-signature=PATH"
+        }
+        false => "it needs CONFIG_DM_VERITY, or the module dm_verity in the loader",
+    }
 }
 
 /// Reads the superblock of the hash device.
@@ -142,5 +222,37 @@ fn link(path: &str, number: u64) -> Result<()> {
     match symlink(&target, path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         done => done.during("create", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_a_signature_has_its_advice() {
+        let advice = |errno, is_signed| {
+            let error = Err::<(), _>(errno).during("set up", "/dev/mapper/root");
+            let error = error.unwrap_err();
+            super::advice(&error, is_signed)
+        };
+        for (errno, words) in [
+            (Errno::NOKEY, "enroll it in UEFI's db"),
+            (Errno::KEYREJECTED, "not one of this root hash"),
+            (Errno::BADMSG, "not PKCS#7 in DER"),
+            (Errno::NOPKG, "lacks the hash algorithm"),
+            // "Unrecognized verity feature request".
+            (Errno::INVAL, "CONFIG_DM_VERITY_VERIFY_ROOTHASH_SIG"),
+        ] {
+            assert!(advice(errno, true).contains(words), "{errno}");
+        }
+        assert!(advice(Errno::NOKEY, false).contains("require_signatures"));
+        let missing = "it needs CONFIG_DM_VERITY, or the module dm_verity in the loader";
+        assert_eq!(advice(Errno::INVAL, false), missing);
+    }
+
+    #[test]
+    fn the_parameters_name_the_key() {
+        assert_eq!(Ok(SIGNATURE_PARAMETERS[1]), SIGNATURE_KEY.to_str());
     }
 }

@@ -73,7 +73,7 @@ pub(super) enum Lcluster {
     NonHead {
         /// How many entries before this one the head is; 0 is not allowed.
         back: u32,
-        /// How many entries behind this one the next head may be; 0 is 1.
+        /// How many entries after this one the next head may be; 0 is 1.
         ahead: u32,
         /// The number of the physical cluster's blocks.
         blocks: Option<u32>,
@@ -132,7 +132,7 @@ impl ClusterIndex {
         };
         match lcluster {
             Lcluster::Head { clusterofs, .. } if clusterofs >> self.lclusterbits != 0 => Err(
-                Fault::Corrupt("a cluster starts behind its logical cluster", at),
+                Fault::Corrupt("a cluster starts after its logical cluster", at),
             ),
             Lcluster::NonHead {
                 blocks: Some(_), ..

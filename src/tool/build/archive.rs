@@ -35,7 +35,7 @@ pub struct CpioOptions {
 pub struct Written {
     /// The length with the trailer and its padding, in bytes.
     pub length: u64,
-    /// Files without the alignment of [`CpioOptions::data_align`], as their names would get too long.
+    /// Files without the alignment of [`CpioOptions::data_align`], because their names would get too long.
     pub unaligned: Vec<String>,
 }
 
@@ -288,7 +288,7 @@ impl<'a> FileReader<'a> {
     }
 }
 
-/// Opens a file. Returns its size in an archive, too.
+/// Opens a file. Also returns its size in an archive.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     // Before open(2), which waits for the writer of a pipe. Devices have the size 0 and become empty files, as in the
     // original: /dev/null is a common one.

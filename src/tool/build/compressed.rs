@@ -1,7 +1,7 @@
 //! Compression of archives, in forms that the kernel and [`crate::format::compress`] can read.
 //!
-//! gzip and LZ4 are written here. For zstd and xz their own programs are run, which compress better than any library
-//! in this build. Their options keep within what lib/decompress_unzstd.c and lib/decompress_unxz.c of the kernel
+//! This module writes gzip and LZ4. For zstd and xz it runs their programs, which compress better than any
+//! library in this build, with options that lib/decompress_unzstd.c and lib/decompress_unxz.c of the kernel
 //! support: a window of 8 MiB, and only CRC32 checksums for xz.
 
 use std::io::{self, Read, Write};
@@ -91,7 +91,7 @@ fn gzip(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// The legacy format, and four zero bytes: without them the kernel takes what follows for another chunk.
+/// The legacy format, and four zero bytes: without them the kernel reads the next bytes as another chunk.
 fn lz4(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&[0x02, 0x21, 0x4c, 0x18])?;
     let mut plain = vec![0; LZ4_CHUNK];

@@ -29,10 +29,10 @@ pub fn prepare(
     times: Timestamps,
     temp: &TempFiles,
 ) -> Result<PreparedLayer> {
-    // fakeroot works through a preloaded library, which a static program does not load.
+    // fakeroot needs a preloaded library, which a static program does not load.
     if std::env::var_os("FAKEROOTKEY").is_some() {
-        let what = "fakeroot has no effect on this program, which is statically linked: owners and devices would \
-                    be lost (not so with --as erofs)";
+        let what = "fakeroot has no effect on this statically linked program: owners and devices would \
+                    be lost (--as erofs keeps them)";
         return Err(Error::new("read", directory.display(), what));
     }
     let tree = tree::read(directory, times)?;

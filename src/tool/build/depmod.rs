@@ -26,13 +26,14 @@ pub struct ModuleSelection {
     pub names: Vec<String>,
     /// Add the modules for the disks of a machine: the directory with its sys and proc.
     pub host: Option<PathBuf>,
-    /// How the files are changed.
+    /// How to change the files.
     pub options: ModuleOptions,
 }
 
-/// The entries of kernel modules for a loader: the modules that `/init` may need and the selected ones, with their
-/// dependencies and soft dependencies. `root` is the directory of the selection, or the one into which the modules of the
-/// layers are extracted. `loader` has the entries so far. Returns the names of the machine's modules, too.
+/// The entries of kernel modules for a loader: the modules that `/init` may need and the selected ones, with
+/// their dependencies and soft dependencies. `root` is the directory of the selection, or the one into which
+/// the modules of the layers are extracted. `loader` has the entries so far. Also returns the names of the
+/// machine's modules.
 ///
 /// # Errors
 /// `root` has no modules of the kernel, or of several kernels; a module is neither there nor built in, or cannot be
@@ -49,7 +50,7 @@ pub fn entries(
         Some(root) => host::modules(root, &index, &database)?,
         None => Vec::new(),
     };
-    // That of SquashFS is one of the selected, if a layer needs it.
+    // The module of SquashFS is among the selected ones if a layer needs it.
     let own = Module::ALL
         .iter()
         .filter(|module| **module != Module::Squashfs);
@@ -64,8 +65,8 @@ pub fn entries(
     Ok((tree.entries.into_values().collect(), host))
 }
 
-/// The bytes of a module of the kernel, decompressed; `None` if it has none. All are for one architecture. `root` is the
-/// directory of [`entries`].
+/// The bytes of any module of the kernel, decompressed; `None` if it has none. All are for one architecture.
+/// `root` is the directory of [`entries`].
 ///
 /// # Errors
 /// `root` has no modules of the kernel, or of several kernels.
@@ -73,7 +74,7 @@ pub fn a_module(root: &Path, kernel: Option<&str>) -> Result<Option<Vec<u8>>> {
     let (directory, _) = find(root, kernel)?;
     let dep = read_text(&directory.join("modules.dep"))?;
     let first = dep.split_once(':').map(|(name, _)| directory.join(name));
-    // That of a module which cannot be read is told when it is needed.
+    // A module that cannot be read is an error once it is needed.
     let bytes = first.and_then(|path| fs::read(path).ok());
     Ok(bytes.and_then(|bytes| dep::decompressed(bytes).ok()))
 }

@@ -12,8 +12,8 @@ use crate::module::dep::Index;
 /// The loaded module of a device's driver, and the device's MODALIAS. Either may be missing.
 type Driver = (Option<String>, Option<String>);
 
-/// The modules of one kernel that a machine needs for its disks and the filesystem of its present `/`. `root` is the
-/// directory with the machine's sys and proc. Modules that are built into the kernel are left out.
+/// The modules of one kernel that a machine needs for its disks and the filesystem of its present `/`. `root`
+/// is the directory with the machine's sys and proc. Leaves out modules that are built into the kernel.
 ///
 /// For each device on the path to a disk, parents first: the module of its present driver, if this kernel has it, else
 /// the modules that match its MODALIAS. Virtual disks (loop, ram, device mapper) need none.
@@ -52,7 +52,7 @@ fn drivers(root: &Path) -> Result<Vec<Driver>> {
     let mut found: BTreeMap<(usize, PathBuf), Driver> = BTreeMap::new();
     for entry in entries {
         let link = entry.during("read", class.display())?.path();
-        // The disk has been removed meanwhile.
+        // The disk has been removed in the meantime.
         let Ok(disk) = fs::canonicalize(&link) else {
             continue;
         };
@@ -73,7 +73,7 @@ fn drivers(root: &Path) -> Result<Vec<Driver>> {
     Ok(found.into_values().collect())
 }
 
-/// The type of the filesystem on `/`: of several mounts, the last one is on top.
+/// The type of the filesystem on `/`. The last of several mounts is on top.
 fn root_filesystem(root: &Path) -> Result<Option<String>> {
     let path = root.join("proc/mounts");
     let mounts = fs::read_to_string(&path).during("read", path.display())?;

@@ -1,4 +1,4 @@
-//! Where the programs are that the tool puts into images.
+//! The paths of the programs that the tool puts into images.
 
 use std::env;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::tool::platform::Platform;
 /// of `foreign_init`.
 ///
 /// # Errors
-/// There is none.
+/// There is no such program.
 pub fn installed_init(target: Option<&Platform>) -> Result<PathBuf> {
     const NAME: &str = "init";
     let foreign = target.filter(|target| target.name != env::consts::ARCH);
@@ -29,7 +29,7 @@ pub fn installed_init(target: Option<&Platform>) -> Result<PathBuf> {
         Some(target) => {
             let (name, debian) = (target.name, target.debian);
             let what = format!(
-                "neither in ../lib/layerinit/{name} from the directory of this program nor among what cargo has built"
+                "neither in ../lib/layerinit/{name} from the directory of this program nor in the target directory of cargo"
             );
             Error::new("find", format!("{NAME} for {name}"), what).hint(format!(
                 "build it with `qemu/cross {debian}` (docs/cross.md), or use --init PATH"
@@ -42,8 +42,8 @@ fn program_directory() -> Option<PathBuf> {
     Some(env::current_exe().ok()?.parent()?.to_path_buf())
 }
 
-/// A program that goes into images: in the directory of this program, where cargo puts it, or of a package:
-/// ../lib/layerinit from there.
+/// A program that goes into images: in the directory of this program, where cargo puts it, or in
+/// ../lib/layerinit from there, where packages have it.
 pub fn installed(name: &str) -> Option<PathBuf> {
     let directory = program_directory()?;
     let places = [
@@ -53,8 +53,9 @@ pub fn installed(name: &str) -> Option<PathBuf> {
     places.into_iter().find(|path| path.is_file())
 }
 
-/// The `init` for an architecture, with the tool in `directory`: ../lib/layerinit/ARCHITECTURE/init, where releases and
-/// packages have it, else what cargo or qemu/cross has built in the same target directory, for glibc before musl.
+/// The `init` for an architecture, with the tool in `directory`: ../lib/layerinit/ARCHITECTURE/init, where
+/// releases and packages have it, else the one that cargo or qemu/cross has built in the same target
+/// directory, for glibc before musl.
 fn foreign_init(directory: &Path, target: &Platform) -> Option<PathBuf> {
     let above = directory.parent()?;
     let packaged = above.join("lib/layerinit").join(target.name).join("init");
@@ -83,7 +84,7 @@ fn foreign_init(directory: &Path, target: &Platform) -> Option<PathBuf> {
     })
 }
 
-/// Whether a directory has the name of a target of rustc for an architecture.
+/// Whether a directory has the name of a rustc target for an architecture.
 fn is_for(directory: &Path, target: &Platform) -> bool {
     let name = directory.file_name().and_then(|name| name.to_str());
     let architecture = name.and_then(|name| name.split_once("-unknown-linux-"));

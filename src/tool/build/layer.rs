@@ -1,4 +1,4 @@
-//! Layers of an image being built: what the command line names, and what is ready to be appended.
+//! Layers of an image being built: as the command line names them, and ready to be appended.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -71,15 +71,15 @@ pub struct PreparedLayer {
     pub name: OsString,
     /// A warning about what the layer cannot hold.
     pub warning: Option<String>,
-    /// A line about what the layer is made from, or what it costs.
+    /// A line about the origin of the layer, or its cost.
     pub note: Option<String>,
 }
 
 /// A layer from a file. `path` is for messages.
 ///
 /// # Errors
-/// The file holds something else than EROFS images and cpio archives, or none of these, or an EROFS image with data on
-/// other devices.
+/// The file holds anything besides EROFS and SquashFS images and cpio archives, or none of these, or an EROFS
+/// image with data on other devices.
 pub fn from_file(opened: Opened, path: &Path) -> Result<PreparedLayer> {
     let refuse = |what: &str| Err(Error::new("read", path.display(), what));
     let walk = initrd::walk(&opened, b"");
@@ -138,7 +138,7 @@ impl PreparedLayer {
         progress::layer_ready(format_args!("layer {number}, {path}"), self.length);
     }
 
-    /// Whether it is this layer that `name` names: its file name, with or without extensions.
+    /// Whether `name` is the file name of this layer, with or without extensions.
     pub fn is(&self, name: &str) -> bool {
         let file = self.name.to_string_lossy();
         let mut stems = file.match_indices('.').map(|(dot, _)| file.get(..dot));

@@ -17,9 +17,9 @@ use crate::tool::image::rootfs::Rootfs;
 /// The object of errors.
 const OBJECT: &str = "the layers";
 
-/// Writes the modules of a kernel in the layers, and the files of depmod, into `directory`, below lib/modules. Of
-/// several kernels, that is `kernel`, or else the one of the highest version that has its vmlinuz there. Returns the
-/// release of the kernel.
+/// Writes the modules of a kernel in the layers, and the files of depmod, into `directory`, below
+/// lib/modules. With several kernels, that is `kernel`, else the one of the highest version that has its
+/// vmlinuz there. Returns the release of the kernel.
 ///
 /// # Errors
 /// There is no such kernel, or no modules.dep; a layer cannot be read.
@@ -87,7 +87,7 @@ fn write_file(
         return Ok(());
     }
     let path = [place, b"/", name].concat();
-    // A link to a module elsewhere (weak-updates) is followed.
+    // Follows a link to a module elsewhere (weak-updates).
     let Some((_, node)) = root.find(&path) else {
         return Ok(());
     };

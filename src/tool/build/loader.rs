@@ -22,8 +22,8 @@ const VARIABLE: &str = "LAYERINIT_INIT";
 /// The maximum length of a spec or a module index, in bytes.
 const TEXT_MAX: u64 = 256 << 20;
 
-/// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`, or else the
-/// environment variable, or else the installed one for the architecture `target`.
+/// The entries of spec files, in order; without any, of the standard spec. `${LAYERINIT_INIT}` is `init`,
+/// else the environment variable, else the installed one for the architecture `target`.
 ///
 /// # Errors
 /// A spec cannot be read or has a wrong line, or there is no init for `${LAYERINIT_INIT}`.
@@ -32,7 +32,7 @@ pub fn entries(
     init: Option<&Path>,
     target: Option<&Platform>,
 ) -> Result<Vec<SpecEntry>> {
-    // An error only if a spec uses the variable.
+    // Its absence is an error only if a spec uses the variable.
     let missing = RefCell::new(None);
     let environment = |name: &[u8]| {
         if name != VARIABLE.as_bytes() {
@@ -62,8 +62,8 @@ pub fn entries(
     parsed
 }
 
-/// The path of `layerinit-run`: the environment variable LAYERINIT_RUN, else beside the `/init` that --init or
-/// LAYERINIT_INIT names, which may be for another architecture; else the installed one.
+/// The path of `layerinit-run`: from the environment variable LAYERINIT_RUN, else next to the `/init` of
+/// --init or LAYERINIT_INIT, which may be for another architecture, else the installed one.
 ///
 /// # Errors
 /// There is none.

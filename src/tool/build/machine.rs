@@ -1,4 +1,4 @@
-//! The architecture that a loader is for.
+//! The architecture of a loader.
 
 use std::io::Read;
 use std::path::Path;
@@ -39,8 +39,8 @@ pub fn init_location(loader: &[SpecEntry]) -> Option<&Path> {
     }
 }
 
-/// A warning if the modules of a loader are for another architecture than its `/init`. All modules come from one kernel
-/// build, so the first one is representative.
+/// A warning if the modules of a loader are for a different architecture from its `/init`. All modules come
+/// from one kernel build, so the first one is representative.
 pub fn architecture_warning(loader: &[SpecEntry]) -> Option<String> {
     let content = |is_wanted: &dyn Fn(&[u8]) -> bool| {
         let mut files = loader.iter().filter_map(|entry| match &entry.body {

@@ -1,4 +1,5 @@
-//! EROFS images from directories and tar archives: mkfs.erofs, and what it cannot set on every version.
+//! EROFS images from directories and tar archives: runs mkfs.erofs, and sets the fields that not every
+//! version sets.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -37,9 +38,10 @@ const VOLUME_NAME: u64 = SUPER_OFFSET + 64;
 pub struct ErofsOptions {
     /// The algorithm for mkfs.erofs -z, with its level; `None`: uncompressed.
     pub compression: Option<String>,
-    /// The modification times of files, also of those in cpio layers.
+    /// The modification times of files, including those in cpio layers.
     pub times: Timestamps,
-    /// The modification time that the command line or the environment gives: the latest one of files from archives.
+    /// The modification time from the command line or the environment: the latest one for files from
+    /// archives.
     pub mtime: Option<u32>,
     /// Further options, which follow ours.
     pub args: Vec<String>,
@@ -51,22 +53,23 @@ impl ErofsOptions {
         self.args.iter().any(|arg| arg.starts_with(option))
     }
 
-    /// mkfs.erofs that writes `image` from `source`.
+    /// The command that writes `image` from `source`.
     fn command(&self, image: &Path, source: &ErofsSource, block_size: bool) -> Result<Command> {
         const NIL: &str = "00000000-0000-0000-0000-000000000000";
         let mut command = Command::new(PROGRAM);
         match &self.compression {
             Some(compression) => command.arg(format!("-z{compression}")),
-            // Whole blocks alone: a kernel with memback maps them in place.
+            // Stores only whole blocks: a kernel with memback maps them in place.
             None => command.arg("-Enoinline_data"),
         };
         if block_size {
-            // Otherwise blocks have the size of this machine's pages, and smaller pages cannot hold them.
+            // By default blocks have the size of this machine's pages, and kernels with smaller pages refuse
+            // them.
             command.arg("-b4096");
         }
         command.env_remove("SOURCE_DATE_EPOCH");
-        // mkfs.erofs also takes this for the build time of the image. The latest time of the files depends on
-        // nothing else, and keeps the image reproducible.
+        // mkfs.erofs also uses this as the build time of the image. The latest time of the files depends only
+        // on them, and keeps the image reproducible.
         let mut build_time = |newest: u32| {
             command.env("SOURCE_DATE_EPOCH", newest.to_string());
         };
@@ -99,21 +102,22 @@ impl ErofsOptions {
     }
 }
 
-/// What mkfs.erofs makes an image from.
+/// The input of mkfs.erofs.
 #[derive(Debug)]
 pub enum ErofsSource<'a> {
     /// A directory.
     Directory {
         /// Its absolute path.
         path: &'a Path,
-        /// The latest modification time of its files, which they keep; `None`: [`ErofsOptions::times`] decides.
+        /// The latest modification time of its files, which keep theirs; `None`: [`ErofsOptions::times`]
+        /// decides.
         newest: Option<u32>,
     },
     /// A tar archive.
     Tar {
         /// The archive.
         file: &'a File,
-        /// The latest modification time of its files, which they keep.
+        /// The latest modification time of its files, which keep theirs.
         newest: u32,
     },
 }
@@ -140,7 +144,8 @@ pub struct Features {
     pub text: String,
 }
 
-/// Asks mkfs.erofs for what it can do. If it is not installed, or fails, it can do nothing: [`make`] has the error.
+/// Asks mkfs.erofs what it can do. If it is missing or fails, it can do nothing, and [`make`] returns the
+/// error.
 pub fn features(temp: &TempFiles) -> Result<Features> {
     static KNOWN: OnceLock<Features> = OnceLock::new();
     if let Some(known) = KNOWN.get() {
@@ -170,7 +175,7 @@ pub fn prepare(
 ) -> Result<PreparedLayer> {
     let directory = input.path.as_path();
     let label = input.label.clone().or_else(|| label::of_directory(source));
-    // --mkfs-erofs-arg=-L may set one.
+    // --mkfs-erofs-arg=-L may set a label.
     let label = label.filter(|_| input.label.is_some() || !options.has("-L"));
     let path = source;
     let source = ErofsSource::Directory { path, newest: None };
@@ -228,7 +233,7 @@ pub fn make(
         let what = "it wrote no image (an effect of --mkfs-erofs-arg?)";
         return Err(Error::new("run", object, what));
     }
-    // Not through -L, which mkfs.erofs has from version 1.6 on.
+    // Set here, because mkfs.erofs has -L only from version 1.6 on.
     if let Some(label) = label {
         let field = label::volume_name(label)?;
         let written = file.write_all_at(&field, VOLUME_NAME);
@@ -256,11 +261,11 @@ pub fn make(
     })
 }
 
-/// What an image costs that is not compressed, and what it gains.
+/// The cost and the gain of an image that is not compressed.
 fn uncompressed(image: &Opened, superblock: &Superblock, directory: &Path) -> Result<String> {
     let sum = InPlace::of(&Image::new(image, superblock)?, 0, in_place::PAGE)?;
     Ok(format!(
-        "{}: not compressed: {} bytes, {} of them behind the ends of files; memback maps {sum}",
+        "{}: not compressed: {} bytes, {} of them after the ends of files; memback maps {sum}",
         shown(directory.as_os_str().as_encoded_bytes()),
         superblock.length(),
         sum.padding,

@@ -61,8 +61,8 @@ use verify::VerifyOptions;
 /// The directory of layers in the loader, as a name in an archive.
 const LAYERS: &[u8] = b"layers";
 
-/// The largest image, in bytes. No machine loads a larger initrd into memory: a sparse file has become a layer by
-/// mistake.
+/// The largest image, in bytes. No machine loads a larger initrd into memory: a sparse file must have become
+/// a layer by mistake.
 const IMAGE_MAX: u64 = 1 << 40;
 
 /// What to build.
@@ -86,7 +86,7 @@ pub struct BuildOptions {
     pub layers_only: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
-    /// Where the layers go instead of into the image.
+    /// The directory that gets the layers instead of the image.
     pub outside: Option<Outside>,
     /// The alignment of layers, in bytes: a multiple of 4.
     pub align: u64,
@@ -96,13 +96,13 @@ pub struct BuildOptions {
     pub erofs: ErofsOptions,
     /// What the loader verifies; `None`: nothing.
     pub verify: Option<VerifyOptions>,
-    /// How archives and container images do.
+    /// How archives and container images become EROFS images.
     pub container: ContainerOptions,
     /// Which program an image without an init starts.
     pub run: RunOptions,
 }
 
-/// The modification time on the command line, or else that of the environment variable SOURCE_DATE_EPOCH
+/// The modification time from the command line, else from the environment variable SOURCE_DATE_EPOCH
 /// (<https://reproducible-builds.org/specs/source-date-epoch/>), in seconds since 1970.
 ///
 /// # Errors
@@ -121,7 +121,7 @@ pub fn mtime(given: Option<u32>) -> Result<Option<u32>> {
 /// Builds the image. Returns messages, one line each; the last one has the sizes.
 ///
 /// # Errors
-/// Anything that is missing, unreadable or does not fit. No file is left then.
+/// A file is missing, unreadable or too large, or a program fails. No file is left then.
 pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     if options.align == 0 || !options.align.is_multiple_of(4) {
         let what = "not a multiple of 4, at which the kernel expects archives";
@@ -134,7 +134,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         .is_some_and(|modules| modules.root.is_none());
     let early = match takes_modules_of_layers {
         true => None,
-        // What is missing is reported before layers are made.
+        // Reports missing files before it makes layers.
         false => Some(loader_entries(options, None, &mut lines)?),
     };
     // A symbolic link stays, and its target is replaced.
@@ -198,7 +198,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         let starts_with_image = appended
             .first()
             .is_some_and(|layer| layer.starts_with_image);
-        // A list that is signed need not be in the loader, which can then stay as it is.
+        // A signed list need not be in the loader, so that the loader can stay the same.
         let apart = !verify.keys.is_empty() && !options.layers_inside;
         stop = outside.is_some() || !starts_with_image || apart;
         if !apart {
@@ -206,7 +206,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         } else if verify.sign.is_some() || outside.is_some() {
             signed = list;
         }
-        // Else somebody else signs it.
+        // Otherwise somebody else signs it.
     }
     if let Some(outside) = outside {
         lines.extend(outside.write(appended, &protections.unwrap_or_default())?);
@@ -239,7 +239,7 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let image = shown(object.as_os_str().as_encoded_bytes());
     let unaligned = loader.unaligned.iter();
     lines.extend(unaligned.map(|name| {
-        format!("warning: {name}: not aligned, as its name in the archive would get too long")
+        format!("warning: {name}: not aligned, because its name in the archive would get too long")
     }));
     lines.extend(layers.iter().filter_map(|layer| layer.note.clone()));
     lines.extend(layers.iter().filter_map(|layer| layer.warning.clone()));
@@ -260,8 +260,8 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The entries of the loader, modules included. Messages are added to `lines`. `layers` are those from which the
-/// modules are taken.
+/// The entries of the loader, modules included. Messages are added to `lines`. The modules come from
+/// `layers`, if no directory has them.
 fn loader_entries(
     options: &BuildOptions,
     layers: Option<(&[PreparedLayer], &TempFiles)>,
@@ -299,7 +299,7 @@ fn loader_entries(
     Ok(entries)
 }
 
-/// The modules for the loader, with those that the other options need, and the directory that has them.
+/// The modules for the loader, including those that other options need, and the directory that has them.
 fn selected_modules(
     options: &BuildOptions,
     layers: Option<(&[PreparedLayer], &TempFiles)>,
@@ -362,9 +362,9 @@ fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
     }
 }
 
-/// The name of the file of a layer, one of `count`, so that the order of names is that of layers.
+/// The name of the file of a layer, one of `count`. The order of names is that of layers.
 pub(super) fn file_name(index: usize, count: usize, name: &OsStr) -> OsString {
-    // Steps of ten leave room for files that a boot loader adds.
+    // Steps of ten leave room for the files of boot loaders.
     let number = |index: usize| index.saturating_add(1).saturating_mul(10);
     let width = number(count.saturating_sub(1)).to_string().len();
     let mut file = OsString::from(format!("{:0width$}-", number(index)));
@@ -383,9 +383,9 @@ fn member_align(align: u64) -> Result<u32> {
     })
 }
 
-/// Follows symbolic links, also to a file that does not exist; at most [`LINKS`] of them.
+/// Follows symbolic links, at most [`LINKS`] of them. The target need not exist.
 fn resolve_links(path: &Path) -> Result<PathBuf> {
-    // Before following links: that of a pipe leads nowhere (/dev/stdout).
+    // Before links are followed: the link of a pipe leads nowhere (/dev/stdout).
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         let what = "it exists, and is not a regular file";
         return Err(Error::new("write", path.display(), what));

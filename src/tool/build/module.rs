@@ -1,4 +1,5 @@
-//! Files of kernel modules for a loader: uncompressed, and without a signature if wanted, so that they load fast.
+//! Files of kernel modules for a loader: uncompressed so that they load fast, and without signatures on
+//! request.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +9,11 @@ use crate::error::{Context, Result};
 use crate::format::compress::Codec;
 use crate::module::dep::{self, MODULE_MAX};
 
-/// How modules are changed before they go into a loader.
+/// How to change modules before they go into a loader.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModuleOptions {
-    /// Do not decompress modules. The kernel needs more time to decompress them than to read a larger loader.
+    /// Keep modules compressed. The kernel then needs more time to decompress them than to read a larger
+    /// loader.
     pub keep_compressed: bool,
     /// Remove signatures.
     pub strip_signatures: bool,
@@ -20,7 +22,7 @@ pub struct ModuleOptions {
 /// The file of a module in a loader.
 #[derive(Debug)]
 pub struct ModuleFile {
-    /// Its path below lib/modules/RELEASE. The suffix tells the compression.
+    /// Its path below lib/modules/RELEASE, with the suffix of the compression.
     pub name: String,
     /// Its content.
     pub content: FileContent,
@@ -35,12 +37,12 @@ pub fn prepare(name: &str, path: &Path, options: ModuleOptions) -> Result<Module
         name: name.into(),
         content: FileContent::Location(path.into()),
     };
-    // The signature is part of what is compressed.
+    // The signature is inside the compressed data.
     if options.keep_compressed && !options.strip_signatures {
         return Ok(unchanged());
     }
     let bytes = fs::read(path).during("read", path.display())?;
-    // The content decides, not the suffix, as everywhere in the tool.
+    // The content decides and not the suffix, as everywhere in the tool.
     let codec = Codec::detect(&bytes);
     let (name, mut image) = match codec {
         Some(codec) => {

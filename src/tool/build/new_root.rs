@@ -1,4 +1,4 @@
-//! The new root that the layers of an image being built make together.
+//! The new root that results from the layers of an image being built.
 
 use super::archive::{self, CpioOptions};
 use super::layer::PreparedLayer;
@@ -15,7 +15,7 @@ use crate::tool::image::rootfs::Rootfs;
 /// A layer cannot be read.
 pub fn read<T>(layers: &[PreparedLayer], look: impl FnOnce(&Rootfs, &Layers) -> T) -> Result<T> {
     const NAME: &str = "loader";
-    // The first archive with /init is the loader, and all that follows are layers.
+    // The first archive with /init is the loader, and everything after it is a layer.
     let body = Body::File(FileContent::Bytes(Vec::new()), Vec::new());
     let entries = [SpecEntry::of_root(
         "init",

@@ -1,4 +1,4 @@
-//! The image while it is written: it gets its name when it is complete.
+//! The image while it is written. It gets its name only when it is complete.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Write};
@@ -79,7 +79,7 @@ impl ImageWriter {
         let old = fs::metadata(image);
         let warning = match old.map(|old| copy_owner_and_mode(file, &old)) {
             Ok(copied) => copied.during("set the mode of", image.display())?,
-            // No file has the name.
+            // No file has the name yet.
             Err(_) => None,
         };
         // Otherwise a full or failing disk could leave an incomplete image under the name.
@@ -118,10 +118,10 @@ fn copy_owner_and_mode(file: &File, old: &Metadata) -> io::Result<Option<String>
     if (new.uid(), new.gid()) != (old.uid(), old.gid())
         && let Err(error) = fchown(file, Some(old.uid()), Some(old.gid()))
     {
-        // A user may give own files to a group with that user in it.
+        // Users may give their files to a group that they are in.
         let group = new.gid() == old.gid() || fchown(file, None, Some(old.gid())).is_ok();
         if !group {
-            // These bits are for another group.
+            // These bits would apply to another group.
             mode &= !0o070;
         }
         let lost = if group { "owner" } else { "owner and group" };

@@ -1,4 +1,4 @@
-//! Layers outside of the image: files for a disk, from which `rd.layers.from=` takes them.
+//! Layers outside of the image: files for a disk, which `rd.layers.from=` names.
 
 use std::fs;
 use std::io::{self, Read, Seek, Write};
@@ -24,7 +24,7 @@ use crate::verify::tree::BLOCK;
 pub enum Protection {
     /// It does not: `/init` copies them into memory.
     None,
-    /// By dm-verity, with a hash tree behind each image.
+    /// By dm-verity, with a hash tree after each image.
     Verity,
     /// By fs-verity, which is enabled where the files are stored.
     FsVerity,
@@ -44,14 +44,14 @@ pub struct Outside {
 pub enum FileProtection {
     /// It does not.
     None,
-    /// By this hash tree behind the image.
+    /// By this hash tree after the image.
     Verity(HashTree),
     /// By this digest.
     FsVerity(Digest),
 }
 
 impl FileProtection {
-    /// What the list has for the file; `None`: its own digest.
+    /// The entry of the list for the file; `None`: the digest of its bytes.
     pub fn expected(&self) -> Option<Expected> {
         match self {
             Self::None => None,
@@ -62,7 +62,7 @@ impl FileProtection {
 }
 
 impl Outside {
-    /// Hashes the layers, as the protection needs it.
+    /// Hashes the layers for the protection.
     ///
     /// # Errors
     /// A layer cannot be read.
@@ -105,7 +105,8 @@ impl Outside {
         Ok(lines)
     }
 
-    /// Writes the list, and its signature if there is one, beside the layers. They are the regular files of `entries`.
+    /// Writes the list, and its signature if there is one, beside the layers. Both are regular files of
+    /// `entries`.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -159,7 +160,7 @@ fn write_layer(layer: &mut PreparedLayer, tree: Option<&HashTree>, path: &Path) 
     })
 }
 
-/// The hash tree of a file that is a single image. `None`: it is something else, which `/init` reads itself.
+/// The hash tree of a file that is a single image. `None`: it is anything else, which `/init` reads itself.
 fn tree(file: &dyn ReadAt) -> io::Result<Option<HashTree>> {
     let walk = initrd::walk_layer_file(file);
     match walk.segments.as_slice() {
@@ -170,8 +171,8 @@ fn tree(file: &dyn ReadAt) -> io::Result<Option<HashTree>> {
     }
 }
 
-/// The superblock of a tree, as `veritysetup format` writes it. The UUID is made from the root hash, so that the same
-/// image has the same.
+/// The superblock of a tree, as `veritysetup format` writes it. The UUID is derived from the root hash, so
+/// that the same image has the same UUID.
 fn superblock(tree: &HashTree) -> [u8; LENGTH] {
     let Digest(root) = tree.root;
     let mut uuid = root.first_chunk().copied().unwrap_or([0; 16]);

@@ -1,4 +1,4 @@
-//! From a layer of the command line to one that can be appended.
+//! Turns a layer of the command line into one that can be appended.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,13 +12,13 @@ use super::temp_files::TempFiles;
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 
-/// Prepares the layers of one --layer, lowest first. A directory becomes an image or an archive in `temp`, a tar archive
-/// an image, a container image one for each of its layers; another file is used unchanged. `number` is the position of
-/// the --layer. `tell` gets each layer when it is ready, and its index.
+/// Prepares the layers of one --layer, lowest first. A directory becomes an image or an archive in `temp`, a
+/// tar archive an image, a container image one for each of its layers; any other file is used unchanged.
+/// `number` is the position of the --layer. `tell` gets each layer when it is ready, and its index.
 ///
 /// # Errors
-/// The file holds something else than layers; a directory holds the image that is being built; --as or --label do not
-/// fit the layer; a program is missing or fails.
+/// The file holds anything besides layers; a directory holds the image that is being built; --as or --label
+/// do not fit the layer; a program is missing or fails.
 pub fn prepare(
     input: &LayerInput,
     number: usize,

@@ -9,7 +9,7 @@ use super::temp_files::TempFiles;
 use crate::error::{Context, Error, Result};
 use crate::tool::progress::Spinner;
 
-/// Lines of a failed program's messages that are shown.
+/// The number of lines of a failed program's messages that are shown.
 const LINES_MAX: usize = 20;
 
 /// What a program prints, to standard output or error; nothing if it is not installed.
@@ -30,7 +30,7 @@ pub fn output(command: &mut Command, temp: &TempFiles) -> Result<String> {
 /// Runs a program for a layer, with a spinner on a terminal. `package` is the Debian package of the program.
 ///
 /// # Errors
-/// The program is not installed, or fails: the error holds its messages, which are not shown otherwise.
+/// The program is not installed, or fails: the error holds its messages, which are otherwise not shown.
 pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFiles) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let object = || format!("{program} for {}", directory.display());
@@ -58,7 +58,7 @@ pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFi
     Err(Error::new("run", object(), what))
 }
 
-/// The lines that are shown. Of a Python traceback, only the exception at its end.
+/// The lines that are shown. For a Python traceback that is only the exception at its end.
 fn shown_lines(messages: &str) -> impl Iterator<Item = &str> {
     let mut traceback = false;
     messages.lines().filter(move |line| {

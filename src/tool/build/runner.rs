@@ -1,5 +1,5 @@
-//! The init of container images that have none: a layer on top with the program `layerinit-run` as /sbin/init, and its
-//! configuration, from that of the image.
+//! The init of container images that have none: a layer on top with the program `layerinit-run` as
+//! /sbin/init, and its configuration, made from that of the image.
 //!
 //! Source: OCI image specification 1.1, config.md; what Docker makes of --entrypoint.
 
@@ -28,10 +28,10 @@ const NAME: &str = "layerinit-run";
 /// The last init that `/init` tries. It is a shell, and no init.
 const SHELL: &str = "/bin/sh";
 
-/// Where the layer has the init.
+/// The path of the init in the layer.
 const INIT: &[u8] = b"sbin/init";
 
-/// Names of shells.
+/// The names of shells.
 const SHELLS: [&str; 5] = ["sh", "ash", "bash", "dash", "zsh"];
 
 /// The numbers of signals on the machines that `/init` is built for. Source: signal(7).
@@ -61,7 +61,7 @@ const SIGNALS: [(&str, i32); 20] = [
 /// The first and the last realtime signal of C libraries.
 const REALTIME: (i32, i32) = (34, 64);
 
-/// What the command line says of the program.
+/// What the command line says about the program.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// The program and its arguments, in place of Entrypoint and Cmd.
@@ -72,8 +72,8 @@ pub struct RunOptions {
     pub user: Option<String>,
 }
 
-/// The layer for the top of `layers`, if there has to be one. `image` is the configuration of the last container image,
-/// and `init` the path of `/init`, if it is given.
+/// The layer for the top of `layers`, if one is needed. `image` is the configuration of the last container
+/// image, and `init` the path of `/init`, if known.
 ///
 /// # Errors
 /// The configuration is damaged; the options have no effect; there is no `layerinit-run`.
@@ -129,7 +129,7 @@ pub fn prepare(
     }
 }
 
-/// What the layers make together.
+/// What the layers result in.
 struct NewRoot {
     /// Whether the program is /sbin/init.
     is_init: bool,
@@ -141,7 +141,7 @@ struct NewRoot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
     None,
-    /// One that is there because busybox has it.
+    /// One that exists only because busybox has it.
     Busybox,
     Full,
 }
@@ -172,7 +172,7 @@ fn find_init(root: &Rootfs, contents: &Layers) -> Init {
 /// Whether a program is busybox, which may have any name.
 fn is_busybox(node: &Node, contents: &Layers) -> bool {
     const MARK: &[u8] = b"BusyBox v";
-    /// Larger than any busybox.
+    /// No busybox is larger.
     const MAX: u64 = 8 << 20;
     let Ok(content) = contents.content(node) else {
         return false;
@@ -304,7 +304,7 @@ fn entry(name: &str, mode: u32, body: Body) -> SpecEntry {
     SpecEntry::of_root(name.trim_start_matches('/'), mode, body, NAME)
 }
 
-/// The archive. Without entries for directories, those of the image stay as they are.
+/// The archive. It has no entries for directories, so those of the image do not change.
 fn top_layer(
     config: &Config,
     has_sbin: bool,

@@ -36,14 +36,14 @@ pub struct SpecEntry {
     pub gid: u32,
     /// Modification time in seconds since 1970; `None`: the one of the archive.
     pub mtime: Option<u32>,
-    /// What the file type needs besides these.
+    /// The data that depends on the file type.
     pub body: Body,
     /// Its origin for messages: `FILE line N`.
     pub origin: String,
 }
 
 impl SpecEntry {
-    /// An entry of root's, with the modification time of the archive.
+    /// An entry that belongs to root, with the modification time of the archive.
     pub fn of_root(
         name: impl Into<Vec<u8>>,
         mode: u32,
@@ -265,7 +265,7 @@ fn device(word: &[u8]) -> std::result::Result<u32, String> {
 /// Replaces each `${VAR}` by its value, and starts again at the beginning after each, as the original does: a value may
 /// hold another `${VAR}`. An unset variable is empty.
 fn expand(location: &[u8], environment: Environment) -> std::result::Result<Vec<u8>, String> {
-    /// A limit for a variable that contains itself.
+    /// The limit ends the expansion of a variable that contains itself.
     const ROUNDS: usize = 100;
     let mut location = location.to_vec();
     let mut unset = None;

@@ -1,4 +1,4 @@
-//! The architecture that an image is for.
+//! The architecture of an image.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::elf::Ident;
 use crate::tool::platform::{Platform, kernel_head};
 
-/// The architecture of a kernel: that of its file, else that of its modules; `None` if neither tells.
+/// The architecture of a kernel, from its file, else from its modules; `None` if neither shows it.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -30,10 +30,10 @@ pub fn of_kernel(
     Ok(ident.and_then(|ident| Platform::of_program(ident.e_machine)))
 }
 
-/// Refuses an `/init` that is for another architecture than `--target` names.
+/// Refuses an `/init` that is not for the architecture of `--target`.
 ///
 /// # Errors
-/// It is, or it cannot be read.
+/// It is for another architecture, or cannot be read.
 pub fn check_init(init: &Path, target: &Platform) -> Result<()> {
     let program = Opened::open(init).during("open", init.display())?;
     let of = Ident::read(&program).and_then(|ident| Platform::of_program(ident.e_machine));

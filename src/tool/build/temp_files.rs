@@ -1,4 +1,4 @@
-//! Temporary files of a build, and their end: with the build, with the program, or by a signal.
+//! Temporary files of a build, which are removed when the build ends, the program ends or a signal comes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -31,9 +31,9 @@ const SIGNALS: [Signal; 5] = [
     Signal::SIGXFSZ,
 ];
 
-/// Creates temporary files in the directory of the image: unnamed ones (O_TMPFILE, open(2)), which end with the program,
-/// or where the filesystem has none, files in a temporary directory. That is removed on drop and when a signal ends the
-/// program; SIGKILL leaves it behind.
+/// Creates temporary files in the directory of the image: unnamed ones (O_TMPFILE, open(2)), which disappear
+/// with the program, or files in a temporary directory if the filesystem has no unnamed ones. The directory
+/// is removed on drop and when a signal ends the program; SIGKILL leaves it behind.
 pub struct TempFiles {
     /// The directory of the image. Absolute.
     parent: PathBuf,
@@ -41,27 +41,27 @@ pub struct TempFiles {
     own: PathBuf,
     /// Whether the files are unnamed; otherwise `own` is their directory.
     unnamed: bool,
-    /// Whether `parent` is going to hold the image.
+    /// Whether `parent` will hold the image.
     holds_image: bool,
 }
 
 /// The paths to remove when a signal ends the program: directories and files. Locked while an image gets its name.
 static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// The process to kill then. Locked while it is started: a signal at that time must find it.
+/// The process to kill then. Locked while it is started, so that a signal at that time finds it.
 static CHILD: Mutex<Running> = Mutex::new(Running {
     pid: None,
     ends: false,
 });
 
-/// The process that runs for the program.
+/// The process that was started.
 struct Running {
     pid: Option<Pid>,
     /// Whether a signal ends the program: no other process may start.
     ends: bool,
 }
 
-/// The thread that waits for signals is started once.
+/// Starts the thread that waits for signals once.
 static SIGNALS_HANDLED: Mutex<bool> = Mutex::new(false);
 
 impl TempFiles {
@@ -74,7 +74,7 @@ impl TempFiles {
         Self::create_for(image, true)
     }
 
-    /// The same with a directory for files that are opened by name, beside `image`.
+    /// The same with a directory next to `image`, for files that are opened by name.
     pub fn with_names(image: Option<&Path>) -> Result<Self> {
         Self::create_for(image, false)
     }
@@ -102,7 +102,7 @@ impl TempFiles {
         let unnamed = unnamed && tmpfile::create(&parent).is_ok();
         if !unnamed {
             let mut paths = locked(&PATHS);
-            // The files do not yet have the mode of the image that they replace.
+            // The files do not have the mode of the image that they replace yet.
             let created = fs::DirBuilder::new().mode(0o700).create(&own);
             created.during("create", own.display())?;
             paths.push(own.clone());
@@ -120,7 +120,7 @@ impl TempFiles {
         self.own.join(name)
     }
 
-    /// A path beside `output` for a program to write to. It is removed at the end unless it is
+    /// A path next to `output` for a program to write to. It is removed at the end unless it is
     /// [renamed](Self::rename).
     pub fn beside(&self, output: &Path) -> Result<PathBuf> {
         let name = output.file_name();
@@ -133,7 +133,7 @@ impl TempFiles {
         Ok(path)
     }
 
-    /// Gives a file of [`beside`](Self::beside) its name.
+    /// Gives a file of [`beside`](Self::beside) its final name.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         // A signal waits until this is done.
         let mut paths = locked(&PATHS);
@@ -147,7 +147,7 @@ impl TempFiles {
         (self.holds_image || !self.unnamed) && self.parent.starts_with(directory)
     }
 
-    /// Creates an empty file for reading and writing. Returns its path, too, if it has one.
+    /// Creates an empty file for reading and writing. Also returns its path, if it has one.
     pub fn create(&self, name: &str) -> Result<(File, Option<PathBuf>)> {
         if self.unnamed {
             let file = tmpfile::create(&self.parent);
@@ -160,10 +160,10 @@ impl TempFiles {
         Ok((file.during("create", path.display())?, Some(path)))
     }
 
-    /// Creates an empty directory, which is removed at the end with what is in it.
+    /// Creates an empty directory, which is removed at the end with its contents.
     ///
-    /// It is beside the image if that filesystem has unnamed files, else among the system's temporary files: a
-    /// filesystem without them (FAT, say) has no owners and devices either.
+    /// It is next to the image if that filesystem has unnamed files, else among the system's temporary files:
+    /// a filesystem without unnamed files, such as FAT, has no owners and devices, either.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let mut hidden = self.directory_prefix();
         hidden.push(name);
@@ -175,7 +175,7 @@ impl TempFiles {
         Ok(path)
     }
 
-    /// How the paths of [`directory`](Self::directory) begin.
+    /// The prefix of the paths of [`directory`](Self::directory).
     fn directory_prefix(&self) -> OsString {
         let mut prefix = self.own.clone().into_os_string();
         if !self.unnamed {
@@ -206,8 +206,8 @@ impl TempFiles {
             Err(Errno::EXIST) => {}
             done => return done.during("link to", image.display()),
         }
-        // No system call replaces a file by an unnamed one, so this one has a temporary name before the rename. If
-        // SIGKILL comes between, that name is left, of the complete image.
+        // No system call replaces a file with an unnamed one, so this one gets a temporary name before the
+        // rename. A SIGKILL in between leaves the complete image under that name.
         link(file, &self.own).during("link to", self.own.display())?;
         fs::rename(&self.own, image)
             .during("rename to", image.display())
@@ -222,7 +222,7 @@ impl TempFiles {
         let mut running = locked(&CHILD);
         if running.ends {
             drop(running);
-            // The program ends here, by the thread that has the signal.
+            // The thread that has the signal ends the program here.
             loop {
                 thread::park();
             }
@@ -232,7 +232,7 @@ impl TempFiles {
         Ok(child)
     }
 
-    /// The process of [`spawn`](Self::spawn) has ended, and its number may be another process's.
+    /// The process of [`spawn`](Self::spawn) has ended: its number may belong to another process now.
     pub fn forget_child(&self) {
         locked(&CHILD).pid = None;
     }
@@ -297,9 +297,9 @@ fn ignored_signals() -> u64 {
 /// Waits for one of the signals, then kills the child, removes the files and ends the program.
 fn exit_on_signal(signals: &SigSet) {
     let Ok(signal) = signals.wait() else { return };
-    // Waits here while the image gets its name.
+    // This waits while the image gets its name.
     let mut paths = locked(&PATHS);
-    // A living child could still create a file in the directory. The lock keeps another one from starting.
+    // A running child could still create a file in the directory. The lock keeps another one from starting.
     let mut running = locked(&CHILD);
     running.ends = true;
     let deadline = Instant::now() + KILL_TIMEOUT;
@@ -317,7 +317,7 @@ fn exit_on_signal(signals: &SigSet) {
     std::process::exit((signal as i32).saturating_add(128));
 }
 
-/// Removes directories and files. An error is printed: nothing else can be done.
+/// Removes directories and files. Prints errors: nothing else can be done about them.
 fn remove(paths: Vec<PathBuf>) {
     for path in paths {
         let removed = match fs::symlink_metadata(&path) {

@@ -46,9 +46,9 @@ pub struct VerifyOptions {
 /// A layer that may vary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// Its file name, with or without extensions; of a layer that is not built in, a name for people.
+    /// Its file name, with or without extensions; for a layer that is not in the image, a name for messages.
     name: String,
-    /// The directory that all its files are below; `None`: that of the files of the layer.
+    /// The directory above all its files; `None`: the one that the files of the layer share.
     directory: Option<String>,
 }
 
@@ -82,9 +82,9 @@ struct LayerFile<'a> {
     segment: Segment,
 }
 
-/// Adds the policy and the keys to the loader. `appended` are the layers behind it, or those on a disk, and
-/// `protections` how the kernel verifies these. Returns the entries of the list, and of its signature if there is a key
-/// that signs it.
+/// Adds the policy and the keys to the loader. `appended` are the layers after the loader, or those on a
+/// disk, and `protections` says how the kernel verifies the latter. Returns the entries of the list, and of
+/// its signature if a key signs it.
 ///
 /// # Errors
 /// The loader has such a file already, a layer or a key cannot be read, an exception does not fit its layer, or minisign
@@ -132,7 +132,7 @@ pub fn add_files(
     }
     for (path, text) in files {
         let name = normalized(path.as_bytes());
-        // A policy of a spec is the builder's own.
+        // The builder is responsible for a policy from a spec.
         let decides = !options.allowed.is_empty()
             || options.minimum_version.is_some()
             || options.verity.is_some();
@@ -145,7 +145,7 @@ pub fn add_files(
     Ok(entries)
 }
 
-/// Adds what is the loader's own to it, without directories that it has.
+/// Adds the loader's files to it, without directories that it has already.
 pub fn add_to_loader(loader: &mut Vec<SpecEntry>, entries: Vec<SpecEntry>) {
     for entry in entries {
         let name = normalized(&entry.name);
@@ -178,7 +178,7 @@ fn sign(list: &[u8], key: &Path, version: Option<u64>, temp: &TempFiles) -> Resu
     Ok(text)
 }
 
-/// Adds a file, and the directories that it is in.
+/// Adds a file and its parent directories.
 fn add(loader: &mut Vec<SpecEntry>, name: Vec<u8>, text: String) {
     let entry = |name: &[u8], mode, body| SpecEntry::of_root(name, mode, body, "--verify");
     let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -225,7 +225,7 @@ fn list(
     for (name, file) in layer_files(loader)? {
         let walk = initrd::walk_layer_file(&*file);
         let is = |exception: &Exception| {
-            // Behind the number of --layers-inside.
+            // The name after the number of --layers-inside.
             let given = name.split_once('-').map_or("", |(_, given)| given);
             [name.as_str(), given].into_iter().any(|name| {
                 let rest = name.strip_prefix(exception.name.as_str());
@@ -269,7 +269,7 @@ fn list(
     Ok(lines.iter().map(|line| format!("{line}\n")).collect())
 }
 
-/// Takes the first exception that is meant out of the list.
+/// Removes the first exception for the layer from the list.
 fn take<'a>(
     exceptions: &mut Vec<&'a Exception>,
     is: impl Fn(&Exception) -> bool,
@@ -318,7 +318,7 @@ fn open(path: &Path) -> Result<Opened> {
     Opened::open(path)
 }
 
-/// The lines for the layers of a file. `expected`: by what the kernel verifies the file.
+/// The lines for the layers of a file. `expected`: how the kernel verifies the file.
 fn entries(
     name: &str,
     file: &dyn ReadAt,
@@ -326,7 +326,7 @@ fn entries(
     exception: Option<&Exception>,
     expected: Option<Expected>,
 ) -> Result<Vec<list::ListEntry>> {
-    // In a file of /layers and behind a stop or an image alike, the kernel unpacks nothing.
+    // The kernel unpacks nothing in a file of /layers, nor after a stop or an image.
     let place = Place::File(name.into());
     let source = Source { place, walk };
     let mut lines = Vec::new();
@@ -366,7 +366,7 @@ impl LayerFile<'_> {
         let progress = LongStep::part(format_args!("hash {}", self.name), *length);
         let file = progress.watch(self.file, *offset);
         let digests = Digests::of(&file, *offset, *length, archive).during("read", &self.name)?;
-        // Where the whole file is an archive with its padding, the digest is that of the file.
+        // If the whole file is an archive with its padding, the digest is that of the file.
         let end = offset.saturating_add(length.next_multiple_of(512));
         let digest = match digests.padded {
             Some(padded) if self.file.size() == end => padded,
@@ -384,7 +384,7 @@ impl LayerFile<'_> {
             kind,
         } = &self.segment;
         let Kind::Cpio(cpio) = kind else {
-            return refuse("it is no cpio archive: only archives may vary".into());
+            return refuse("it is not a cpio archive: only archives may vary".into());
         };
         let directory = match &exception.directory {
             Some(directory) => directory.clone(),

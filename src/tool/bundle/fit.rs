@@ -12,10 +12,11 @@ use crate::error::{Context, Error, Result};
 
 const PACKAGE: &str = "u-boot-tools device-tree-compiler";
 
-/// The alignment, in bytes, of the kernel, the device trees and the ramdisk in the file: that of pages and blocks.
+/// The alignment, in bytes, of the kernel, the device trees and the ramdisk in the file: the size of pages
+/// and blocks.
 const ALIGN: &str = "0x1000";
 
-/// A key for signing configurations: DIRECTORY/NAME.key, with DIRECTORY/NAME.crt beside it.
+/// A key for signing configurations: DIRECTORY/NAME.key, next to DIRECTORY/NAME.crt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FitKey {
     directory: PathBuf,
@@ -27,8 +28,8 @@ impl FitKey {
     /// The key in this file, an RSA key in PEM.
     ///
     /// # Errors
-    /// The file cannot be read, its name does not end with .key, or the key has another size than 2048, 3072 or 4096
-    /// bits.
+    /// The file cannot be read, its name does not end with .key, or the size of the key is not 2048, 3072 or
+    /// 4096 bits.
     pub fn read(path: &Path) -> Result<Self> {
         let refuse = |what: &str| Error::new("read", path.display(), what);
         let stem = path.file_stem().and_then(|stem| stem.to_str());
@@ -49,7 +50,7 @@ impl FitKey {
     }
 }
 
-/// The algorithm for a private key in PEM, from its length: mkimage wants to be told.
+/// The algorithm for a private key in PEM, from its length: mkimage does not detect it.
 fn algorithm(pem: &str) -> Option<&'static str> {
     let mut lines = pem.lines().map(str::trim);
     lines.find(|line| line.starts_with("-----BEGIN") && line.contains("PRIVATE KEY"))?;
@@ -66,7 +67,7 @@ fn algorithm(pem: &str) -> Option<&'static str> {
     }
 }
 
-/// What the source of a FIT image names.
+/// The parts that the source of a FIT image names.
 struct FitSource<'a> {
     arch: &'a str,
     kernel: &'a str,
@@ -76,7 +77,7 @@ struct FitSource<'a> {
     key: Option<&'a FitKey>,
 }
 
-/// Writes a FIT image to a file beside `output`, whose path is returned.
+/// Writes a FIT image to a file next to `output`, and returns the path of the file.
 pub(super) fn write(parts: &Parts, output: &Path, options: &BundleOptions) -> Result<PathBuf> {
     let kernel = plain_kernel(parts)?;
     let absolute = |path: &Path| -> Result<String> {
@@ -123,13 +124,13 @@ pub(super) fn write(parts: &Parts, output: &Path, options: &BundleOptions) -> Re
     Ok(target)
 }
 
-/// mkimage's arguments. The data is outside of the tree (-E), where it can be aligned.
+/// The arguments of mkimage. The data is outside of the tree (-E), where it can be aligned.
 fn arguments(its: &Path, key: Option<&FitKey>, target: &Path) -> Vec<String> {
     let mut words: Vec<String> = ["-f", &its.display().to_string(), "-E", "-B", ALIGN]
         .map(String::from)
         .into();
     if let Some(key) = key {
-        // U-Boot must find the key required, or an attacker leaves the signature out.
+        // Marks the key as required: otherwise an attacker could leave out the signature.
         words.extend([
             "-k".into(),
             key.directory.display().to_string(),
@@ -146,8 +147,8 @@ impl FitSource<'_> {
         let mut text = String::from(
             "/dts-v1/;\n/ {\n\tdescription = \"layerinit\";\n\t#address-cells = <1>;\n\timages {\n",
         );
-        // U-Boot starts such a kernel where it lies, or moves it where its header says: no address of the board is
-        // needed here.
+        // U-Boot starts such a kernel in place, or moves it to the address in its header: no address of the
+        // board is needed here.
         let in_place = "\t\t\tload = <0>;\n\t\t\tentry = <0>;\n";
         self.image(&mut text, "kernel", "kernel_noload", self.kernel, in_place);
         for (number, (_, path)) in (1..).zip(&self.device_trees) {
@@ -169,7 +170,8 @@ impl FitSource<'_> {
 
     fn image(&self, text: &mut String, name: &str, kind: &str, path: &str, more: &str) {
         let (arch, path) = (self.arch, quoted(path));
-        // Nothing is compressed: the kernel and /init decompress what is compressed in the ramdisk.
+        // The parts are stored uncompressed: the kernel and /init decompress the compressed parts of the
+        // ramdisk.
         let _ = write!(
             text,
             "\t\t{name} {{\n\t\t\tdescription = \"{name}\";\n\t\t\tdata = /incbin/(\"{path}\");\n\

@@ -14,7 +14,7 @@ const PACKAGE: &str = "grub-common xorriso mtools";
 /// The directory of GRUB's platforms.
 const GRUB: &str = "/usr/lib/grub";
 
-/// Writes an ISO to a file beside `output`, whose path is returned.
+/// Writes an ISO to a file next to `output`, and returns the path of the file.
 pub(super) fn write(parts: &Parts, output: &Path) -> Result<PathBuf> {
     for (platform, package) in parts.platform.grub {
         let path = Path::new(GRUB).join(platform);

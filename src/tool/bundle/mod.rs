@@ -1,4 +1,5 @@
-//! What boot loaders take in place of a kernel and an initrd: a unified kernel image, a FIT image, an ISO.
+//! Files that boot loaders start instead of a kernel and an initrd: a unified kernel image, a FIT image, an
+//! ISO.
 //!
 //! Programs of the distribution write them: ukify, mkimage, grub-mkrescue.
 
@@ -69,7 +70,7 @@ impl BundleOptions {
     /// Refuses options that do not fit together.
     ///
     /// # Errors
-    /// The text for wrong usage.
+    /// The options do not fit together; the text is the usage error.
     pub fn check(&self) -> std::result::Result<(), String> {
         if !self.is_addon() {
             return Ok(());
@@ -78,13 +79,13 @@ impl BundleOptions {
             return Err("an addon (*.addon.efi) has no kernel: leave out --kernel".into());
         }
         if self.fit.is_some() || self.iso.is_some() {
-            return Err("an addon (*.addon.efi) has no loader, and --fit and --iso need one: build them apart".into());
+            return Err("an addon (*.addon.efi) has no loader, and --fit and --iso need one: build them separately".into());
         }
         Ok(())
     }
 }
 
-/// What all kinds are made of.
+/// The input of all kinds.
 struct Parts<'a> {
     /// The image as a file.
     initrd: &'a Path,
@@ -99,7 +100,7 @@ struct Parts<'a> {
 /// Writes the files. `initrd` is the image, a plain file. Returns messages, one line each.
 ///
 /// # Errors
-/// There is no kernel; a program is missing or fails. No file is left then.
+/// There is no kernel, or a program is missing or fails. No file is left then.
 pub fn write(initrd: &Path, options: &BundleOptions, temp: &TempFiles) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     if let Some(output) = options.uki.as_deref().filter(|_| options.is_addon()) {
@@ -147,7 +148,7 @@ pub fn write(initrd: &Path, options: &BundleOptions, temp: &TempFiles) -> Result
         temp,
         cmdline,
     };
-    // U-Boot has the command line in its environment.
+    // U-Boot takes the command line from its environment.
     let has_cmdline = options.uki.is_some() || options.iso.is_some();
     let retained = Words::new(&parts.cmdline).any(|(name, _)| name == "retain_initrd");
     if has_cmdline && needs_retaining && !retained {
@@ -201,7 +202,7 @@ fn finish(
 
 /// /usr/lib/os-release or /etc/os-release of the layers.
 fn os_release(image: &Initrd, boot: &Boot) -> Option<String> {
-    /// More bytes than any such file has.
+    /// No such file has more bytes.
     const MAX: usize = 1 << 16;
     let paths: [&[u8]; 2] = [b"usr/lib/os-release", b"etc/os-release"];
     paths.into_iter().find_map(|path| {
@@ -219,7 +220,7 @@ fn os_release(image: &Initrd, boot: &Boot) -> Option<String> {
     })
 }
 
-/// Runs a program that writes `output`. Its own output is dropped, and its messages are shown if it fails.
+/// Runs a program that writes `output`. Drops its standard output, and shows its messages if it fails.
 fn execute(command: &mut Command, package: &str, output: &Path, temp: &TempFiles) -> Result<()> {
     run(
         command.stdin(Stdio::null()).stdout(Stdio::null()),
@@ -229,7 +230,7 @@ fn execute(command: &mut Command, package: &str, output: &Path, temp: &TempFiles
     )
 }
 
-/// The kernel, decompressed if it is a gzip file, as mkimage and U-Boot take it.
+/// The kernel, decompressed if it is a gzip file: the form for mkimage and U-Boot.
 fn plain_kernel(parts: &Parts) -> Result<PathBuf> {
     let path = &parts.kernel.path;
     let context = || path.display().to_string();

@@ -13,7 +13,7 @@ use crate::tool::platform::{self, Platform};
 const PACKAGE: &str =
     "systemd-ukify systemd-boot-efi (Debian 13; for Debian 12 from bookworm-backports)";
 
-/// Where systemd 253 to 254 and some distributions have ukify, which is not in PATH there.
+/// The path of ukify in systemd 253 to 254 and some distributions, which is not in PATH.
 const OTHER_PLACE: &str = "/usr/lib/systemd/ukify";
 
 /// The directory of systemd's stubs.
@@ -22,13 +22,13 @@ const STUBS: &str = "/usr/lib/systemd/boot/efi";
 /// A key and a certificate for Secure Boot, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signing {
-    /// The private key; a file, or what ukify takes else.
+    /// The private key; a file, or anything else that ukify accepts.
     pub key: PathBuf,
     /// The certificate.
     pub certificate: PathBuf,
 }
 
-/// Writes a unified kernel image to a file beside `output`, whose path is returned.
+/// Writes a unified kernel image to a file next to `output`, and returns the path of the file.
 pub(super) fn write(parts: &Parts, output: &Path, options: &BundleOptions) -> Result<PathBuf> {
     let stub = stub("linux", parts.platform, options)?;
     let target = parts.temp.beside(output)?;
@@ -64,8 +64,8 @@ pub(super) fn write(parts: &Parts, output: &Path, options: &BundleOptions) -> Re
     Ok(target)
 }
 
-/// Writes an addon with `initrd`, which holds layers only. systemd-stub appends it to the initrd of the unified kernel
-/// image from version 257 on.
+/// Writes an addon with `initrd`, which holds layers only. From version 257 on, systemd-stub appends it to
+/// the initrd of the unified kernel image.
 pub(super) fn write_addon(
     initrd: &Path,
     output: &Path,
@@ -98,7 +98,7 @@ pub(super) fn write_addon(
     Ok(target)
 }
 
-/// ukify's arguments.
+/// The arguments of ukify.
 fn arguments(
     platform: &Platform,
     sections: &[String],

@@ -15,11 +15,11 @@ use crate::tool::kernel_config::KernelConfig;
 /// How a layer becomes a part of the new root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Mounted where it is, by this backend; `None`: the kernel is unknown.
+    /// Mounted in place by this backend; `None`: the kernel is unknown.
     Mounted(Option<Backend>),
-    /// An archive that is unpacked into so many bytes of memory.
+    /// An archive that is unpacked into this many bytes of memory.
     Unpacked(u64),
-    /// An image whose files are written into so many bytes of memory.
+    /// An image whose files are written into this many bytes of memory.
     Extracted(u64),
     /// No backend mounts it.
     Failed,
@@ -35,7 +35,7 @@ impl Method {
     }
 }
 
-/// What becomes of each layer of a plan, in order.
+/// How each layer of a plan is mounted, in order.
 pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
     let all = matches!(plan.root, Root::Extracted { .. }) || lacks_overlay(check, plan);
     let page_size = check.page_size();
@@ -73,7 +73,7 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
                         None => return Method::Failed,
                     }
                 }
-                // Without its configuration, a kernel is taken to mount what it may mount.
+                // A kernel of unknown configuration is assumed to mount whatever it may.
                 None => backends
                     .iter()
                     .copied()
@@ -93,7 +93,7 @@ pub fn methods(check: &Check, plan: &Plan) -> Vec<Method> {
     plan.layers.iter().enumerate().map(method).collect()
 }
 
-/// The same for a kernel that is unknown, from the image alone.
+/// The same for an unknown kernel, from the image alone.
 pub fn methods_of(image: &(dyn ReadAt + Sync), boot: &Boot, plan: &Plan) -> Vec<Method> {
     let sources = boot.open(image).unwrap_or_default();
     let parts = merged::layer_parts(plan, &sources);
@@ -144,13 +144,13 @@ fn lacks_overlay(check: &Check, plan: &Plan) -> bool {
     check.config.is_some_and(|config| !overlay(config)) && plan.may_extract_all()
 }
 
-/// The bytes of memory that the files of a layer take, in pages of so many bytes. An image that cannot be read is
-/// reported elsewhere.
+/// The bytes of memory that the files of a layer take, in pages of `page_size` bytes. Another check reports an
+/// image that cannot be read.
 fn extracted(image: &Image, page_size: u64) -> u64 {
     extract::needed_of(image, false).map_or(0, |needed| needed.memory(page_size))
 }
 
-/// Notes the backend of each layer, where the kernel's configuration is known.
+/// Notes the backend of each layer, if the kernel's configuration is known.
 pub fn backends(check: &Check, findings: &mut Findings) {
     let Some((plan, _)) = check.plan_and_config() else {
         return;

@@ -1,8 +1,8 @@
 //! Changes of layers to those below them.
 //!
-//! A conflict may be a mistake: a directory in place of another file or the other way round, which hides whole
-//! trees, or a whiteout of nothing. A file with other contents than in a layer below is an override, which
-//! layers are for.
+//! A conflict may be a mistake: a directory in place of another file or the other way round, which hides
+//! whole trees, or a whiteout of nothing. A file whose content differs from that in a layer below is an
+//! override, which is what layers are for.
 
 use super::context::Check;
 use crate::plan::{Layer, Plan};
@@ -13,10 +13,10 @@ use crate::tool::image::merged::{Layers, equal};
 use crate::tool::image::rootfs::{Change, Changes, Node};
 use crate::tool::progress::LongStep;
 
-/// How many lines of each kind are printed. The rest is counted.
+/// The number of lines of each kind that are printed. The rest is counted.
 const MAX: usize = 1000;
 
-/// Lists conflicts and overrides, if that was asked for.
+/// Lists conflicts and overrides with `--conflicts`.
 pub fn conflicts(check: &Check, findings: &mut Findings) {
     let (Some(plan), Some(changes)) = (check.plan(), &check.root.changes) else {
         return;

@@ -1,4 +1,4 @@
-//! What the checks look at.
+//! The input of the checks.
 
 use super::options::CheckOptions;
 use crate::error::{Error, Result};
@@ -12,11 +12,11 @@ use crate::tool::image::merged::{self, Layers, Stacking};
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
 
-/// An image, the boot that is checked, and what comes of them.
+/// An image, the boot to check, and what follows from them.
 pub struct Check<'a> {
     /// The image.
     pub image: &'a Initrd,
-    /// What is known of the boot.
+    /// What is known about the boot.
     pub options: &'a CheckOptions,
     /// The kernel's configuration, if it is known.
     pub config: Option<&'a KernelConfig>,
@@ -42,19 +42,20 @@ impl Check<'_> {
         self.planned.ok()
     }
 
-    /// The size of the kernel's pages in bytes; that of most kernels, if it is not known.
+    /// The size of the kernel's pages in bytes; that of most kernels if unknown.
     pub fn page_size(&self) -> u64 {
         let known = self.config.and_then(machine::page_size);
         known.unwrap_or(machine::PAGE_SIZE)
     }
 
-    /// The plan and the kernel's configuration, if there are both.
+    /// The plan and the kernel's configuration, if both exist.
     pub fn plan_and_config(&self) -> Option<(&Plan, &KernelConfig)> {
         self.plan().zip(self.config)
     }
 }
 
-/// Calls `run` with all that is known of an image. Without a command line, that is `retain_initrd`.
+/// Calls `run` with everything that is known about an image. Without a command line, it assumes
+/// `retain_initrd`.
 ///
 /// # Errors
 /// The image or the kernel's configuration cannot be read.

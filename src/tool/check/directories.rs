@@ -12,7 +12,7 @@ use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
 use crate::tool::image::rootfs::{Node, ResolveError, Rootfs};
 
-/// Reports files and links in place of /dev, /proc, /sys and /run, and what `/init` does about them.
+/// Reports files and links in place of /dev, /proc, /sys and /run, and says what `/init` does about them.
 pub fn mount_points(check: &Check, findings: &mut Findings) {
     let Some(plan) = check.plan() else {
         return;
@@ -85,7 +85,7 @@ pub fn kept(check: &Check, findings: &mut Findings) {
 /// Reports directories of archives that everybody may write to: GRUB's `newc:` makes all of them so, and they
 /// become /etc of the new root. Directories with the sticky bit, such as /tmp, are fine.
 pub fn world_writable(check: &Check, findings: &mut Findings) {
-    /// The rest is counted.
+    /// The number of directories that are listed. The rest is counted.
     const LINES: usize = 3;
     let Some(plan) = check.plan() else {
         return;

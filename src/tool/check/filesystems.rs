@@ -1,7 +1,7 @@
-//! The filesystems of the devices that `/init` mounts: their drivers, and the character sets of these.
+//! The filesystems of the devices that `/init` mounts: their drivers, and the character sets of the drivers.
 //!
-//! The type of a filesystem is known from `rootfstype=`, or if what stands in for the device of `rd.layers.from=` is the
-//! mount point of such a filesystem.
+//! The type of a filesystem is known from `rootfstype=`, or if the directory that stands in for a device of
+//! `rd.layers.from=` is the mount point of such a filesystem.
 
 use super::context::Check;
 use super::options::LoaderLocation;
@@ -37,8 +37,8 @@ pub fn drivers(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// Why a kernel mounts none of the filesystem types of a device; `None` if it mounts one, or one is unknown
-/// here.
+/// Why a kernel mounts none of the filesystem types of a device; `None` if it mounts one, or if this tool
+/// does not know one.
 fn no_filesystem(
     config: &KernelConfig,
     modules: &LoaderModules,
@@ -60,8 +60,9 @@ fn no_filesystem(
     Some(what).filter(|_| !refusals.is_empty())
 }
 
-/// Reports character sets that the driver of a filesystem asks for while it mounts, and that the kernel does not have:
-/// vfat and exfat fail without them (fat_fill_super in fs/fat/inode.c), and names of an ISO with Joliet are garbled.
+/// Reports character sets that the driver of a filesystem needs to mount, and that the kernel does not have:
+/// vfat and exfat fail without them (fat_fill_super in fs/fat/inode.c), and names of an ISO with Joliet are
+/// garbled.
 pub fn character_sets(check: &Check, findings: &mut Findings) {
     let Some((plan, config)) = check.plan_and_config() else {
         return;
@@ -70,7 +71,7 @@ pub fn character_sets(check: &Check, findings: &mut Findings) {
         return;
     }
     for (word, device) in devices(plan) {
-        // Of several types, another one may be mounted.
+        // With several types, another one may be mounted.
         let [fstype] = device.types.as_slice() else {
             continue;
         };

@@ -7,7 +7,7 @@ use crate::tool::finding::Findings;
 use crate::tool::image::in_place::{self, InPlace};
 use crate::tool::kernel_config::KernelConfig;
 
-/// Notes how much of each layer that is not compressed is in place, unless its files fill no page.
+/// Notes how much of each uncompressed layer is served in place, unless its files fill no page.
 pub fn in_place(check: &Check, findings: &mut Findings) {
     let without = |config: &_| !KernelConfig::built_in(config, "EROFS_FS_MEMBACK");
     let Some(plan) = check.plan().filter(|_| !check.config.is_some_and(without)) else {

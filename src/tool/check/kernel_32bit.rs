@@ -7,8 +7,8 @@ use crate::tool::finding::Findings;
 use crate::tool::image::machine;
 use crate::tool::kernel_config::KernelConfig;
 
-/// Reports an initrd that an ARM kernel may not be able to read: it faults when /sys/firmware/initrd is read
-/// beyond lowmem.
+/// Reports an initrd that an ARM kernel may not be able to read: the kernel faults when /sys/firmware/initrd
+/// is read beyond lowmem.
 pub fn lowmem(check: &Check, findings: &mut Findings) {
     let Some((plan, config)) = check.plan_and_config() else {
         return;
@@ -29,14 +29,13 @@ pub fn lowmem(check: &Check, findings: &mut Findings) {
         let relation = "is larger than the memory that this kernel maps (lowmem,";
         findings.error("CONFIG_ARM=y", what(relation));
     } else if size > lowmem / 2 {
-        let relation =
-            "has to lie as a whole in the memory that this kernel maps (lowmem, the first";
+        let relation = "has to fit into the memory that this kernel maps (lowmem, the first";
         findings.warning("CONFIG_ARM=y", what(relation));
     }
 }
 
-/// The bytes of lowmem of an ARM kernel, as far as its configuration decides it: the address space above
-/// PAGE_OFFSET without the 240 MiB of vmalloc, its gap of 8, and 16 at the top (arch/arm/mm/mmu.c and
+/// The bytes of lowmem of an ARM kernel, from its configuration: the address space above PAGE_OFFSET without
+/// the 240 MiB of vmalloc, its gap of 8, and 16 at the top (arch/arm/mm/mmu.c and
 /// arch/arm/include/asm/pgtable.h).
 fn lowmem_size(config: &KernelConfig) -> u64 {
     const VMALLOC: u64 = 264 << 20;
@@ -55,8 +54,8 @@ pub fn time32(check: &Check, findings: &mut Findings) {
     };
     let is_32bit = matches!(machine::name(config), Some("arm" | "i386"));
     if (is_32bit || config.is_disabled("64BIT")) && config.is_disabled("COMPAT_32BIT_TIME") {
-        let what = "programs that are linked with glibc and know times of 32 bits only fail (ENOSYS): take an \
-                    /init for musl, and a real init built with times of 64 bits";
+        let what = "programs that are linked with glibc and use 32-bit times fail (ENOSYS): use an /init for \
+                    musl, and a real init built with 64-bit times";
         findings.warning("CONFIG_COMPAT_32BIT_TIME=n", what);
     }
 }

@@ -17,7 +17,7 @@ use crate::tool::finding::{Findings, Severity};
 use crate::tool::image::rootfs::Rootfs;
 use crate::tool::kernel_config::KernelConfig;
 
-/// Adds findings about options, which are named without CONFIG_.
+/// Adds findings about options. Names have no CONFIG_.
 struct OptionFindings<'a> {
     config: &'a KernelConfig,
     findings: &'a mut Findings,
@@ -133,7 +133,7 @@ pub fn required(check: &Check, findings: &mut Findings) {
     }
     for (offset, codec) in compressed_archives(check.boot) {
         let what =
-            format!("the kernel cannot unpack the archive at {offset:#x}, nor anything behind it");
+            format!("the kernel cannot unpack the archive at {offset:#x}, nor anything after it");
         options.require(codec.kernel_option().trim_start_matches("CONFIG_"), &what);
     }
     for (index, layer) in plan.layers.iter().enumerate() {
@@ -164,7 +164,7 @@ fn has_compressed_files(root: &Rootfs, layer: usize) -> bool {
     })
 }
 
-/// Reports options without which the boot fails. They may be modules if the loader has these.
+/// Reports options without which the boot fails. They may be modules if the loader has the modules.
 pub fn modular(check: &Check, findings: &mut Findings) {
     let Some((plan, config)) = check.plan_and_config() else {
         return;
@@ -221,7 +221,7 @@ pub fn without(plan: &Plan, module: Module) -> (Severity, String) {
     let (severity, instead) = match module {
         Module::Erofs => instead_of_mount(plan),
         Module::Squashfs => (Severity::Error, ""),
-        // Another backend may do: memback, file.
+        // Another backend may work: memback, file.
         Module::Loop => (Severity::Warning, ""),
         Module::Overlay if plan.may_extract_all() => (
             Severity::Warning,
@@ -259,7 +259,7 @@ fn unsupported(check: &Check, plan: &Plan, config: &KernelConfig) -> BTreeSet<Ba
     found
 }
 
-/// Reports options without which the system runs, and lacks something.
+/// Reports options without which the system runs but lacks something.
 pub fn recommended(check: &Check, findings: &mut Findings) {
     let Some((plan, config)) = check.plan_and_config() else {
         return;
@@ -293,11 +293,11 @@ pub fn initrd_access(check: &Check, findings: &mut Findings) {
     }
     let what = match config.version {
         Some(version) if version < (6, 8) => {
-            "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers behind \
+            "this kernel is older than 6.8, and has no /sys/firmware/initrd: the layers after \
              the loader are lost (put them into /layers)"
         }
         _ if !check.boot.options.retain_initrd => {
-            "without retain_initrd on the command line, the layers behind the loader are lost"
+            "without retain_initrd on the command line, the layers after the loader are lost"
         }
         _ => return,
     };

@@ -6,12 +6,12 @@
 //!   or the memback patches);
 //! * the files that the kernel unpacks, in whole pages, until the switch to the new root;
 //! * the archives that become layers, and the files of images that `/init` extracts, in whole pages, for the life of
-//!   the system; where the bytes of a layer are in a file of the rootfs, they are freed when it is written;
+//!   the system; if the bytes of a layer are in a file of the rootfs, they are freed once the layer is written;
 //! * the inode and the names of each of these files ([`FILE_MEMORY`](crate::initrd::FILE_MEMORY));
 //! * the buffers for decompressing the largest archive.
 //!
-//! Pages of EROFS files are not counted, as the kernel can reclaim them. [`KERNEL`] stands for what the kernel
-//! itself takes.
+//! Pages of EROFS files are not counted, as the kernel can reclaim them. [`KERNEL`] is an estimate of what
+//! the kernel itself takes.
 
 use std::fmt;
 use std::io::Read;
@@ -85,7 +85,7 @@ struct Memory {
     layers: u64,
     /// The files of images that `/init` extracts.
     extracted: u64,
-    /// The most that both take at one time, without what is freed meanwhile.
+    /// The most that both take at one time, less what is freed in the meantime.
     written: u64,
     /// The largest buffers of the kernel's decompressors.
     kernel_decompressor: u64,
@@ -96,9 +96,9 @@ struct Memory {
 }
 
 impl Memory {
-    /// Adds up what an image takes. A kernel that `copies` an initrd which is not all archives
-    /// (CONFIG_BLK_DEV_RAM=y) writes it to /initrd.image before it frees it. If the initrd is kept, that file is
-    /// not needed: the kernel writes as much of it as fits into half of the memory, and /init removes it.
+    /// Adds up what an image takes. A kernel that copies (`copies`) an initrd which is not all archives
+    /// (CONFIG_BLK_DEV_RAM=y) writes it to /initrd.image before it frees it. If the initrd is kept, that file
+    /// is not needed: the kernel writes as much of it as fits into half of the memory, and /init removes it.
     fn new(
         image: &dyn ReadAt,
         boot: &Boot,
@@ -137,7 +137,7 @@ impl Memory {
         for layer in &plan.layers {
             if let Content::Cpio { codec, .. } = layer.content {
                 let buffers = match layer.place.is_initrd() {
-                    // Its bytes are not in the image as they are.
+                    // Its bytes are not in the image in this form.
                     false => codec.map_or(0, |codec| codec.memory(&[])),
                     true => decompressor_memory(image, layer.offset, codec),
                 };

@@ -40,7 +40,7 @@ pub struct NamedCheck {
     name: &'static str,
     /// What it finds, on one line of the help.
     finds: &'static str,
-    /// Looks for it.
+    /// Runs it.
     run: fn(&Check, &mut Findings),
 }
 
@@ -55,7 +55,7 @@ const fn row(
 /// All checks, in the order of their findings.
 #[rustfmt::skip]
 pub const CHECKS: &[NamedCheck] = &[
-    row("dropped-files", "files that the kernel drops, and files of /layers that are not used",
+    row("dropped-files", "files that the kernel drops, and files of /layers that /init does not use",
         segments::dropped_files),
     row("u-boot", "U-Boot ramdisks with a wrong CRC", segments::u_boot),
     row("segments", "broken or truncated archives, and EROFS images that the kernel refuses",
@@ -67,17 +67,17 @@ pub const CHECKS: &[NamedCheck] = &[
     row("backends", "layers that no backend can mount", plan_warnings::unreachable_layers),
     row("freed-initrd", "layers in an initrd that the kernel frees", plan_warnings::freed_initrd),
     row("tmpfs-options", "mount options that tmpfs does not have", plan_warnings::tmpfs_options),
-    row("image-uuid", "images without UUID below writes that stay", plan_warnings::images_without_uuid),
+    row("image-uuid", "images without UUID below a persistent upper", plan_warnings::images_without_uuid),
     row("kept", "directories of rd.overlay.for= that /init cannot keep", directories::kept),
     row("files-in-tmpfs", "files of /layers that the file backend cannot mount",
         plan_warnings::files_in_tmpfs),
-    row("layers", "layers that cannot be read, and files of theirs that /init drops", segments::layers),
-    row("verification", "layers other than the loader lists, and words that its policy refuses", trust::trust),
+    row("layers", "layers that cannot be read, and their files that /init drops", segments::layers),
+    row("verification", "layers that the loader does not list, and words that its policy refuses", trust::trust),
     row("mount-points", "a file or link in place of /dev, /proc, /sys or /run", directories::mount_points),
     row("world-writable", "directories of archives that everybody may write to", directories::world_writable),
-    row("skipped-init", "an init that /init skips for the next", real_init::skipped),
+    row("skipped-init", "an init that /init skips in favour of the next", real_init::skipped),
     row("missing-init", "no init in the layers that can be started", real_init::missing),
-    row("module-machine", "modules for another machine than the programs", modules::machine),
+    row("module-machine", "modules for a different machine from the programs", modules::machine),
     row("bootconfig", "a bootconfig that the kernel ignores (--kernel-config)", kernel_options::bootconfig),
     row("erofs-features", "EROFS features newer than the kernel (--kernel-config)",
         kernel_options::erofs_features),
@@ -91,7 +91,7 @@ pub const CHECKS: &[NamedCheck] = &[
     row("recommended", "kernel options without which something is lost (--kernel-config)",
         kernel_options::recommended),
     row("initrd-access", "an initrd that /init cannot read (--kernel-config)", kernel_options::initrd_access),
-    row("unsigned", "modules without a signature that the kernel demands (--kernel-config)",
+    row("unsigned", "modules without the signature that the kernel requires (--kernel-config)",
         modules::unsigned),
     row("lowmem", "an initrd beyond the lowmem of an ARM kernel (--kernel-config)", kernel_32bit::lowmem),
     row("time32", "a 32-bit kernel without the system calls with 32-bit times (--kernel-config)", kernel_32bit::time32),

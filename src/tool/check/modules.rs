@@ -8,7 +8,7 @@ use crate::text::shown;
 use crate::tool::finding::Findings;
 use crate::tool::image::loader_modules::{has_module_name, is_module};
 
-/// Reports the modules of each kernel that are for another machine than its programs. They are all of one
+/// Reports the modules of each kernel that are for a different machine from the programs. They are all of one
 /// build, so the first one is enough.
 pub fn machine(check: &Check, findings: &mut Findings) {
     if check.plan().is_none() {
@@ -42,7 +42,7 @@ pub fn unsigned(check: &Check, findings: &mut Findings) {
         None => return,
     };
     for release in modules.releases(config.version) {
-        // A module that a layer needs is an error of its own.
+        // A module that a layer needs is a separate error.
         let unusable = |module: &Module| modules.problem(release, module.name()).is_some();
         if when.is_empty() && plan.modules.iter().any(unusable) {
             continue;
@@ -85,7 +85,7 @@ pub fn loadable(check: &Check, findings: &mut Findings) {
         };
         let index = Index::new(dep, "");
         for module in &plan.modules {
-            // The kernel may have a module built in that is in neither.
+            // The kernel may have built in a module that is in neither.
             if index.files(module.name()).is_err() && !has_file(module) {
                 continue;
             }

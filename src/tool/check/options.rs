@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::uefi::UefiLoader;
 use crate::tool::image::boot::StandIns;
 
-/// What is known of the boot, and what is checked.
+/// What is known about the boot, and what to check.
 #[derive(Clone, Debug, Default)]
 pub struct CheckOptions {
     /// The kernel command line, if it is known.
@@ -16,7 +16,7 @@ pub struct CheckOptions {
     pub kernel_config: Option<PathBuf>,
     /// Whether to list what layers change in those below them.
     pub conflicts: bool,
-    /// What stands in for the devices of `rd.layers.from=`.
+    /// The directories and files that stand in for the devices of `rd.layers.from=`.
     pub stand_ins: StandIns,
     /// The boot loader on a machine with UEFI, if it is known.
     pub firmware: Option<UefiLoader>,

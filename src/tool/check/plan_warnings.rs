@@ -1,4 +1,4 @@
-//! The plan: why there is none, and what of it the kernel may not do.
+//! The plan: why there is none, and which parts the kernel may refuse.
 
 use super::context::Check;
 use super::requirements::has_layers_in_initrd;
@@ -24,9 +24,9 @@ fn is_unread(check: &Check) -> bool {
         && (options.strict || options.root.is_none() && layers().is_none())
 }
 
-/// Reports words of the command line that the plan does not follow.
+/// Reports words of the command line that have no effect on the plan.
 pub fn command_line(check: &Check, findings: &mut Findings) {
-    // The plan's other warnings are about segments, which have checks of their own.
+    // The plan's other warnings are about segments, which other checks cover.
     if let Some(plan) = check.plan() {
         for warning in plan.cmdline_warnings.iter().chain(&plan.lost) {
             findings.warning("command line", warning);
@@ -55,7 +55,7 @@ pub fn freed_initrd(check: &Check, findings: &mut Findings) {
         && check.plan().is_some_and(has_layers_in_initrd)
         && !check.boot.options.retain_initrd
     {
-        let what = "without retain_initrd the layers behind the loader are lost, unless the kernel has \
+        let what = "without retain_initrd the layers after the loader are lost, unless the kernel has \
                     CONFIG_BLK_DEV_RAM=y";
         findings.warning("command line", what);
     }
@@ -78,7 +78,8 @@ pub fn tmpfs_options(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// Reports images that `/init` reads whole at each boot, because nothing in them says when they change.
+/// Reports images that `/init` reads in full at each boot, because they have no UUID that changes with the
+/// content.
 pub fn images_without_uuid(check: &Check, findings: &mut Findings) {
     for layer in check
         .plan()
@@ -96,7 +97,7 @@ pub fn images_without_uuid(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// Reports layers that only the file backend can mount, and that lie in a tmpfs. The plan has them: without
+/// Reports layers that only the file backend may mount, and that are in a tmpfs. The plan has them: without
 /// CONFIG_TMPFS the rootfs is a ramfs, and a later kernel may mount a file of a tmpfs.
 pub fn files_in_tmpfs(check: &Check, findings: &mut Findings) {
     for layer in check.plan().into_iter().flat_map(|plan| &plan.layers) {
@@ -105,7 +106,7 @@ pub fn files_in_tmpfs(check: &Check, findings: &mut Findings) {
             && *backends == [Backend::File]
             && check.boot.options.rootfs_is_tmpfs()
         {
-            let what = "rd.layers.backend= names \"file\" alone, and the kernel mounts no file that lies in a tmpfs \
+            let what = "rd.layers.backend= names \"file\" alone, and the kernel mounts no file in a tmpfs \
                         (ENOTBLK): allow loop, or boot with rootfstype=ramfs";
             findings.error(layer, what);
         }

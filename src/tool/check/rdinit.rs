@@ -23,7 +23,7 @@ pub fn rdinit(check: &Check, findings: &mut Findings) {
         Err(what) if required => return findings.error(rdinit, what),
         Err(_) => None,
     };
-    // A program in the image replaces one that is built in. What another program than /init needs does not
+    // A program in the image replaces one that is built in. The needs of a program other than /init do not
     // matter.
     if let Err(error) = check_is_layerinit(boot, check.image) {
         return findings.error("loader", error.to_string());

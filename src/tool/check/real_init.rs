@@ -1,4 +1,4 @@
-//! The real init: whether it is in the new root, and the kernel can start it.
+//! The real init: whether it is in the new root, and whether the kernel can start it.
 
 use super::context::Check;
 use crate::boot::filesystem::MOVED_MOUNTS;
@@ -21,8 +21,8 @@ struct InitSelection<'a> {
     rejected: Vec<(&'a str, String)>,
 }
 
-/// Reports files at the path of an init that `/init` skips: the system starts another one, most often a shell,
-/// which nobody meant.
+/// Reports files at the path of an init that `/init` skips: the system would start another one, most often a
+/// shell, which is not intended.
 pub fn skipped(check: &Check, findings: &mut Findings) {
     let selection = check.plan().and_then(|plan| select(check, plan));
     if let Some(InitSelection { selected, rejected }) = selection
@@ -106,7 +106,9 @@ fn can_start(check: &Check, path: &str, depth: usize) -> std::result::Result<(),
         .iter()
         .find(|name| top == Some(name.as_bytes()))
     {
-        return Err(format!("it lies in /{name}, which is mounted over it"));
+        return Err(format!(
+            "it is in /{name}, and the filesystem that is mounted there hides it"
+        ));
     }
     is_program(node.mode)?;
     if node.size() == 0 {

@@ -1,4 +1,4 @@
-//! What an image needs of the kernel.
+//! What an image needs from the kernel.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub fn requirements(check: &Check, plan: &Plan) -> BTreeSet<&'static str> {
     needs
 }
 
-/// Whether a layer lies in the initrd itself, rather than in a file that the kernel has unpacked.
+/// Whether a layer is in the initrd itself, rather than in a file that the kernel has unpacked.
 pub fn has_layers_in_initrd(plan: &Plan) -> bool {
     let mut layers = plan.layers.iter();
     layers.any(|layer| layer.place == Place::Initrd)

@@ -59,7 +59,7 @@ pub fn segments(check: &Check, findings: &mut Findings) {
     }
 }
 
-/// Where a segment of a source is, for a message.
+/// The place of a segment of a source, for a message.
 fn place(source: &Source, offset: u64) -> String {
     match &source.place {
         Place::File(name) => format!("layers/{} {offset:#x}", shown(name.as_bytes())),
@@ -95,7 +95,7 @@ fn is_layer(segment: &Segment) -> bool {
     }
 }
 
-/// Why the kernel does not unpack an archive. That is a warning where the archive is a layer, as `/init`
+/// Why the kernel does not unpack an archive. It is only a warning if the archive is a layer, because `/init`
 /// unpacks it.
 fn not_unpacked(source: &Source, segment: &Segment, cpio: &Cpio, findings: &mut FindingsAt) {
     // The kernel does not unpack a file of /layers. A wrong sum is reported with its member.
@@ -113,8 +113,8 @@ fn not_unpacked(source: &Source, segment: &Segment, cpio: &Cpio, findings: &mut 
     }
 }
 
-/// Reports EROFS images at an offset that is no multiple of their block size: one warning for all of a
-/// source, as they have one cause.
+/// Reports EROFS images at an offset that is not a multiple of their block size: one warning for all images
+/// of a source, because they have one cause.
 fn alignment(source: &Source, findings: &mut Findings) {
     let segments = source.walk.segments.iter();
     let mut unaligned = segments.filter_map(|segment| match &segment.kind {

@@ -7,8 +7,8 @@ use crate::tool::verify;
 use crate::verify::policy::{self, Policy};
 use crate::verify::{list, signature};
 
-/// Reports layers that are not in their place in the loader's list, and words of the command line that the loader's
-/// policy does not allow: `/init` refuses to boot with either.
+/// Reports layers that differ from the loader's list, and words of the command line that the loader's policy
+/// does not allow: `/init` refuses to boot with either.
 pub fn trust(check: &Check, findings: &mut Findings) {
     for result in [layers(check), words(check)] {
         if let Err(error) = result {

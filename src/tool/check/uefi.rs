@@ -36,9 +36,9 @@ impl UefiLoader {
         }
     }
 
-    /// The memory in bytes of a machine on which it can load an initrd of `initrd` bytes.
+    /// The memory in bytes that a machine needs to load an initrd of `initrd` bytes with it.
     pub fn required_memory(self, initrd: u64) -> u64 {
-        /// What the firmware takes.
+        /// The memory that the firmware takes.
         const FIRMWARE: u64 = 40 << 20;
         // In tenths of the initrd. A UKI is in memory as often as its initrd.
         let copies = match self {

@@ -77,7 +77,7 @@ Verification:
   An archive that is not known yet, such as the credentials that a boot loader appends, needs
   --verify-except NAME:DIR. The name is for people, unless a layer has it as its file name.
 
-  With --key, the list may come from outside: from the first archive behind the loader, with a
+  With --key, the list may come from outside: from the first archive after the loader, with a
   signature by minisign (package minisign), so that layers can be replaced without the loader.
   --sign makes it; minisign reads the password of the key from standard input. --minimum-version
   keeps a loader from booting an older list.
@@ -307,7 +307,7 @@ impl BuildArgs {
     /// The layers, each with the --as and --label that follow it.
     ///
     /// # Errors
-    /// One of these stands before the first --layer, or twice behind one.
+    /// One of these stands before the first --layer, or twice after one.
     pub(super) fn layers(
         &self,
         matches: &ArgMatches,

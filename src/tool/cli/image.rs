@@ -27,7 +27,7 @@ macro_rules! images {
         "\
 Images:
   An image is a file or a block device. From a unified kernel image or an addon, the sections
-  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything behind the header; from a
+  .initrd, .ucode and .cmdline are used; from a U-Boot ramdisk, everything after the header; from a
   FIT image, the ramdisk of its default configuration; from an ISO, /boot/initrd.img, or the file of
   FILE.iso:/PATH. Several images are concatenated in this order, as a boot loader does. Offsets
   count from the start of the first.
@@ -136,7 +136,7 @@ impl ListArgs {
     }
 }
 
-/// The sections behind the options of `check`, with the list of its checks.
+/// The sections after the options of `check`, with the list of its checks.
 fn check_help() -> String {
     format!(
         concat!(

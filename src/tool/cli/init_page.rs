@@ -17,7 +17,7 @@ Description:
     1. mounts /proc, /sys, /dev and /run, and reads the kernel command
        line;
     2. finds the layers: EROFS and SquashFS images and cpio archives
-       behind the first archive of the initrd, files in /layers, and what
+       after the first archive of the initrd, files in /layers, and what
        rd.layers.from= names on disks, which it mounts read-only;
     3. loads kernel modules, if the initramfs holds any that are needed;
     4. mounts each layer where it lies in memory, by the first backend of
@@ -43,7 +43,7 @@ Description:
 pub const COMMAND_LINE: &str = "\
 Kernel command line:
   The words are split as the kernel splits them: double quotes keep spaces, - and _ are the same in
-  names, the last of several words wins, and words behind -- are for the real init. A bootconfig is part
+  names, the last of several words wins, and words after -- are for the real init. A bootconfig is part
   of the command line. rd.break=, rd.driver.pre=, rd.driver.blacklist= and rd.layers.from= add up.
 
   Where a value is 0 or 1, the words no, n, off, false and yes, y, on, true are accepted, too. A value
@@ -102,7 +102,7 @@ pub const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// The sections behind the files.
+/// The sections after the files.
 pub const FAILURES: &str = "\
 Failures:
   A failure is one message, which names the step, the object and the reason:

@@ -26,7 +26,7 @@ pub(super) struct VerificationArgs {
     /// Put a public key of minisign into the loader, which then boots only with a list that is signed
     #[arg(long, value_name = "PUB", requires = "verify")]
     key: Vec<PathBuf>,
-    /// Sign the list with this secret key of minisign, and put it behind the loader
+    /// Sign the list with this secret key of minisign, and put it after the loader
     #[arg(long, value_name = "KEY", requires = "key")]
     sign: Option<PathBuf>,
     /// Set the version in the signature

@@ -34,20 +34,21 @@ pub struct Boot {
     pub sources: Vec<Source>,
     /// The command line.
     pub options: Options,
-    /// What the kernel drops or changes when it unpacks the archives, except those that are layers: `/init`
-    /// unpacks these again. And which files of /layers are not used.
+    /// What the kernel drops or changes when it unpacks the archives, except those that are layers, which
+    /// `/init` unpacks again; and the files of /layers that are not used.
     pub findings: Findings,
-    /// The list that is signed, from the first archive behind the loader, if the loader has keys.
+    /// The signed list from the first archive after the loader, if the loader has keys.
     pub signed: Option<SignedList>,
     /// Why the layers of `rd.layers.from=` are not known.
     media_error: Option<Error>,
-    /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of that.
+    /// The numbers of media whose stand-in is the mount point of a filesystem, and the type of the
+    /// filesystem.
     media_types: Vec<(usize, String)>,
-    /// Where the bytes of each source are.
+    /// The location of the bytes of each source.
     bodies: Vec<SourceBytes>,
 }
 
-/// Where the bytes of a source are.
+/// The location of the bytes of a source.
 #[derive(Clone, Debug)]
 enum SourceBytes {
     /// The image itself.
@@ -87,8 +88,8 @@ impl StandIns {
 }
 
 impl Boot {
-    /// Unpacks `image` as the kernel does, and finds the sources of layers.
-    /// `stand_ins` are for the devices of `rd.layers.from=`.
+    /// Unpacks `image` as the kernel does, and finds the sources of layers. `stand_ins` replace the devices
+    /// of `rd.layers.from=`.
     pub fn new(image: &(dyn ReadAt + Sync), cmdline: &str, stand_ins: &StandIns) -> Self {
         let options = Options::parse(cmdline);
         let walk = walk(image, options.rdinit.as_bytes());
@@ -206,9 +207,9 @@ impl Boot {
                 }
                 (Some(_), path) => {
                     let Some(stand_in) = stand_ins.of(medium, &media) else {
-                        let why = "what is on the device is not known here";
+                        let why = "the content of the device is not known here";
                         return Err(Error::new("use", format_args!("{WORD}={medium}"), why)
-                            .hint("--from DIR has a directory stand in for it"));
+                            .hint("--from DIR names a directory with the same files"));
                     };
                     match path {
                         Some(path) => self.find_on_host(medium, stand_in, path)?,
@@ -232,7 +233,7 @@ impl Boot {
         for (name, what) in found.unused {
             self.findings.at(name).warning(what);
         }
-        // As /init does: with keys, unless the initrd has a list.
+        // /init does the same: with keys, unless the initrd has a list.
         let has_keys = self.rootfs.find(signature::KEYS.as_bytes()).is_some();
         if let Some(path) = found.list
             && has_keys
@@ -360,10 +361,12 @@ impl Boot {
     }
 }
 
-/// The type of the filesystem that is mounted at a path without symbolic links; `None`: it is no mount point.
+/// The type of the filesystem that is mounted at a path without symbolic links; `None`: it is not a mount
+/// point.
 fn mounted_type(path: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // A space in a path is written \040; such a path is not found. The last mount covers those before it.
+    // A space in a path is written as \040, and such a path is not found. The last mount covers the earlier
+    // ones.
     let mut lines = mounts.lines().rev();
     lines.find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
@@ -407,8 +410,8 @@ fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findin
     (rootfs, all)
 }
 
-/// The walk that the running `/init` makes: it looks for its own file in the archives, and knows this by one
-/// name. That is the path that `rdinit=` leads to, or `init` if a script is there, which starts it.
+/// The walk of the running `/init`, which looks for its own file in the archives by one name: the path that
+/// `rdinit=` leads to, or `init` if that is a script, which starts it.
 fn walk_for_init(
     image: &(dyn ReadAt + Sync),
     walk: Walk,
@@ -450,7 +453,7 @@ fn is_compressed(walk: &Walk, extent: ArchiveExtent) -> bool {
     segment.is_some_and(|segment| matches!(&segment.kind, Kind::Cpio(cpio) if cpio.codec.is_some()))
 }
 
-/// The bytes of a file in an archive; an empty file has no extent. Those in a compressed archive are written
+/// The bytes of a file in an archive; an empty file has no extent. A file in a compressed archive is written
 /// to an unnamed temporary file.
 fn open<'a>(
     image: &'a (dyn ReadAt + Sync),
@@ -464,7 +467,11 @@ fn open<'a>(
     let segment = segments.find(|segment| segment.offset == extent.segment);
     let Some((segment, Kind::Cpio(cpio))) = segment.map(|segment| (segment, &segment.kind)) else {
         let archive = format_args!("archive at {:#x}", extent.segment);
-        return Err(Error::new("read", archive, "the archive has gone"));
+        return Err(Error::new(
+            "read",
+            archive,
+            "the archive is no longer there",
+        ));
     };
     let Some(codec) = cpio.codec else {
         let offset = segment.offset.saturating_add(extent.offset);

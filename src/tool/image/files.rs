@@ -53,19 +53,19 @@ pub struct File {
     pub mode: u32,
     /// Number of hard links.
     pub nlink: u32,
-    /// The owner's user ID.
+    /// User ID of the owner.
     pub uid: u32,
-    /// The group ID.
+    /// Group ID.
     pub gid: u32,
     /// Size of the content in bytes. In a cpio archive only the last of several hard links has content.
     pub size: u64,
     /// Modification time, in seconds since 1970.
     pub mtime: i64,
-    /// A device's major and minor number.
+    /// Major and minor number of a device.
     pub device: Option<(u32, u32)>,
-    /// A symbolic link's target.
+    /// Target of a symbolic link.
     pub target: Option<Vec<u8>>,
-    /// The first name of the same file, if this is another one.
+    /// The first name of the same file, if this is a further name.
     pub link: Option<Vec<u8>>,
 }
 
@@ -231,7 +231,7 @@ fn target<I: Skip>(archive: &mut Archive<I>) -> std::io::Result<Vec<u8>> {
     Ok(target)
 }
 
-/// The first name of the file that this member is another name of.
+/// The first name of the file for which this member is a further name.
 fn link(links: &mut Links<(u32, u32, u32)>, member: &Member) -> Option<Vec<u8>> {
     let header = &member.header;
     if header.nlink < 2 || header.file_type() == libc::S_IFDIR {

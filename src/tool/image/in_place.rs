@@ -14,7 +14,7 @@ pub const PAGE: u64 = 4096;
 /// The largest page size of any kernel.
 const PAGE_MAX: usize = 1 << 16;
 
-/// What is in place of the regular files of an image. Files with several names count once.
+/// How much of the regular files of an image is in place. Files with several names count once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InPlace {
     /// Files with content.
@@ -32,7 +32,7 @@ pub struct InPlace {
 }
 
 impl InPlace {
-    /// Adds up the files of `image`, which starts `offset` bytes behind the start of the initrd, for a kernel with
+    /// Adds up the files of `image`, which starts `offset` bytes after the start of the initrd, for a kernel with
     /// pages of `page` bytes. Boot loaders put the initrd at a page boundary.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub struct Initrd {
 /// A part of the image that comes from one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImagePart {
-    /// The file's name, and the place in it unless the piece is the whole file.
+    /// The name of the file, and the place in it unless the piece is the whole file.
     pub name: String,
     /// Its offset in the image, in bytes.
     pub offset: u64,
@@ -51,7 +51,7 @@ type ImagePartBytes = (Part<Opened>, ImagePart);
 impl Initrd {
     /// Concatenates files, each at a multiple of `pad` bytes. A PE file (a unified kernel image or an addon)
     /// contributes its sections `.ucode` and `.initrd`, all microcode first, as with systemd-stub; a U-Boot ramdisk
-    /// the bytes behind its header; a FIT image its ramdisk; an ISO its /boot/initrd.img, or the file of `FILE:/PATH`.
+    /// the bytes after its header; a FIT image its ramdisk; an ISO its /boot/initrd.img, or the file of `FILE:/PATH`.
     ///
     /// # Errors
     /// A file cannot be read, its header is truncated, or no file has an initrd.
@@ -118,12 +118,12 @@ impl Initrd {
         }
     }
 
-    /// Its pieces, also if that is one whole file.
+    /// Its pieces, even if there is only one, a whole file.
     pub fn all_pieces(&self) -> &[ImagePart] {
         &self.pieces
     }
 
-    /// The file that it is in, if that is one file.
+    /// The only file that it is in, if there is one.
     pub fn only_file(&self) -> Result<Option<Opened>> {
         match self.paths.as_slice() {
             [path] => open(path).map(Some),
@@ -176,7 +176,7 @@ impl ReadAt for Initrd {
     }
 }
 
-/// A file and the path in it, of `FILE:/PATH`, where there is no file of the whole name.
+/// A file and the path in it, from `FILE:/PATH`, unless a file has the whole name.
 fn split_inner(path: &Path) -> (&Path, Option<&str>) {
     let split = path.to_str().filter(|_| !path.exists()).and_then(|text| {
         let (file, _) = text.split_once(":/")?;
@@ -188,12 +188,14 @@ fn split_inner(path: &Path) -> (&Path, Option<&str>) {
     split.map_or((path, None), |(file, inner)| (file, Some(inner)))
 }
 
-/// Whether a file starts as archives do: an archive may hold the mark of an ISO where the ISO has it.
+/// Whether a file starts like an archive: an archive may contain the mark of an ISO at the place where an ISO
+/// has it.
 fn is_initrd(head: &[u8]) -> bool {
     head.starts_with(b"07070") || Codec::detect(head).is_some()
 }
 
-/// Opens a file or a block device for reading. stat(2) has no size for the latter: it is the offset of its end.
+/// Opens a file or a block device for reading. stat(2) has no size for the latter, which is the offset of its
+/// end.
 fn open(path: &Path) -> Result<Opened> {
     let is_device = |metadata: fs::Metadata| metadata.file_type().is_block_device();
     if !fs::metadata(path).is_ok_and(is_device) {
@@ -238,7 +240,7 @@ fn section_piece(
 
 fn ramdisk_piece(file: Opened, path: &Path, ramdisk: UimageRamdisk) -> Result<ImagePartBytes> {
     let (offset, length) = (uimage::HEADER as u64, ramdisk.length.into());
-    let name = format!("{} behind its U-Boot header", display_name(path));
+    let name = format!("{} after its U-Boot header", display_name(path));
     let (bytes, piece) = piece(file, name, offset, length);
     let crc = Some(ramdisk.crc);
     complete((bytes, ImagePart { crc, ..piece }), length)
@@ -273,7 +275,7 @@ fn iso_piece(file: Opened, path: &Path, inner: Option<&str>) -> Result<ImagePart
 
 /// The command line in GRUB's menu of an ISO, if it has one.
 fn iso_command_line(file: &Opened) -> Option<String> {
-    /// More bytes than a menu has.
+    /// No menu has more bytes.
     const MAX: usize = 1 << 16;
     let extent = iso9660::find(file, iso9660::GRUB_CONFIG).ok()?;
     let length = usize::try_from(extent.length).unwrap_or(MAX).min(MAX);
@@ -281,7 +283,7 @@ fn iso_command_line(file: &Opened) -> Option<String> {
     iso9660::command_line(&String::from_utf8_lossy(&bytes))
 }
 
-/// Refuses a piece that the file ends before.
+/// Refuses a piece that ends after its file.
 fn complete(found: ImagePartBytes, length: u64) -> Result<ImagePartBytes> {
     let (_, piece) = &found;
     if piece.length < length {
@@ -301,9 +303,9 @@ fn read(file: &Opened, offset: u64, length: usize) -> io::Result<Vec<u8>> {
 }
 
 /// The command line in a section as systemd-stub passes it on: control characters become spaces, and white
-/// space at both ends goes.
+/// space at both ends is removed.
 fn command_line(file: &Opened, section: &Section) -> io::Result<String> {
-    /// More bytes than any kernel's COMMAND_LINE_SIZE.
+    /// No kernel has a larger COMMAND_LINE_SIZE.
     const MAX: u64 = 1 << 16;
     let end = section.offset.saturating_add(section.length.min(MAX));
     let mut bytes = Vec::new();

@@ -7,18 +7,18 @@ use crate::bytes::{Cursor, ReadAt};
 /// The initrd of the ISOs that `layerinit build --iso` writes.
 pub const INITRD: &str = "boot/initrd.img";
 
-/// GRUB's menu in there.
+/// The menu of GRUB in these ISOs.
 pub const GRUB_CONFIG: &str = "boot/grub/grub.cfg";
 
 const SECTOR: u64 = 2048;
 
-/// Sectors that are searched for the primary volume descriptor, from the 16th on.
+/// The number of sectors that are searched for the primary volume descriptor, from sector 16 on.
 const DESCRIPTORS_MAX: u64 = 16;
 
-/// The largest directory that is read, in bytes.
+/// The size of the largest directory that is read, in bytes.
 const DIRECTORY_MAX: u64 = 4 << 20;
 
-/// The components of a path that are followed.
+/// The most components of a path.
 const DEPTH_MAX: usize = 32;
 
 /// A file: its offset and length in bytes.
@@ -30,13 +30,13 @@ pub struct IsoExtent {
     pub length: u64,
 }
 
-/// Whether a source has the mark of ISO 9660 where volume descriptors are.
+/// Whether a source has the mark of ISO 9660 at the place of the volume descriptors.
 pub fn is_iso(source: &dyn ReadAt) -> bool {
     let mut mark = [0; 5];
     source.read_exact_at(&mut mark, 16 * SECTOR + 1).is_ok() && mark == *b"CD001"
 }
 
-/// Finds a regular file by its path, without regard to case where there are no Rock Ridge names.
+/// Finds a regular file by its path, ignoring case where there are no Rock Ridge names.
 ///
 /// # Errors
 /// The filesystem is damaged, cannot be read, or has no such file.
@@ -160,7 +160,7 @@ fn record(bytes: &[u8]) -> Option<DirectoryRecord> {
     })
 }
 
-/// Whether a record has this name: that of Rock Ridge, else the ISO's own without the version.
+/// Whether a record has this name: the one of Rock Ridge, else the ISO name without the version.
 fn is_named(record: &DirectoryRecord, bytes: &[u8], name: &[u8]) -> bool {
     if let Some(long) = rock_ridge_name(record, bytes) {
         return long == name;
@@ -192,7 +192,7 @@ fn rock_ridge_name(record: &DirectoryRecord, bytes: &[u8]) -> Option<Vec<u8>> {
     name
 }
 
-/// The kernel command line in GRUB's menu: of the first line `linux`.
+/// The kernel command line in GRUB's menu, from the first line `linux`.
 pub fn command_line(menu: &str) -> Option<String> {
     let mut lines = menu.lines().map(str::trim_start);
     let line = lines.find_map(|line| line.strip_prefix("linux "))?;

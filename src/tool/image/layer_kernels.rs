@@ -1,4 +1,4 @@
-//! Kernels in the layers: usr/lib/modules/VERSION, as bootc and ostree have them.
+//! Kernels in the layers: usr/lib/modules/VERSION, where bootc and ostree keep them.
 
 use super::rootfs::Rootfs;
 

@@ -10,7 +10,7 @@ use crate::module::dep::{self, Index, MODULE_MAX, decompressed};
 use crate::text::{Words, shown};
 use crate::tool::kernel_config::{self, KernelConfig};
 
-/// Directories of modules, by release. The first that has the kernel's release is used.
+/// Directories of modules, by release. `/init` uses the first that has the release of the kernel.
 const ROOTS: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
 /// The modules in the loader, for one or several kernels.
@@ -25,7 +25,7 @@ pub struct LoaderModules<'a> {
 
 /// The modules of one kernel.
 pub struct Release {
-    /// The kernel's release (`uname -r`).
+    /// The release of the kernel (`uname -r`).
     pub name: String,
     /// Their directory in the rootfs.
     pub directory: Vec<u8>,
@@ -146,8 +146,8 @@ impl<'a> LoaderModules<'a> {
         ))
     }
 
-    /// Whether a module has a signature, once decompressed. True for a file that cannot be read, which is reported
-    /// elsewhere.
+    /// Whether a module has a signature, once decompressed. True for a file that cannot be read, which
+    /// another check reports.
     pub fn is_signed(&self, path: &[u8]) -> bool {
         self.decompressed(path)
             .is_none_or(|plain| dep::without_signature(&plain).len() < plain.len())
@@ -175,7 +175,7 @@ pub fn has_module_name(file: &[u8]) -> bool {
     file.windows(3).any(|part| part == b".ko")
 }
 
-/// Whether a file is the one of this module, by its name.
+/// Whether a file is this module, by its name.
 pub fn is_module(file: &[u8], module: &str) -> bool {
     let file = String::from_utf8_lossy(file);
     file.contains(".ko") && dep::underscored(dep::name(&file)) == dep::underscored(module)
@@ -202,7 +202,7 @@ fn signature_required(config: Option<&KernelConfig>, cmdline: &str) -> Option<St
     if let Some(option) = FORCED.into_iter().find(|option| set(option)) {
         return Some(format!("CONFIG_{option}=y"));
     }
-    // Without the option, the word has no effect.
+    // The word has no effect without the option.
     let supported = |option| config.is_none() || set(option);
     let mut words = Words::new(cmdline);
     words.find_map(|(name, value)| {

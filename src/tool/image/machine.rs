@@ -1,4 +1,4 @@
-//! Which programs the kernel that boots an image can run.
+//! The programs that the kernel of an image can run.
 
 use super::boot::Boot;
 use crate::bytes::ReadAt;
@@ -10,8 +10,8 @@ const ARM: Machines = Machines::new("arm", &[40]);
 const S390: Machines = Machines::new("s390", &[22]);
 const POWERPC: Machines = Machines::new("powerpc", &[21, 20]);
 
-/// The first option that is set decides, then the architecture in the first lines of a configuration, most of
-/// which have a variant of 32 and one of 64 bits.
+/// The first option that is set decides, then the architecture in the first lines of a configuration. Most
+/// architectures have a 32-bit and a 64-bit variant.
 const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
     ("X86_64", &["x86", "x86_64"], Machines::X86_64),
     ("X86", &["i386"], I386),
@@ -22,7 +22,7 @@ const ARCHITECTURES: [(&str, &[&str], Machines); 7] = [
     ("PPC64", &["powerpc"], POWERPC),
 ];
 
-/// The programs that a kernel runs.
+/// The formats of programs that a kernel runs.
 #[derive(Debug)]
 pub struct Machine {
     machines: Machines,
@@ -46,7 +46,7 @@ impl Machine {
         }
     }
 
-    /// The machine of a kernel that runs this program; `None` if the program is not for a known one.
+    /// The machine of a kernel that runs this program; `None` if the program is not for a known machine.
     pub fn running(program: &dyn ReadAt) -> Option<Self> {
         Some(Self {
             machines: family(program)?,
@@ -62,8 +62,7 @@ impl Machine {
         other.then(|| format!("a module for another machine (e_machine {number}, here {name})"))
     }
 
-    /// What the kernel starts in place of a program, or why it does not start it:
-    /// [`interpreter`].
+    /// What the kernel starts in place of a program, or why it does not start it; see [`interpreter`].
     pub fn interpreter(&self, program: &dyn ReadAt) -> Result<Option<String>, String> {
         // These machines have big-endian programs, which `interpreter` does not read.
         let machines = match (self.machines.name, Ident::read(program)) {
@@ -104,7 +103,7 @@ fn configured(config: &KernelConfig) -> Option<Machines> {
     set.or_else(named).map(|(.., machines)| *machines)
 }
 
-/// The machine's name, for a kernel with this configuration.
+/// The name of the machine, for a kernel with this configuration.
 pub fn name(config: &KernelConfig) -> Option<&'static str> {
     configured(config).map(|machines| machines.name)
 }
@@ -116,7 +115,7 @@ pub const PAGE_SIZE: u64 = 4096;
 /// before that an option of each architecture.
 pub fn page_size(config: &KernelConfig) -> Option<u64> {
     const SHIFTS: [&str; 3] = ["PAGE_SHIFT", "ARM64_PAGE_SHIFT", "PPC_PAGE_SHIFT"];
-    /// Options, and the page size in KiB that each means.
+    /// Options, and the page size in KiB that each sets.
     const SIZES: [(&str, u64); 12] = [
         ("PAGE_SIZE_4KB", 4),
         ("PAGE_SIZE_8KB", 8),
@@ -131,7 +130,7 @@ pub fn page_size(config: &KernelConfig) -> Option<u64> {
         ("PPC_16K_PAGES", 16),
         ("PPC_64K_PAGES", 64),
     ];
-    /// Machines that have no other page size.
+    /// Machines with a single page size.
     const OF_4_KIB: [&str; 5] = ["x86_64", "i386", "arm", "riscv64", "s390"];
     let shift = |option: &&str| config.value(option).parse().ok();
     let shift = SHIFTS.iter().find_map(shift);
@@ -157,7 +156,7 @@ fn family(program: &dyn ReadAt) -> Option<Machines> {
     families.find(|family| !ident.big_endian && family.numbers.contains(&ident.e_machine))
 }
 
-/// The largest page size, in bytes, of the kernels that run this program; 4096 if it is no ELF program.
+/// The largest page size, in bytes, of the kernels that run this program; 4096 if it is not an ELF program.
 pub fn page_max(program: Option<&dyn ReadAt>) -> u64 {
     /// e_machine of mips, powerpc64, sparc64, aarch64 and loongarch, which have larger pages.
     const LARGE: [u16; 5] = [8, 21, 43, 183, 258];

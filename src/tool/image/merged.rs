@@ -37,9 +37,9 @@ enum OpenLayer<'a> {
     Unread,
 }
 
-/// Where the bytes of a file are.
+/// The location of the bytes of a file.
 pub enum ContentPlace<'l> {
-    /// In an image, and what it is.
+    /// In an image, and which one.
     Image(&'l Image<'l>, &'l (dyn ReadAt + Sync)),
     /// In these bytes, from an offset on.
     Bytes(&'l (dyn ReadAt + Sync), u64),
@@ -60,7 +60,7 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// The image that a layer is.
+    /// The image of a layer.
     pub fn image(&self, layer: usize) -> Option<&Image<'a>> {
         match self.pieces.get(layer)? {
             OpenLayer::Erofs(image, _) => Some(image),
@@ -68,8 +68,8 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Where the bytes of a regular file are that has any. A compressed archive is decompressed into a temporary
-    /// file, when it is first needed.
+    /// The location of the bytes of a regular file that is not empty. A compressed archive is decompressed
+    /// into a temporary file when it is first needed.
     pub fn place<'l>(&'l self, node: &Node) -> Result<ContentPlace<'l>> {
         let lost = |what| Error::new("read", "file", what);
         match (self.pieces.get(node.layer), &node.inode, node.body) {
@@ -123,7 +123,7 @@ pub fn equal(a: &dyn ReadAt, b: &dyn ReadAt) -> io::Result<bool> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < a.size() {
-        // Holes on both sides are passed over.
+        // Skips holes of both.
         at = a.next_data(at).min(b.next_data(at)).max(at);
         let n = a.size().saturating_sub(at).min(PIECE);
         for (bytes, from) in [(&mut left, a), (&mut right, b)] {
@@ -152,9 +152,9 @@ pub fn layer_parts<'a>(plan: &Plan, sources: &'a [LayerSource<'a>]) -> Vec<Layer
 /// How layers are stacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stacking {
-    /// Record what layers change in those below them.
+    /// Whether to record what layers change in those below them.
     pub changes: bool,
-    /// Take the only layer as it is: with whiteouts and with overlayfs's attributes.
+    /// Whether to keep the only layer as it is: with whiteouts and the attributes of overlayfs.
     pub as_is: bool,
 }
 

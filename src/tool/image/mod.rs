@@ -1,4 +1,4 @@
-//! Reads what an image holds, without mounting anything.
+//! Reads the contents of an image without mounting anything.
 
 pub mod date;
 pub mod fit;

@@ -16,7 +16,7 @@ use crate::format::erofs::{Image, Inode};
 pub(super) struct OverImage<'r> {
     rootfs: &'r mut Rootfs,
     layer: usize,
-    /// The names of the layers below, where the image refers to them by other paths.
+    /// The names of the layers below, if the image refers to them by other paths.
     lower: BTreeMap<Vec<u8>, usize>,
     origins: Origins,
     /// The node of each inode with several names.
@@ -25,11 +25,11 @@ pub(super) struct OverImage<'r> {
 }
 
 impl<'r> OverImage<'r> {
-    /// Stacks the files of an image over the tree. The gaps are what a kernel may refuse.
+    /// Stacks the files of an image over the tree. Returns the gaps: what a kernel may refuse.
     ///
     /// # Errors
-    /// The image is damaged, has a redirect that overlayfs refuses, or there are more names than a hostile image
-    /// may make.
+    /// The image is damaged, has a redirect that overlayfs refuses, or has more names than the limit for
+    /// hostile images.
     pub fn put(rootfs: &'r mut Rootfs, image: &Image, layer: usize) -> Result<Gaps> {
         let mut refers = false;
         if layer > 0 {
@@ -75,7 +75,7 @@ impl<'r> OverImage<'r> {
         content.add(data).during("read", "SquashFS image")?;
         let refers = layer > 0 && content.image().has_xattrs();
         let mut over = Self::new(rootfs, layer, refers);
-        // The attributes of files that have the same ones are kept once.
+        // Files with the same attributes share them.
         let mut known = HashMap::new();
         for (path, inode) in &files {
             let xattrs = match inode.xattrs {
@@ -151,7 +151,7 @@ impl<'r> OverImage<'r> {
             new.data = self.bytes(&path, origin);
         }
         self.rootfs.put(path.clone(), new);
-        // One file, also where only one of its names replaces a file of a lower layer.
+        // It is one file, even if only one of its names replaces a file of a lower layer.
         let (inode, nlink) = links;
         match self.links.get(&inode).copied() {
             _ if nlink < 2 => {}
@@ -164,7 +164,7 @@ impl<'r> OverImage<'r> {
         self.check_size()
     }
 
-    /// Adds what the lower directory `from` holds to the directory `to`.
+    /// Adds the contents of the lower directory `from` to the directory `to`.
     fn copy(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
         let index = self.lower.get(from);
         let node = index.and_then(|index| self.rootfs.nodes.get(*index));

@@ -1,4 +1,4 @@
-//! The sections of a PE file: where a unified kernel image has its initrd. Pure.
+//! The sections of a PE file, one of which holds the initrd of a unified kernel image. Pure.
 //!
 //! Source: Microsoft's "PE Format", and the UAPI group's specification of unified kernel images for
 //! what the sections mean (<https://uapi-group.org/specifications/specs/unified_kernel_image/>).
@@ -27,7 +27,7 @@ impl Section {
     }
 }
 
-/// The sections of a file that starts with `head`; `None` if it is no PE file.
+/// The sections of a file that starts with `head`; `None` if it is not a PE file.
 pub fn sections(head: &[u8]) -> Result<Option<Vec<Section>>, &'static str> {
     let Some(mut cursor) = coff_header(head) else {
         return Ok(None);
@@ -37,7 +37,7 @@ pub fn sections(head: &[u8]) -> Result<Option<Vec<Section>>, &'static str> {
         .ok_or("a PE file with a truncated section table")
 }
 
-/// The COFF header, behind the signature `PE`.
+/// The COFF header, after the signature `PE`.
 fn coff_header(head: &[u8]) -> Option<Cursor<'_>> {
     let mut dos = Cursor::new(head);
     if dos.take(2)? != b"MZ" {

@@ -1,4 +1,4 @@
-//! The program that the kernel starts: of several archives that have it, the last one wins.
+//! The program that the kernel starts. If several archives have it, the last one wins.
 
 use super::boot::Boot;
 use super::rootfs::Node;
@@ -9,9 +9,9 @@ use crate::format::elf;
 use crate::initrd::{self, Kind};
 use crate::text::shown;
 
-/// Checks that the program that the kernel starts (`rdinit=`) is layerinit's `/init`. A kernel with the loader
-/// built in needs none in the image. If `/init` is layerinit's, a program elsewhere that `rdinit=` names (a script,
-/// most often) is assumed to start it.
+/// Checks that the program that the kernel starts (`rdinit=`) is layerinit's `/init`. A kernel with the
+/// loader built in needs none in the image. If `/init` is layerinit's, any other program that `rdinit=` names
+/// (most often a script) is assumed to start it.
 ///
 /// # Errors
 /// The kernel starts another program, and no layer is mounted.
@@ -49,14 +49,14 @@ pub fn check_is_layerinit(boot: &Boot, image: &(dyn ReadAt + Sync)) -> Result<()
     Err(Error::new("start", shown(rdinit), what))
 }
 
-/// Whether a program has the note of an `/init` of layerinit, or may have it: notes of big-endian programs
+/// Whether a program has the note of layerinit's `/init`, or may have it: the notes of big-endian programs
 /// are not read.
 fn may_be_own(program: &dyn ReadAt) -> bool {
     elf::is_big_endian(program) || elf::layerinit_version(program).is_some()
 }
 
-/// The last archive before the one at offset `by` that the kernel unpacks and that has `rdinit`, too. The walk of
-/// [`Boot`] does not say: it looks for the target where `rdinit` is a symbolic link.
+/// The last archive before the one at offset `by` that the kernel unpacks and that has `rdinit`, too. The
+/// walk of [`Boot`] does not tell, because it looks for the target if `rdinit` is a symbolic link.
 fn replaced_archive(image: &(dyn ReadAt + Sync), rdinit: &[u8], by: u64) -> Option<u64> {
     let walk = initrd::walk(image, rdinit);
     let mut same = walk.segments.iter().filter(|segment| match &segment.kind {

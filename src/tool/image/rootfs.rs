@@ -8,7 +8,7 @@ use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
 use crate::format::erofs::{Inode, Xattr};
 
-/// How many changes are kept. The rest is counted.
+/// The number of changes that are kept. The rest is counted.
 const CHANGES_MAX: usize = 2000;
 
 /// A file of the rootfs. Hard links are one file with several names.
@@ -16,11 +16,11 @@ const CHANGES_MAX: usize = 2000;
 pub struct Node {
     /// File type and permissions, as in `st_mode`.
     pub mode: u32,
-    /// A symbolic link's target.
+    /// Target of a symbolic link.
     pub target: Vec<u8>,
-    /// Where the bytes of a regular file of an archive or a SquashFS image are; `None` if it is empty.
+    /// The bytes of a regular file of an archive or a SquashFS image; `None` if it is empty.
     pub body: Option<ArchiveExtent>,
-    /// Index of the layer that it is from, in the list of the plan's layers.
+    /// Index of its layer in the plan.
     pub layer: usize,
     /// Its inode, where that layer is an EROFS image.
     pub inode: Option<Box<Inode>>,
@@ -28,18 +28,18 @@ pub struct Node {
     pub owner: (u32, u32),
     /// Modification time: seconds since 1970, and nanoseconds.
     pub mtime: (i64, u32),
-    /// A device's major and minor number.
+    /// Major and minor number of a device.
     pub device: Option<(u32, u32)>,
-    /// What a member of an archive takes over from the file that it is written over: that file's layer and
-    /// inode, for its extended attributes.
+    /// For a member of an archive that is written over a file: the layer and inode of that file, whose
+    /// extended attributes it keeps.
     pub over: Option<Rc<(usize, Inode)>>,
-    /// The extended attributes that it has from a SquashFS image.
+    /// The extended attributes from a SquashFS image.
     pub xattrs: Option<Rc<Vec<Xattr>>>,
-    /// Where the bytes are of a file that has metadata only (trusted.overlay.metacopy).
+    /// The location of the bytes if this file has metadata only (trusted.overlay.metacopy).
     pub data: FileData,
 }
 
-/// Where the bytes of a regular file are.
+/// The location of the bytes of a regular file.
 #[derive(Clone, Debug, Default)]
 pub enum FileData {
     /// In the layer that the file is from.
@@ -75,14 +75,14 @@ impl Node {
         }
     }
 
-    /// The layer and the inode that its extended attributes are from, if it can have any.
+    /// The layer and the inode with its extended attributes, if it can have any.
     pub fn attributes(&self) -> Option<(usize, &Inode)> {
         let own = self.inode.as_deref().map(|inode| (self.layer, inode));
         own.or(self.over.as_deref().map(|(layer, inode)| (*layer, inode)))
     }
 }
 
-/// Where the bytes of a file are in an archive or a SquashFS image.
+/// The location of the bytes of a file in an archive or a SquashFS image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArchiveExtent {
     /// Offset of the archive's segment in the image; 0 for a SquashFS image.
@@ -98,22 +98,23 @@ pub struct ArchiveExtent {
 pub struct Rootfs {
     pub(crate) names: BTreeMap<Vec<u8>, usize>,
     pub(crate) nodes: Vec<Node>,
-    /// About how many bytes of memory this takes.
+    /// The approximate number of bytes of memory that this takes.
     pub(super) size: usize,
     /// Index of the layer that is being added; `None` for a rootfs that the kernel unpacks.
     pub(super) layer: Option<usize>,
     /// Whether some of its files are unknown: a missing directory may exist.
     pub(crate) partial: bool,
-    /// Whether an archive is taken as it is: marks for overlayfs are files, and missing directories are made.
+    /// Whether to keep an archive as it is: marks for overlayfs are files, and missing directories are
+    /// created.
     pub(super) as_is: bool,
-    /// What layers change in those below them, if that is recorded.
+    /// The changes of layers to those below them, if recorded.
     pub(crate) changes: Option<Changes>,
 }
 
 /// Why a path cannot be resolved. Displayed as a clause about a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
-    /// A component does not exist, or is no directory (ENOENT, ENOTDIR).
+    /// A component does not exist, or is not a directory (ENOENT, ENOTDIR).
     Missing,
     /// There are more symbolic links than the kernel follows (ELOOP).
     Links,
@@ -128,7 +129,7 @@ impl fmt::Display for ResolveError {
     }
 }
 
-/// What layers change in those below them, in order.
+/// The changes of layers to those below them, in order.
 #[derive(Debug, Default)]
 pub struct Changes {
     pub(crate) list: Vec<(Vec<u8>, Change)>,
@@ -139,11 +140,11 @@ pub struct Changes {
 /// A change to a lower layer.
 #[derive(Debug)]
 pub enum Change {
-    /// A file takes the place of another.
+    /// A file replaces another.
     Replaced {
         /// The file of the lower layer.
         old: Box<Node>,
-        /// The file that takes its place.
+        /// The file that replaces it.
         new: Box<Node>,
         /// The number of files below the old one, which are lost.
         below: usize,
@@ -153,7 +154,7 @@ pub enum Change {
 }
 
 impl Changes {
-    /// Records that a file takes the place of another.
+    /// Records that a file replaces another.
     pub fn replaced(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
         let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
         if old.layer != new.layer && !both(libc::S_IFDIR) {
@@ -193,8 +194,8 @@ impl Rootfs {
         }
     }
 
-    /// The rootfs before the initrd is unpacked: the archive that a kernel without CONFIG_INITRAMFS_SOURCE has
-    /// built in (usr/default_cpio_list).
+    /// The rootfs before the kernel unpacks the initrd: the built-in archive of a kernel without
+    /// CONFIG_INITRAMFS_SOURCE (usr/default_cpio_list).
     pub fn default_initramfs() -> Self {
         let mut rootfs = Self::empty();
         for (name, mode) in [
@@ -279,8 +280,8 @@ impl Rootfs {
         }
     }
 
-    /// Adds a file. A directory takes over the files of an earlier directory; any other file replaces what
-    /// was at its path, with all files below.
+    /// Adds a file. A directory keeps the files of an earlier directory; any other file replaces the earlier
+    /// file at its path, with all files below.
     pub(super) fn put(&mut self, path: Vec<u8>, node: Node) {
         let Some(index) = self.names.get(&path).copied() else {
             return self.insert(path, node);
@@ -289,7 +290,8 @@ impl Rootfs {
             return;
         };
         let merge = old.has_type(libc::S_IFDIR) && node.has_type(libc::S_IFDIR);
-        // The kernel writes to an existing file, under all its names. A layer does not change those below.
+        // The kernel writes to an existing file, under all its names. A layer does not change the layers
+        // below.
         let in_place =
             old.layer == node.layer && old.mode & libc::S_IFMT == node.mode & libc::S_IFMT;
         let below = match old.has_type(libc::S_IFDIR) && !merge {

@@ -57,7 +57,7 @@ impl<'a> ArchiveSpool<'a> {
     }
 }
 
-/// Decompresses an archive, whose offset and length are given: `part` of its plain bytes, by offset and length.
+/// Decompresses `part`, by offset and length, of the archive at the given offset and length.
 pub fn decompress(
     source: &dyn ReadAt,
     archive: (u64, u64),

@@ -24,7 +24,7 @@ pub struct UimageRamdisk {
     pub crc: u32,
 }
 
-/// Reads the header at the start of a file; `None` if it has none. The error says what U-Boot refuses.
+/// Reads the header at the start of a file; `None` if it has none. The error says why U-Boot refuses it.
 pub fn ramdisk(head: &[u8]) -> Result<Option<UimageRamdisk>, String> {
     let mut cursor = Cursor::new(head);
     if cursor.array() != Some(MAGIC) {

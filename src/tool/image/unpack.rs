@@ -1,7 +1,7 @@
 //! Cpio archives as the kernel unpacks them.
 //!
 //! Source: init/initramfs.c of Linux 7.2, do_header to do_symlink. The kernel drops files without a message;
-//! here each of them is a finding. `/init` unpacks cpio layers by the same rules.
+//! this module reports each of them as a finding. `/init` unpacks cpio layers by the same rules.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,10 +21,10 @@ use crate::initrd::member::{
 use crate::text::shown;
 use crate::tool::finding::{Findings, FindingsAt};
 
-/// More bytes than the names in any initrd take: bounds the memory that a hostile one takes.
+/// The most bytes of names: more than in any valid initrd. It bounds the memory that a hostile one takes.
 pub(super) const NAMES_MAX: usize = 256 << 20;
 
-/// Where an archive lies in an image, and how it is unpacked.
+/// The place of an archive in an image, and how it is unpacked.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedArchive {
     /// Its first byte.
@@ -33,12 +33,12 @@ pub struct PackedArchive {
     pub length: u64,
     /// Its compression.
     pub codec: Option<Codec>,
-    /// Whether all of its files are for the kernel itself ([`Cpio::only_early`](crate::initrd::Cpio)): the kernel
-    /// has read them by then, and a missing directory does no harm.
+    /// Whether all of its files are for the kernel itself ([`Cpio::only_early`](crate::initrd::Cpio)): the
+    /// kernel has already read them, and a missing directory does no harm.
     pub only_early: bool,
 }
 
-/// One archive on its way into a rootfs.
+/// Unpacks one archive into a rootfs.
 struct RootfsUnpacker<'a> {
     rootfs: &'a mut Rootfs,
     packed: PackedArchive,
@@ -71,7 +71,7 @@ impl Rootfs {
 impl RootfsUnpacker<'_> {
     fn run(mut self, image: &dyn ReadAt, findings: &mut Findings) -> Result<()> {
         let result = self.unpack(image, findings);
-        // The times go to whatever has the name of the directory at the end.
+        // The times are set on the file that has the name of the directory at the end.
         let layer = self.rootfs.layer.unwrap_or(0);
         for (path, time) in self.times {
             let index = self.rootfs.names.get(&path);
@@ -158,7 +158,7 @@ impl RootfsUnpacker<'_> {
         if let Some(long) = components.find(|component| component.len() > NAME_MAX) {
             let length = long.len();
             return Err(format!(
-                "a name of {length} bytes, and no file's is longer than {NAME_MAX}: {}",
+                "a name of {length} bytes, where {NAME_MAX} is the limit: {}",
                 self.dropped()
             ));
         }
@@ -190,7 +190,7 @@ impl RootfsUnpacker<'_> {
             libc::S_IFDIR | libc::S_IFCHR | libc::S_IFBLK | libc::S_IFIFO | libc::S_IFSOCK => {}
             _ => {
                 return Err(format!(
-                    "mode {:o} is no type of file: the kernel skips it",
+                    "mode {:o} has no valid file type: the kernel skips it",
                     header.mode
                 ));
             }
@@ -214,8 +214,8 @@ impl RootfsUnpacker<'_> {
         Ok(())
     }
 
-    /// The file of a member. Like the kernel, it keeps what has the name already, if that is of the same type: its
-    /// extended attributes stay.
+    /// The file of a member. Like the kernel, this keeps an existing file of that name and type, with its
+    /// extended attributes.
     fn node(&mut self, path: &[u8], header: &Header) -> Node {
         let mut mtime = (header.mtime.into(), 0);
         let kind = header.file_type();
@@ -230,7 +230,7 @@ impl RootfsUnpacker<'_> {
             layer: self.rootfs.layer.unwrap_or(0),
             owner: (header.uid, header.gid),
             mtime,
-            // mknod(2) leaves a device that is there as it is.
+            // mknod(2) does not change an existing device.
             device: match old {
                 Some(old) if device => old.device,
                 _ => device.then(|| device_number(header)),
@@ -241,8 +241,8 @@ impl RootfsUnpacker<'_> {
         }
     }
 
-    /// `/init` preserves the times of the directories of lower layers that a member changes, or is: times with whole
-    /// seconds, as archives have.
+    /// `/init` preserves the times of the directories of lower layers that a member changes or replaces, if
+    /// they have whole seconds, as in archives.
     fn preserve_times(&mut self, path: &[u8]) {
         if self.rootfs.layer.unwrap_or(0) == 0 {
             return;
@@ -258,7 +258,7 @@ impl RootfsUnpacker<'_> {
         }
     }
 
-    /// Who drops a file.
+    /// The clause about who drops a file.
     fn dropped(&self) -> &'static str {
         match self.rootfs.layer {
             Some(_) => "/init leaves the file out, as the kernel would",
@@ -277,7 +277,7 @@ impl RootfsUnpacker<'_> {
             Some(Whiteout::Name) => self.rootfs.whiteout(path),
             None if member.header.file_type() == libc::S_IFREG && last.starts_with(b".wh.") => {
                 findings.warning(
-                    "a whiteout of OCI images is a file like any other here: use a character device 0:0",
+                    "a whiteout of OCI images is an ordinary file here: use a character device 0:0",
                 );
                 return false;
             }
@@ -305,7 +305,7 @@ impl RootfsUnpacker<'_> {
             if *first != path {
                 let Some(index) = rootfs.names.get(first).copied() else {
                     return Err(format!(
-                        "a hard link to {}, which is not there",
+                        "a hard link to {}, which does not exist",
                         shown(first)
                     ));
                 };
@@ -353,7 +353,7 @@ impl RootfsUnpacker<'_> {
         }
     }
 
-    /// Makes the directories of a path, where a layer is taken as it is: lower layers have them.
+    /// Creates the directories of a path for a layer that is kept as it is: lower layers have them.
     fn make_directories(&mut self, path: &[u8]) -> Option<Vec<u8>> {
         let mut here = Vec::new();
         for name in path.split(|byte| *byte == b'/') {
@@ -462,7 +462,7 @@ fn kept_xattrs(old: &Node) -> Option<Rc<Vec<Xattr>>> {
     })
 }
 
-/// Why the kernel skips a member whatever the rootfs holds.
+/// Why the kernel skips a member, regardless of the rootfs.
 fn check_member(member: &Member) -> std::result::Result<(), String> {
     let header = &member.header;
     if header.namesize == 0 || header.namesize > PATH_MAX {
@@ -497,7 +497,7 @@ fn check_parents(name: &[u8], findings: &mut FindingsAt) {
     }
 }
 
-/// A member's name, for a message.
+/// The name of a member, for a message.
 fn display(name: &[u8]) -> String {
     match name {
         b"" => "(no name)".into(),

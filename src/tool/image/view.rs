@@ -1,4 +1,4 @@
-//! The root that an image makes, or one layer of it, as `cat`, `extract` and `diff` see it.
+//! The root that results from an image, or one layer of it, as `cat`, `extract` and `diff` see it.
 
 use super::boot::{Boot, StandIns};
 use super::input::Initrd;
@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 use crate::plan::{Plan, Root};
 use crate::tool::finding::{Findings, Severity};
 
-/// A tree of files, and where their bytes are.
+/// A tree of files and the location of their bytes.
 pub struct View<'a> {
     /// The files.
     pub root: &'a Rootfs,
     /// Their bytes.
     pub layers: &'a Layers<'a>,
-    /// What is wrong with the layers.
+    /// Problems of the layers.
     pub findings: &'a Findings,
     /// Whether it is one layer as it is, with marks for overlayfs.
     pub as_is: bool,
@@ -52,8 +52,8 @@ impl View<'_> {
     }
 }
 
-/// Calls `run` with the root that `/init` makes of an image: the merged layers, or the initramfs itself where there
-/// are none. With `layer`, a number as in the plan, with that layer alone.
+/// Calls `run` with the root that `/init` makes of an image: the merged layers, or the initramfs itself
+/// without layers. With `layer`, a number as in the plan, with that layer alone.
 ///
 /// # Errors
 /// There is no such layer, or no plan for the image.

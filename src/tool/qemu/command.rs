@@ -80,7 +80,7 @@ pub struct Guest {
     pub image_words: String,
     /// More words for the command line.
     pub append: String,
-    /// Whether layers lie in the initrd behind the loader.
+    /// Whether layers lie in the initrd after the loader.
     pub retain_initrd: bool,
     /// The memory in MiB.
     pub memory: u64,

@@ -77,8 +77,8 @@ fn members_that_no_filesystem_takes_are_told() {
     assert_eq!(
         said,
         [
-            format!("{long}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
-            format!("{below}: a name of 256 bytes, and no file's is longer than 255: {INIT}"),
+            format!("{long}: a name of 256 bytes, where 255 is the limit: {INIT}"),
+            format!("{below}: a name of 256 bytes, where 255 is the limit: {INIT}"),
             format!(".: a file named as the root directory: {INIT}"),
             format!("/: a symlink named as the root directory: {INIT}"),
             format!(".: a file named as the root directory: {INIT}"),
@@ -95,7 +95,7 @@ fn members_that_no_filesystem_takes_are_told() {
         (lines[0].as_str(), status),
         (
             &*format!(
-                "error: 0x0000010c {long}: a name of 256 bytes, and no file's is longer than 255: the kernel drops the file without a message"
+                "error: 0x0000010c {long}: a name of 256 bytes, where 255 is the limit: the kernel drops the file without a message"
             ),
             1
         )

@@ -60,7 +60,7 @@ fn check_reads_the_command_line() {
             format!(
                 "warning: command line: rd.shell=maybe: neither yes nor no; ignored\n\
                  warning: command line: rd.layers.skip=app: there is no such layer\n\
-                 warning: command line: without retain_initrd the layers behind the loader are lost, unless the \
+                 warning: command line: without retain_initrd the layers after the loader are lost, unless the \
                  kernel has CONFIG_BLK_DEV_RAM=y\n\
                  image: 0 errors, 3 warnings; 1 layer; {NEEDS} retain_initrd\n"
             ),

@@ -91,7 +91,7 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
 }
 
 /// The bytes of a prefix of attributes that is the image's own: trusted.overlay. (struct
-/// erofs_xattr_long_prefix, behind its length), and before it another.
+/// erofs_xattr_long_prefix, after its length), and before it another.
 const PREFIXES: &[u8] = b"\x05\0\x01abcd\0\x09\0\x04overlay.";
 
 /// Puts all attributes trusted.opaque under the second of the image's own prefixes, which start at
@@ -171,7 +171,7 @@ fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
     // Unless the image says that they do not.
     let mut plain = high.clone();
     plain[1024 + 8] |= 0x10;
-    // Its inline data, behind the inode and its attributes.
+    // Its inline data, after the inode and its attributes.
     prefixed_at(&mut plain, at + 32);
     let (lines, _) = check(&directory, &with_images(&[&low, &plain]), &[]);
     assert!(lines[0].starts_with(NO_INIT), "{lines:?}");

@@ -186,7 +186,7 @@ fn members_that_the_kernel_drops_are_found() {
         (
             "no type",
             image(vec![init(), entry("d", 0o755, b"")]),
-            vec!["error: 0x0000010c d: mode 755 is no type of file: the kernel skips it"],
+            vec!["error: 0x0000010c d: mode 755 has no valid file type: the kernel skips it"],
         ),
     ]);
 }

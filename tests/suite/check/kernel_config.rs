@@ -79,7 +79,7 @@ fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
         image.check(CONFIG, &[]),
         (
             vec![
-                "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything behind it".into(),
+                "error: CONFIG_RD_GZIP=n: the kernel cannot unpack the archive at 0x0, nor anything after it".into(),
                 "error: CONFIG_EROFS_FS_ZIP=n: layer 0 (initrd+AT) needs it to decompress its files".into(),
             ],
             1
@@ -174,7 +174,7 @@ fn a_kernel_that_loses_the_layers_behind_the_loader_is_found() {
     assert_eq!(
         lines,
         [
-            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers behind the loader are lost"
+            "error: CONFIG_BLK_DEV_RAM=n: without retain_initrd on the command line, the layers after the loader are lost"
         ]
     );
     let ram = sufficient() + "CONFIG_BLK_DEV_RAM=y\n";
@@ -361,7 +361,7 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
     let said = |config: &str, size: u64| {
         fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
         fs::write(directory.join("image"), join(&[&loader, &tree])).unwrap();
-        // Zeros behind the last archive are nothing but length.
+        // Zeros after the last archive are nothing but length.
         let image = fs::File::options()
             .write(true)
             .open(directory.join("image"));
@@ -382,7 +382,7 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
     assert_eq!(
         said(arm, 5),
         [
-            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to lie as a whole in the memory that this kernel maps \
+            "warning: CONFIG_ARM=y: the initrd of 5 MiB has to fit into the memory that this kernel maps \
              (lowmem, the first 8 MiB): the kernel faults when /init reads /sys/firmware/initrd beyond"
         ]
     );
@@ -395,8 +395,8 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
     assert_eq!(said("CONFIG_ARM64=y\n", 9), [""; 0]);
 
     let off = "# CONFIG_COMPAT_32BIT_TIME is not set\n";
-    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and know times of 32 bits \
-                 only fail (ENOSYS): take an /init for musl, and a real init built with times of 64 bits";
+    let times = "warning: CONFIG_COMPAT_32BIT_TIME=n: programs that are linked with glibc and use 32-bit times \
+                 fail (ENOSYS): use an /init for musl, and a real init built with 64-bit times";
     for (config, expected) in [
         (format!("{arm}{off}"), &[times][..]),
         (

@@ -31,7 +31,7 @@ fn whiteouts_of_other_kinds_are_pointed_out() {
     assert_eq!(
         findings("oci", &[&[file("etc/.wh.name", b"")]], &[]),
         [
-            "warning: 0x00000644 etc/.wh.name: a whiteout of OCI images is a file like any other here: use a \
+            "warning: 0x00000644 etc/.wh.name: a whiteout of OCI images is an ordinary file here: use a \
              character device 0:0"
         ]
     );

@@ -12,7 +12,7 @@ fn all_of_the_last_page_of_the_last_image_is_there() {
     fs::write(directory.join("small.erofs"), &small).unwrap();
     fs::write(directory.join("both"), join(&[&cpio(&[dir("x")]), &small])).unwrap();
     let at = cpio(&[dir("x")]).len();
-    // Pages of 4 KiB, and of up to 64 KiB; and a layer behind the image that is longer than that, and not.
+    // Pages of 4 KiB, and of up to 64 KiB; and a layer after the image that is longer than that, and not.
     let long = cpio(&[file("long", &[1; 70_000])]);
     fs::write(directory.join("long.cpio"), &long).unwrap();
     for (machine, layers, end) in [
@@ -246,7 +246,7 @@ fn init_is_that_of_the_architecture() {
         assert!(holds(&program_for(AARCH64)), "{words:?}");
     }
     let missing = "layerinit: find init for riscv64: neither in ../lib/layerinit/riscv64 from the directory of this program \
-                   nor among what cargo has built; build it with `qemu/cross riscv64` (docs/cross.md), or use --init PATH\n";
+                   nor in the target directory of cargo; build it with `qemu/cross riscv64` (docs/cross.md), or use --init PATH\n";
     for words in [
         &["--target", "riscv64"][..],
         &["--kernel", "vmlinux-6.12", "--fit", "fit"],
@@ -307,7 +307,7 @@ fn an_image_that_is_not_compressed_can_be_mapped_in_place() {
     let line = stdout.lines().next().unwrap();
     // Two files in whole blocks, and at least one block of metadata.
     assert!(line.starts_with("root: not compressed: "), "{line}");
-    let what = " bytes, 7282 of them behind the ends of files; memback maps 5006 of 5006 bytes, 2 of 2 files";
+    let what = " bytes, 7282 of them after the ends of files; memback maps 5006 of 5006 bytes, 2 of 2 files";
     assert!(line.ends_with(what), "{line}");
     let checked = good(&directory, &["list", "image"]);
     assert!(checked.contains("0x00001000"), "{checked}");

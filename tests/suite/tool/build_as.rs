@@ -171,7 +171,7 @@ fn what_is_compressed_is_what_a_kernel_takes() {
     // lib/decompress_unxz.c: CRC32 or no check. The stream's flags.
     assert_eq!(packed("cpio.xz")[..8], *b"\xfd7zXZ\0\0\x01");
     // lib/decompress_unzstd.c: ZSTD_MAXWINDOWSIZE_DEFAULT, 128 MiB. The window's descriptor stands
-    // behind the frame's, if the frame is no single segment (RFC 8878, 3.1.1.1).
+    // after the frame's, if the frame is no single segment (RFC 8878, 3.1.1.1).
     let frame = packed("cpio.zst");
     if frame[4] & 0x20 == 0 {
         assert!(10 + (frame[5] >> 3) <= 27, "window {:#x}", frame[5]);

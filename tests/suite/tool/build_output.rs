@@ -344,7 +344,7 @@ fn layers_inside_are_files_of_the_loader_in_their_order() {
             ]
         );
         let list = good(&directory, &["list", "--files", "image"]);
-        // One archive, and the padding behind it.
+        // One archive, and the padding after it.
         assert_eq!(
             list.lines().filter(|line| line.starts_with("0x")).count(),
             2,

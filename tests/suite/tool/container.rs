@@ -416,7 +416,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
         ),
         (
             &["'a', S, link='a'", "'a/b'"],
-            "a/b: more symbolic links on its path than a kernel follows\n",
+            "a/b: more symbolic links on its path than the kernel follows\n",
         ),
         (&["'a'", "'a/b'"], "a/b: a is not a directory\n"),
         (

@@ -424,7 +424,7 @@ fn a_ramdisk_of_u_boot_goes_without_its_header() {
     );
     let list = good(&directory, &["list", "ramdisk"]);
     let start = format!(
-        "offset          length from\n0x00000000 {:>11} ramdisk behind its U-Boot header\n\n",
+        "offset          length from\n0x00000000 {:>11} ramdisk after its U-Boot header\n\n",
         initrd.len()
     );
     assert!(list.starts_with(&start), "{list}");
@@ -436,7 +436,7 @@ fn a_ramdisk_of_u_boot_goes_without_its_header() {
     let mut changed = initrd.clone();
     *changed.last_mut().unwrap() ^= 1;
     let error = format!(
-        "error: image: ramdisk behind its U-Boot header: the bytes have the CRC {:#010x}, the header says {:#010x}: \
+        "error: image: ramdisk after its U-Boot header: the bytes have the CRC {:#010x}, the header says {:#010x}: \
          U-Boot refuses it\n",
         crc32(&changed),
         crc32(&initrd)
@@ -447,7 +447,7 @@ fn a_ramdisk_of_u_boot_goes_without_its_header() {
     fs::write(directory.join("ramdisk"), &ramdisk[..1000]).unwrap();
     let (_, stderr, status) = run(&directory, &["list", "ramdisk"]);
     let message = format!(
-        "layerinit: read ramdisk behind its U-Boot header: truncated: its header says {} bytes, and 936 are left\n",
+        "layerinit: read ramdisk after its U-Boot header: truncated: its header says {} bytes, and 936 are left\n",
         initrd.len()
     );
     assert_eq!((stderr, status), (message, 1));

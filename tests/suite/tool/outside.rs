@@ -163,11 +163,11 @@ fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
     for (at, message) in [
         (
             5000,
-            "the hash tree behind the image is not that of its data",
+            "the hash tree after the image is not that of its data",
         ),
         (
             good_image.len() as u64 - 5,
-            "the hash tree behind the image is not that of its data",
+            "the hash tree after the image is not that of its data",
         ),
         (length.next_multiple_of(4096), "; the list has verity:"),
         (

@@ -205,8 +205,8 @@ init: /sbin/init
         (
             "LABEL=sys:/a",
             None,
-            "use rd.layers.from=LABEL=sys:/a: what is on the device is not known here; --from DIR has a directory \
-             stand in for it",
+            "use rd.layers.from=LABEL=sys:/a: the content of the device is not known here; --from DIR names a directory \
+             with the same files",
         ),
         (
             "LABEL=sys:/b/x",

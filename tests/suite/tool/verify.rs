@@ -264,7 +264,7 @@ fn an_archive_that_may_vary_keeps_to_its_directory() {
         ),
         (
             erofs(1, "creds"),
-            "creds.cpio may vary, but it is no cpio archive",
+            "creds.cpio may vary, but it is not a cpio archive",
         ),
     ] {
         let (_, said, status) = with(&archive);
@@ -422,7 +422,7 @@ fn exceptions_that_do_not_fit_are_refused() {
     for (words, expected) in [
         (
             &["--verify", "--verify-except", "base"][..],
-            "let vary base.erofs: it is no cpio archive",
+            "let vary base.erofs: it is not a cpio archive",
         ),
         (
             &["--verify", "--verify-except", "creds:/etc"],

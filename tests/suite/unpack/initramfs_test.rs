@@ -47,7 +47,7 @@ fn extract() {
 fn fname_overrun() {
     let name = b"initramfs_test_fname_overrun\0";
     let mut archive = raw(of_mode(0o100777), name, b"");
-    // The NUL and the padding behind it.
+    // The NUL and the padding after it.
     while let Some(zero) = archive.iter().rposition(|byte| *byte == 0) {
         archive[zero] = b'P';
     }

@@ -17,7 +17,7 @@ pub const OVERLAY: &[u8] = b"trusted.overlay.";
 /// overlayfs shows those of an overlay in a layer without one `overlay.` (Linux 6.7).
 const NESTED: &[u8] = b"trusted.overlay.overlay.";
 
-/// What a file gets beside its content.
+/// Everything about a file except its content.
 #[derive(Clone, Debug)]
 pub struct Attributes {
     /// User and group; `None`: those of this process.
@@ -31,7 +31,8 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Those of an inode; `stacked`: for a layer that overlayfs stacks, with the attributes for it.
+    /// Those of an inode; `stacked`: for a layer that overlayfs stacks, with the attributes that overlayfs
+    /// reads.
     pub fn of(image: &Image, inode: &Inode, stacked: bool, limits: &mut Limits) -> Result<Self> {
         Ok(Self {
             owner: Some((inode.uid, inode.gid)),
@@ -54,7 +55,7 @@ impl Attributes {
     /// The arguments of chown(2); `None`: it is not needed.
     fn owner(&self) -> Option<(Option<Uid>, Option<Gid>)> {
         let (uid, gid) = self.owner?;
-        // chown(2) takes -1 for "leave it"; no inode has that owner.
+        // chown(2) takes -1 for "do not change"; no inode has that owner.
         let id = |id: u32| Some(id).filter(|id| *id != u32::MAX);
         Some((id(uid).map(Uid::from_raw), id(gid).map(Gid::from_raw)))
     }
@@ -84,7 +85,7 @@ pub fn is_shown(name: &[u8], stacked: bool) -> bool {
     stacked || !name.starts_with(OVERLAY) || name.starts_with(NESTED)
 }
 
-/// Changes the name of an extended attribute of a layer into that which overlayfs shows.
+/// Changes the name of an extended attribute of a layer to the name that overlayfs shows.
 pub fn show(name: &mut Vec<u8>, stacked: bool) {
     if !stacked && name.starts_with(NESTED) {
         name.drain(b"trusted.".len()..b"trusted.overlay.".len());
@@ -137,7 +138,7 @@ pub fn set_on_name(
     utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// A name for a system call. None of an image has a NUL in it.
+/// A name for a system call. Names in an image have no NUL.
 pub fn c_string(name: &[u8]) -> std::result::Result<CString, Errno> {
     CString::new(name).map_err(|_| Errno::INVAL)
 }

@@ -15,12 +15,12 @@ use crate::format::erofs::{Cluster, Data, Extent};
 use crate::sys::signal::with_signal_stack;
 use crate::text::Shown;
 
-/// A batch is handed to a thread when it has this many bytes: a thread that waits for the next one costs
-/// more than the copy of a short batch.
+/// A batch goes to a thread when it has this many bytes: waking a thread costs more than copying a short
+/// batch.
 const BATCH_BYTES: u64 = 512 << 10;
 /// Or this many pieces: the files of all batches are open, and PID 1 may have 1024 open.
 const BATCH_PIECES: usize = 32;
-/// More threads would wait for the one that creates the files.
+/// The most threads: more would wait for the one that creates the files.
 const THREADS_MAX: usize = 8;
 
 /// The bytes of an image, which all threads read.
@@ -31,7 +31,7 @@ pub type Bytes<'a> = &'a (dyn ReadAt + Sync);
 pub struct OutFile {
     /// The file, open for writing.
     pub file: OwnedFd,
-    /// What it gets at the end.
+    /// The attributes to set at the end.
     pub attributes: Attributes,
     /// Its path, for messages.
     pub path: Vec<u8>,
@@ -53,7 +53,7 @@ struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
     fn lock(&self) -> MutexGuard<'_, Option<Error>> {
-        // It holds a whole value whenever it is released.
+        // The value is complete whenever the lock is released.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,12 +69,12 @@ impl Failure {
 /// A piece of a file.
 type Piece = (Arc<OutFile>, Extent);
 
-/// What writes the pieces of files.
+/// Writes the pieces of files.
 pub struct Writer<'a> {
-    /// The pieces that no thread has yet, and their bytes.
+    /// The pieces that no thread has yet, and the number of their bytes.
     batch: Vec<Piece>,
     bytes: u64,
-    /// To the threads; `None` where the caller's own thread does all.
+    /// To the threads; `None` if the caller's thread does everything.
     threads: Option<SyncSender<Vec<Piece>>>,
     own: PieceDecoder<'a>,
     failure: Failure,
@@ -108,7 +108,7 @@ impl Writer<'_> {
         self.bytes = 0;
         let batch = mem::take(&mut self.batch);
         match &self.threads {
-            // The threads take batches as long as this end is open.
+            // The threads wait for batches as long as this end is open.
             Some(threads) => drop(threads.send(batch)),
             None => self.own.batch(batch, &self.failure),
         }
@@ -116,8 +116,7 @@ impl Writer<'_> {
     }
 }
 
-/// Runs `work` with a writer for the files of the image that is all of `bytes`. When it returns, every file
-/// is written.
+/// Runs `work` with a writer for the files of the image in `bytes`. When this returns, every file is written.
 pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
     let failure = Failure::default();
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -154,13 +153,13 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
     result
 }
 
-/// Bytes of a file are written when there are so many. They stay in the processor's cache until then.
+/// Bytes of a file are written once there are this many. Until then they stay in the processor's cache.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// Reads and decompresses pieces, and writes them.
 struct PieceDecoder<'a> {
     image: Bytes<'a>,
-    /// A cluster that was decoded and has more than the piece that it was decoded for: files share clusters.
+    /// The last decoded cluster, if it has more than the piece that needed it: files share clusters.
     cluster: Option<Cluster>,
     plain: Vec<u8>,
     packed: Vec<u8>,
@@ -178,7 +177,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Room for more bytes at `offset` of a file. Writes others first, unless these follow them.
+    /// Room for more bytes at `offset` of a file. Writes the buffered bytes first, unless these follow them.
     fn room(&mut self, file: &Arc<OutFile>, offset: u64, length: usize) -> Result<&mut [u8]> {
         let follows = self.to.as_ref().is_some_and(|(before, at)| {
             Arc::ptr_eq(before, file) && at.checked_add(self.used as u64) == Some(offset)
@@ -238,7 +237,7 @@ impl<'a> PieceDecoder<'a> {
             done = self.pending.write();
         }
         if let Err(error) = done {
-            // What was to be decoded there is not complete.
+            // The decoded bytes there are incomplete.
             self.pending = Pending::default();
             failure.report(error);
         }
@@ -280,7 +279,7 @@ impl<'a> PieceDecoder<'a> {
         }
     }
 
-    /// Copies bytes that lie in the image as they are.
+    /// Copies bytes that the image stores uncompressed.
     fn copy(&mut self, file: &Arc<OutFile>, extent: &Extent, mut from: u64) -> Result<()> {
         let (mut at, mut left) = (extent.offset, extent.length);
         while left > 0 {

@@ -1,4 +1,4 @@
-//! What a layer tells overlayfs of its files: attributes, and the paths that they lead to.
+//! What a layer tells overlayfs about its files: attributes, and the paths that they lead to.
 //!
 //! Source: fs/overlayfs/namei.c (ovl_lookup, ovl_lookup_single, ovl_check_redirect) and fs/overlayfs/util.c of
 //! Linux 7.2, with redirect_dir=follow, which is the default, and metacopy=on.
@@ -15,17 +15,17 @@ const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
 const WHITEOUT: &[u8] = b"trusted.overlay.whiteout";
 
-/// What overlayfs is told of a file.
+/// What a layer tells overlayfs about a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// A directory in which nothing of lower layers shows (trusted.overlay.opaque is `y`).
+    /// A directory that hides the contents of lower layers (trusted.overlay.opaque is `y`).
     pub opaque: bool,
-    /// trusted.overlay.redirect: the name or path of a directory or file of lower layers which shows in place of
-    /// that with the same path.
+    /// trusted.overlay.redirect: the name or path of the directory or file of lower layers that overlayfs
+    /// uses in place of the one with the same path.
     pub redirect: Option<Vec<u8>>,
     /// trusted.overlay.metacopy: a file whose bytes are in a lower layer.
     pub metacopy: bool,
-    /// It hides what lower layers have at its path: a character device 0:0, or an empty file with
+    /// It hides the file of lower layers at its path: a character device 0:0, or an empty file with
     /// trusted.overlay.whiteout (Linux 6.7).
     pub whiteout: bool,
 }
@@ -39,12 +39,12 @@ impl Marks {
         }
     }
 
-    /// Adds what an extended attribute says of a file with this type and size.
+    /// Adds what an extended attribute says about a file with this type and size.
     pub fn add(&mut self, name: &[u8], value: &[u8], kind: u32, size: u64) {
         let regular = kind == libc::S_IFREG;
         match name {
             OPAQUE => self.opaque |= kind == libc::S_IFDIR && value == b"y",
-            // Nobody has a longer path, and files may share the value.
+            // A longer path is not valid, and files may share the value.
             REDIRECT if value.len() >= PATH_MAX as usize => self.redirect = Some(Vec::new()),
             REDIRECT => self.redirect = Some(value.to_vec()),
             METACOPY => self.metacopy |= regular,
@@ -54,7 +54,7 @@ impl Marks {
     }
 }
 
-/// Reads the marks of one file after the other.
+/// Reads the marks of files.
 pub struct MarkReader<'i> {
     image: &'i Image<'i>,
     limits: Limits,
@@ -82,8 +82,8 @@ impl<'i> MarkReader<'i> {
         if let Some(seen) = self.seen.get(&inode.nid) {
             return Ok(seen.clone());
         }
-        // An honest image stores the attributes of every inode apart. One in which inodes overlap could
-        // go on for a long time.
+        // A valid image stores the attributes of every inode separately. With overlapping inodes, a hostile
+        // one could take very long.
         self.limits.xattrs(inode, length)?;
         let wanted = |name: &[u8]| [OPAQUE, REDIRECT, METACOPY, WHITEOUT].contains(&name);
         for xattr in self.image.xattrs_if(inode, wanted)? {
@@ -96,20 +96,20 @@ impl<'i> MarkReader<'i> {
     }
 }
 
-/// Where overlayfs looks in the layers below for what the files of an image are stacked on.
+/// The paths at which overlayfs looks in the layers below for each file of an image.
 #[derive(Default)]
 pub struct Origins {
-    /// The directories around the current file that do not show the lower directory of the same path, each with
-    /// the path that it shows, if there is one. The innermost is the last.
+    /// The directories around the current file that are not merged with the lower directory of the same path,
+    /// each with the lower path it is merged with, if there is one. The innermost is the last.
     moved: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 impl Origins {
-    /// The lower path of a file. Files come in the order of [`Image::walk`]. `None`: nothing of the lower layers
-    /// shows there.
+    /// The lower path of a file. Files come in the order of [`Image::walk`]. `None`: the lower layers are
+    /// hidden there.
     ///
     /// # Errors
-    /// Its redirect is none that overlayfs takes.
+    /// overlayfs refuses its redirect.
     pub fn of(&mut self, path: &[u8], marks: &Marks) -> Result<Option<Vec<u8>>> {
         let inside = |(directory, _): &(Vec<u8>, _)| {
             let rest = path.strip_prefix(&**directory);
@@ -153,7 +153,8 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Whether overlayfs takes the value of an attribute: a name, or a path from the root (ovl_get_redirect_xattr).
+/// Whether overlayfs accepts the value of a redirect: a name, or a path from the root
+/// (ovl_get_redirect_xattr).
 fn is_redirect(value: &[u8]) -> bool {
     let names = value.strip_prefix(b"/").unwrap_or(value);
     let good = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);

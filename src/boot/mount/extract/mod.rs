@@ -1,8 +1,9 @@
-//! The extract backend: an EROFS image is read here and written into a tmpfs. It needs nothing of the kernel.
+//! The extract backend: reads an EROFS image and writes its files into a tmpfs. It needs no driver in the
+//! kernel.
 //!
-//! A layer of its own keeps its whiteouts and overlayfs's attributes, for the overlay that it becomes part
-//! of. Where all layers go into one tmpfs, each is written over those below it as overlayfs would show it.
-//! `layerinit extract` writes files with the same functions.
+//! A layer for an overlay keeps its whiteouts and the attributes that overlayfs reads. Where all layers go
+//! into one tmpfs, each is written over those below it as overlayfs would show it. `layerinit extract` writes
+//! files with the same functions.
 
 pub mod attributes;
 pub mod marks;
@@ -33,14 +34,14 @@ use content::{Writer, with_writer};
 use marks::MarkReader;
 use staging::Staging;
 
-/// Where an image is written to.
+/// Where the files of an image go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Onto {
-    /// An empty directory, which an overlay stacks.
+    /// An empty directory, which becomes a layer of an overlay.
     Layer,
     /// An empty directory, the new root.
     Root,
-    /// What the layers below have left in the new root, as overlayfs would show it.
+    /// The new root with the files of the layers below, as overlayfs would show them.
     Layers,
 }
 
@@ -57,8 +58,8 @@ pub struct Extracted {
 /// and holes.
 ///
 /// # Errors
-/// The image is damaged or has data on other devices, or the directory does not take something: with the path
-/// of the file in either case.
+/// The image is damaged or has data on other devices, or a file cannot be written; the error names the path
+/// of the file.
 pub fn extract(
     bytes: Bytes<'_>,
     superblock: &Superblock,
@@ -97,7 +98,7 @@ pub fn extract(
     })
 }
 
-/// What the files of an image take in a tmpfs.
+/// The space that the files of an image take in a tmpfs.
 #[derive(Clone, Copy, Debug)]
 pub struct Needed {
     /// The content.
@@ -107,14 +108,15 @@ pub struct Needed {
 }
 
 impl Needed {
-    /// Bytes of memory: the content in pages of so many bytes, inodes and names.
+    /// Bytes of memory: the content in pages of `page_size` bytes, inodes and names.
     pub fn memory(self, page_size: u64) -> u64 {
         let names = self.files.saturating_mul(FILE_MEMORY);
         self.content.bytes(page_size).saturating_add(names)
     }
 }
 
-/// What the files of an image take. Holes count where `holes` is set, which spares looking for them.
+/// The space that the files of an image take. With `holes`, holes count as data, which saves the search for
+/// them.
 ///
 /// # Errors
 /// The image is damaged.
@@ -122,7 +124,7 @@ pub fn needed(bytes: Bytes<'_>, superblock: &Superblock, holes: bool) -> Result<
     needed_of(&Image::new(bytes, superblock)?, holes)
 }
 
-/// The same of an image that is open.
+/// The same for an open image.
 ///
 /// # Errors
 /// The image is damaged.
@@ -205,7 +207,7 @@ impl Tree<'_, '_, '_> {
         Ok(())
     }
 
-    /// Finishes directories, up to one that is left open: files that are created in a directory change its time.
+    /// Finishes directories, but not the ones that stay open: creating files in a directory changes its time.
     fn leave(&mut self, until: Option<&[u8]>) -> Result<()> {
         while let Some(level) = self.levels.pop_if(|level| Some(&*level.path) != until) {
             let shown = Shown(&level.path);
@@ -299,7 +301,7 @@ impl Tree<'_, '_, '_> {
             let extent = extent.map_err(|fault| fault.of_inode(inode.nid))?;
             self.limits.extent(inode, &extent)?;
             let end = extent.offset.saturating_add(extent.length);
-            // Of a file that ends with bytes, the last write sets the size.
+            // For a file that does not end in a hole, the last write sets the size.
             if extent.data == Data::Hole && end >= inode.size {
                 ftruncate(&file.file, inode.size).during("set the size of", "file")?;
             }

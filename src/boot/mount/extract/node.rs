@@ -13,7 +13,7 @@ use super::attributes::{Attributes, c_string, set_on_name};
 pub use crate::boot::mount::trees::DIRECTORY;
 use crate::error::{Context as _, Result};
 
-/// Opens a directory, and makes it where there is none.
+/// Opens a directory, and creates it if it does not exist.
 pub fn directory(parent: &OwnedFd, name: &CStr) -> std::result::Result<OwnedFd, Errno> {
     match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => openat(parent, name, DIRECTORY, Mode::empty()),
@@ -21,7 +21,7 @@ pub fn directory(parent: &OwnedFd, name: &CStr) -> std::result::Result<OwnedFd, 
     }
 }
 
-/// Creates a regular file of a length, which is a hole so far. It may not exist.
+/// Creates a regular file of the given length, all of it a hole. The file must not exist.
 pub fn file(parent: &OwnedFd, name: &CStr, length: u64) -> Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = openat(parent, name, flags, Mode::RUSR | Mode::WUSR).during("create", "file")?;
@@ -48,7 +48,7 @@ pub fn special(
     let kind = FileType::from_raw_mode(attributes.mode);
     let mode = Mode::from_raw_mode(attributes.mode & 0o7777);
     mknodat(parent, name, kind, mode, makedev(major, minor)).during("create", "special file")?;
-    // mknod(2) leaves out the bits of the umask.
+    // mknod(2) applies the umask.
     chmodat(parent, name, mode, AtFlags::empty()).during("set", "mode")?;
     set_on_name(parent, name, attributes).during("set", "attributes")
 }

@@ -1,5 +1,5 @@
-//! What an image takes from other paths of the layers below (trusted.overlay.redirect, trusted.overlay.metacopy),
-//! linked into a directory of its own before the image changes those paths.
+//! What an image takes from other paths of the layers below (trusted.overlay.redirect,
+//! trusted.overlay.metacopy), linked into a separate directory before the image changes those paths.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -16,15 +16,15 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::Image;
 use crate::text::shown;
 
-/// The directory, in that of the new root.
+/// The directory, in the directory of the new root.
 const NAME: &CStr = c".layerinit-staging";
 
-/// The directories and files of an image that have something in there, each with its name there.
+/// The directories and files of an image that have an entry there, each with its name there.
 #[derive(Default)]
 pub struct Staging(BTreeMap<Vec<u8>, usize>);
 
 impl Staging {
-    /// Links what the image refers to. `root` is what the layers below have left.
+    /// Links the files that the image refers to. `root` has the files of the layers below.
     pub fn of(image: &Image, root: &OwnedFd) -> Result<Self> {
         let mut staged = BTreeMap::new();
         let (mut reader, mut origins) = (MarkReader::new(image), Origins::default());
@@ -48,7 +48,7 @@ impl Staging {
         Ok(Self(staged))
     }
 
-    /// Puts a directory in its place, if it is staged.
+    /// Moves a directory into its place, if it is staged.
     pub fn put(&self, root: &OwnedFd, path: &[u8], to: &OwnedFd, name: &CStr) -> Result<()> {
         let Some(number) = self.0.get(path) else {
             return Ok(());

@@ -1,8 +1,8 @@
-//! Unpacks a cpio archive into a tmpfs with the result of the kernel's unpacker, init/initramfs.c, whose functions
-//! are named here. Modification times are preserved (INITRAMFS_PRESERVE_MTIME).
+//! Unpacks a cpio archive into a tmpfs with the same result as the kernel's unpacker, init/initramfs.c, whose
+//! functions the comments name. Modification times are preserved (INITRAMFS_PRESERVE_MTIME).
 //!
-//! The caller sets the root directory (see [`crate::sys::process::run_chrooted`]), so that paths mean what they mean
-//! to the kernel, and none leads out of the layer.
+//! The caller sets the root directory (see [`crate::sys::process::run_chrooted`]), so that the kernel
+//! resolves paths as during its own unpacking, and none leads out of the layer.
 //!
 //! Two kinds of members are for layers only, and the kernel would create them: a character device 0:0 hides its
 //! name in the layers below, and a file [`OPAQUE`](crate::format::cpio::OPAQUE) hides their contents of its
@@ -35,7 +35,7 @@ use times::DirectoryTimes;
 /// The result of a system call whose failure is not an error of the archive.
 type Done = std::result::Result<(), Errno>;
 
-/// What an archive contained.
+/// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
     /// Members, without the trailers.
@@ -54,7 +54,7 @@ pub fn unpack<I: Skip>(archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Un
     unpack_members(archive, upper, over)
 }
 
-/// The same where the layers below are in the root directory itself.
+/// The same if the root directory itself holds the files of the layers below.
 pub fn unpack_over<I: Skip>(archive: Archive<I>) -> Result<Unpacked> {
     unpack_members(archive, None, true)
 }
@@ -90,7 +90,7 @@ fn unpack_members<I: Skip>(
     result.map(|()| unpacker.done)
 }
 
-/// Removes everything in the directories that an archive marks as opaque: what the layers below have there.
+/// Removes the files of the layers below from the directories that an archive marks as opaque.
 pub fn clear_opaque<I: Skip>(mut archive: Archive<I>) -> Result<()> {
     loop {
         match archive.next_member()? {
@@ -212,7 +212,8 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Removes a file of lower layers that has other names, too: these keep their content, as in an overlay.
+    /// Removes a file of lower layers that has other names, too: the other names keep their content, as in an
+    /// overlay.
     fn unshare(&self, name: &[u8]) {
         if self.over
             && self.upper.is_none()
@@ -220,7 +221,7 @@ impl Unpacker {
             && stat.st_nlink > 1
             && !self.own.contains(&stat.st_ino)
         {
-            // If this fails, opening it fails, too, and is reported.
+            // If this fails, opening the file fails, too, and is reported.
             let _ = unlink(name);
         }
     }
@@ -266,7 +267,7 @@ impl Unpacker {
         }
     }
 
-    /// Hides what the layers below have.
+    /// Hides files of the layers below.
     fn hide(&self, whiteout: Whiteout<'_>, name: &[u8]) -> Done {
         match (whiteout, &self.upper) {
             (Whiteout::Name, _) => whiteout::remove(name),
@@ -277,7 +278,8 @@ impl Unpacker {
         }
     }
 
-    /// Counts a member that could not be created, which the kernel ignores. To run out of memory is an error.
+    /// Counts a member that could not be created, which the kernel ignores. Running out of memory is an
+    /// error.
     fn refused(&mut self, member: &Member, errno: Errno) -> Result<()> {
         if matches!(errno, Errno::NOSPC | Errno::NOMEM) {
             return Err(errno).during("create", shown(&member.name));
@@ -296,7 +298,8 @@ impl Unpacker {
         self.done.dropped = self.done.dropped.saturating_add(1);
     }
 
-    /// Warns of a world-writable directory. With `newc:`, GRUB makes all directories of an archive so.
+    /// Warns of a world-writable directory. With `newc:`, GRUB makes all directories of an archive
+    /// world-writable.
     fn warn_of_mode(&mut self, name: &[u8], mode: u32) {
         let name = shown(name.strip_prefix(b"/").unwrap_or(name));
         let mode = mode & 0o7777;
@@ -334,7 +337,7 @@ fn create_link(member: &Member, target: &[u8]) -> Done {
     created.and(owned).and(set_times(name, mtime(header)))
 }
 
-/// Removes what has the name, unless it is of type `keep`.
+/// Removes the file of that name, unless it is of type `keep`.
 fn clean_path(name: &[u8], keep: Option<u32>) {
     let Ok(stat) = lstat(name) else {
         return;
@@ -343,15 +346,15 @@ fn clean_path(name: &[u8], keep: Option<u32>) {
     if keep == Some(kind) {
         return;
     }
-    // If this fails, as for a directory that is not empty, creating the member fails, too, and is reported.
+    // If this fails, as for a directory that is not empty, creating the member also fails, and is reported.
     let _ = match kind {
         libc::S_IFDIR => rmdir(name),
         _ => unlink(name),
     };
 }
 
-/// Whether opening `name` for writing opens or creates a regular file. A hard link is to whatever has the earlier
-/// name now, which a later member may have replaced.
+/// Whether opening `name` for writing opens or creates a regular file. A hard link leads to the file that now
+/// has the earlier name, which a later member may have replaced.
 fn opens(name: &[u8]) -> bool {
     match stat(name) {
         Ok(stat) => stat.st_mode & libc::S_IFMT == libc::S_IFREG,

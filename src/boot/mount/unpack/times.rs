@@ -16,14 +16,15 @@ use crate::text::shown;
 pub struct DirectoryTimes {
     /// Times from archives.
     archived: Vec<(Vec<u8>, Timespec)>,
-    /// Times of directories of the layers below that come from no archive. One from an archive overrides them.
+    /// Times of directories of the layers below, which are not from this archive. A time from the archive
+    /// overrides them.
     preserved: Vec<(Vec<u8>, Timespec)>,
     /// Names that `preserve` has looked at.
     seen: BTreeSet<Vec<u8>>,
 }
 
 impl DirectoryTimes {
-    /// Takes the time of a member.
+    /// Records the time of a member.
     pub fn add(&mut self, name: &[u8], time: Timespec) {
         self.archived.push((name.to_vec(), time));
     }

@@ -26,8 +26,8 @@ pub fn remove(name: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Removes what the layers below have in the directory `name`, but not what this layer has there: that is in
-/// `upper`, the upper directory of the overlay at `/`. Without one, everything is of the layers below.
+/// Removes the files of the layers below from the directory `name`, but not those of this layer, which are in
+/// `upper`, the upper directory of the overlay at `/`. Without `upper`, all files are from the layers below.
 pub fn remove_lower(name: &[u8], upper: Option<&OwnedFd>) -> Result<(), Errno> {
     // Without the directory there is nothing to hide.
     let directory = match open(
@@ -53,7 +53,7 @@ pub fn remove_lower(name: &[u8], upper: Option<&OwnedFd>) -> Result<(), Errno> {
     clear(&path, ours.as_ref())
 }
 
-/// Removes what is in `directory`, but not in `upper`, the same directory in this layer.
+/// Removes the files that are in `directory` but not in `upper`, the same directory of this layer.
 fn clear(directory: &Path, upper: Option<&OwnedFd>) -> Result<(), Errno> {
     let names: io::Result<Vec<_>> = fs::read_dir(directory)
         .map_err(errno)?

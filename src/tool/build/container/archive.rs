@@ -79,7 +79,7 @@ pub fn write(
     tar.into_inner()?.flush()
 }
 
-/// The device node that overlayfs takes for a whiteout.
+/// The device node that overlayfs reads as a whiteout.
 pub const WHITEOUT: DeviceNode = DeviceNode {
     character: true,
     major: 0,

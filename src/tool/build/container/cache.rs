@@ -1,7 +1,7 @@
 //! EROFS images of earlier builds, in `${XDG_CACHE_HOME:-~/.cache}/layerinit/layers`.
 //!
-//! The name of a file is the key, which stands for all that the image was made from, and the SHA-256 of its content,
-//! which is verified: a damaged file is removed. The modification time is that of the last use.
+//! The name of a file is the key, which covers all input of the image, and the SHA-256 of its content, which
+//! is verified: a damaged file is removed. The modification time is that of the last use.
 
 use std::env;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// The cache of this user; `None` if no environment variable names its place.
+    /// The cache of this user; `None` if no environment variable names its directory.
     pub fn new(max: u64) -> Option<Self> {
         let absolute = |name| {
             env::var_os(name)
@@ -61,7 +61,7 @@ impl LayerCache {
             };
             match hash(&mut file) {
                 Ok((found, length)) if found == expected => {
-                    // Without the new time, the image is only removed earlier.
+                    // If the time cannot be set, the image is only removed earlier.
                     let _ = file.set_modified(SystemTime::now());
                     return Some((file, length));
                 }
@@ -72,10 +72,10 @@ impl LayerCache {
         None
     }
 
-    /// Adds an image, and removes those that were not used for the longest time while there are too many bytes.
+    /// Adds an image, and removes the least recently used ones while there are too many bytes.
     ///
     /// # Errors
-    /// The directory cannot be created or written. The cache is as before then.
+    /// The directory cannot be created or written. The cache then has not changed.
     pub fn put(&self, key: &str, image: &mut File) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         let (sum, length) = hash(image)?;

@@ -32,7 +32,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all bytes that were written.
+    /// The digest of all bytes written so far.
     pub fn finish(self) -> String {
         match self {
             Self::Sha256(hasher) => format!("sha256:{}", hex(&hasher.finalize())),

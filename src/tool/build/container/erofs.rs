@@ -1,4 +1,4 @@
-//! EROFS images of layers: through the tar archive of a newer mkfs.erofs, or through a directory.
+//! EROFS images of layers: from a tar archive with a newer mkfs.erofs, or from a directory.
 
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -12,14 +12,15 @@ use crate::tool::build::mkfs::{self, ErofsImage, ErofsOptions, ErofsSource};
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::progress::LongStep;
 
-/// What helps where this program cannot hand over a tar archive.
+/// The remedy where mkfs.erofs reads no tar archive.
 const NEWER: &str = "install erofs-utils 1.7 or newer (Debian 13 has it)";
 
 /// Makes the image of a layer. `object` is the layer in messages, `latest` the latest modification time of its files,
 /// `number` makes the names of temporary files unique.
 ///
 /// # Errors
-/// mkfs.erofs is missing or fails; or it cannot read tar archives, and this program may not make the files itself.
+/// mkfs.erofs is missing or fails; or it cannot read tar archives, and this program lacks the privileges to
+/// unpack them.
 #[allow(clippy::too_many_arguments)]
 pub fn make(
     stack: &LayerStack,
@@ -56,7 +57,7 @@ pub fn make(
         let error = Error::new("make an EROFS image of", object.display(), what);
         return Err(error.hint(format!("run it as root, or {NEWER}")));
     }
-    // mkfs.erofs 1.5 cuts such a name, and then misses the file.
+    // mkfs.erofs 1.5 truncates such a name, and then does not find the file.
     let long = layer.places.keys().find(|path| {
         path.split(|byte| *byte == b'/')
             .any(|name| name.len() == 255)
@@ -84,7 +85,7 @@ pub fn make(
             };
             mkfs::make(source, label, object, number, options, temp)
         });
-    // Early, to free the space for the next one.
+    // Removed early, to free the space for the next one.
     let removed = temp.remove_directory(&directory);
     let image = made?;
     removed?;

@@ -18,10 +18,10 @@ use crate::error::{Context, Error, Result};
 /// The annotation with the tag of a manifest.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The annotation with the whole name, which containerd and buildx add.
+/// The annotation with the full name, which containerd and buildx add.
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
-/// How deep indices may be nested.
+/// The maximum depth of nested indices.
 const DEPTH_MAX: usize = 4;
 
 /// An image: its layers, lowest first, and its configuration.
@@ -38,7 +38,7 @@ pub struct ContainerImage {
 pub struct LayerBlob {
     /// The archive, compressed or not.
     pub content: FileSlice,
-    /// The digest of the archive without compression, which is still to be verified.
+    /// The digest of the archive without compression, which is not verified yet.
     pub diff_id: String,
 }
 
@@ -113,12 +113,12 @@ impl ImageSource<'_> {
         Ok(ContainerImage { layers, config })
     }
 
-    /// The manifests of an index with this tag, or all without one.
+    /// The manifests of an index with this tag, or all of them without a tag.
     fn tagged(&self, index: &ImageIndex, tag: Option<&str>) -> Result<Vec<Descriptor>> {
         let name =
             |manifest: &Descriptor, key: &str| manifest.annotations().as_ref()?.get(key).cloned();
         let Some(tag) = tag else {
-            // Several of them are one image if only their platforms differ.
+            // Several manifests are one image if only their platforms differ.
             let mut names: Vec<_> = index
                 .manifests()
                 .iter()
@@ -163,12 +163,12 @@ impl ImageSource<'_> {
             .collect();
         let chosen = match candidates.as_slice() {
             [] => return Err(self.refuse("it has no image")),
-            // A platform that is asked for has to match in any case.
+            // A platform from the command line always has to match.
             [only] if only.platform().is_none() || self.platform.is_none() && depth == 0 => *only,
             several => self.choose(several)?,
         };
         let bytes = json(&self.blob(chosen)?, self.object)?;
-        // Of Docker's images, the media type in the file decides.
+        // For images of Docker, the media type in the file decides.
         let value: Value = self.parsed(serde_json::from_slice(&bytes))?;
         if value.get("manifests").is_some() {
             if depth >= DEPTH_MAX {
@@ -254,7 +254,7 @@ impl ImageSource<'_> {
             .and_then(Value::as_str)
             .unwrap_or_default();
         let file = self.file(name)?;
-        // The file's name is its digest: 0123...json, or blobs/sha256/0123...
+        // The name of the file is its digest: 0123...json, or blobs/sha256/0123...
         let stem = name
             .rsplit('/')
             .next()
@@ -339,7 +339,7 @@ impl ImageSource<'_> {
     }
 }
 
-/// Whether this is a statement about another manifest, which buildx adds for no platform.
+/// Whether this is an attestation of another manifest, which buildx adds without a platform.
 fn is_attestation(manifest: &Descriptor) -> bool {
     let annotations = manifest.annotations().as_ref();
     annotations.is_some_and(|all| all.contains_key("vnd.docker.reference.type"))
@@ -401,7 +401,7 @@ impl OciPlatform {
         Self::new("linux".into(), architecture.into(), None)
     }
 
-    /// Whether an image for `found` is what is wanted here. Without a variant, any will do.
+    /// Whether an image for `found` matches. Without a variant, any variant matches.
     fn is_met_by(&self, found: &Self) -> bool {
         self.os == found.os
             && self.architecture == found.architecture

@@ -31,23 +31,23 @@ use crate::tool::tmpfile;
 pub struct ContainerOptions {
     /// The platform of images, such as `linux/arm64`; `None`: this machine's.
     pub platform: Option<String>,
-    /// Make one layer of each image.
+    /// Whether each image becomes one layer.
     pub flatten: bool,
     /// The most bytes of the cache; `None`: no cache.
     pub cache: Option<u64>,
-    /// Take absolute names in archives as relative to the root directory.
+    /// Whether absolute names in archives are relative to the root directory.
     pub absolute_names: bool,
 }
 
 /// An archive that is a layer.
 struct ArchiveLayer {
-    /// The archive in messages.
+    /// The name of the archive in messages.
     object: String,
     content: FileSlice,
     codec: Option<Codec>,
     /// The digest of the file, or of a layer of an image without compression.
     digest: String,
-    /// Whether it is the latter, which is verified when the archive is read.
+    /// Whether it is the latter digest, which is verified when the archive is read.
     is_diff_id: bool,
     rules: Rules,
 }
@@ -61,9 +61,9 @@ pub struct ArchiveLayers<'a> {
     cache: Option<LayerCache>,
     /// The files of the archives so far, except those of `pending`.
     stack: LayerStack,
-    /// Archives whose images were in the cache: they are read once a later layer needs their files.
+    /// Archives whose images were in the cache: they are read only if a later layer needs their files.
     pending: Vec<ArchiveLayer>,
-    /// Stands for all archives so far: a layer depends on those below.
+    /// Identifies all archives so far: a layer depends on those below.
     chain: String,
     /// The number of images made, for the names of temporary files.
     made: usize,
@@ -143,7 +143,7 @@ impl<'a> ArchiveLayers<'a> {
             self.options.platform.as_deref(),
             &mut self.spool,
         )?;
-        // An image is complete, whatever is below.
+        // An image does not depend on the layers below.
         self.stack = LayerStack::new();
         self.pending.clear();
         self.chain.clear();
@@ -176,7 +176,7 @@ impl<'a> ArchiveLayers<'a> {
             let short = short_digest(&archive.digest).to_string();
             let short = match label::parse(&short) {
                 Ok(label) => label,
-                // A label of digits would be a layer's position.
+                // A label of digits would mean the position of a layer.
                 Err(_) => format!("l{short}"),
             };
             let label = input.label.as_ref().unwrap_or(&short);
@@ -257,7 +257,7 @@ impl<'a> ArchiveLayers<'a> {
         key: &str,
     ) -> Result<(ErofsImage, String)> {
         self.made = self.made.saturating_add(1);
-        // Other names than those of layers from directories.
+        // The names differ from those of layers from directories.
         let number = self.made.saturating_add(1 << 20);
         let latest = self.latest();
         let mut image = erofs::make(
@@ -322,7 +322,7 @@ impl<'a> ArchiveLayers<'a> {
         }
     }
 
-    /// Makes an archive part of the chain.
+    /// Adds an archive to the chain.
     fn link(&mut self, archive: &ArchiveLayer) {
         let Rules {
             absolute_names,
@@ -337,7 +337,7 @@ impl<'a> ArchiveLayers<'a> {
 
     /// The key in the cache of an image of all archives so far.
     fn key(&self, kind: &str, label: Option<&str>) -> Result<String> {
-        /// To be changed with the content of images.
+        /// Increase this when the content of images changes.
         const VERSION: u32 = 1;
         let ErofsOptions {
             compression, args, ..
@@ -375,7 +375,8 @@ fn prepared(image: ErofsImage, path: &Path, note: String) -> PreparedLayer {
     }
 }
 
-/// The compression of a file that is a tar archive: `None` if it is none, `Some(None)` if it is not compressed.
+/// The compression of a file that is a tar archive: `None` if it is not a tar archive, `Some(None)` if it is
+/// not compressed.
 fn tar_codec(content: &FileSlice) -> io::Result<Option<Option<Codec>>> {
     let mut first = [0; 512];
     let n = fill(&mut content.reader(), &mut first)?;
@@ -388,7 +389,7 @@ fn tar_codec(content: &FileSlice) -> io::Result<Option<Option<Codec>>> {
     };
     let mut decoder = Decoder::new(codec, Reader::new(content, 0))?;
     let mut plain = [0; 512];
-    // Damaged: the walk over archives says so.
+    // Damaged: the walk over archives reports it.
     let n = fill(&mut decoder, &mut plain).unwrap_or(0);
     let is_tar = member::is_tar(plain.get(..n).unwrap_or_default());
     Ok(is_tar.then_some(Some(codec)))

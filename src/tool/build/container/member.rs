@@ -92,7 +92,8 @@ pub fn is_tar(first: &[u8]) -> bool {
     stored.is_some() && stored == header.cksum().ok()
 }
 
-/// Hands over each member of an archive. `object` is the archive in messages. Sparse files are expanded into `spool`.
+/// Calls `take` with each member of an archive. `object` is the archive in messages. Sparse files are
+/// expanded into `spool`.
 ///
 /// # Errors
 /// The archive is damaged, cut, or holds more than the limits of this module; `take` fails.
@@ -166,7 +167,7 @@ pub fn read(
         };
         let kind = match file {
             EntryType::Directory => TarMemberKind::Directory,
-            // As archives before POSIX have directories.
+            // Archives from before POSIX store directories so.
             EntryType::Regular if name.ends_with(b"/") => TarMemberKind::Directory,
             EntryType::Regular | EntryType::Continuous => match map {
                 Some(map) => TarMemberKind::File(
@@ -189,7 +190,7 @@ pub fn read(
                 TarMemberKind::Device(device.ok_or_else(|| invalid("a device without numbers"))?)
             }
             EntryType::Fifo => TarMemberKind::Fifo,
-            // A comment on the whole archive, as git archive writes it.
+            // A comment on the whole archive, from git archive.
             EntryType::XGlobalHeader => continue,
             other => {
                 let what = format!("a member of unknown type {:#04x}", other.as_byte());
@@ -239,14 +240,14 @@ fn extended_header(headers: &FileSlice) -> Vec<u8> {
         .flat_map(|entries| entries.raw(true));
     for mut entry in entries.map_while(io::Result::ok) {
         if entry.header().entry_type().is_pax_local_extensions() {
-            // A short header is malformed for the caller.
+            // The caller treats a short header as malformed.
             let _ = entry.read_to_end(&mut records);
         }
     }
     records
 }
 
-/// The size of what is stored of a sparse file of the GNU format: the rest of its map, and its data.
+/// The stored size of a sparse file of the GNU format: the rest of its map, and its data.
 fn gnu_sparse_size(archive: &FileSlice, header: &Header, data: u64) -> io::Result<u64> {
     let mut more = header.as_gnu().is_some_and(|gnu| gnu.is_extended());
     let mut map = 0u64;
@@ -267,8 +268,8 @@ fn device(header: &Header, character: bool) -> Option<DeviceNode> {
     })
 }
 
-/// Attributes that name labels and mounts of the machine where the image was made, or are overlayfs's own, which
-/// no layer may forge. umoci(1) leaves out the same.
+/// Attributes that depend on the machine where the image was made (labels, mounts), or belong to overlayfs,
+/// which no layer may forge. umoci(1) leaves out the same ones.
 fn is_foreign(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.")
         || matches!(xattr, b"security.selinux" | b"system.nfs4_acl")
@@ -302,7 +303,7 @@ fn attributes(header: &Header, records: &[PaxRecord<'_>]) -> Option<TarAttribute
     Some(attributes)
 }
 
-/// A reader with a limit: the crate reads extended headers into memory, of any size.
+/// A reader with a limit: the crate reads extended headers of any size into memory.
 struct Limited<'a> {
     reader: FileSliceReader<'a>,
     left: Rc<Cell<u64>>,

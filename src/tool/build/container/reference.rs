@@ -1,4 +1,4 @@
-//! Names of container images on the command line, as skopeo(1) has them.
+//! Names of container images on the command line, in the form of skopeo(1).
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::text::shown;
 
-/// Where an image is.
+/// The location of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     /// The form in which it is stored.
@@ -35,7 +35,7 @@ const TRANSPORTS: [(&str, Transport); 3] = [
     ("docker-archive", Transport::DockerArchive),
 ];
 
-/// The prefixes that only skopeo reads.
+/// The prefixes that skopeo reads, but not this tool.
 const OTHERS: [&str; 6] = [
     "docker",
     "docker-daemon",
@@ -62,7 +62,7 @@ impl Reference {
     }
 }
 
-/// The error for a --layer that names no file but an image that skopeo can fetch: the command for it.
+/// The error for a --layer that is not a file but an image that skopeo can fetch, with the command.
 pub fn not_here(layer: &Path) -> Option<Error> {
     let text = layer.to_str()?;
     let (source, name) = match text.split_once(':') {

@@ -10,26 +10,26 @@ use crate::bytes::ReadAt;
 /// The most pieces of a sparse file.
 const PIECES_MAX: usize = 1 << 20;
 
-/// A sparse file: its pieces with data, and what is stored.
+/// A sparse file: its pieces with data, and where the data is stored.
 #[derive(Debug)]
 pub struct Sparse {
     /// The size of the file, in bytes.
     pub size: u64,
     /// Offset and length of each piece, in order.
     pieces: Vec<(u64, u64)>,
-    /// Where the data of the first piece begins in what is stored; the others follow directly.
+    /// The offset of the data of the first piece in the stored bytes; the others follow directly.
     data: u64,
 }
 
-/// The name of a sparse file, which the name of its member only resembles.
+/// The real name of a sparse file; the name of its member only resembles it.
 pub fn name<'a>(records: &[PaxRecord<'a>]) -> Option<&'a [u8]> {
     value(records, b"GNU.sparse.name")
 }
 
-/// The map of a sparse file whose member stores `stored`. `None`: no sparse file.
+/// The map of a sparse file whose member stores `stored`. `None`: it is not a sparse file.
 ///
 /// # Errors
-/// A sentence, if the map is invalid.
+/// The map is invalid.
 pub fn map(records: &[PaxRecord<'_>], stored: &FileSlice) -> Result<Option<Sparse>, &'static str> {
     const INVALID: &str = "the map of a sparse file is invalid";
     let get = |key: &[u8]| value(records, key).and_then(number);
@@ -99,8 +99,8 @@ fn value<'a>(records: &[PaxRecord<'a>], key: &[u8]) -> Option<&'a [u8]> {
     found.map(|(_, value)| *value)
 }
 
-/// The map of version 1.0 before the data: decimal numbers, each on a line, padded to 512 bytes. Returns its length,
-/// too.
+/// The map of version 1.0 before the data: decimal numbers, each on a line, padded to 512 bytes. Also returns
+/// its length.
 fn leading_map(stored: &FileSlice) -> Option<(Vec<(u64, u64)>, u64)> {
     /// Digits of a 64-bit number, and the newline.
     const LINE_MAX: u64 = 21;
@@ -133,7 +133,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
         && rest.iter().all(|byte| *byte == 0)
 }
 
-/// Copies a file, and leaves holes where it has only zeros. `seek` moves the position by a number of bytes.
+/// Copies a file, and leaves holes for its zeros. `seek` moves the position by a number of bytes.
 pub fn copy_with_holes<W: Write + std::io::Seek>(
     from: &mut dyn Read,
     to: &mut W,

@@ -18,7 +18,7 @@ use crate::tool::progress::LongStep;
 /// Holds the expanded sparse files of all layers.
 pub struct SparseSpool<'a> {
     temp: &'a TempFiles,
-    /// How many files have been created, for their names.
+    /// The number of files created so far, for their names.
     files: usize,
 }
 
@@ -79,7 +79,7 @@ impl<'a> SparseSpool<'a> {
             sizes: Sizes::default(),
         };
         let mut position = 0;
-        // An archive may be several streams: estargz and zstd:chunked compress each file by itself.
+        // An archive may be several streams: estargz and zstd:chunked compress each file separately.
         loop {
             let mut decoder = Decoder::new(codec, Reader::new(compressed, position))
                 .during("decompress", object)?;
@@ -101,7 +101,7 @@ impl<'a> SparseSpool<'a> {
                 return Err(Error::new(
                     "decompress",
                     object,
-                    "other bytes follow the compressed ones",
+                    "other bytes follow the compressed data",
                 ));
             }
         }
@@ -144,12 +144,12 @@ impl Write for HashingWriter<'_> {
     }
 }
 
-/// The sizes in the headers of a tar archive that goes by: a bomb is refused before it has unpacked.
+/// Adds up the sizes in the headers of a tar archive while it is unpacked, so that a bomb is refused early.
 #[derive(Default)]
 struct Sizes {
-    /// Where the next byte of a header is. After something else than a header, nothing is watched any more.
+    /// The offset of the next header byte. The watch ends at a block that is not a header.
     next: Option<u64>,
-    /// The part of the header that has gone by.
+    /// The part of the header that has been seen.
     header: Vec<u8>,
     /// The bytes of all files so far.
     total: u64,

@@ -19,7 +19,7 @@ use crate::text::shown;
 /// The prefix of the name of a whiteout (OCI image specification, layer.md).
 const WHITEOUT: &[u8] = b".wh.";
 
-/// The prefix of names that are aufs's own.
+/// The prefix of names that belong to aufs.
 const AUFS: &[u8] = b".wh..wh.";
 
 /// Paths have no leading slash; the root directory is the empty path.
@@ -28,13 +28,13 @@ type Path = Vec<u8>;
 /// A file.
 #[derive(Debug)]
 pub struct StackedFile {
-    /// What it is.
+    /// Its type and content.
     pub body: StackedKind,
     /// Owner, mode, time and extended attributes.
     pub attributes: TarAttributes,
 }
 
-/// What a file is.
+/// The type and content of a file.
 #[derive(Debug)]
 pub enum StackedKind {
     /// A directory.
@@ -67,12 +67,12 @@ pub struct LayerFiles {
     pub opaque: BTreeSet<Path>,
 }
 
-/// How archives are read.
+/// How to read archives.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
-    /// Take absolute names as relative to the root directory.
+    /// Whether absolute names are relative to the root directory.
     pub absolute_names: bool,
-    /// All layers below are in the stack: a whiteout that hides nothing is left out.
+    /// Whether all layers below are in the stack, so that a whiteout which hides nothing can be left out.
     pub complete: bool,
 }
 
@@ -114,7 +114,7 @@ impl LayerStack {
         }
     }
 
-    /// Begins a layer. `object` is the layer in messages.
+    /// Starts a layer. `object` is its name in messages.
     pub fn begin<'a>(&'a mut self, object: &'a str, rules: Rules) -> LayerBuilder<'a> {
         LayerBuilder {
             lower: self.merged.clone(),
@@ -153,8 +153,8 @@ impl LayerBuilder<'_> {
     /// Adds a member of the archive.
     ///
     /// # Errors
-    /// Its name or target leads out of the root directory or through something else than a directory, or there is no
-    /// such target.
+    /// Its name or target leads out of the root directory or through a file that is not a directory, or the
+    /// target does not exist.
     pub fn add(&mut self, member: TarMember) -> Result<()> {
         let mut names = self.components(&member.name, &member.name)?;
         let body = match member.kind {
@@ -246,8 +246,8 @@ impl LayerBuilder<'_> {
         Ok(parts.map(<[u8]>::to_vec).collect())
     }
 
-    /// Follows the links in a path to a directory. With `create`, the directories on the way become part of the layer,
-    /// and those that do not exist are created; without, `None` if one does not exist.
+    /// Follows the links in a path to a directory. With `create`, the directories on the path become part of
+    /// the layer, and missing ones are created. Without it, `None` if one is missing.
     fn follow(&mut self, member: &[u8], names: Vec<Path>, create: bool) -> Result<Option<Path>> {
         let mut todo: Vec<Path> = names.into_iter().rev().collect();
         let mut here = Vec::new();
@@ -278,12 +278,12 @@ impl LayerBuilder<'_> {
                     if links > MAX_SYMLINKS {
                         return Err(self.refuse(
                             member,
-                            "more symbolic links on its path than a kernel follows",
+                            "more symbolic links on its path than the kernel follows",
                         ));
                     }
                     let target = target.clone();
                     if target.starts_with(b"/") {
-                        // An archive of files as they were cannot have a file below a link.
+                        // An archive of a real tree cannot have a file below a link.
                         if self.layer.places.contains_key(&next) {
                             let what = format!(
                                 "{} of the same archive is a link to {}",
@@ -318,7 +318,7 @@ impl LayerBuilder<'_> {
             .map(Option::unwrap_or_default)
     }
 
-    /// Adds a file, which replaces one that is there.
+    /// Adds a file, and replaces an existing one.
     fn insert(&mut self, path: Path, node: StackedFile) {
         let index = self.stack.nodes.len();
         let is_directory = matches!(node.body, StackedKind::Directory);
@@ -332,7 +332,7 @@ impl LayerBuilder<'_> {
         self.layer.places.insert(path, PathEntry::Node(index));
     }
 
-    /// Removes what is at a path. If a directory comes in its place, that hides one of lower layers.
+    /// Removes the file at a path. If a directory replaces it, that hides a directory of lower layers.
     fn replace(&mut self, path: &[u8], with_directory: bool) {
         self.stack.remove(path);
         remove_below(&mut self.layer.places, path);
@@ -351,7 +351,7 @@ impl LayerBuilder<'_> {
         }
     }
 
-    /// Whether a part of a path is neither a directory nor a link.
+    /// Whether any part of a path is neither a directory nor a link.
     fn is_below_file(&self, names: &[Path]) -> bool {
         let mut path = Vec::new();
         names.iter().any(|name| {
@@ -372,11 +372,11 @@ impl LayerBuilder<'_> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(self.refuse(member, "a whiteout without a name"));
         }
-        // umoci hides the files of a directory that it replaces by a file.
+        // umoci also hides the files of a directory that it replaces with a file.
         if self.is_below_file(&names) {
             return Ok(());
         }
-        // In a directory that does not exist there is nothing to hide.
+        // A directory that does not exist has nothing to hide.
         let Some(directory) = self.follow(member, names.clone(), !self.rules.complete)? else {
             return Ok(());
         };

@@ -20,10 +20,11 @@ use super::stack::{LayerFiles, LayerStack, PathEntry, StackedFile, StackedKind};
 use crate::error::{Context, Result};
 use crate::tool::progress::LongStep;
 
-/// Writes a layer into an empty directory, in which nobody else writes. `latest` is the latest modification time.
+/// Writes a layer into an empty directory, to which nobody else writes. `latest` is the latest modification
+/// time.
 ///
 /// # Errors
-/// The first file that cannot be made as it is.
+/// A file cannot be created with all its attributes; the error names the first one.
 pub fn write(
     stack: &LayerStack,
     layer: &LayerFiles,
@@ -64,7 +65,7 @@ pub fn write(
             .during("set the attributes of", shown())?;
         first.insert(*index, path);
     }
-    // What is created in a directory changes its time, and a directory may forbid it.
+    // Directories come last: creating a file in one changes its time, and its mode may forbid that.
     for (path, name, node) in directories.into_iter().rev() {
         let opaque: &[_] = match layer.opaque.contains(name) {
             true => &[OPAQUE],

@@ -1,4 +1,4 @@
-//! What an image tells overlayfs that a kernel may refuse to follow, and what no kernel follows.
+//! Marks of overlayfs in an image that a kernel may refuse to follow, and those that no kernel follows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum Gap {
     Missing,
 }
 
-/// All gaps of an image: of each kind the first, and how many there are besides.
+/// All gaps of an image: the first of each kind, and the number of the others.
 #[derive(Debug, Default)]
 pub struct Gaps {
     found: BTreeMap<Gap, (Vec<u8>, usize)>,
@@ -42,7 +42,7 @@ impl Gaps {
     }
 }
 
-/// What is wrong with one file.
+/// The problem of one file.
 struct Clause<'a>(Gap, &'a [u8]);
 
 impl fmt::Display for Clause<'_> {

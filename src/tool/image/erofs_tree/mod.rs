@@ -1,7 +1,7 @@
 //! The files in an EROFS image, as a listing or overlayfs sees them.
 //!
-//! [`crate::format::erofs::Image`] reads them; here they get their paths. What a hostile image can cost is
-//! bounded by its size.
+//! [`crate::format::erofs::Image`] reads them; this module adds their paths. The size of a hostile image
+//! bounds its cost.
 
 mod gaps;
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::erofs::{Image, Inode};
 pub use gaps::{Gap, Gaps};
 
-/// Hands over every file, a directory before what is in it.
+/// Calls `take` with every file, a directory before its contents.
 pub fn walk(image: &Image, mut take: impl FnMut(File, &Inode) -> Result<()>) -> Result<()> {
     let mut links = Links::default();
     image.walk(&mut |path, inode| {
@@ -47,7 +47,7 @@ mod tests {
     use crate::boot::mount::extract::marks::MarkReader;
     use crate::format::erofs::MAGIC;
 
-    /// Where the first inode is; the others follow, `SLOTS` slots apart.
+    /// The slot of the first inode; the others follow, `SLOTS` slots apart.
     const FIRST: u64 = 1152 / 32;
     const SLOTS: u64 = 6;
 
@@ -66,7 +66,7 @@ mod tests {
         image
     }
 
-    /// A compact inode of uid 1 and gid 2, with its data behind it.
+    /// A compact inode of uid 1 and gid 2, with its data after it.
     fn inode(mode: u16, nlink: u16, i_u: u32, data: &[u8]) -> Vec<u8> {
         let mut inode = Vec::new();
         for field in [2 << 1, 0, mode, nlink] {
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn an_inode_of_a_metabox_that_is_not_there_is_refused() {
         let mut image = image(&sound());
-        // The first dirent but for `.` and `..`, behind the root's inode.
+        // The first dirent except `.` and `..`, after the root's inode.
         image[FIRST as usize * 32 + 32 + 2 * 12 + 7] = 0x80;
         assert_eq!(
             list(&image).unwrap_err(),

@@ -17,7 +17,7 @@ const PLAIN: u32 = 1 << 24;
 /// The offset of each block of a file in the image, and its length with [`PLAIN`]; 0: a hole.
 type BlockList = Arc<Vec<(u64, u32)>>;
 
-/// The content of the files of an image, at offsets that [`add`](Self::add) gives them.
+/// The content of the files of an image, at offsets that [`add`](Self::add) assigns.
 pub struct SquashfsContent<'a> {
     image: SquashfsImage<'a>,
     /// By offset.
@@ -25,7 +25,7 @@ pub struct SquashfsContent<'a> {
     /// Offsets by the numbers of inodes.
     offsets: HashMap<u32, u64>,
     end: u64,
-    /// The blocks of the file at an offset: those of the file that was read last.
+    /// The blocks of the file that was read last, and its offset.
     blocks: Mutex<Option<(u64, BlockList)>>,
     /// Decompressed blocks by their offsets, the oldest first.
     plain: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
@@ -49,7 +49,7 @@ impl<'a> SquashfsContent<'a> {
         &self.image
     }
 
-    /// Adds files: the number of each inode, and where its content is.
+    /// Adds files: the number of each inode, and the location of its content.
     ///
     /// # Errors
     /// They are larger than any image.
@@ -133,7 +133,7 @@ impl<'a> SquashfsContent<'a> {
         Ok(plain)
     }
 
-    /// Where a fragment is.
+    /// The location of a fragment.
     fn fragment(&self, number: u32) -> io::Result<(u64, u32)> {
         let (table, count) = self.image.fragments;
         if number >= count {

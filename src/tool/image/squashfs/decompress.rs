@@ -5,7 +5,7 @@ use std::io;
 use crate::format::compress::Codec;
 use crate::format::squashfs::SquashfsSuperblock;
 
-/// The error of an image that is not as mksquashfs(1) makes it.
+/// The error for a damaged image.
 pub fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("damaged {what}"))
 }
@@ -22,7 +22,7 @@ pub enum SquashfsAlgorithm {
 }
 
 impl SquashfsAlgorithm {
-    /// That of an image.
+    /// The compression of an image.
     pub fn of(superblock: &SquashfsSuperblock) -> io::Result<Self> {
         let name = superblock.decompressor().map(|(name, _)| name);
         Ok(match name {
@@ -52,7 +52,7 @@ impl SquashfsAlgorithm {
                     plain
                 })
             }
-            // One byte more tells a block that is too long.
+            // One byte more shows that a block is too long.
             Self::Stream(codec) => {
                 let plain = codec.decompress(packed, (max as u64).saturating_add(1))?;
                 (plain.len() <= max).then_some(plain)

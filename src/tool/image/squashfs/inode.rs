@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 /// An inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SquashfsInode {
-    /// Its number: names with one number are one file.
+    /// Its number: names with the same number are one file.
     pub number: u32,
     /// File type and permissions, as in `st_mode`.
     pub mode: u32,
@@ -20,24 +20,24 @@ pub struct SquashfsInode {
     pub owner: (u32, u32),
     /// Modification time, in seconds since 1970.
     pub mtime: u32,
-    /// The number of names.
+    /// The number of its names.
     pub nlink: u32,
     /// What it is.
     pub kind: SquashfsKind,
-    /// The number of its extended attributes.
+    /// The index of its extended attributes.
     pub xattrs: Option<u32>,
 }
 
 /// What an inode is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SquashfsKind {
-    /// A directory: where its names are in the directory table, and their bytes.
+    /// A directory: the location of its names in the directory table, and their bytes.
     Directory {
         /// The block.
         block: u32,
         /// The offset in it.
         offset: u16,
-        /// Their bytes, and 3.
+        /// The number of their bytes, plus 3.
         size: u32,
     },
     /// A regular file.
@@ -50,14 +50,14 @@ pub enum SquashfsKind {
     Other,
 }
 
-/// Where the content of a file is.
+/// The location of the content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SquashfsFile {
     /// The size in bytes.
     pub size: u64,
     /// The offset of the first block in the image.
     pub(super) start: u64,
-    /// Where the lengths of the blocks are.
+    /// The location of the lengths of the blocks.
     pub(super) lengths: MetadataPosition,
     /// The fragment that holds the end of the file, and the offset in it.
     pub(super) fragment: Option<(u32, u32)>,

@@ -1,4 +1,4 @@
-//! Metadata: blocks of up to 8 KiB, each behind its length and compressed by itself.
+//! Metadata: blocks of up to 8 KiB, each after its length and compressed separately.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,7 +24,7 @@ pub struct MetadataPosition {
 }
 
 impl MetadataPosition {
-    /// What a reference means: 48 bits for the block from `table` on, and 16 for the offset in it.
+    /// The place of a reference: 48 bits for the block from `table` on, and 16 for the offset in it.
     pub fn of(table: u64, reference: u64) -> io::Result<Self> {
         Self::at(table, reference >> 16, reference as u16)
     }
@@ -72,7 +72,7 @@ impl<'a> MetadataReader<'a> {
         }
     }
 
-    /// Reads `length` bytes, and moves on.
+    /// Reads `length` bytes, and moves past them.
     pub fn read(self, at: &mut MetadataPosition, length: usize) -> io::Result<Vec<u8>> {
         let mut found = Vec::new();
         loop {

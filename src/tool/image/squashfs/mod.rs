@@ -1,7 +1,7 @@
 //! SquashFS images, version 4: their files, extended attributes and content.
 //!
-//! Source: fs/squashfs/squashfs_fs.h, fs/squashfs/{inode,dir,file,xattr}.c. What a hostile image can cost is bounded:
-//! its names by `NAMES_MAX`, its attributes by `XATTRS_MAX`, the blocks of each file by `BLOCKS_MAX`.
+//! Source: fs/squashfs/squashfs_fs.h, fs/squashfs/{inode,dir,file,xattr}.c. `NAMES_MAX` bounds the names of a
+//! hostile image, `XATTRS_MAX` its attributes, and `BLOCKS_MAX` the blocks of each file.
 //!
 //! The crate backhand (0.25) reads such images, too, but no extended attributes, and it links two C libraries.
 
@@ -28,7 +28,8 @@ use decompress::{SquashfsAlgorithm, damaged};
 pub use inode::{SquashfsFile, SquashfsInode, SquashfsKind};
 use metadata::{MetadataCache, MetadataPosition, MetadataReader};
 
-/// The most bytes of names in one image, with some for each: the limit of [`super::unpack`] for all layers.
+/// The most bytes of names in one image, with an overhead for each: the limit of [`super::unpack`] for all
+/// layers.
 const NAMES_MAX: usize = 256 << 20;
 
 /// The most bytes of extended attributes that are read from one image.
@@ -62,7 +63,7 @@ pub struct SquashfsImage<'a> {
     /// User and group IDs.
     ids: Vec<u32>,
     cache: MetadataCache,
-    /// [`XATTRS_MAX`] without what was read.
+    /// [`XATTRS_MAX`] less the bytes read so far.
     xattrs_left: Mutex<usize>,
 }
 
@@ -105,7 +106,7 @@ impl<'a> SquashfsImage<'a> {
     /// The image that is all of `bytes`.
     ///
     /// # Errors
-    /// It is damaged, or compressed with what this program does not know.
+    /// It is damaged, or has a compression that this program does not know.
     pub fn new(bytes: &'a (dyn ReadAt + Sync), superblock: &SquashfsSuperblock) -> Result<Self> {
         Self::open(bytes, superblock).during("read", "SquashFS image")
     }
@@ -152,10 +153,10 @@ impl<'a> SquashfsImage<'a> {
         self.xattrs != NONE
     }
 
-    /// Hands over every file with its path, a directory before what is in it.
+    /// Calls `take` with every file and its path, a directory before its contents.
     ///
     /// # Errors
-    /// The image is damaged, or has more names than an honest one; and what `take` returns.
+    /// The image is damaged, or has more names than the limit; and the errors of `take`.
     pub fn walk(&self, take: &mut dyn FnMut(&[u8], &SquashfsInode) -> Result<()>) -> Result<()> {
         let context = |path: &[u8]| format!("/{}", crate::text::shown(path));
         let mut left = NAMES_MAX;
@@ -207,7 +208,7 @@ impl<'a> SquashfsImage<'a> {
         directory: &SquashfsInode,
         left: &mut usize,
     ) -> io::Result<Vec<(Vec<u8>, u64)>> {
-        /// The memory that a name takes beside its bytes.
+        /// The memory that a name takes in addition to its bytes.
         const ENTRY: usize = 64;
         let SquashfsKind::Directory {
             block,
@@ -258,7 +259,7 @@ impl<'a> SquashfsImage<'a> {
     /// The extended attributes of a file.
     ///
     /// # Errors
-    /// The image is damaged, or has more of them than an honest one.
+    /// The image is damaged, or has more of them than the limit.
     pub fn xattrs(&self, inode: &SquashfsInode) -> Result<Vec<Xattr>> {
         let Some(number) = inode.xattrs.filter(|_| self.has_xattrs()) else {
             return Ok(Vec::new());
@@ -302,7 +303,7 @@ impl<'a> SquashfsImage<'a> {
             let name = metadata.read(&mut at, length.into())?;
             let value = match kind & 0x100 {
                 0 => value(metadata, &mut at),
-                // The value is elsewhere, and here is the reference to it.
+                // The value is stored elsewhere; this is a reference to it.
                 _ => {
                     let reference = value(metadata, &mut at)?;
                     let reference = Cursor::new(&reference).le64().ok_or_else(wrong)?;
@@ -320,7 +321,7 @@ impl<'a> SquashfsImage<'a> {
     }
 }
 
-/// The value of an extended attribute, behind its length.
+/// The value of an extended attribute, after its length.
 fn value(metadata: MetadataReader, at: &mut MetadataPosition) -> io::Result<Vec<u8>> {
     let length = metadata.number(at)?;
     if length > VALUE_MAX {
@@ -329,7 +330,7 @@ fn value(metadata: MetadataReader, at: &mut MetadataPosition) -> io::Result<Vec<
     metadata.read(at, length as usize)
 }
 
-/// Hands over every file as `layerinit list --files` shows it.
+/// Calls `take` with every file as `layerinit list --files` shows it.
 ///
 /// # Errors
 /// As [`SquashfsImage::walk`].
