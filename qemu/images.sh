@@ -147,6 +147,32 @@ tree_extra() {
 	our_check "extra-$1" "no $1 of the boot loader" "same \"\$(cat '/.extra/$1/file')\" '$1'"
 }
 
+# A unit for a Debian with systemd that looks for what systemd-stub passes on.
+tree_stub() {
+	local units=etc/systemd/system
+	mkdir -p "$units/multi-user.target.wants" usr/bin
+	cp "$repo/qemu/guest/stub/stub-check" usr/bin
+	cp "$repo/qemu/guest/stub/stub-check.service" "$units"
+	ln -s ../stub-check.service "$units/multi-user.target.wants"
+}
+
+# extension-KIND: an extension image for any system (systemd-sysext(8)), with the file KIND-check.
+tree_extension() {
+	local files=usr/share release=usr/lib/extension-release.d
+	[[ $1 != confext ]] || files=etc release=etc/extension-release.d
+	mkdir -p "$files" "$release"
+	echo ID=_any >"$release/extension-release.more"
+	echo "$1" >"$files/$1-check"
+}
+
+# A system with its kernel, as bootc images have it.
+tree_bootc() {
+	tree_base
+	mkdir -p usr/lib/modules
+	cp -a "$kernel_dir/lib/modules/$version" usr/lib/modules/
+	cp -L "$kernel_dir/boot/vmlinuz-$version" "usr/lib/modules/$version/vmlinuz"
+}
+
 # init-NAME: a layer above base whose init is broken or unusual.
 tree_init() {
 	mkdir -p sbin etc usr/lib/system
@@ -241,6 +267,7 @@ image_container() {
 	build "$1" --layer "oci:$dir/image:v1"
 }
 
+image_bootc() { build "$1" --layer "$(tree bootc)" --layer "$(tree app)"; }
 image_inside() { build "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
 # As iPXE makes it: members for the files, but none for their directory.
@@ -1151,6 +1178,7 @@ image_top_disk() { build "$1" "${virtio[@]}" && cat "$(layer app -zlz4hc)" >>"$1
 image_squashfs() { build "$@" --layer "$(squashfs)" --layer "$(layer app -zlz4hc)"; }
 image_squashfs_inside() { image_squashfs "$1" --layers-inside; }
 image_app() { cat "$(loader)" "$(layer app -zlz4hc)" >"$1"; }
+image_stub_check() { build "$1" "${virtio[@]}" --layer "$(tree stub)"; }
 image_base_disk() { build "$1" "${virtio[@]}" --layer "$(tree base)"; }
 # A layer with the label of a disk.
 image_labelled() { image_base_disk "$1" && cat "$(layer app -L data)" >>"$1"; }

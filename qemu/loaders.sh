@@ -264,6 +264,16 @@ loader_u-boot-fit-in-place() { page 'FIT in place' | fit; }
 
 # ---- files of layerinit build ----------------------------------------------------------
 
+# bundle OPTION...: runs layerinit build with the kernel, its modules and the command line.
+bundle() { bundle_own --kernel "$kernel" --modules="${kernel%/boot/*}" "$@"; }
+
+# bundle_own OPTION...: the same with the kernel in a layer.
+bundle_own() {
+	local tools
+	tools=$(systemd_tools)
+	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build --cmdline "$words" "$@"
+}
+
 # A unified kernel image with all layers.
 loader_uki() {
 	run_page 'Unified kernel images'
@@ -273,6 +283,19 @@ loader_uki() {
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
+# The kernel and its modules are in a layer.
+loader_uki-own() {
+	mkdir -p esp/EFI/BOOT
+	bundle_own --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
+		--modules "${parts[@]/#/--layer=}"
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+loader_iso-own() {
+	bundle_own --iso disk.iso --modules "${parts[@]/#/--layer=}"
+	bios "file=$PWD/disk.iso,media=cdrom"
+}
+
 # One with the lowest layer, the other in an addon beside it, and a credential for systemd.
 loader_addon() {
 	run_page Addons
@@ -280,6 +303,22 @@ loader_addon() {
 	mkdir -p esp/EFI/BOOT
 	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
 	mv appliance.efi.extra.d esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# One for a Debian on a disk, with credentials and extension images beside it.
+loader_uki-stub() {
+	local kind extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	mkdir -p "$extra"
+	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
+		--module virtio_pci,virtio_blk,ext4 "${parts[@]/#/--layer=}"
+	# The word hello, by "systemd-creds encrypt --with-key=null --name=NAME". systemd takes this key of nobody
+	# without Secure Boot and TPM.
+	echo 'BYRp2vb1QySABUnaD46i+yAAAAABAAAADAAAABAAAACDsqrK9XNA6e4S77sAAAAAvsZt5eMR1W94NjZ6YkSbYDzbo1XcIk1vVUZOAA/OIxJ+aZD4DsNnTLrDSxMoBAfhs7guZA4=' >"$extra/imported.cred"
+	mkdir -p esp/loader/credentials
+	echo 'BYRp2vb1QySABUnaD46i+yAAAAABAAAADAAAABAAAACuTb4dSCOpVEajBpAAAAAAfrD/N/Hmzja4+Ya4r2md1K221kERlf8zDQfC/AY5ZL+rP18O/DbKEYNMf4e6iWdGFdjY0jU=' >esp/loader/credentials/loaded.cred
+	for kind in sysext confext; do cp "$(layer "extension-$kind")" "$extra/more.$kind.raw"; done
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
 }

@@ -1,10 +1,11 @@
 //! The bytes of a file in the root that results from the layers, or in one layer.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 
 use super::image::files::kind;
 use super::image::input::Initrd;
 use super::image::view;
+use super::progress::LongStep;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::format::erofs::Limits;
@@ -47,7 +48,14 @@ pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write
                 return Err(error.hint("`layerinit extract` keeps holes"));
             }
         }
-        copy(&*content, out, path)
+        if io::stdout().is_terminal() {
+            // A bar would be among the bytes.
+            return copy(&*content, out, path);
+        }
+        let progress = LongStep::layer(format_args!("read {}", context()), content.size());
+        copy(&progress.watch(&*content, 0), out, path)?;
+        progress.finish();
+        Ok(())
     })
 }
 

@@ -10,6 +10,7 @@ use super::image::input::Initrd;
 use super::image::merged::equal;
 use super::image::node::Node;
 use super::image::view::{self, View};
+use super::progress::LongStep;
 use crate::error::{Context, Result};
 use crate::format::erofs::Limits;
 use crate::json::{Array, Object};
@@ -51,7 +52,11 @@ pub fn diff(old: &Initrd, new: &Initrd, options: DiffOptions, out: &mut dyn Writ
                 new: Side::new(after),
                 times: options.times,
             };
-            sides.all()
+            let bytes = before.root.nodes.iter().map(Node::size);
+            let progress = LongStep::layer("compare the files", bytes.fold(0, u64::saturating_add));
+            let found = sides.all(&progress)?;
+            progress.finish();
+            Ok(found)
         })
     })?;
     let text = match options.json {
@@ -109,7 +114,7 @@ struct Sides<'v> {
 
 impl<'v> Sides<'v> {
     /// All differences, in the order of the paths.
-    fn all(&mut self) -> Result<BTreeMap<Vec<u8>, Difference>> {
+    fn all(&mut self, progress: &LongStep) -> Result<BTreeMap<Vec<u8>, Difference>> {
         let mut found = BTreeMap::new();
         let (before, after) = (&self.old.view.root.names, &self.new.view.root.names);
         for (path, index) in before {
@@ -120,7 +125,7 @@ impl<'v> Sides<'v> {
                 None => Some(Difference::Removed(kind(old.mode))),
                 Some(other) => {
                     let changes = match self.new.node(*other) {
-                        Some(new) => self.compare((*index, old), (*other, new)),
+                        Some(new) => self.compare((*index, old), (*other, new), progress),
                         None => Ok(Vec::new()),
                     };
                     let changes = changes.during("compare", display(path))?;
@@ -138,7 +143,12 @@ impl<'v> Sides<'v> {
     }
 
     /// The differences of a file.
-    fn compare(&mut self, old: (usize, &Node), new: (usize, &Node)) -> Result<Vec<FileChange>> {
+    fn compare(
+        &mut self,
+        old: (usize, &Node),
+        new: (usize, &Node),
+        progress: &LongStep,
+    ) -> Result<Vec<FileChange>> {
         let mut changes = Vec::new();
         let mut add = |what: &str, old: String, new: String| {
             if old != new {
@@ -175,7 +185,7 @@ impl<'v> Sides<'v> {
             add("mtime", time(old), time(new));
         }
         changes.extend(self.xattrs(old, new)?);
-        if old.has_type(libc::S_IFREG) && self.content_differs(old, new)? {
+        if old.has_type(libc::S_IFREG) && self.content_differs(old, new, progress)? {
             changes.push(FileChange {
                 what: "content".into(),
                 values: None,
@@ -203,7 +213,7 @@ impl<'v> Sides<'v> {
         Ok(changes.collect())
     }
 
-    fn content_differs(&mut self, old: &Node, new: &Node) -> Result<bool> {
+    fn content_differs(&mut self, old: &Node, new: &Node, progress: &LongStep) -> Result<bool> {
         if old.size() != new.size() {
             return Ok(true);
         }
@@ -211,7 +221,7 @@ impl<'v> Sides<'v> {
         self.new.count(new)?;
         let before = self.old.view.layers.content(old)?;
         let after = self.new.view.layers.content(new)?;
-        equal(&*before, &*after)
+        equal(&progress.watch(&*before, 0), &*after)
             .map(|equal| !equal)
             .during("read", "content")
     }

@@ -8,7 +8,6 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, fstatvfs, linkat, openat};
 use rustix::io::Errno;
 
@@ -17,7 +16,7 @@ use super::image::merged::ContentPlace;
 use super::image::node::Node;
 use super::image::rootfs::{join, split};
 use super::image::view::{self, View};
-use super::progress;
+use super::progress::LongStep;
 use crate::boot::mount::extract::attributes::{
     Attributes, c_string, is_shown, set_on_file, show, xattrs,
 };
@@ -62,10 +61,7 @@ pub fn extract(image: &Initrd, wanted: &Wanted) -> Result<Vec<String>> {
         };
         let bytes = tree.needed(&names)?;
         check_room(&tree.top, &wanted.directory, bytes)?;
-        let progress = progress::bar(bytes);
-        let done = tree.all(&names, is_empty && wanted.paths.is_empty(), &progress);
-        progress.finish_and_clear();
-        done?;
+        tree.all(&names, is_empty && wanted.paths.is_empty())?;
         let mut lines = Vec::new();
         if !tree.privileged && !wanted.unprivileged {
             let devices = match tree.devices {
@@ -210,7 +206,7 @@ impl<'v> OutputTree<'v> {
 
     /// Writes everything: directories and small things first, then the content of each layer's files, then further
     /// names, and at last the attributes of directories, which all else changes.
-    fn all(&mut self, names: &[(&[u8], usize)], root: bool, progress: &ProgressBar) -> Result<()> {
+    fn all(&mut self, names: &[(&[u8], usize)], root: bool) -> Result<()> {
         let mut first = BTreeMap::new();
         let mut files: BTreeMap<usize, Vec<(&[u8], &Node)>> = BTreeMap::new();
         let mut directories = Vec::new();
@@ -237,8 +233,13 @@ impl<'v> OutputTree<'v> {
                 }
             }
         }
-        for files in files.into_values() {
-            self.files(&files, progress)?;
+        for (layer, files) in files {
+            let sizes = files.iter().map(|(_, node)| node.size());
+            let bytes = sizes.fold(0u64, u64::saturating_add);
+            let name = self.view.layer_name(layer);
+            let progress = LongStep::layer(format_args!("extract {name}"), bytes);
+            self.files(&files, &progress)?;
+            progress.finish();
         }
         for (name, first) in links {
             self.link(first, name).during("link", shown(name))?;
@@ -300,7 +301,7 @@ impl<'v> OutputTree<'v> {
     }
 
     /// Writes files whose bytes are in one layer.
-    fn files(&mut self, files: &[(&[u8], &Node)], progress: &ProgressBar) -> Result<()> {
+    fn files(&mut self, files: &[(&[u8], &Node)], progress: &LongStep) -> Result<()> {
         let mut places = Vec::new();
         for (name, node) in files {
             let bytes = node.with_bytes();
@@ -324,46 +325,57 @@ impl<'v> OutputTree<'v> {
         };
         with_writer(source, |writer| {
             for ((name, node), place) in files.iter().zip(&places) {
-                self.file(writer, name, node, place.as_ref())
+                let written = self
+                    .file(writer, name, node, place.as_ref(), progress)
                     .during("extract", shown(name))?;
-                progress.inc(node.size());
+                // Its holes.
+                progress.inc(node.size().saturating_sub(written));
             }
             Ok(())
         })
     }
 
+    /// Writes one file. Returns how many of its bytes were written.
     fn file(
         &mut self,
         writer: &mut Writer,
         path: &[u8],
         node: &Node,
         place: Option<&ContentPlace>,
-    ) -> Result<()> {
+        progress: &LongStep,
+    ) -> Result<u64> {
         let attributes = self.attributes(node)?;
         let (parent, last) = split(path);
         let name = c_string(last).during("name", shown(last))?;
         let directory = self.enter(parent, true).during("open", "directory")?;
         let file = node::file(directory, &name, node.size())?;
         let file = writer.file(file, attributes, path.to_vec());
+        let mut written = 0u64;
+        let mut write = |extent: Extent| {
+            let length = extent.length;
+            written = written.saturating_add(length);
+            writer.write(&file, extent)?;
+            progress.inc(length);
+            Ok::<_, Error>(())
+        };
         match (place, node.with_bytes().inode.as_deref()) {
             (Some(ContentPlace::Image(image, _)), Some(inode)) => {
                 for extent in image.extents(inode) {
-                    writer.write(&file, extent.map_err(|fault| fault.of_inode(inode.nid))?)?;
+                    write(extent.map_err(|fault| fault.of_inode(inode.nid))?)?;
                 }
             }
             (Some(ContentPlace::Bytes(bytes, start)), _) => {
                 for (offset, length) in runs(*bytes, *start, node.size()) {
-                    let extent = Extent {
+                    write(Extent {
                         offset,
                         length,
                         data: erofs::Data::Raw(start.saturating_add(offset)),
-                    };
-                    writer.write(&file, extent)?;
+                    })?;
                 }
             }
             _ => {}
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Gives a file another name.

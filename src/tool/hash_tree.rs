@@ -4,6 +4,7 @@
 
 use std::io;
 
+use super::progress::LongStep;
 use crate::bytes::ReadAt;
 use crate::verify::digest::Digest;
 use crate::verify::tree::{BLOCK, hash};
@@ -28,6 +29,7 @@ impl HashTree {
     /// # Errors
     /// The file cannot be read, or is shorter.
     pub fn of(file: &dyn ReadAt, length: u64, salt: &[u8]) -> io::Result<Self> {
+        let progress = LongStep::part("hash the blocks", length);
         let mut hashes = Vec::new();
         let (mut at, mut data_blocks) = (0u64, 0u64);
         let mut block = vec![0; SIZE];
@@ -40,6 +42,7 @@ impl HashTree {
             last = hash(salt, &block);
             hashes.extend(last.0);
             at = at.saturating_add(n as u64);
+            progress.inc(n as u64);
             data_blocks = data_blocks.saturating_add(1);
         }
         let mut bytes = Vec::new();

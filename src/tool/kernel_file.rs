@@ -11,6 +11,7 @@ use super::image::layer_kernels;
 use super::image::loader_modules::LoaderModules;
 use super::image::merged::{self, Stacking, layer_parts};
 use super::platform::{Platform, kernel_head};
+use super::progress::LongStep;
 use super::shell;
 use super::tmpfile;
 use crate::bytes::{Opened, ReadAt, Reader};
@@ -50,8 +51,10 @@ impl Provided {
     /// A temporary copy of these bytes.
     pub fn copy(bytes: &dyn ReadAt, name: &str, temp: &TempFiles) -> Result<Self> {
         let (mut file, path) = temp.create(name)?;
-        let mut reader = Reader::new(bytes, 0);
-        io::copy(&mut reader, &mut file).during("write", format_args!("a copy of the {name}"))?;
+        let progress = LongStep::part(format_args!("copy the {name}"), bytes.size());
+        let bytes = progress.watch(bytes, 0);
+        io::copy(&mut Reader::new(&bytes, 0), &mut file)
+            .during("write", format_args!("a copy of the {name}"))?;
         Ok(Self {
             path: path.unwrap_or_else(|| tmpfile::shared_path(&file)),
             prepare: None,

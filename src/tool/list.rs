@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::image::boot::walk;
 use super::image::erofs_tree;
 use super::image::files::{self, File};
 use super::image::input::Initrd;
@@ -9,7 +10,7 @@ use super::image::squashfs::{self, SquashfsImage};
 use crate::bytes::{Part, ReadAt};
 use crate::error::{Context, Error, Result};
 use crate::format::erofs::{Checksum, Image, Superblock};
-use crate::initrd::{self, Cpio, Kind, Segment, Walk};
+use crate::initrd::{Cpio, Kind, Segment, Walk};
 use crate::json::{Array, Object};
 
 /// What to list, and how.
@@ -27,7 +28,7 @@ pub struct ListOptions {
 /// A part of the image is not recognised. Text lists the parts before it first; the JSON object has the error
 /// instead.
 pub fn list(image: &Initrd, options: ListOptions, out: &mut dyn Write) -> Result<bool> {
-    let walk = initrd::walk(image, b"/init");
+    let walk = walk(image, b"/init");
     let good = match options.json {
         true => json(image, &walk, options.files, out)?,
         false => text(image, &walk, options.files, out)?,

@@ -2,11 +2,12 @@
 //!
 //! `/init` does not link any of this. The modules above this one are for both.
 
+pub mod progress;
+
 pub mod finding;
 pub mod hash_tree;
 pub mod kernel_config;
 pub mod platform;
-pub mod progress;
 pub mod shell;
 pub mod tmpfile;
 

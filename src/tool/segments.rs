@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use super::image::boot::walk;
 use super::image::input::{ImagePart, Initrd};
-use super::progress;
+use super::progress::LongStep;
 use crate::bytes::{ReadAt, Reader};
 use crate::error::{Context, Error, Result};
-use crate::initrd::{self, Kind, Segment};
+use crate::initrd::{Kind, Segment};
 
 /// A part of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ struct SegmentFile {
 /// # Errors
 /// The image cannot be read, or a file cannot be created, for example because one of that name exists.
 pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
-    let walk = initrd::walk(image, b"/init");
+    let walk = walk(image, b"/init");
     let segments = walk.segments.iter().map(|segment| SegmentFile {
         offset: segment.offset,
         length: segment.length,
@@ -44,15 +45,16 @@ pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
         }
         _ => {}
     }
-    let progress = progress::bar(source.size());
     // All numbers have as many digits, so that the shell sorts them.
     let width = parts.len().saturating_sub(1).to_string().len();
     for (number, part) in parts.iter().enumerate() {
         let path = directory.join(format!("{number:0width$}.{}", part.suffix));
+        let progress = LongStep::layer(format_args!("extract {}", path.display()), part.length);
+        let source = progress.watch(source, part.offset);
         let file = File::create_new(&path).during("create", path.display())?;
         let end = part.offset.saturating_add(part.length);
-        let mut input = Reader::bounded(source, part.offset, end);
-        let mut output = progress.wrap_write(BufWriter::with_capacity(1 << 20, file));
+        let mut input = Reader::bounded(&source, part.offset, end);
+        let mut output = BufWriter::with_capacity(1 << 20, file);
         let copied = io::copy(&mut input, &mut output).and_then(|n| output.flush().map(|()| n));
         let copied = copied.during("write", path.display())?;
         if copied != part.length {
@@ -62,8 +64,8 @@ pub fn write(image: &Initrd, directory: &Path) -> Result<bool> {
                 "the image became shorter while it was read",
             ));
         }
+        progress.finish();
     }
-    progress.finish_and_clear();
     match walk.trouble {
         Some(trouble) => Err(trouble),
         None => Ok(true),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::hash_tree::{HashTree, fs_verity_digest};
 use super::image::boot::{Boot, StandIns};
 use super::image::input::Initrd;
+use super::progress::LongStep;
 use crate::bytes::ReadAt;
 use crate::error::{Context, Error, Result};
 use crate::plan::{self, Layer, Place, Source};
@@ -123,7 +124,7 @@ pub fn compare(
         let file = files.get(layer.source).copied().ok_or_else(missing)?;
         let found = match layer.place {
             Place::Medium(_) => measure_on_disk(&layer, file, entries)?,
-            _ => measure(&layer, file).during("read", &layer)?,
+            _ => hash(&layer, file)?,
         };
         tell(&layer.name, found)?;
         measured.push((layer, found));
@@ -159,7 +160,15 @@ fn measure_on_disk(layer: &Layer, file: &dyn ReadAt, entries: &[ListEntry]) -> R
         }
         return Ok(Measured::Verity(tree.root));
     }
-    measure(layer, file).during("read", layer)
+    hash(layer, file)
+}
+
+/// Hashes the bytes of a layer.
+fn hash(layer: &Layer, file: &dyn ReadAt) -> Result<Measured> {
+    let progress = LongStep::layer(format_args!("hash {layer}"), layer.length);
+    let measured = measure(layer, &progress.watch(file, layer.offset)).during("read", layer)?;
+    progress.finish();
+    Ok(measured)
 }
 
 /// The content of a file of the rootfs, if it exists.

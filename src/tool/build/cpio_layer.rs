@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{self, CpioOptions};
 use super::compressed;
 use super::layer::{self, PreparedLayer};
+use super::loader;
 use super::program::run;
 use super::temp_files::TempFiles;
 use super::tree::{self, DirectoryTree, Timestamps};
@@ -14,6 +15,7 @@ use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::text::shown;
+use crate::tool::progress::LongStep;
 use crate::tool::tmpfile;
 
 /// A temporary file, and its path if it has one.
@@ -40,7 +42,10 @@ pub fn prepare(
     let object = format!("the archive of {}", directory.display());
     let (file, path) = temp.create(&format!("layer{number}.cpio"))?;
     let mut out = BufWriter::new(&file);
-    archive::write(&tree.entries, CpioOptions::default(), &mut out, &object)?;
+    let progress = LongStep::part(format_args!("write {object}"), loader::size(&tree.entries));
+    let mut counted = progress.count(&mut out);
+    archive::write(&tree.entries, CpioOptions::default(), &mut counted, &object)?;
+    progress.finish();
     out.flush().during("write", &object)?;
     drop(out);
     let mut written = (file, path);
@@ -71,7 +76,9 @@ fn compress(
     match compressed::program(codec) {
         None => {
             let mut out = BufWriter::new(&output.0);
-            compressed::write(codec, &mut input, &mut out)
+            let length = input.metadata().during("read", object())?.len();
+            let progress = LongStep::part(format_args!("compress {}", object()), length);
+            compressed::write(codec, &mut progress.count(&input), &mut out)
                 .and_then(|()| out.flush())
                 .during("compress", directory.display())?;
         }

@@ -10,6 +10,7 @@ use crate::format::compress::Codec;
 use crate::format::erofs::Superblock;
 use crate::format::squashfs::SquashfsSuperblock;
 use crate::initrd::{self, Kind, Segment};
+use crate::tool::progress;
 
 /// The format of the layer that is made from a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +132,12 @@ pub fn is_squashfs(path: &Path) -> bool {
 }
 
 impl PreparedLayer {
+    /// Tells that the layer with this number is ready.
+    pub fn tell(&self, number: usize) {
+        let path = self.path.display();
+        progress::layer_ready(format_args!("layer {number}, {path}"), self.length);
+    }
+
     /// Whether `name` is the file name of this layer, with or without extensions.
     pub fn is(&self, name: &str) -> bool {
         let file = self.name.to_string_lossy();

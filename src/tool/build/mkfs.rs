@@ -22,6 +22,7 @@ use crate::format::checksum::digest;
 use crate::format::erofs::{Checksum, Image, SUPER_OFFSET, Superblock};
 use crate::text::shown;
 use crate::tool::image::in_place::{self, InPlace};
+use crate::tool::progress::LongStep;
 use crate::tool::tmpfile;
 
 /// The program.
@@ -279,7 +280,8 @@ fn uncompressed(image: &Opened, superblock: &Superblock, directory: &Path) -> Re
 /// (Documentation/filesystems/overlayfs.rst).
 fn set_content_uuid(file: &mut File) -> io::Result<()> {
     file.rewind()?;
-    let mut uuid = digest(file)?.to_be_bytes();
+    let progress = LongStep::part("derive the UUID", file.metadata()?.len());
+    let mut uuid = digest(&mut progress.count(&*file))?.to_be_bytes();
     let [.., version, _, variant, _, _, _, _, _, _, _] = &mut uuid;
     *version = *version & 0x0f | 0x80;
     *variant = *variant & 0x3f | 0x80;

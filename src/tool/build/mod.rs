@@ -78,8 +78,6 @@ pub struct BuildOptions {
     pub layers: Vec<LayerInput>,
     /// Whether the image has no loader.
     pub layers_only: bool,
-    /// Whether each layer gets a line on standard error when it is ready.
-    pub verbose: bool,
     /// Whether the layers become files in the loader's /layers.
     pub layers_inside: bool,
     /// The directory that gets the layers instead of the image.
@@ -150,14 +148,17 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        let prepared = prepare::prepare(input, number, &options.erofs, &temp, &mut archives)?;
-        for layer in prepared {
-            if options.verbose {
-                let (number, path, length) = (layers.len(), input.path.display(), layer.length);
-                eprintln!("layer {number}, {path}: {length} bytes");
-            }
-            layers.push(layer);
-        }
+        let tell = |layer: &PreparedLayer, index: usize| {
+            layer.tell(layers.len().saturating_add(index));
+        };
+        layers.extend(prepare::prepare(
+            input,
+            number,
+            &options.erofs,
+            &temp,
+            &mut archives,
+            &tell,
+        )?);
     }
     let mut entries = match early {
         Some(entries) => entries,

@@ -6,12 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
-
 use super::temp_files::TempFiles;
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
-use crate::tool::progress;
+use crate::tool::progress::LongStep;
 
 /// The name of standard output in messages.
 pub const STDOUT: &str = "standard output";
@@ -22,7 +20,7 @@ pub struct ImageWriter {
     temp: TempFiles,
     /// The path of the image, and of the temporary file if it has one; `None`: standard output.
     paths: Option<(PathBuf, Option<PathBuf>)>,
-    progress: ProgressBar,
+    progress: LongStep,
     /// Bytes written.
     length: u64,
 }
@@ -31,6 +29,7 @@ impl ImageWriter {
     /// Starts the image `image`; `None`: to standard output. `expected` is its approximate length in bytes, for the
     /// progress bar.
     pub fn new(image: Option<&Path>, temp: TempFiles, expected: u64) -> Result<Self> {
+        let name = image.map_or(STDOUT.into(), |image| image.display().to_string());
         let (file, paths) = match image {
             Some(image) => {
                 let (file, path) = temp.create("image")?;
@@ -41,12 +40,11 @@ impl ImageWriter {
                 (stdout.during("write", STDOUT)?.into(), None)
             }
         };
-        let progress = progress::bar(expected);
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 20, file),
             temp,
             paths,
-            progress,
+            progress: LongStep::part(format_args!("write {name}"), expected),
             length: 0,
         })
     }
@@ -77,7 +75,7 @@ impl ImageWriter {
     /// The image cannot be written out or renamed. No file is left then.
     pub fn finish(mut self) -> Result<Option<String>> {
         self.writer.flush().during("write", self.name())?;
-        self.progress.finish_and_clear();
+        self.progress.finish();
         let Some((image, path)) = &self.paths else {
             return Ok(None);
         };

@@ -4,12 +4,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use indicatif::ProgressBar;
 
 use super::temp_files::TempFiles;
 use crate::error::{Context, Error, Result};
+use crate::tool::progress::Spinner;
 
 /// The number of lines of a failed program's messages that are shown.
 const LINES_MAX: usize = 20;
@@ -44,10 +42,9 @@ pub fn run(command: &mut Command, package: &str, directory: &Path, temp: &TempFi
         }
         child => child.during("run", object())?,
     };
-    let spinner = ProgressBar::new_spinner().with_message(object());
-    spinner.enable_steady_tick(Duration::from_millis(120));
+    let spinner = Spinner::new(object());
     let output = child.wait_with_output().during("run", object());
-    spinner.finish_and_clear();
+    drop(spinner);
     temp.forget_child();
     let output = output?;
     if output.status.success() {

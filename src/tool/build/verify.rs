@@ -17,6 +17,7 @@ use crate::format::cpio::normalized;
 use crate::initrd::{self, Kind, Segment, Walk};
 use crate::plan::{self, Place, Source, medium};
 use crate::text::shown;
+use crate::tool::progress::LongStep;
 use crate::tool::tmpfile::shared_path;
 use crate::verify::digest::Digests;
 use crate::verify::list::{self, Expected};
@@ -362,8 +363,9 @@ impl LayerFile<'_> {
             kind,
         } = &self.segment;
         let archive = matches!(kind, Kind::Cpio(cpio) if cpio.codec.is_none());
-        let digests =
-            Digests::of(self.file, *offset, *length, archive).during("read", &self.name)?;
+        let progress = LongStep::part(format_args!("hash {}", self.name), *length);
+        let file = progress.watch(self.file, *offset);
+        let digests = Digests::of(&file, *offset, *length, archive).during("read", &self.name)?;
         // If the whole file is an archive with its padding, the digest is that of the file.
         let end = offset.saturating_add(length.next_multiple_of(512));
         let digest = match digests.padded {

@@ -12,6 +12,7 @@ use crate::tool::image::changes::{Change, Changes};
 use crate::tool::image::files::kind;
 use crate::tool::image::merged::{Layers, equal};
 use crate::tool::image::node::Node;
+use crate::tool::progress::LongStep;
 
 /// The number of lines of each kind that are printed. The rest is counted.
 const MAX: usize = 1000;
@@ -95,9 +96,10 @@ fn differ(layers: &Layers, old: &Node, new: &Node) -> Option<&'static str> {
             if old.size() != new.size() {
                 return Some("");
             }
+            let progress = LongStep::part("compare files", new.size());
             match (layers.content(old), layers.content(new)) {
                 _ if new.size() == 0 => None,
-                (Ok(old), Ok(new)) => match equal(&*old, &*new) {
+                (Ok(old), Ok(new)) => match equal(&progress.watch(&*old, 0), &*new) {
                     Ok(true) => None,
                     Ok(false) => Some(""),
                     Err(_) => Some(" (one of them cannot be read)"),

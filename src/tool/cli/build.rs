@@ -21,6 +21,7 @@ use crate::tool::build::tree::Timestamps;
 use crate::tool::build::{self, BuildOptions, label};
 use crate::tool::bundle::{self, BundleOptions};
 use crate::tool::platform::{self, Platform};
+use crate::tool::progress::{self, ProgressLevel};
 
 const HELP: &str = "\
 Layers:
@@ -144,12 +145,6 @@ pub(super) struct BuildArgs {
     /// Write the image to this file; `-` writes it to standard output, and messages to standard error
     #[arg(short, long, value_name = "IMG", required_unless_present_any = ["uki", "fit", "iso"])]
     output: Option<PathBuf>,
-    /// Print one line for each layer to standard error
-    #[arg(short, long)]
-    verbose: bool,
-    /// Print only warnings and errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
 
     /// Append a layer: a directory, an EROFS image, a cpio or tar archive, or a container image
     #[arg(long = "layer", value_name = "PATH", help_heading = "Layer options")]
@@ -410,7 +405,6 @@ impl BuildArgs {
             modules,
             layers,
             layers_only: bundles.is_addon(),
-            verbose: self.verbose,
             layers_inside: self.layers_inside,
             align: self.align,
             cpio: CpioOptions {
@@ -442,7 +436,8 @@ impl BuildArgs {
             }
             lines.extend(bundle::write(&image, &bundles, temp)?);
         }
-        let shown = |line: &String| !self.quiet || line.starts_with("warning: ");
+        let quiet = progress::level() == ProgressLevel::Quiet;
+        let shown = |line: &String| !quiet || line.starts_with("warning: ");
         for line in lines.into_iter().filter(shown) {
             match to_file {
                 true => writeln!(out, "{line}").during("write", "standard output")?,

@@ -41,6 +41,7 @@ use plan::PlanArgs;
 use verify::VerifyArgs;
 
 use crate::error::{Context, Result};
+use crate::tool::progress::{self, ProgressLevel};
 
 /// Build and inspect initrds whose EROFS layers /init mounts in place
 #[derive(Parser)]
@@ -62,6 +63,12 @@ Examples:
 struct Tool {
     #[command(subcommand)]
     command: Command,
+    /// Show a progress bar for short steps, too, and print one line for each layer to standard error
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Show no progress, and print only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -136,6 +143,7 @@ fn named<T: Copy>(table: &[(&str, T)], text: &str) -> std::result::Result<T, Str
 /// A parsed command line.
 pub struct Request {
     command: Command,
+    level: ProgressLevel,
     /// For `build`.
     build: BuildRequest,
 }
@@ -165,8 +173,14 @@ where
         },
         _ => BuildRequest::default(),
     };
+    let level = match (tool.quiet, tool.verbose) {
+        (true, _) => ProgressLevel::Quiet,
+        (false, true) => ProgressLevel::Verbose,
+        (false, false) => ProgressLevel::Normal,
+    };
     Ok(Request {
         command: tool.command,
+        level,
         build,
     })
 }
@@ -174,6 +188,7 @@ where
 impl Request {
     /// Runs the command; its output goes to `out`. Returns the exit status: 1 if a problem was found.
     pub fn run(self, out: &mut dyn Write) -> Result<u8> {
+        progress::set_level(self.level);
         let good = match self.command {
             Command::Diff(args) => return Ok(args.run(out)),
             Command::Boot(args) => return args.run(out),

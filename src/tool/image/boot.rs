@@ -18,6 +18,7 @@ use crate::plan::medium::{self, WORD};
 use crate::plan::{self, Medium, MediumFile, Place, Plan, Source, Storage, loader_files};
 use crate::text::shown;
 use crate::tool::finding::{FINDINGS_MAX, Findings};
+use crate::tool::progress::LongStep;
 use crate::verify::content::SignedList;
 use crate::verify::{self, signature};
 
@@ -92,7 +93,7 @@ impl Boot {
     /// of `rd.layers.from=`.
     pub fn new(image: &(dyn ReadAt + Sync), cmdline: &str, stand_ins: &StandIns) -> Self {
         let options = Options::parse(cmdline);
-        let walk = initrd::walk(image, options.rdinit.as_bytes());
+        let walk = walk(image, options.rdinit.as_bytes());
         let (rootfs, findings) = unpack(image, &walk);
         let walk = walk_for_init(image, walk, &rootfs, &options);
         let mut boot = Self {
@@ -385,6 +386,12 @@ fn mounted_type(path: &Path) -> Option<String> {
     })
 }
 
+/// Finds the segments of an image, with a progress bar: compressed archives are read as a whole for that.
+pub fn walk(image: &dyn ReadAt, rdinit: &[u8]) -> Walk {
+    let progress = LongStep::part("read the initrd", image.size());
+    initrd::walk(&progress.watch(image, 0), rdinit)
+}
+
 /// Unpacks the archives that the kernel unpacks. Findings are by the offset of the archive.
 fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findings)>) {
     let mut rootfs = Rootfs::default_initramfs();
@@ -401,7 +408,9 @@ fn unpack(image: &(dyn ReadAt + Sync), walk: &Walk) -> (Rootfs, Vec<(u64, Findin
                 only_early: cpio.only_early,
             };
             let mut findings = Findings::with_max(room);
-            if let Err(error) = rootfs.unpack(image, packed, &mut findings) {
+            let progress = LongStep::part("unpack the initramfs", segment.length);
+            let image = progress.watch(image, segment.offset);
+            if let Err(error) = rootfs.unpack(&image, packed, &mut findings) {
                 findings.error(format_args!("{:#010x}", segment.offset), error.to_string());
             }
             room = room.saturating_sub(findings.list().len());
@@ -428,7 +437,7 @@ fn walk_for_init(
         .is_some_and(|extent| is_script(image, &walk, extent));
     let path = if script { b"init".to_vec() } else { path };
     if path != normalized(rdinit) {
-        let by_path = initrd::walk(image, &path);
+        let by_path = self::walk(image, &path);
         if by_path.holds_init() {
             return by_path;
         }

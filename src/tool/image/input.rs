@@ -15,6 +15,7 @@ use crate::bytes::{Chain, Opened, Part, ReadAt, Reader, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
 use crate::text::shown;
+use crate::tool::progress::LongStep;
 
 /// The initrd as the kernel finds it in memory.
 pub struct Initrd {
@@ -144,6 +145,11 @@ impl Initrd {
         for piece in &self.pieces {
             let Some(stored) = piece.crc else { continue };
             let bytes = Part::new(&self.bytes, piece.offset, piece.length);
+            let progress = LongStep::part(
+                format_args!("check the CRC of {}", piece.name),
+                piece.length,
+            );
+            let bytes = progress.watch(&bytes, 0);
             let computed = uimage::crc(&mut Reader::new(&bytes, 0)).during("read", &piece.name)?;
             if computed != stored {
                 lines.push(format!(

@@ -9,6 +9,7 @@ use crate::bytes::{Opened, ReadAt, Skip};
 use crate::error::{Context, Result};
 use crate::format::compress::Codec;
 use crate::initrd;
+use crate::tool::progress::LongStep;
 use crate::tool::tmpfile;
 
 /// An archive.
@@ -68,8 +69,10 @@ pub fn decompress(
 ) -> Result<Opened> {
     let (offset, length) = archive;
     let context = || format!("archive at {offset:#x}");
+    let progress = LongStep::part(format_args!("decompress the {}", context()), length);
+    let source = progress.watch(source, offset);
     let archive =
-        initrd::open_archive(source, offset, length, Some(codec)).during("read", context())?;
+        initrd::open_archive(&source, offset, length, Some(codec)).during("read", context())?;
     let mut input = archive.into_input();
     input.skip(part.0).during("read", context())?;
     let mut file = temporary()?;

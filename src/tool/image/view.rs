@@ -19,12 +19,22 @@ pub struct View<'a> {
     pub findings: &'a Findings,
     /// Whether it is one layer as it is, with marks for overlayfs.
     pub as_is: bool,
+    /// The numbers of the layers in the plan; empty: the files are those of the rootfs.
+    numbers: Vec<usize>,
 }
 
 impl View<'_> {
     /// All files with their paths, in the order of the paths.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Node)> {
         self.root.entries()
+    }
+
+    /// The name of the layer with this index for messages.
+    pub fn layer_name(&self, index: usize) -> String {
+        match self.numbers.get(index) {
+            Some(number) => format!("layer {number}"),
+            None => "the initramfs".into(),
+        }
     }
 
     /// The first reason why some of the files are unknown.
@@ -64,6 +74,7 @@ pub fn with<T>(
             layers: &Layers::of_rootfs(&boot, image),
             findings: &boot.findings,
             as_is: false,
+            numbers: Vec::new(),
         });
     }
     let sources = boot.open(image)?;
@@ -78,6 +89,7 @@ pub fn with<T>(
         layers: &layers,
         findings: &findings,
         as_is: layer.is_some(),
+        numbers: plan.layers.iter().map(|layer| layer.number).collect(),
     })
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::{Access, access};
 
 use crate::tool::build::temp_files::TempFiles;
 use crate::tool::platform::Platform;
+use crate::tool::progress::Spinner;
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,7 @@ fn boots(emulated: &Platform, kernel: &Path, temp: &TempFiles) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    let _spinner = Spinner::new("try KVM");
     let Ok(mut child) = temp.spawn(&mut command) else {
         return false;
     };

@@ -18,6 +18,7 @@ use super::image::input::Initrd;
 use super::image::loader_modules::LoaderModules;
 use super::kernel_file::{self, Provided};
 use super::platform::{self, Platform};
+use super::progress::{self, ProgressLevel};
 use super::shell;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context, Error, Result};
@@ -123,9 +124,11 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         writeln!(out, "{}", shell::join(&words)).during("write", "standard output")?;
         return Ok(0);
     }
-    eprintln!("{}", shell::join(&words));
-    if io::stdin().is_terminal() {
-        eprintln!("(Ctrl-A X ends QEMU, Ctrl-A H shows the other keys)");
+    if progress::level() != ProgressLevel::Quiet {
+        eprintln!("{}", shell::join(&words));
+        if io::stdin().is_terminal() {
+            eprintln!("(Ctrl-A X ends QEMU, Ctrl-A H shows the other keys)");
+        }
     }
     let outcome = run(&words, emulated, &temp, out)?;
     if let Some(line) = &outcome.failure {

@@ -88,7 +88,8 @@ fn a_file_of_terabytes_is_no_layer() {
         ),
         (
             "layer",
-            "layerinit: write image: 8796093022216 bytes are more than any machine can load as an initrd\n",
+            "layer 0, layer: 8796093022208 bytes\n\
+             layerinit: write image: 8796093022216 bytes are more than any machine can load as an initrd\n",
         ),
     ] {
         let words = ["build", "-o", "image", "--init", "init", "--layer", layer];

@@ -27,6 +27,7 @@ pub mod inputs;
 mod list;
 mod outside;
 mod plan;
+mod progress;
 mod reproducible;
 mod usage;
 

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, linkat};
 use sha2::{Digest as _, Sha256};
 
 use super::digest::Hasher;
+use crate::tool::progress::LongStep;
 use crate::tool::tmpfile;
 
 /// The suffix of the files.
@@ -83,7 +84,8 @@ impl LayerCache {
         }
         let mut copy = tmpfile::create(&self.directory)?;
         image.rewind()?;
-        io::copy(image, &mut copy)?;
+        let progress = LongStep::part("copy the EROFS image into the cache", length);
+        io::copy(&mut progress.count(image), &mut copy)?;
         let path = self.directory.join(format!("{key}.{sum}{SUFFIX}"));
         match linkat(
             CWD,
@@ -131,7 +133,8 @@ impl LayerCache {
 fn hash(file: &mut File) -> io::Result<(String, u64)> {
     file.rewind()?;
     let mut hasher = Hasher::Sha256(Sha256::new());
-    let length = io::copy(file, &mut hasher)?;
+    let progress = LongStep::part("hash the EROFS image", file.metadata()?.len());
+    let length = io::copy(&mut progress.count(file), &mut hasher)?;
     let digest = hasher.finish();
     Ok((digest.replace("sha256:", ""), length))
 }

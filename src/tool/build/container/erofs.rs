@@ -3,12 +3,14 @@
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use super::stack::{LayerFiles, LayerStack, PathEntry};
+use super::stack::{LayerFiles, LayerStack, PathEntry, StackedKind};
 use super::{archive, unpack};
+use crate::bytes::ReadAt;
 use crate::error::{Cause, Context, Error, Result};
 use crate::text::shown;
 use crate::tool::build::mkfs::{self, ErofsImage, ErofsOptions, ErofsSource};
 use crate::tool::build::temp_files::TempFiles;
+use crate::tool::progress::LongStep;
 
 /// The remedy where mkfs.erofs reads no tar archive.
 const NEWER: &str = "install erofs-utils 1.7 or newer (Debian 13 has it)";
@@ -38,7 +40,10 @@ pub fn make(
             std::fs::remove_file(&path).during("remove", path.display())?;
         }
         let mut out = BufWriter::with_capacity(1 << 20, &file);
-        let written = archive::write(stack, layer, latest, &mut out).and_then(|()| out.flush());
+        let progress = unpacking(stack, layer, object);
+        let written = archive::write(stack, layer, latest, progress.count(&mut out));
+        let written = written.and_then(|()| out.flush());
+        drop(progress);
         written.during("write the archive of", object.display())?;
         drop(out);
         let source = ErofsSource::Tar {
@@ -66,12 +71,14 @@ pub fn make(
         return Err(error.hint(NEWER));
     }
     let directory = temp.directory(&format!("layer{number}"))?;
-    let made = unpack::write(stack, layer, latest, &directory)
+    let progress = unpacking(stack, layer, object);
+    let made = unpack::write(stack, layer, latest, &directory, &progress)
         .map_err(|error| {
             let cause = Cause::Because(Box::new(error));
             Error::with("unpack", object.display(), cause)
         })
         .and_then(|()| {
+            drop(progress);
             let source = ErofsSource::Directory {
                 path: &directory,
                 newest: Some(newest),
@@ -83,6 +90,20 @@ pub fn make(
     let image = made?;
     removed?;
     Ok(image)
+}
+
+/// The step that writes the files of a layer for mkfs.erofs.
+fn unpacking(stack: &LayerStack, layer: &LayerFiles, object: &Path) -> LongStep {
+    let size = |place: &PathEntry| match place {
+        PathEntry::Node(index) => match stack.node(*index).map(|node| &node.body) {
+            Some(StackedKind::File(content)) => content.size(),
+            _ => 0,
+        },
+        PathEntry::Whiteout => 0,
+    };
+    let bytes = layer.places.values().map(size);
+    let bytes = bytes.fold(0u64, u64::saturating_add);
+    LongStep::part(format_args!("unpack {}", object.display()), bytes)
 }
 
 /// The latest modification time of a layer.

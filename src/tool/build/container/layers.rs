@@ -127,7 +127,7 @@ impl<'a> ArchiveLayers<'a> {
         Ok(Some(layer))
     }
 
-    /// The layers of an image.
+    /// The layers of an image. `tell` gets each when it is ready, and its index.
     ///
     /// # Errors
     /// As for [`Self::archive`]; there is no such image; a digest does not match.
@@ -135,6 +135,7 @@ impl<'a> ArchiveLayers<'a> {
         &mut self,
         input: &LayerInput,
         reference: &Reference,
+        tell: &dyn Fn(&PreparedLayer, usize),
     ) -> Result<Vec<PreparedLayer>> {
         let object = shown(input.path.as_os_str().as_encoded_bytes());
         let mut image = image::open(
@@ -164,6 +165,7 @@ impl<'a> ArchiveLayers<'a> {
             let mut layer = self.flattened(archives, label.as_deref(), &input.path)?;
             layer.name = name.file_name().unwrap_or_default().into();
             layer.name.push(".erofs");
+            tell(&layer, 0);
             return Ok(vec![layer]);
         }
         if input.label.is_some() && count != 1 {
@@ -181,6 +183,7 @@ impl<'a> ArchiveLayers<'a> {
             let label = input.label.as_ref().unwrap_or(&short);
             let mut layer = self.layer(archive, Some(label), &input.path)?;
             layer.name = format!("{short}.erofs").into();
+            tell(&layer, layers.len());
             layers.push(layer);
         }
         Ok(layers)

@@ -13,6 +13,7 @@ use crate::bytes::{ReadAt, Reader};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::{Codec, Decoder};
 use crate::tool::build::temp_files::TempFiles;
+use crate::tool::progress::LongStep;
 
 /// Holds the expanded sparse files of all layers.
 pub struct SparseSpool<'a> {
@@ -67,6 +68,8 @@ impl<'a> SparseSpool<'a> {
         max: u64,
         object: &str,
     ) -> Result<(FileSlice, [u8; 32])> {
+        let progress = LongStep::part(format_args!("decompress {object}"), compressed.size());
+        let compressed = &progress.watch(compressed, 0);
         let mut file = self.create()?;
         let mut out = HashingWriter {
             file: &mut file,

@@ -11,6 +11,7 @@ use super::spool::SparseSpool;
 use crate::bytes::{Opened, ReadAt, fill};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
+use crate::tool::progress::LongStep;
 
 /// The most bytes of a manifest, index or configuration. Registries allow 4 MiB.
 const JSON_MAX: u64 = 8 << 20;
@@ -109,8 +110,10 @@ impl Store {
 
 /// The digest of some bytes.
 pub fn digest_of(content: &FileSlice, mut hasher: Hasher) -> io::Result<String> {
+    let progress = LongStep::part("hash the archive", content.size());
+    let reader = progress.count(content.reader());
     io::copy(
-        &mut io::BufReader::with_capacity(1 << 18, content.reader()),
+        &mut io::BufReader::with_capacity(1 << 18, reader),
         &mut hasher,
     )?;
     Ok(hasher.finish())

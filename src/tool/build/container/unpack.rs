@@ -18,13 +18,20 @@ use super::member::{DeviceNode, TarAttributes};
 use super::sparse::copy_with_holes;
 use super::stack::{LayerFiles, LayerStack, PathEntry, StackedFile, StackedKind};
 use crate::error::{Context, Result};
+use crate::tool::progress::LongStep;
 
 /// Writes a layer into an empty directory, to which nobody else writes. `latest` is the latest modification
 /// time.
 ///
 /// # Errors
 /// A file cannot be created with all its attributes; the error names the first one.
-pub fn write(stack: &LayerStack, layer: &LayerFiles, latest: u32, directory: &Path) -> Result<()> {
+pub fn write(
+    stack: &LayerStack,
+    layer: &LayerFiles,
+    latest: u32,
+    directory: &Path,
+    progress: &LongStep,
+) -> Result<()> {
     let mut first: HashMap<usize, PathBuf> = HashMap::new();
     let mut directories = Vec::new();
     // In the order of names, so a directory comes before its files; none of them is a link.
@@ -52,7 +59,7 @@ pub fn write(stack: &LayerStack, layer: &LayerFiles, latest: u32, directory: &Pa
             linkat(CWD, target, CWD, &path, AtFlags::empty()).during("link", shown())?;
             continue;
         }
-        create(&path, node).during("create", shown())?;
+        create(&path, node, progress).during("create", shown())?;
         let link = matches!(node.body, StackedKind::Symlink(_));
         finish(&path, &node.attributes, &[], link, latest)
             .during("set the attributes of", shown())?;
@@ -70,7 +77,7 @@ pub fn write(stack: &LayerStack, layer: &LayerFiles, latest: u32, directory: &Pa
     Ok(())
 }
 
-fn create(path: &Path, node: &StackedFile) -> io::Result<()> {
+fn create(path: &Path, node: &StackedFile, progress: &LongStep) -> io::Result<()> {
     match &node.body {
         StackedKind::Directory => Ok(()),
         StackedKind::File(content) => {
@@ -80,7 +87,7 @@ fn create(path: &Path, node: &StackedFile) -> io::Result<()> {
                 .create_new(true)
                 .mode(0o600)
                 .open(path)?;
-            let length = copy_with_holes(&mut content.reader(), &mut file)?;
+            let length = copy_with_holes(&mut progress.count(content.reader()), &mut file)?;
             file.set_len(length)
         }
         StackedKind::Symlink(target) => Ok(symlinkat(OsStr::from_bytes(target), CWD, path)?),
