@@ -164,14 +164,6 @@ tree_extension() {
 	echo "$1" >"$files/$1-check"
 }
 
-# A system with its kernel, as bootc images have it.
-tree_bootc() {
-	tree_base
-	mkdir -p usr/lib/modules
-	cp -a "$kernel_dir/lib/modules/$version" usr/lib/modules/
-	cp -L "$kernel_dir/boot/vmlinuz-$version" "usr/lib/modules/$version/vmlinuz"
-}
-
 # init-NAME: layers over base whose init is broken or unusual.
 tree_init() {
 	mkdir -p sbin etc usr/lib/system
@@ -266,7 +258,6 @@ image_container() {
 	build "$1" --layer "oci:$dir/image:v1"
 }
 
-image_bootc() { build "$1" --layer "$(tree bootc)" --layer "$(tree app)"; }
 image_inside() { build "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
 # As iPXE makes it: members for the files, none for their directory.

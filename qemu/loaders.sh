@@ -151,13 +151,11 @@ loader_ipxe() {
 # ---- files of layerinit build ----------------------------------------------------------
 
 # bundle OPTION...: runs layerinit build with the kernel, its modules and the command line.
-bundle() { bundle_own --kernel "$kernel" --modules="${kernel%/boot/*}" "$@"; }
-
-# bundle_own OPTION...: the same with the kernel in a layer.
-bundle_own() {
+bundle() {
 	local tools
 	tools=$(systemd_tools)
-	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build --cmdline "$words" "$@"
+	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build --kernel "$kernel" \
+		--modules "${kernel%/boot/*}" --cmdline "$words" "$@"
 }
 
 # systemd_tools: prints the directory of Debian 13's ukify and stubs, unpacked.
@@ -178,19 +176,6 @@ loader_uki() {
 	"$layerinit" check esp/EFI/BOOT/BOOTX64.EFI
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
-}
-
-# The kernel and its modules are in a layer.
-loader_uki-own() {
-	mkdir -p esp/EFI/BOOT
-	bundle_own --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
-		--modules "${parts[@]/#/--layer=}"
-	esp disk.img esp
-	uefi "file=$PWD/disk.img,if=virtio"
-}
-loader_iso-own() {
-	bundle_own --iso disk.iso --modules "${parts[@]/#/--layer=}"
-	bios "file=$PWD/disk.iso,media=cdrom"
 }
 
 # One with the lowest layer; the others are addons beside it, with a credential for systemd.
