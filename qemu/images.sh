@@ -1,8 +1,9 @@
 # The layers and initrds that the rows boot. Sourced by run-rows and bench.
 # shellcheck shell=bash
 #
-# The sourcing script sets $guest_cc, the compiler for guests of another architecture, $work (the directory of this run, with layers, trees and images in it),
-# $busybox, $layerinit and $init, and $applets, what busybox is called. Everything is made below $work, once.
+# The sourcing script sets $work, the directory of this run with the subdirectories layers, trees and images; $busybox,
+# $layerinit and $init; $applets, the names of busybox's applets; and $guest_cc, the compiler for guests of another
+# architecture. Everything is made once, below $work.
 #
 # image_NAME FILE writes an initrd for the kernel of $kernel_dir and $version (empty if it has no
 # modules); disk_NAME FILE writes a disk.
@@ -16,7 +17,7 @@ layer() {
 	echo "$file"
 }
 
-# archive NAME: prints the path of the same tree as a cpio archive.
+# archive NAME: prints the path of a cpio archive of the layer's tree.
 archive() {
 	local file=$work/layers/$1.cpio
 	[[ -e $file ]] || pack "$(tree "$1")" >"$file"
@@ -26,7 +27,7 @@ archive() {
 pack() { (cd "${1:?there is no tree to pack}" && find . | sort | cpio --quiet --reproducible -R 0:0 -o -H newc); }
 uuid() { sha256sum <<<"$1" | sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12}).*/\1-\2-\3-\4-\5/'; }
 
-# tree NAME: prints the path of the layer's contents, made by the function tree_NAME.
+# tree NAME: prints the path of the layer's tree, which the function tree_NAME makes.
 tree() {
 	local dir=$work/trees/$1
 	if [[ ! -e $dir ]]; then
@@ -37,13 +38,13 @@ tree() {
 	echo "$dir"
 }
 
-# digests NAME FILE...: writes the checksums with which the guest compares the files.
+# digests NAME FILE...: writes the checksums of the files, for the guest to compare.
 digests() {
 	mkdir -p manifest
 	sha256sum "${@:2}" | sed 's,  ,  /,' >"manifest/$1"
 }
 
-# our_check NAME MESSAGE COMMAND: adds a check of the layer itself to those of the guest.
+# our_check NAME MESSAGE COMMAND: adds a check to the layer, which qemu/guest/check runs.
 our_check() {
 	mkdir -p checks
 	printf 'check "%s" %s\n' "$2" "$3" >>"checks/$1"
@@ -66,7 +67,7 @@ tree_base() {
 	digests base bin/busybox sbin/init usr/share/base/*
 }
 
-# Lies over base: adds, replaces and removes files.
+# Above base: adds, replaces and removes files.
 tree_app() {
 	mkdir -p opt/app etc
 	seq 300000 >opt/app/text
@@ -90,7 +91,7 @@ tree_lean() {
 	rmdir dev proc sys run tmp
 }
 
-# many-N: one of very many small layers, in order.
+# many-N: number N of very many small layers.
 tree_many() {
 	mkdir -p many etc
 	echo "$1" >"many/$1"
@@ -98,7 +99,7 @@ tree_many() {
 	digests "many-$1" "many/$1"
 }
 
-# pages-N: small files, whose data lie behind their inodes up to the end of the image.
+# pages-N: small files, whose data follows their inodes up to the end of the image.
 tree_pages() {
 	local file
 	mkdir -p "pages-$1" etc
@@ -111,7 +112,7 @@ tree_pages() {
 
 tree_empty() { mkdir -p etc dev proc sys run; echo empty >etc/winner; }
 
-# For an archive of files alone: their directories are in lower layers, one of them behind a symlink.
+# For an archive without directories: these are in lower layers, one of them behind a symlink.
 tree_parents() { mkdir -p opt/deep etc; echo parents >etc/winner; ln -s ../../usr/share opt/deep/link; chmod g+s opt/deep; }
 tree_orphans() {
 	mkdir -p etc opt/deep/link/base
@@ -126,10 +127,10 @@ tree_orphans() {
 	check 'a directory was hidden' test -e /usr/share/base/text
 	END
 }
-# An archive of the tree without its directories, but for the one of the checks.
+# orphans TREE: prints an archive of the tree without its directories, except /checks.
 orphans() { (cd "$1" && { echo checks; find . -type f | sort; } | cpio --quiet --reproducible -R 0:0 -o -H newc); }
 
-# A directory, and a layer above with an opaque one.
+# A directory, and a higher layer that makes it opaque.
 tree_pile() { mkdir -p pile/sub etc; echo old >pile/old; echo old >pile/sub/old; echo pile >etc/winner; }
 tree_opaque() {
 	mkdir -p pile etc
@@ -139,7 +140,7 @@ tree_opaque() {
 	our_check opaque 'the opaque directory shows more than its own' same '"$(ls /pile)" new'
 }
 
-# Archives as systemd-stub makes them, one for each kind.
+# Archives as systemd-stub makes them, one for each kind of file.
 tree_extra() {
 	mkdir -p ".extra/$1"
 	echo "$1" >".extra/$1/file"
@@ -164,7 +165,7 @@ tree_extension() {
 	echo "$1" >"$files/$1-check"
 }
 
-# init-NAME: layers over base whose init is broken or unusual.
+# init-NAME: a layer above base whose init is broken or unusual.
 tree_init() {
 	mkdir -p sbin etc usr/lib/system
 	echo "init-$1" >etc/winner
@@ -172,13 +173,13 @@ tree_init() {
 	dangling) ln -s /usr/lib/nowhere sbin/odd-init ;;
 	absolute) ln -s /usr/lib/system/init sbin/odd-init; cp "$repo/qemu/guest/check" usr/lib/system/init ;;
 	script) printf '#!/bin/nothing\n' >sbin/odd-init; chmod +x sbin/odd-init ;;
-	elf) cp "$(command -v sha256sum)" sbin/odd-init ;; # a dynamic program, and no library
+	elf) cp "$(command -v sha256sum)" sbin/odd-init ;; # a dynamic program without its libraries
 	esac
 }
 
 # ---- initrds ------------------------------------------------------------------------
 
-# build FILE ARGUMENT...: writes the loader for this kernel, with what the arguments add.
+# build FILE ARGUMENT...: writes an image with the loader for this kernel and these arguments of layerinit build.
 build() {
 	local modules=()
 	[[ ! $kernel_dir ]] || modules=(--modules "$kernel_dir" --kernel "$version")
@@ -192,10 +193,10 @@ loader() {
 	echo "$file"
 }
 
-# shell: busybox and its shell, for an archive in front of the loader.
+# busybox and its shell, for an archive in front of the loader.
 tree_shell() { mkdir -p bin; cp "$busybox" bin/busybox; ln -s busybox bin/sh; }
 
-# files LAYER...: prints an archive with these layers as /layers/*, for in front of a loader.
+# files LAYER...: prints an archive with these layers as /layers/*, to put in front of a loader.
 files() {
 	local name number=10 dir
 	dir=$(mktemp -d "$work/trees/files.XXXXXX")
@@ -207,7 +208,7 @@ files() {
 	pack "$dir"
 }
 
-# An initrd of 500 MiB: one layer has a large file, of which the guest reads the end, and another one is behind it.
+# An initrd of 500 MiB: one layer has a large file, whose end the guest reads, and another layer follows it.
 tree_noise() {
 	local sum
 	mkdir -p usr/share/noise etc
@@ -218,10 +219,10 @@ tree_noise() {
 }
 image_large_initrd() { cat "$(loader)" "$(layer base)" "$(layer noise)" "$(layer app -zlz4hc)" >"$1"; }
 
-# Megabytes of zeros between the layers: /init skips them with SEEK_DATA.
+# Megabytes of zeros between the layers, which /init skips with SEEK_DATA.
 image_gap() { cat "$(loader)" <(head -c 3M /dev/zero) "$(layer base)" <(head -c 2M /dev/zero) "$(layer app -zlz4hc)" >"$1"; }
 
-# A container image like those of Alpine: its init is busybox, and its Entrypoint is not.
+# A container image like those of Alpine: the init of busybox, and another program as Entrypoint.
 tree_container() {
 	tree_base
 	rm sbin/init
@@ -236,7 +237,7 @@ tree_container() {
 	echo "CONTAINER $1 user=$(id -u):$(id -g) dir=$(pwd) A=$A HOME=$HOME pid1=$(cat /proc/1/comm) lo=${up%% *}"
 	(sleep 0.1 &)
 	echo console >/dev/stdout
-	# More than the terminal's buffer: what is in it when the program ends must not be lost.
+	# More than fits into the terminal's buffer, whose content must not be lost when the program ends.
 	seq 1000
 	echo LAST-WORDS
 	exit 7
@@ -260,7 +261,7 @@ image_container() {
 
 image_inside() { build "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
 
-# As iPXE makes it: members for the files, none for their directory.
+# As iPXE makes it: members for the files, but none for their directory.
 image_newc() {
 	local out=$1 dir=$work/trees/newc
 	mkdir -p "$dir/layers"
@@ -270,7 +271,7 @@ image_newc() {
 	(cd "$dir" && printf '%s\n' layers/10-base.erofs layers/20-app.erofs | cpio --quiet -o -H newc) >>"$out"
 }
 
-# pad FILE OFFSET MODULUS: appends zeros until the file's size is OFFSET modulo MODULUS.
+# pad FILE OFFSET MODULUS: appends zeros until the size of the file is OFFSET modulo MODULUS.
 pad() {
 	local size
 	size=$(stat -c %s "$1")
@@ -278,7 +279,7 @@ pad() {
 }
 
 image_three() { build "$1" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
-# A loader that lists its layers, with a shell.
+# verified FILE OPTION...: writes a loader with a shell and a list of its layers.
 verified() {
 	BUSYBOX=$busybox LAYERINIT_INIT=$init build "$@" --verify \
 		--spec "$repo/initramfs-spec/loader" --spec "$repo/initramfs-spec/shell"
@@ -286,7 +287,7 @@ verified() {
 verified_layers() { echo --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 # shellcheck disable=SC2046
 image_verified() { verified "$1" $(verified_layers); }
-# Signed lists, by a key made for this run.
+# Lists that are signed with a key of this run.
 signed() {
 	local key=$work/minisign
 	[[ -e $key.key ]] || minisign -G -W -p "$key.pub" -s "$key.key" >/dev/null
@@ -298,7 +299,7 @@ image_signed_old() { signed "$1" --list-version 6 --minimum-version 7; }
 image_signed_bit() { image_signed "$1" && flip "$1" $(($(grep -abo "trusted comment: version:" "$1" | tail -n 1 | cut -d: -f1) + 25)); }
 image_verified_moduleless() { kernel_dir='' verified "$1" --layer "$(layer base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"; }
 image_verified_inside() { verified "$1" --layer "$(tree base)" --layer "$(tree app)" --layers-inside; }
-# The list by sha256sum, and the image by cat.
+# A list made with sha256sum, in an image made with cat.
 image_verified_by_hand() {
 	local dir=$work/trees/verified-by-hand
 	mkdir -p "$dir"
@@ -312,7 +313,7 @@ image_verified_by_hand() {
 	truncate -s %4096 "$dir/loader"
 	cat "$dir/loader" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)" >"$1"
 }
-# flip FILE OFFSET: changes a bit.
+# flip FILE OFFSET: flips a bit.
 flip() {
 	local byte
 	byte=$(od -An -tu1 -j "$2" -N1 "$1")
@@ -327,13 +328,13 @@ image_verified_list() {
 	image_verified "$1"
 	app=$(sha256sum "$(layer app -zlz4hc)")
 	at=$(grep -abo "${app:0:64}" "$1")
-	# The first of its digits that is one with the bit changed, too.
+	# Of the digits of this layer, the first that is still a digit after the bit is flipped.
 	app=${app%%[0-9]*}
 	flip "$1" $((${at%%:*} + ${#app}))
 }
 image_verified_appended() { image_verified "$1" && cat "$(archive parents)" >>"$1"; }
 image_verified_twice() { image_verified "$1" && cat "$(archive etc)" >>"$1"; }
-# verified_again FILE LAYER...: the loader of the good image, and other layers.
+# verified_again FILE LAYER...: writes the loader of the image "verified", and other layers.
 verified_again() {
 	local first
 	image_verified "$1"
@@ -342,6 +343,7 @@ verified_again() {
 	cat "${@:2}" >>"$1"
 }
 image_verified_removed() { verified_again "$1" "$(layer base)" "$(archive etc)"; }
+image_verified_exchanged() { verified_again "$1" "$(layer base)" "$(layer lean)" "$(archive etc)"; }
 image_verified_swapped() { verified_again "$1" "$(layer app -zlz4hc)" "$(layer base)" "$(archive etc)"; }
 tree_other() { mkdir -p bin; printf '#!/bin/sh\necho unpacked by the kernel\n' >init; chmod +x init; }
 image_verified_other_init() { image_verified_inside "$1" && cat "$(archive other)" >>"$1"; }
@@ -356,8 +358,8 @@ image_verified_except_other() {
 	cat "$(archive shadow)" >>"$1"
 }
 
-# The kernel and kexec are in a layer of their own, with the script that the first boot starts: it boots the
-# same kernel with the retained initrd, as it lies in memory.
+# The kernel, kexec and a script are in a layer of their own. The first boot starts the script, which boots the same
+# kernel with the retained initrd.
 image_kexec() { build "$1" --layer "$(tree base)" --layer "$(tree kexec)" --layer "$(archive etc)"; }
 tree_kexec() {
 	local deb dir=$work/kexec-tools library
@@ -372,12 +374,11 @@ tree_kexec() {
 		cp -L "$library" lib
 	done
 	cp "$(only "$kernel_dir"/boot/vmlinuz-*)" boot/vmlinuz
-	cat >sbin/again <<-'END'
-		#!/bin/busybox sh
-		/sbin/kexec --load /boot/vmlinuz --initrd=/sys/firmware/initrd \
-			--append="$(/bin/busybox sed 's/init=[^ ]*//' /proc/cmdline)" && echo 'KEXEC now' >/dev/console
-		exec /sbin/kexec --exec
-	END
+	{
+		echo '#!/bin/busybox sh'
+		example bootloaders kexec | sed 's,^kexec,/sbin/kexec,
+			s,--reuse-cmdline,& --append=init=/sbin/init \&\& echo KEXEC now >/dev/console,'
+	} >sbin/again
 	chmod +x sbin/again
 	echo kexec >etc/winner
 }
@@ -388,7 +389,7 @@ image_moduleless() {
 image_moduleless_inside() { image_moduleless "$1" --layers-inside; }
 # moduleless FILE LAYER...: writes a loader without kernel modules, and the layers, images or archives.
 moduleless() { "$layerinit" build -o "$1" && cat "${@:2}" >>"$1"; }
-# A layer with a cluster that cannot be decompressed: the middle of its only file.
+# A layer with a cluster that cannot be decompressed, in the middle of its only file.
 image_damaged() {
 	local broken=$work/layers/damaged.erofs size
 	cp "$(layer app -zlz4hc)" "$broken"
@@ -413,11 +414,11 @@ image_layers_only() {
 	build "$1" --init "$(built_init gzip,lz4,xz,zstd)" \
 		--layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
 }
-# Modules without signatures, for a kernel that enforces them.
+# Modules without signatures, for a kernel that requires them.
 image_stripped() { build "$1" --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build "$1" --layer "$(tree lean)"; }
 
-# An early archive with microcode in front, as distributions have it.
+# An archive with microcode in front of the loader, as distributions make it.
 image_microcode() {
 	local out=$1 dir=$work/trees/microcode
 	mkdir -p "$dir/kernel/x86/microcode"
@@ -427,20 +428,20 @@ image_microcode() {
 
 image_two() { cat "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" >"$1"; }
 
-# Blocks of 512 bytes, and a length that is no multiple of a page: with bytes behind it, and at the end.
+# Blocks of 512 bytes, and a length that is not a multiple of the page size: followed by other data, and at the end.
 image_pages() {
 	local out=$1 mkfs file number layers=()
 	mkfs=$(newer_mkfs_erofs)
 	for number in 1 2; do
 		file=$work/layers/pages-$number.erofs
 		"$mkfs" --quiet --all-root -T 0 -b512 "$file" "$(tree "pages-$number")"
-		[[ $(($(stat -c %s "$file") % 4096)) != 0 ]] || die "$file has whole pages"
+		[[ $(($(stat -c %s "$file") % 4096)) != 0 ]] || die "the size of $file is a multiple of 4096"
 		layers+=(--layer "$file")
 	done
 	build "$out" --layer "$(tree base)" "${layers[@]}"
 }
 
-# The commands of docs/images.md, word for word.
+# The commands of docs/images.md, literally.
 image_by_hand() {
 	local out=$1 dir=$work/trees/by-hand
 	mkdir "$dir"
@@ -459,7 +460,7 @@ image_by_hand() {
 	mv "$dir/initrd.img" "$out"
 }
 
-# A layer at a multiple of 4 and of no higher power of two.
+# A layer at a multiple of 4, but not of 8.
 image_offset4() {
 	local out=$1
 	cp "$(loader)" "$out"
@@ -476,7 +477,7 @@ image_many() {
 	cat "$(loader)" "$(layer base)" "${layers[@]}" >"$out"
 }
 
-# More archives in a row than /init keeps apart: it merges them.
+# More archives in a row than /init keeps as separate layers: it merges them.
 image_archives() {
 	local out=$1 number dir
 	dir=$(mktemp -d "$work/trees/archives.XXXXXX")
@@ -488,7 +489,7 @@ image_archives() {
 	{ pack "$dir"; cat "$(loader)"; } >"$out"
 }
 
-# A changed build time in the superblock: the checksum does not match.
+# A changed build time in the superblock, whose checksum therefore does not match.
 image_checksum() {
 	local out=$1 broken=$work/layers/checksum.erofs
 	cp "$(layer app -zlz4hc)" "$broken"
@@ -503,7 +504,7 @@ image_init_script() { build "$1" --layer "$(tree base)" --layer "$(tree init-scr
 image_init_elf() { build "$1" --layer "$(tree base)" --layer "$(tree init-elf)"; }
 image_no_modules() { "$layerinit" build -o "$1" --layer "$(tree base)"; }
 
-# A loader that holds nothing but /init: no /dev, no console, no mount points.
+# A loader with only /init: no /dev, no console, no mount points.
 image_bare() {
 	local out=$1 dir=$work/trees/bare
 	mkdir -p "$dir"
@@ -511,7 +512,7 @@ image_bare() {
 	{ pack "$dir"; cat "$(layer base)" "$(archive etc)"; } >"$out"
 }
 
-# The same, under another name than /init.
+# The same, with a name other than /init.
 image_other_name() {
 	local out=$1 dir=$work/trees/other
 	mkdir -p "$dir/other"
@@ -527,12 +528,12 @@ image_self() {
 	pack "$dir" >"$out"
 }
 
-# A shell in the loader, with a system that has no init, and with a good one.
+# A shell in the loader, for a system without an init, and for a good one.
 image_shell_no_init() { { cat "$(archive shell)" "$(loader)" "$(layer empty)"; } >"$1"; }
 image_shell_junk() { { cat "$(archive shell)" "$(loader)"; echo junk; } >"$1"; }
 image_shell_three() { { cat "$(archive shell)" "$(loader)" "$(layer base)" "$(layer app -zlz4hc)" "$(archive etc)"; } >"$1"; }
 
-# A shell, and the drivers of a console or a keyboard.
+# A shell, and the drivers of a console and a keyboard.
 image_console() { build "$1" --module virtio_pci --module virtio_console && { files base app; cat "$(archive shell)" "$1"; } >"$1.both" && mv "$1.both" "$1"; }
 image_keyboard() {
 	local out=$1
@@ -541,8 +542,8 @@ image_keyboard() {
 	mv "$out.shell" "$out"
 }
 
-# The driver of QEMU's watchdog, a real init that does not open it, and a check that it can be opened. The
-# check disarms it with a V.
+# The driver of QEMU's watchdog, a real init that does not open the watchdog, and a check that opens it and disarms it
+# with a V.
 tree_watchdog() {
 	mkdir -p sbin etc
 	echo watchdog >etc/winner
@@ -557,8 +558,8 @@ image_watchdog() {
 	mv "$out.shell" "$out"
 }
 
-# A truncated layer. An archive of many small files, which take more memory than they have bytes. A script that
-# starts /init, in an archive in front of the loader.
+# A truncated layer. An archive of many small files, whose pages take more memory than their bytes. A script that starts
+# /init, in an archive in front of the loader.
 image_cut_off() { { cat "$(loader)" "$(layer base)"; head -c 2000 "$(layer app)"; } >"$1"; }
 tree_files() { mkdir files && (cd files && seq "$1" | command split -l 1 -a 4); }
 image_many_files() { { cat "$(loader)" "$(layer base)"; gzip -1nc "$(archive files-20000)"; } >"$1"; }
@@ -568,18 +569,18 @@ image_before() { cat "$(archive before)" "$(loader)" "$(layer base)" >"$1"; }
 tree_hidden() { mkdir run && cp -L "$(tree base)/sbin/init" run/init; }
 image_hidden() { cat "$(loader)" "$(layer base)" "$(layer hidden)" >"$1"; }
 
-# Memory that a boot has to free: an archive of 16 MB in front of the loader, and as much again in a layer
-# that "rd.layers.skip=1" leaves out.
+# Memory that /init must free: an archive of 16 MB in front of the loader, and a layer of 16 MB that "rd.layers.skip=1"
+# omits.
 tree_ballast() { mkdir -p ballast; head -c 4M < <(seq 2000000 | gzip -1n) >one; cat one one one one >ballast/data; rm one; }
 image_ballast() { cat "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$1"; }
-# More than /init frees before it starts the real init.
+# More than /init frees before it starts the real init; a child frees the rest.
 image_ballast_more() { cat "$(archive ballast)" "$(archive ballast)" "$(loader)" "$(layer base)" "$(layer ballast)" >"$1"; }
 
-# The same in 2000 files.
+# The same with 2000 files.
 tree_crowd() { mkdir -p crowd/sub && (cd crowd && seq 500000 | command split -l 250 -a 4 && mv xac* sub); }
 image_crowd() { cat "$(archive crowd)" "$(loader)" "$(layer base)" >"$1"; }
 
-# Archives between the layers, and compressed ones.
+# Archives between the layers, some of them compressed.
 image_interleaved() { cat "$(loader)" "$(layer base)" "$(archive etc)" "$(layer app -zlz4hc)" >"$1"; }
 image_compressed() {
 	local out=$1
@@ -590,7 +591,7 @@ image_compressed() {
 	zstd -q -19 -c "$(archive etc)" >>"$out"
 }
 
-# Directories as layers in every form that the tool writes.
+# Directories as layers, in every form that the tool writes.
 image_as() {
 	local out=$1
 	build "$out" --layer "$(tree base)" --as erofs --layer "$(tree app)" --as cpio.zst \
@@ -614,7 +615,7 @@ image_orphans_file() {
 image_opaque_erofs() { build "$1" --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)"; }
 image_opaque_cpio() { build "$1" --layer "$(tree base)" --layer "$(tree pile)" --layer "$(tree opaque)" --as cpio.zst; }
 
-# As systemd-stub makes it: small archives behind the initrd, each at a multiple of 4.
+# As systemd-stub does: small archives after the initrd, each at a multiple of 4.
 image_stub() {
 	local out=$1 kind
 	build "$out" --layer "$(tree base)" --layer "$(tree app)"
@@ -624,7 +625,7 @@ image_stub() {
 	done
 }
 
-# As GRUB and systemd-boot join several initrd files: each is padded to a multiple of 4.
+# Several initrd files, each padded to a multiple of 4, as GRUB and systemd-boot do.
 image_grub() {
 	local out=$1 file dir=$work/trees/grub
 	mkdir -p "$dir"
@@ -641,7 +642,7 @@ image_grub() {
 	done
 }
 
-# A bootconfig at the end: text, its size and sum, the magic.
+# A bootconfig at the end: the text, its size and checksum, the magic.
 image_bootconfig() {
 	local out=$1 text=$1.text size sum
 	printf 'init.trailer = works\n' >"$text"
@@ -654,7 +655,7 @@ image_bootconfig() {
 
 little_endian() { printf '%08x' "$1" | sed -E 's/(..)(..)(..)(..)/\\x\4\\x\3\\x\2\\x\1/' | xargs -0 printf '%b'; }
 
-# The loader without the console's device node, as an unprivileged cpio makes it.
+# The loader without the device node of the console, as made by an unprivileged cpio.
 image_no_node() {
 	local out=$1 dir=$work/trees/no-node
 	mkdir -p "$dir"
@@ -665,9 +666,8 @@ image_no_node() {
 
 # ---- equal content ------------------------------------------------------------------
 
-# These images have FILE.sum beside them: the checksum over every file of the root, with owners,
-# modes, times and xattrs, computed on this machine from the layers' sources. The functions build the
-# root in FILE.merged, as root.
+# For these images, FILE.sum has the checksum of all files of the root, with owners, modes, times and xattrs. The
+# functions compute it on this machine from the sources of the layers, which they merge in FILE.merged, as root.
 
 # treesum: prints the path of the program that computes the checksum of a tree.
 treesum() {
@@ -676,8 +676,8 @@ treesum() {
 	echo "$file"
 }
 
-# content_tree ADD: prints the path of a tree with the test files in a directory content-ADD, and the
-# program that computes their checksum.
+# content_tree ADD: prints the path of a tree with the test files in the directory content-ADD, and with the program that
+# computes their checksum.
 content_tree() {
 	local dir=$work/trees/content-$1
 	if [[ ! -e $dir ]]; then
@@ -691,8 +691,7 @@ content_tree() {
 	echo "$dir"
 }
 
-# add_content FILE ADD MKFS [OPTION...]: appends such a layer to the file, ADD bytes behind a
-# multiple of 4096.
+# add_content FILE ADD MKFS [OPTION...]: appends a layer of content_tree to the file, ADD bytes after a multiple of 4096.
 add_content() {
 	local image=$1.layer tree
 	tree=$(content_tree "$2")
@@ -704,7 +703,7 @@ add_content() {
 	merge "$1.merged" "$tree"
 }
 
-# add_layer FILE NAME, add_archive FILE NAME: appends a layer that other images have, too.
+# add_layer FILE NAME, add_archive FILE NAME: appends the layer or archive NAME.
 add_layer() {
 	cat "$(layer "$2")" >>"$1"
 	merge "$1.merged" "$(tree "$2")" root 0
@@ -713,8 +712,8 @@ add_archive() {
 	local time path
 	pad "$1" 0 4
 	cat "$(archive "$2")" >>"$1"
-	# The kernel sets the times of directories when all is unpacked, the first ones last, and /init
-	# does the same: an existing directory keeps its time.
+	# The kernel sets the times of directories at the end, in reverse order, and so does /init: an existing
+	# directory keeps its time.
 	as_root find "$1.merged" -mindepth 1 -type d -printf '%T@ %p\0' >"$1.times"
 	merge "$1.merged" "$(tree "$2")" root
 	while read -r -d '' time path; do
@@ -722,8 +721,8 @@ add_archive() {
 	done <"$1.times"
 }
 
-# merge DIRECTORY TREE [root [SECONDS]]: copies the tree over the directory, as overlayfs shows it. With
-# "root", everything is root's; with SECONDS, everything has that time.
+# merge DIRECTORY TREE [root [SECONDS]]: merges the tree into the directory as overlayfs would. With "root", all files
+# belong to root; with SECONDS, all files have that time.
 merge() {
 	local copy=$1.copy
 	as_root cp -a "$2" "$copy"
@@ -734,20 +733,20 @@ merge() {
 	as_root rm -rf --one-file-system "$copy"
 }
 
-# sum_up FILE: writes FILE.sum. Like guest/check, it leaves out the directories on which /init mounts.
+# sum_up FILE: writes FILE.sum. Like guest/check, it omits the directories on which /init mounts filesystems.
 sum_up() {
 	as_root "$(treesum)" hash "$1.merged" dev proc sys run >"$1.sum"
 	as_root rm -rf --one-file-system "$1.merged"
 }
 
-# content_base FILE: the loader and the layer base, below the content.
+# content_base FILE: writes the loader and the layer base.
 content_base() {
 	cp "$(loader)" "$1"
 	pad "$1" 0 4096
 	add_layer "$1" base
 }
 
-# content FILE MKFS [OPTION...]: one kind of image at three offsets, and an archive on top.
+# content FILE MKFS [OPTION...]: writes an image of content_tree at three offsets, and an archive on top.
 content() {
 	local add
 	content_base "$1"
@@ -800,8 +799,8 @@ image_content_64() {
 	sum_up "$out"
 }
 
-# matrix_tree NUMBER: prints the path of a tree with a file of each kind in the directory matrix-NUMBER. The first one has
-# the program that computes checksums, and a check of what that does not see: nanoseconds.
+# matrix_tree NUMBER: prints the path of a tree with a file of each kind in the directory matrix-NUMBER. The first tree
+# has the program that computes checksums, and a check of the nanoseconds, which that program ignores.
 matrix_tree() {
 	local dir=$work/trees/matrix-$1 top number
 	if [[ ! -e $dir ]]; then
@@ -844,7 +843,7 @@ matrix_tree() {
 	echo "$dir"
 }
 
-# matrix_options: prints lines of a release of erofs-utils and options of its mkfs.erofs. With 48-bit addresses or
+# matrix_options: prints lines with a release of erofs-utils and options for its mkfs.erofs. With 48-bit addresses or
 # compressed metadata, only extended inodes have nanoseconds of their own.
 matrix_options() {
 	cat <<-END
@@ -894,7 +893,7 @@ matrix_options() {
 	END
 }
 
-# An image of each kind, and a loader without kernel modules.
+# An image for each line of matrix_options, and a loader without kernel modules.
 image_matrix() {
 	local out=$1 number=0 release options mkfs tree
 	"$layerinit" build -o "$out"
@@ -921,7 +920,7 @@ image_matrix() {
 
 # ---- disks --------------------------------------------------------------------------
 
-# disk NAME: prints the path of a disk, made by the function disk_NAME in a file of 64 MiB.
+# disk NAME: prints the path of a disk, which the function disk_NAME makes in a file of 64 MiB.
 disk() {
 	local file=$work/disks/$1
 	if [[ ! -e $file ]]; then
@@ -929,19 +928,19 @@ disk() {
 		truncate -s 64M "$file"
 		if ! "disk_$1" "$file" >"$file.log" 2>&1; then
 			rm "$file"
-			say "the disk $1 could not be made: $(tail -n 3 "$file.log")"
+			say "cannot make the disk $1: $(tail -n 3 "$file.log")"
 			return 1
 		fi
 	fi
 	echo "$file"
 }
 
-# ext4 FILE OFFSET OPTION...: makes an ext4 of 56 MiB in the file, from this offset.
+# ext4 FILE OFFSET OPTION...: makes an ext4 of 56 MiB at this offset in the file.
 ext4() {
 	mkfs.ext4 -q -F -b 4096 -U 0f0f0f0f-0101-4202-8303-040404040404 -E "offset=$2,root_owner=0:0" "${@:3}" "$1" 56M
 }
 
-# The tree "base" on the only partition of a GPT; the same again; and on the whole disk.
+# The tree "base" on the only partition of a GPT, twice; and on the whole disk.
 disk_gpt() {
 	local out=$1
 	sfdisk --quiet "$out" <<-END
@@ -958,10 +957,10 @@ disk_whole() { ext4 "$1" 0 -L root -d "$(tree base)"; }
 disk_damaged() { disk_whole "$1"; head -c 512 /dev/urandom | dd of="$1" bs=4096 seek=1 conv=notrunc status=none; }
 disk_checksum() { disk_whole "$1"; printf '\x55' | dd of="$1" bs=1 seek=$((1024 + 0x30)) conv=notrunc status=none; }
 
-# For rd.overlay=: a good one; one that overlayfs has marked as volatile; one without a free block; one whose
-# filesystem cannot be an upper.
+# For rd.overlay=: a good filesystem; one that overlayfs has marked as volatile; one without a free block; one that cannot
+# hold an upper directory.
 disk_data() { mkfs.ext4 -q -F -L data "$1"; }
-# An upper directory over another base, after four boots.
+# An upper directory of another base, after four boots.
 disk_stale() {
 	local out=$1 dir=$work/trees/stale
 	mkdir -p "$dir/layerinit/"{upper/etc,work}
@@ -969,7 +968,7 @@ disk_stale() {
 	printf 'layerinit-upper 1\nlayer erofs UUID=%s,DIGEST=0123456789abcdef base\n' "$(uuid stale)" >"$dir/layerinit/stack"
 	mkfs.ext4 -q -F -L data -d "$dir" "$out"
 }
-# One of a later version.
+# An upper directory with a record of a later version.
 disk_newer() {
 	local out=$1 dir=$work/trees/newer
 	mkdir -p "$dir/layerinit/upper"
@@ -994,10 +993,9 @@ disk_xfs_data() { truncate -s 300M "$1" && mkfs.xfs -q -L data "$1"; }
 disk_btrfs_data() { truncate -s 128M "$1" && mkfs.btrfs -q -L data "$1" >/dev/null; }
 disk_f2fs_data() { mkfs.f2fs -q -l data "$1" >/dev/null; }
 
-# The tree "base" on other filesystems, whose drivers need modules that are not in modules.dep. vfat has no
-# symlinks.
+# The tree "base" on other filesystems, whose drivers need modules that modules.dep does not name. vfat has no symlinks.
 disk_btrfs() { truncate -s 128M "$1" && mkfs.btrfs -q -L root --rootdir "$(tree base)" "$1" >/dev/null; }
-# One of two devices.
+# A btrfs on two devices.
 disk_btrfs_half() {
 	local out=$1
 	truncate -s 128M "$out" "$out.other"
@@ -1010,7 +1008,7 @@ disk_xfs() {
 	{ printf '/dev/null\n0 0\nd--755 0 0\n' && proto "$(tree base)" && echo '$'; } >"$out.proto"
 	truncate -s 300M "$out" && mkfs.xfs -q -L root -p "$out.proto" "$out"
 }
-# proto DIRECTORY: prints its contents as a protofile of mkfs.xfs.
+# proto DIRECTORY: prints the files of the directory as a protofile for mkfs.xfs.
 proto() {
 	local path
 	for path in "$1"/*; do
@@ -1033,8 +1031,8 @@ disk_vfat_root() {
 	mcopy -s -i "$out" "$dir"/* ::
 }
 
-# For rd.layers.from=: images and archives in the directories a and b, with a link to one of them, and files that are
-# no layers in others.
+# For rd.layers.from=: images and archives in the directories a and b, a link to one of these directories, and other
+# directories with files that are not layers.
 tree_media() {
 	mkdir -p a b junk links empty
 	cp "$(layer base)" a/10-base.erofs
@@ -1076,7 +1074,7 @@ disk_sys_exfat() {
 	"$repo/qemu/exfat-add" "$out" 10-base.erofs="$(layer base)" 20-app.erofs="$(layer app -zlz4hc)" config.txt="$work/trees/text"
 	fsck.exfat -n "$out" >/dev/null
 }
-# Images one after the other, at multiples of 1 MiB, and at last an archive.
+# Images at multiples of 1 MiB, and then an archive, without a filesystem.
 disk_sys_raw() {
 	local out=$1
 	cp "$(layer base)" "$out"
@@ -1093,7 +1091,7 @@ disk_sys_squashfs() {
 }
 disk_squashfs() { cp "$(squashfs)" "$1" && truncate -s %1M "$1"; }
 
-# An image of 400 MB; its init tells first how much was read from the disk.
+# An image of 400 MB, whose init prints first how much has been read from the disk.
 tree_large() {
 	tree_base
 	rm -r manifest
@@ -1125,7 +1123,7 @@ disk_sys_debian() {
 	rm -r "$dir"
 }
 
-# The ISO of docs/disks.md, with the console on the serial port.
+# The ISO of docs/disks.md, with GRUB's console on the serial port.
 disk_iso() {
 	local out=$1 dir=$work/trees/iso kernel='' kernel_dir='' version=''
 	use_kernel 6.12-generic
@@ -1144,7 +1142,7 @@ disk_iso() {
 	grub-mkrescue --directory=/usr/lib/grub/i386-pc -o "$out" "$dir" -- -volid LIVE
 }
 
-# A Debian with systemd, which reports how it booted (qemu/guest/demo).
+# A Debian with systemd, which reports the result of its boot (qemu/guest/demo).
 disk_debian() {
 	local out=$1 dir=$work/trees/debian units=etc/systemd/system base
 	base=$(debian_system)
@@ -1177,7 +1175,7 @@ image_base_disk() { build "$1" "${virtio[@]}" --layer "$(tree base)"; }
 image_labelled() { image_base_disk "$1" && cat "$(layer app -L data)" >>"$1"; }
 image_files_disk() { build "$1" "${virtio[@]}" && { files base app; cat "$1"; } >"$1.both" && mv "$1.both" "$1"; }
 
-# The drivers that docs/disks.md names, for a kernel that has all of them as modules.
+# The drivers in docs/disks.md, for a kernel that has all of them as modules.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_mmio sd_mod nvme ahci usb-storage uas xhci-pci
 	sdhci-pci mmc_block sr_mod ext4 xfs btrfs f2fs vfat exfat isofs squashfs nls_cp437 nls_iso8859-1 nls_ascii nls_utf8)
 image_quota() { build "$1" "${drivers[@]/#/--module=}" --module=quota_v2; }
@@ -1199,14 +1197,14 @@ image_options() {
 
 # ---- dm-verity ----------------------------------------------------------------------
 
-# verity NAME DATA HASH: makes the hash tree of a file, and keeps the root hash in $work/NAME.roothash.
+# verity NAME DATA HASH: makes the hash tree of a file, and writes the root hash to $work/NAME.roothash.
 verity() {
 	veritysetup format --salt=0102 --uuid=00010203-0405-4607-8809-0a0b0c0d0e0f "$2" "$3" "${@:4}" |
 		sed -n 's/^Root hash:[[:blank:]]*//p' >"$work/$1.roothash"
 }
 half() { sed -E 's/^(.{8})(.{4})(.{4})(.{4})(.{12})$/\1-\2-\3-\4-\5/' <<<"$1"; }
 
-# The partitions of the Discoverable Partitions Specification, from the root hash.
+# Partitions of the Discoverable Partitions Specification, whose UUIDs are the root hash.
 disk_verity() {
 	local out=$1 data=$1.data hash=$1.hash root
 	truncate -s 56M "$data"
@@ -1222,14 +1220,14 @@ disk_verity() {
 	dd if="$hash" of="$out" bs=1M seek=57 conv=notrunc status=none
 	rm "$data" "$hash"
 }
-# One bit of a data block, which the mount does not read, and /sbin/init does.
+# A flipped bit in a data block that the mount does not read, but the start of /sbin/init does.
 disk_verity_bit() {
 	local at
 	cp "$(disk verity)" "$1"
 	at=$(grep -abo GUEST-OK "$1" | head -n 1)
 	flip "$1" "${at%%:*}"
 }
-# The tree behind the data.
+# The hash tree after the data, on the same device.
 disk_verity_behind() { verity_behind erofs "$1" "$(layer base)"; }
 disk_verity_squashfs() {
 	mksquashfs "$(tree base)" "$1.squashfs" -quiet -no-progress -all-root >/dev/null
@@ -1242,7 +1240,8 @@ verity_behind() {
 	echo $((blocks * 4096)) >"$work/$1.offset"
 }
 
-# verity_image IMAGE DISK NAME OPTION...: a loader for the disk. IMAGE.words are added to the command line of its rows.
+# verity_image IMAGE DISK NAME OPTION...: writes a loader for the disk, and the words for its rows' command lines to
+# IMAGE.words.
 verity_image() {
 	disk "$2" >/dev/null
 	build "$1" "${drivers[@]/#/--module=}" --module=dm_verity --module=erofs --module=squashfs "${@:4}"
@@ -1306,9 +1305,9 @@ image_verity_signed_other() {
 image_verity_erofs() { verity_image "$1" verity_behind erofs; }
 image_verity_squashfs() { verity_image "$1" verity_squashfs squashfs; }
 
-# ---- layers on a disk that a list verifies ------------------------------------------
+# ---- verified layers on a disk --------------------------------------------------------
 
-# outside NAME OPTION...: makes the loader $work/outside-NAME.img, and a directory of layers for a disk beside it.
+# outside NAME OPTION...: makes the loader $work/outside-NAME.img, and beside it a directory of layers for a disk.
 outside() {
 	# shellcheck disable=SC2046
 	verified "$work/outside-$1.img" "${drivers[@]/#/--module=}" $(verified_layers) \
@@ -1316,14 +1315,14 @@ outside() {
 }
 # outside_image IMAGE NAME OPTION...
 outside_image() { outside "${@:2}" && cp "$work/outside-$2.img" "$1"; }
-# outside_disk DISK NAME OPTION...: an ext4 with the layers of the image NAME. OPTIONs are for mkfs.ext4.
+# outside_disk DISK NAME OPTION...: writes an ext4 with the layers of the image NAME. The options are for mkfs.ext4.
 outside_disk() { ext4 "$1" 0 -L layers -d "$work/outside-$2.d" "${@:3}"; }
 
 image_outside() { outside_image "$1" plain; }
 disk_outside() { outside_disk "$1" plain; }
 image_outside_verity() { outside_image "$1" verity --verity; }
 disk_outside_verity() { outside_disk "$1" verity; }
-# A bit of a file that the mount does not read, and /sbin/init does.
+# A flipped bit in a file that the mount does not read, but the start of /sbin/init does.
 image_outside_bit() { outside_image "$1" bit --verity && flip_in "$work/outside-bit.d/10-base.erofs" GUEST-OK 0; }
 disk_outside_bit() { outside_disk "$1" bit; }
 image_outside_panic() {
@@ -1331,10 +1330,10 @@ image_outside_panic() {
 	flip_in "$work/outside-panic.d/10-base.erofs" GUEST-OK 0
 }
 disk_outside_panic() { outside_disk "$1" panic; }
-# A bit of the lowest level of the tree, the hash of the block with the superblock of EROFS.
+# A flipped bit in the lowest level of the tree, in the hash of the block with the EROFS superblock.
 image_outside_tree() { outside_image "$1" tree --verity && flip_in "$work/outside-tree.d/10-base.erofs" 'verity' 8192; }
 disk_outside_tree() { outside_disk "$1" tree; }
-# An image with a tree of its own, which the list does not have.
+# An image whose tree has a root hash that is not in the list.
 image_outside_other() {
 	outside_image "$1" other --verity
 	"$layerinit" build -o "$work/outside-lean.img" --init "$init" --layer "$(layer lean)" --verity \
@@ -1342,20 +1341,20 @@ image_outside_other() {
 	cp "$work/outside-lean.d/10-lean.erofs" "$work/outside-other.d/10-base.erofs"
 }
 disk_outside_other() { outside_disk "$1" other; }
-# flip_in FILE TEXT BYTES: changes a bit, so many bytes behind the first TEXT in the file.
+# flip_in FILE TEXT BYTES: flips a bit BYTES after the first occurrence of TEXT in the file.
 flip_in() {
 	local at
 	at=$(grep -abo "$2" "$1" | head -n 1)
 	flip "$1" $((${at%%:*} + $3))
 }
-# fs-verity is enabled by the first boot, from the shell of the loader.
+# The first boot enables fs-verity, from the shell of the loader.
 image_outside_fs_verity() {
 	cc -static -O2 -o "$work/enable-verity" "$repo/qemu/guest/enable-verity.c"
 	echo "file /enable-verity $work/enable-verity 0755 0 0" >"$work/enable-verity.spec"
 	outside_image "$1" fs-verity --fs-verity --verify-allow rd.shell --spec "$work/enable-verity.spec"
 }
 disk_outside_fs_verity() { outside_disk "$1" fs-verity -O verity; }
-# The list is on the disk, too.
+# The list is on the disk.
 outside_signed() {
 	local key=$work/minisign-$2
 	minisign -G -W -p "$key.pub" -s "$key.key" >/dev/null
@@ -1366,7 +1365,7 @@ disk_outside_signed() { outside_disk "$1" signed; }
 image_outside_forged() { outside_signed "$1" forged && flip "$work/outside-forged.d/layers.sha256" 3; }
 disk_outside_forged() { outside_disk "$1" forged; }
 
-# A bit of the public key in the loader: its last digit but two, which is data of the key.
+# A flipped bit in the public key in the loader: in the third digit from the end, which is part of the key.
 image_signed_key_bit() {
 	local at
 	image_signed "$1"
@@ -1374,14 +1373,14 @@ image_signed_key_bit() {
 	flip "$1" $((${at%%:*} + 30))
 }
 
-# A bit of the hash tree of the root device: the hash of its first block, at the lowest level.
+# A flipped bit in the hash tree of the root device: in the hash of its first block, at the lowest level.
 disk_verity_tree() {
 	cp "$(disk verity)" "$1"
-	# Behind the superblock and the top are the hashes of the data.
+	# The hashes of the data follow the superblock and the top block.
 	flip "$1" $(((57 << 20) + 2 * 4096))
 }
 
-# What systemd-repart makes: partitions by the Discoverable Partitions Specification, whose UUIDs are the root hash.
+# A disk by systemd-repart: partitions of the Discoverable Partitions Specification, whose UUIDs are the root hash.
 disk_repart() {
 	local definitions=$work/repart
 	mkdir -p "$definitions"

@@ -22,8 +22,8 @@ as_root() {
 	fi
 }
 
-# need COMMAND=PACKAGE...: installs the Debian package of each missing command. On another distribution it
-# names the packages, and fails.
+# need COMMAND=PACKAGE...: installs the Debian package of each missing command. On other distributions, fails with the
+# names of the packages.
 need() {
 	local item missing=()
 	PATH=$PATH:/usr/sbin:/sbin
@@ -32,14 +32,14 @@ need() {
 	done
 	[[ ${#missing[@]} -gt 0 ]] || return 0
 	if ! command -v apt-get dpkg-deb >/dev/null; then
-		die "please install what Debian calls: ${missing[*]}"
+		die "please install the counterparts of these Debian packages: ${missing[*]}"
 	fi
 	say "installing ${missing[*]} (once, through apt)"
 	install_packages "${missing[@]}" >"$cache/apt.log" 2>&1 ||
-		{ tail -n 20 "$cache/apt.log" >&2; die "apt could not install ${missing[*]}"; }
+		{ tail -n 20 "$cache/apt.log" >&2; die "apt cannot install ${missing[*]}"; }
 }
 
-# need_files FILE=PACKAGE...: the same for files that are no commands.
+# need_files FILE=PACKAGE...: the same for files that are not commands.
 need_files() {
 	local item missing=()
 	for item; do
@@ -55,7 +55,7 @@ install_packages() {
 	as_root "${install[@]}" "$@" || { as_root apt-get update && as_root "${install[@]}" "$@"; }
 }
 
-# busybox_static: prints the path of a static busybox, unpacked: installed, it would replace a dynamic one.
+# busybox_static: prints the path of a static busybox, unpacked. Installing it would replace a dynamic one.
 busybox_static() { busybox_of trixie; }
 
 # busybox_of SUITE[:ARCHITECTURE]: the same for another architecture.
@@ -67,18 +67,18 @@ busybox_of() {
 	find "$dir" -type f -path '*/bin/busybox'
 }
 
-# newer_mkfs_erofs: prints the path of Debian 13's mkfs.erofs, for images that an older one cannot make (lzma,
-# zstd and more). It runs with the libraries and the dynamic linker of its suite, unpacked.
+# newer_mkfs_erofs: prints the path of mkfs.erofs from Debian 13, for images that an older one cannot make (lzma, zstd
+# and more). It runs with the unpacked libraries and dynamic linker of its suite.
 newer_mkfs_erofs() { erofs_utils trixie; }
 
-# newest_mkfs_erofs: the same of Debian unstable, for metadata compression, 48-bit addresses and more.
+# newest_mkfs_erofs: the same from Debian unstable, for metadata compression, 48-bit addresses and more.
 newest_mkfs_erofs() { erofs_utils sid; }
 
 # erofs_utils SUITE: prints the path of the suite's mkfs.erofs; fsck.erofs is beside it.
 erofs_utils() {
 	local deb debs dir program libraries=lib/x86_64-linux-gnu
 	deb=$("$repo/qemu/kernel/debian-package" "$1" erofs-utils) ||
-		die "erofs-utils of Debian $1 is missing, and with it a mkfs.erofs for lzma and more; see above"
+		die "there is no erofs-utils of Debian $1, whose mkfs.erofs is needed for lzma and more; see above"
 	dir=$cache/erofs-utils/$(basename "$deb" .deb)
 	if [[ ! -e $dir ]]; then
 		debs=$(with_libraries "$1" "$deb") || die "the libraries of Debian $1's erofs-utils are missing; see above"
@@ -99,8 +99,8 @@ erofs_utils() {
 	echo "$dir/mkfs.erofs"
 }
 
-# with_libraries SUITE DEB: prints the path of a package, and of those of the libraries that it depends
-# on, and they in turn.
+# with_libraries SUITE DEB: prints the path of a package, and those of all libraries on which it depends, directly or
+# indirectly.
 with_libraries() {
 	local todo=("$2") deb name
 	local -A known=()
@@ -118,13 +118,13 @@ with_libraries() {
 	done
 }
 
-# build_treesum FILE [CC]: compiles the program that computes the checksum of a tree (and more), for host and guests.
+# build_treesum FILE [CC]: compiles the program that computes the checksum of a tree, for the host and for guests.
 build_treesum() {
 	"${2-cc}" -O2 -Wall -static -o "$1" "$repo/qemu/kernel/test/memback.c" ||
 		die "qemu/kernel/test/memback.c cannot be built (is there a static libc? libc6-dev)"
 }
 
-# unpack DIR DEB...: unpacks packages into a new directory, or makes none.
+# unpack DIR DEB...: unpacks packages into a new directory. If that fails, there is no directory.
 unpack() {
 	local dir=$1 tmp deb
 	mkdir -p "${dir%/*}"
@@ -136,7 +136,7 @@ unpack() {
 	mv -T "$tmp" "$dir"
 }
 
-# debian_system: prints the path of an EROFS image of a Debian with systemd, made once by mmdebstrap.
+# debian_system: prints the path of an EROFS image of a Debian with systemd. mmdebstrap makes it once.
 debian_system() {
 	local packages=systemd-sysv,udev,dbus,login sources=$cache/apt/trixie/sources file dir
 	file=$cache/debian-trixie-$(sha256sum <<<"$packages" | cut -c 1-8).erofs
@@ -162,7 +162,19 @@ only() {
 	printf '%s\n' "$1"
 }
 
-# use_kernel NAME: sets $kernel, and $kernel_dir and $version if it has modules. Fails if there is none.
+# example PAGE HEADING [NUMBER]: prints a block of docs/PAGE.md: the first, or the NUMBERth, below the heading.
+example() {
+	local text
+	text=$(awk -v heading="$2" -v number="${3:-1}" '
+		/^```/ { inside = !inside; if (inside && here) count++; next }
+		inside { if (here && count == number) print; next }
+		/^##/ { title = $0; sub(/^#+ /, "", title); here = title == heading; count = 0 }
+	' "$repo/docs/$1.md")
+	[[ $text ]] || die "docs/$1.md has no block ${3:-1} below the heading $2"
+	printf '%s\n' "$text"
+}
+
+# use_kernel NAME: sets $kernel, and $kernel_dir and $version if it has modules. Fails if there is no such kernel.
 # shellcheck disable=SC2034 # for the caller
 use_kernel() {
 	kernel_dir='' version=''

@@ -1,32 +1,112 @@
-# The boot loaders of the rows. Sourced by run-rows.
+# The boot loaders of the rows. Sourced by run-rows and memory.
 # shellcheck shell=bash
 #
-# loader_NAME makes in the current directory, which is empty, what QEMU boots without -kernel and -initrd, and
-# writes QEMU's arguments to the file qemu, one a line. It finds
+# loader_NAME makes the files that QEMU boots without -kernel and -initrd, in the current directory, which is empty, and
+# writes QEMU's arguments to the file qemu, one a line. It reads
 #
 #   $kernel     the kernel's file
-#   ${parts[@]} the initrd in pieces, the loader first, then one file for each layer
+#   $initrd     the initrd
+#   ${parts[@]} the initrd in pieces, the loader first, then one file for each layer, with the names that they
+#               have in docs/bootloaders.md
 #   $words      the command line
+#
+# Configurations and commands are those of docs/bootloaders.md.
 
-# The firmware and boot loaders that are packages with files only.
+# U-Boot for QEMU's arm64 machine.
+u_boot=/usr/lib/u-boot/qemu_arm64/u-boot.bin
+
+# loader_packages NAME: installs what a boot loader needs: firmware and boot loaders that are packages with files only.
 loader_packages() {
-	need python3=python3 grub-mkrescue=grub-common xorriso=xorriso mcopy=mtools mkfs.vfat=dosfstools syslinux=syslinux
+	need mcopy=mtools mkfs.vfat=dosfstools
+	case $1 in
+	u-boot*)
+		need mkimage=u-boot-tools dtc=device-tree-compiler sfdisk=fdisk
+		need_files "$u_boot=u-boot-qemu"
+		return
+		;;
+	esac
+	need python3=python3 grub-mkrescue=grub-common xorriso=xorriso syslinux=syslinux
 	need_files /usr/lib/grub/i386-pc/linux.mod=grub-pc-bin /usr/lib/grub/x86_64-efi/linux.mod=grub-efi-amd64-bin \
 		/usr/share/OVMF/OVMF_CODE_4M.fd=ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi=systemd-boot-efi \
 		/usr/lib/ISOLINUX/isolinux.bin=isolinux /usr/lib/syslinux/modules/bios/ldlinux.c32=syslinux-common \
 		/usr/lib/ipxe/qemu/efi-virtio.rom=ipxe-qemu /usr/lib/python3/dist-packages/pefile.py=python3-pefile
 }
 
+# ---- the page -----------------------------------------------------------------------
+
+# page HEADING [NUMBER]: prints an example with the command line of the row.
+page() {
+	local text
+	text=$(example bootloaders "$@")
+	sed -E "s#console=tty[A-Z0-9]+( retain_initrd)?#$words#" <<<"$text"
+}
+
+# page_files DIR: copies the kernel and the pieces to a directory.
+page_files() {
+	mkdir -p "$1"
+	cp "$kernel" "$1/vmlinuz"
+	cp "${parts[@]}" "$1"
+}
+
+# run_page HEADING [NUMBER]: runs the commands of an example, with the row's kernel and trees for those of the reader.
+run_page() {
+	local commands tools
+	commands=$(page "$@")
+	tools=$(systemd_tools)
+	ln -sfn "$(tree base)" base
+	ln -sfn "$(tree app)" app
+	(
+		# ukify's modules are those of Debian's python3.
+		export PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin LAYERINIT_INIT=${LAYERINIT_INIT:-$init}
+		stubs=$tools/usr/lib/systemd/boot/efi
+		uname() { echo row; }
+		eval "$commands"
+	)
+}
+
+# What the commands run: the tool of this checkout, and Debian 13's ukify with its stubs. Debian 12 has no ukify.
+layerinit() {
+	local word arguments=()
+	for word; do
+		case $word in
+		/) word=${kernel%/boot/*} ;;
+		/boot/vmlinuz-row) word=$kernel ;;
+		esac
+		arguments+=("$word")
+	done
+	case "$*" in
+	*--uki*.addon.efi*) arguments=("${arguments[0]}" --uki-stub "$stubs/addonx64.efi.stub" "${arguments[@]:1}") ;;
+	*--uki*) arguments=("${arguments[0]}" --uki-stub "$stubs/linuxx64.efi.stub" "${arguments[@]:1}") ;;
+	esac
+	"$layerinit" "${arguments[@]}"
+}
+ukify() {
+	case "$*" in
+	*--linux=*) command ukify "$@" --stub="$stubs/linuxx64.efi.stub" ;;
+	*) command ukify "$@" --stub="$stubs/addonx64.efi.stub" ;;
+	esac
+}
+
+# systemd_tools: prints the directory of Debian 13's ukify and stubs, unpacked.
+systemd_tools() {
+	local debs dir
+	debs=$("$repo/qemu/kernel/debian-package" trixie systemd-ukify systemd-boot-efi)
+	dir=$cache/systemd/$(basename "${debs##*$'\n'}" .deb)
+	# shellcheck disable=SC2086 # one word a line
+	[[ -e $dir ]] || unpack "$dir" $debs
+	echo "$dir"
+}
+
 # ---- firmware -----------------------------------------------------------------------
 
-# bios DRIVE-OPTION: QEMU's own SeaBIOS, and a disk.
+# bios DRIVE-OPTION: boots the disk with QEMU's SeaBIOS.
 bios() { printf '%s\n' -drive "$1,format=raw,snapshot=on" >qemu; }
 
-# uefi DRIVE-OPTION [VARIANT]: OVMF and a disk.
+# uefi DRIVE-OPTION [VARIANT]: boots the disk with OVMF.
 uefi() { ovmf "${2-}" && printf '%s\n' -drive "$1,format=raw,snapshot=on" >>qemu; }
 
-# ovmf [VARIANT]: OVMF with variables of its own, vars.fd. The variant "ms" has Secure Boot on, with
-# Microsoft's keys, and needs System Management Mode, which keeps its variables from the kernel.
+# ovmf [VARIANT]: boots with OVMF and its own copy of the variables, vars.fd. The variant "ms" has Secure Boot on, with
+# Microsoft's keys, and needs System Management Mode, which protects its variables from the kernel.
 ovmf() {
 	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd machine=q35
 	if [[ ${1-} == ms ]]; then
@@ -40,7 +120,7 @@ ovmf() {
 		-drive "if=pflash,format=raw,unit=1,file=$PWD/vars.fd" >>qemu
 }
 
-# esp FILE DIR: makes a FAT filesystem of a folder, as an EFI system partition or a boot partition.
+# esp FILE DIR: makes a FAT filesystem with the files of a directory, as EFI system partition or boot partition.
 esp() {
 	truncate -s $(($(du -sm "$2" | cut -f 1) + 34))M "$1"
 	mkfs.vfat -F 32 -n BOOT "$1" >/dev/null
@@ -49,156 +129,170 @@ esp() {
 
 # ---- boot loaders -------------------------------------------------------------------
 
-# grub_config FOLDER: prints a configuration that boots the pieces below FOLDER.
-grub_config() {
-	cat <<-END
-		serial --unit=0 --speed=115200
-		terminal_input serial
-		terminal_output serial
-		set timeout=0
-		menuentry 'layers' {
-			linux $1/vmlinuz $words
-			initrd $(printf "$1/%s " "${parts[@]##*/}")
-		}
-	END
-}
-
 grub_iso() {
-	mkdir -p iso/boot/grub
-	cp "$kernel" iso/boot/vmlinuz
-	cp "${parts[@]}" iso/boot
-	grub_config /boot >iso/boot/grub/grub.cfg
-	grub-mkrescue -o disk.iso iso >mkrescue.log 2>&1 || { cat mkrescue.log >&2; return 1; }
+	page_files .
+	page GRUB >grub.cfg
+	run_page GRUB 2 >mkrescue.log 2>&1 || { cat mkrescue.log >&2; return 1; }
 }
 
 # GRUB on an ISO, started by a BIOS or by UEFI, with one initrd= for each piece.
-loader_grub() { grub_iso && bios "file=$PWD/disk.iso,media=cdrom"; }
-loader_grub-efi() { grub_iso && uefi "file=$PWD/disk.iso,media=cdrom"; }
+loader_grub() { grub_iso && bios "file=$PWD/appliance.iso,media=cdrom"; }
+loader_grub-efi() { grub_iso && uefi "file=$PWD/appliance.iso,media=cdrom"; }
 
-# The same with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots an initrd
-# as any other: nobody signs it.
-loader_secure-boot() {
-	local deb dir
+# grub_2_12 DIR: Debian 13's GRUB, with the files in this directory. Reads the configuration.
+grub_2_12() {
+	local deb
 	mkdir -p esp/EFI/{BOOT,debian} shim
 	for deb in $("$repo/qemu/kernel/debian-package" trixie shim-signed grub-efi-amd64-signed); do
 		dpkg-deb -x "$deb" shim
 	done
-	dir=shim/usr/lib
-	cp "$dir/shim/shimx64.efi.signed" esp/EFI/BOOT/BOOTX64.EFI
-	cp "$dir/grub/x86_64-efi-signed/grubx64.efi.signed" esp/EFI/BOOT/grubx64.efi
-	cp "$kernel" esp/vmlinuz
-	cp "${parts[@]}" esp
-	grub_config '' >esp/EFI/debian/grub.cfg
+	page_files "esp$1"
+	cat >esp/EFI/debian/grub.cfg
+}
+
+# newc: needs GRUB 2.12.
+loader_grub-newc() {
+	page 'newc: files of /layers' | grub_2_12 /boot
+	cp shim/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed esp/EFI/BOOT/BOOTX64.EFI
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# GRUB with Secure Boot: Debian's shim, GRUB and kernel are signed. A locked-down kernel boots any initrd, which nothing
+# signs.
+loader_secure-boot() {
+	page GRUB | grub_2_12 /boot
+	cp shim/usr/lib/shim/shimx64.efi.signed esp/EFI/BOOT/BOOTX64.EFI
+	cp shim/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed esp/EFI/BOOT/grubx64.efi
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio" ms
 }
 
-# OVMF alone, which gets kernel and initrd from QEMU, with the certificate $work/signer.der in its db.
+# OVMF with the certificate $work/signer.der in its db; QEMU passes the kernel and the initrd.
 loader_enrolled() {
-	cat "${parts[@]}" >initrd
 	ovmf
 	"$repo/qemu/enroll" vars.fd "$work/signer.der"
-	printf '%s\n' -kernel "$kernel" -initrd "$PWD/initrd" -append "$words" >>qemu
+	printf '%s\n' -kernel "$kernel" -initrd "$initrd" -append "$words" >>qemu
 }
 
 # systemd-boot and an entry of the boot loader specification.
 loader_systemd-boot() {
 	mkdir -p esp/EFI/BOOT esp/loader/entries
 	cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi esp/EFI/BOOT/BOOTX64.EFI
-	cp "$kernel" esp/vmlinuz
-	cp "${parts[@]}" esp
+	page_files esp/appliance
 	echo 'timeout 0' >esp/loader/loader.conf
-	{
-		printf 'title layers\nlinux /vmlinuz\n'
-		printf 'initrd /%s\n' "${parts[@]##*/}"
-		printf 'options %s\n' "$words"
-	} >esp/loader/entries/layers.conf
+	page systemd-boot >esp/loader/entries/appliance.conf
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
-syslinux_config() {
-	local initrd
-	printf -v initrd ',%s' "${parts[@]##*/}"
-	printf 'SERIAL 0 115200\nDEFAULT layers\nLABEL layers\n LINUX vmlinuz\n INITRD %s\n APPEND %s\n' "${initrd#,}" "$words"
-}
-
-# SYSLINUX on a FAT filesystem. It knows names of eight and three characters there.
+# SYSLINUX on a FAT filesystem.
 loader_syslinux() {
-	mkdir boot
-	cp "$kernel" boot/vmlinuz
-	cp "${parts[@]}" boot
-	syslinux_config >boot/syslinux.cfg
+	page_files boot
+	page 'SYSLINUX, EXTLINUX and ISOLINUX' >boot/syslinux.cfg
 	esp disk.img boot
 	syslinux --install disk.img
 	bios "file=$PWD/disk.img"
 }
 
-# iPXE, the firmware of QEMU's network cards, with everything from a TFTP server.
-loader_ipxe() {
-	mkdir tftp
-	cp "$kernel" tftp/vmlinuz
-	cp "${parts[@]}" tftp
-	{
-		printf '#!ipxe\nkernel vmlinuz %s\n' "$words"
-		printf 'initrd %s\n' "${parts[@]##*/}"
-		echo boot
-	} >tftp/boot.ipxe
+# ipxe: iPXE, the firmware of QEMU's network cards, with everything from a TFTP server. Reads the script.
+ipxe() {
+	page_files tftp
+	cat >tftp/boot.ipxe
 	printf '%s\n' -netdev "user,id=net,tftp=$PWD/tftp,bootfile=boot.ipxe" \
 		-device virtio-net-pci,netdev=net -boot n >qemu
 }
+loader_ipxe() { page iPXE | ipxe; }
+loader_ipxe-files() { page iPXE 2 | ipxe; }
 
-# ---- files of layerinit build ----------------------------------------------------------
-
-# bundle OPTION...: runs layerinit build with the kernel, its modules and the command line.
-bundle() {
-	local tools
-	tools=$(systemd_tools)
-	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build --kernel "$kernel" \
-		--modules "${kernel%/boot/*}" --cmdline "$words" "$@"
-}
-
-# systemd_tools: prints the directory of Debian 13's ukify and stubs, unpacked.
-systemd_tools() {
-	local debs dir
-	debs=$("$repo/qemu/kernel/debian-package" trixie systemd-ukify systemd-boot-efi)
-	dir=$cache/systemd/$(basename "${debs##*$'\n'}" .deb)
-	# shellcheck disable=SC2086 # one word a line
-	[[ -e $dir ]] || unpack "$dir" $debs
-	echo "$dir"
-}
-
-# A unified kernel image with all layers.
-loader_uki() {
+# A unified kernel image that ukify makes, an addon beside it that ukify makes, and a credential for systemd.
+loader_ukify() {
+	page_files .
+	run_page 'Unified kernel images by hand'
+	run_page 'Addons by hand'
+	echo secret >appliance.efi.extra.d/word.cred
 	mkdir -p esp/EFI/BOOT
-	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
-		"${parts[@]/#/--layer=}"
-	"$layerinit" check esp/EFI/BOOT/BOOTX64.EFI
+	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
+	mv appliance.efi.extra.d esp/EFI/BOOT/BOOTX64.EFI.extra.d
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
-# One with the lowest layer; the others are addons beside it, with a credential for systemd.
+# ---- U-Boot ----------------------------------------------------------------------------
+
+# u_boot_disk DIR: starts U-Boot, whose distro boot runs boot.scr of a disk.
+u_boot_disk() {
+	run_page U-Boot 2
+	mv boot.scr "$1"
+	esp boot.img "$1"
+	# Behind a partition table: U-Boot looks for boot.scr in partitions.
+	{ head -c 1M /dev/zero && cat boot.img; } >disk.img
+	sfdisk --quiet disk.img <<<'start=2048, type=c, bootable'
+	printf '%s\n' -bios "$u_boot" -drive "file=$PWD/disk.img,if=virtio,format=raw,snapshot=on" >qemu
+}
+
+loader_u-boot() {
+	mkdir disk
+	cp "$kernel" disk/Image
+	cp "$initrd" disk/initrd.img
+	page U-Boot >boot.cmd
+	u_boot_disk disk
+}
+
+# Files that U-Boot joins.
+loader_u-boot-files() {
+	page_files disk
+	mv disk/vmlinuz disk/Image
+	truncate -s %4 "${parts[@]/#*\//disk/}"
+	page 'Several files' >boot.cmd
+	u_boot_disk disk
+}
+
+# fit: a FIT image by layerinit build, with the tree of QEMU's machine. Reads boot.cmd.
+fit() {
+	# The tree names devices that are only there with firmware.
+	qemu-system-aarch64 -machine virt,dumpdtb=board.dtb -cpu cortex-a57 -m 512 -nodefaults -display none \
+		-bios "$u_boot" >&2
+	run_page FIT
+	mkdir disk
+	mv image.itb disk
+	cat >boot.cmd
+	u_boot_disk disk
+}
+loader_u-boot-fit() { page FIT 2 | fit; }
+loader_u-boot-fit-in-place() { page 'FIT in place' | fit; }
+
+# ---- files of layerinit build ----------------------------------------------------------
+
+# A unified kernel image with all layers.
+loader_uki() {
+	run_page 'Unified kernel images'
+	mkdir -p esp/EFI/BOOT
+	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# One with the lowest layer, the other in an addon beside it, and a credential for systemd.
 loader_addon() {
-	local part stubs extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
-	stubs=$(systemd_tools)/usr/lib/systemd/boot/efi
-	mkdir -p "$extra"
-	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$stubs/linuxx64.efi.stub" --layer "${parts[0]}"
-	for part in "${parts[@]:1}"; do
-		PATH=$(systemd_tools)/usr/bin:/usr/bin:/bin "$layerinit" build --uki "$extra/${part##*/}.addon.efi" \
-			--uki-stub "$stubs/addonx64.efi.stub" --layer "$part"
-	done
-	echo secret >"$extra/word.cred"
+	run_page Addons
+	echo secret >appliance.efi.extra.d/word.cred
+	mkdir -p esp/EFI/BOOT
+	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
+	mv appliance.efi.extra.d esp/EFI/BOOT/BOOTX64.EFI.extra.d
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 
 # One for a Debian on a disk, with credentials and extension images beside it.
 loader_uki-stub() {
-	local kind extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	local kind tools extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d layers=("${parts[@]:1}")
 	mkdir -p "$extra"
-	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
-		--module virtio_pci,virtio_blk,ext4 "${parts[@]/#/--layer=}"
+	tools=$(systemd_tools)
+	LAYERINIT_INIT=$init PATH=$tools/usr/bin:/usr/bin:/bin:/usr/sbin:/sbin "$layerinit" build \
+		--uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$tools/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
+		--kernel "$kernel" --modules "${kernel%/boot/*}" --module virtio_pci,virtio_blk,ext4 --cmdline "$words" \
+		"${layers[@]/#/--layer=}"
 	# The word hello, by "systemd-creds encrypt --with-key=null --name=NAME". systemd takes this key of nobody
 	# without Secure Boot and TPM.
 	echo 'BYRp2vb1QySABUnaD46i+yAAAAABAAAADAAAABAAAACDsqrK9XNA6e4S77sAAAAAvsZt5eMR1W94NjZ6YkSbYDzbo1XcIk1vVUZOAA/OIxJ+aZD4DsNnTLrDSxMoBAfhs7guZA4=' >"$extra/imported.cred"
@@ -211,8 +305,29 @@ loader_uki-stub() {
 
 # An ISO, started by a BIOS and by UEFI.
 layerinit_iso() {
-	bundle --iso disk.iso "${parts[@]/#/--layer=}"
-	"$layerinit" check disk.iso
+	run_page ISO
+	"$layerinit" check appliance.iso
 }
-loader_iso() { layerinit_iso && bios "file=$PWD/disk.iso,media=cdrom"; }
-loader_iso-efi() { layerinit_iso && uefi "file=$PWD/disk.iso,media=cdrom"; }
+loader_iso() { layerinit_iso && bios "file=$PWD/appliance.iso,media=cdrom"; }
+loader_iso-efi() { layerinit_iso && uefi "file=$PWD/appliance.iso,media=cdrom"; }
+
+# ---- machines without a boot loader ----------------------------------------------------
+
+# QEMU's microvm has no PCI, and one serial port. With its ACPI the kernel finds no timer that QEMU emulates without KVM.
+loader_microvm() {
+	printf '%s\n' -machine microvm,acpi=off -kernel "$kernel" -initrd "$initrd" -append "$words" \
+		-chardev "file,id=second,path=$log.ttyS1" -device isa-serial,chardev=second,index=1 >qemu
+}
+
+# The kernel as an uncompressed ELF file, which QEMU starts at its PVH entry.
+loader_pvh() {
+	local setup offset length
+	setup=$(od -An -tu1 -j $((0x1f1)) -N1 "$kernel")
+	offset=$(od -An -tu4 -j $((0x248)) -N4 "$kernel")
+	length=$(od -An -tu4 -j $((0x24c)) -N4 "$kernel")
+	# The last four bytes are the size of the content.
+	dd if="$kernel" bs=64K iflag=skip_bytes,count_bytes skip=$(((setup + 1) * 512 + offset)) count=$((length - 4)) \
+		status=none >vmlinux.packed
+	zstd -dqcf vmlinux.packed >vmlinux 2>/dev/null || xz -dc vmlinux.packed >vmlinux || lz4 -dqc vmlinux.packed >vmlinux
+	printf '%s\n' -kernel "$PWD/vmlinux" -initrd "$initrd" -append "$words" >qemu
+}

@@ -1,8 +1,8 @@
 # The images of qemu/bench and qemu/handover: the same content, booted in different ways. Sourced after images.sh.
 # shellcheck shell=bash
 #
-# As in images.sh, image_NAME FILE writes an initrd for $kernel_dir and $version. FILE.words has further
-# words for the kernel command line. $size is the size of the content in MiB.
+# As in images.sh, image_NAME FILE writes an initrd for $kernel_dir and $version. It writes further words for the kernel
+# command line to FILE.words. $size is the size of the content in MiB.
 
 # ---- content ------------------------------------------------------------------------
 
@@ -27,8 +27,8 @@ programs() {
 # the_layers: prints the paths of the two images, the lower one first.
 the_layers() { layer content -zlz4hc; layer top -zlz4hc; }
 
-# append FILE WORD...: appends both layers to the file at multiples of 4096, and writes the words and the
-# layers' places to FILE.words.
+# append FILE WORD...: appends both layers to the file at multiples of 4096, and writes the words and the offsets and
+# sizes of the layers to FILE.words.
 append() {
 	local layer ranges=''
 	for layer in $(the_layers); do
@@ -39,7 +39,7 @@ append() {
 	echo "${*:2} layers=$ranges" >"$1.words"
 }
 
-# append_plain FILE: appends the layers as "layerinit build --erofs-compression none" makes them: at multiples of
+# append_plain FILE: appends the uncompressed layers as "layerinit build --erofs-compression none" makes them: at multiples of
 # 4096, without inline tails.
 append_plain() {
 	local name
@@ -50,7 +50,7 @@ append_plain() {
 	echo >"$1.words"
 }
 
-# spec_of INIT [FILE...]: prints a spec with the program as /init, and these files in /.
+# spec_of INIT [FILE...]: prints a spec with the program as /init, and the files in /.
 spec_of() {
 	local name
 	for name in dev proc sys run; do echo "dir /$name 755 0 0"; done
@@ -59,12 +59,12 @@ spec_of() {
 	for name in "${@:2}"; do echo "file /${name##*/} $name 644 0 0"; done
 }
 
-# by_spec FILE: writes the archive of FILE.spec.
+# by_spec FILE: writes the archive that FILE.spec describes.
 by_spec() { "$layerinit" build -o "$1" --spec "$1.spec"; }
 
-# ---- the kernel alone, and what it unpacks ------------------------------------------
+# ---- the kernel alone ---------------------------------------------------------------
 
-# Nothing to mount: what the kernel alone needs.
+# Nothing to mount: the time of the kernel alone.
 image_nothing() {
 	local out=$1
 	{
@@ -86,7 +86,7 @@ image_cpio() {
 image_cpio_gz() { compressed "$1" gzip -9n; }
 image_cpio_zst() { compressed "$1" zstd -q -15 -T1; }
 image_cpio_lz4() { compressed "$1" lz4 -q -l -9; }
-# compressed FILE COMMAND...: compresses image_cpio. It is the same for every kernel.
+# compressed FILE COMMAND...: writes image_cpio, compressed. It is the same for every kernel.
 compressed() {
 	local packed=$work/layers/cpio.$2
 	image_cpio "$1"
@@ -94,21 +94,21 @@ compressed() {
 	cp "$packed" "$1"
 }
 
-# ---- ours ---------------------------------------------------------------------------
+# ---- layerinit ----------------------------------------------------------------------
 
-# stripped_loader: prints the path of a loader with modules whose signatures need no checking.
+# stripped_loader: prints the path of a loader whose modules have no signatures.
 stripped_loader() {
 	local file=$work/loader-stripped-$version
 	[[ -e $file ]] || build "$file" --strip-module-signatures >&2
 	echo "$file"
 }
 
-# Behind the loader.
+# Layers after the loader.
 image_ours() { cat "$(loader)" >"$1"; append "$1"; }
 image_ours_stripped() { cat "$(stripped_loader)" >"$1"; append "$1"; }
 image_ours_plain() { cat "$(loader)" >"$1"; append_plain "$1"; }
 
-# moduleless_loader: prints the path of a loader without modules, for /init to extract the layers.
+# moduleless_loader: prints the path of a loader without modules, so that /init extracts the layers.
 moduleless_loader() {
 	local file=$work/loader-moduleless
 	[[ -e $file ]] || "$layerinit" build -o "$file" >&2
@@ -119,13 +119,13 @@ image_extract() { cat "$(moduleless_loader)" >"$1"; append "$1"; }
 image_extract_plain() { cat "$(moduleless_loader)" >"$1"; append_plain "$1"; }
 image_extract_files() { { files content top; cat "$(moduleless_loader)"; } >"$1"; echo >"$1.words"; }
 
-# In the loader, as /layers.
+# Layers in /layers of the loader.
 image_ours_files() { { files content top; cat "$(loader)"; } >"$1"; echo >"$1.words"; }
 
-# ---- others, with layers ------------------------------------------------------------
+# ---- other programs that mount layers -----------------------------------------------
 
-# plain_modules LOADER DIRECTORY: decompresses its modules into a new directory, and prints their paths in
-# an order in which they can be loaded.
+# plain_modules LOADER DIRECTORY: decompresses the modules of the loader into a new directory, and prints their paths in
+# an order in which the kernel can load them.
 plain_modules() {
 	local dir=$2 name file
 	[[ $kernel_dir ]] || return 0
@@ -145,7 +145,7 @@ plain_modules() {
 		done
 }
 
-# bare FILE LOADER WORD...: the C program guest/bare-init.c with the loader's modules, and the layers.
+# bare FILE LOADER WORD...: writes the C program guest/bare-init.c with the modules of the loader, and the layers.
 bare() {
 	local modules
 	mapfile -t modules < <(plain_modules "$2" "$1.parts")
@@ -160,7 +160,7 @@ image_c_memback() { bare "$1" "$(loader)" source=memback; }
 image_c_freed() { bare "$1" "$(loader)" source=/sys/firmware/initrd free=1; }
 image_c_memback_freed() { bare "$1" "$(loader)" source=memback free=1; }
 
-# A busybox script: layers behind its archive, or in it, as dracut stores them.
+# A busybox script, with layers after its archive, or in it as dracut stores them.
 image_script() { script "$1"; append "$1"; }
 image_dracut() {
 	local out=$1 dir=$1.layers
@@ -204,7 +204,7 @@ image_layers_64() {
 	small_layers "$out" "${layers[@]}"
 }
 
-# 2000 files in the loader, which are deleted.
+# 2000 files in the loader, which /init deletes.
 image_loader_2000() {
 	local out=$1
 	small_layers "$out"

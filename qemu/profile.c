@@ -1,10 +1,10 @@
 /*
- * A plugin for QEMU's TCG that counts a guest's instructions from the kernel's exec of /init to the end,
- * by system call and by function. Started by qemu/profile; the guest runs without KASLR.
+ * A plugin for QEMU's TCG that counts the instructions of a guest since the kernel's exec of /init, by system call
+ * and by function. Started by qemu/profile; the guest runs without KASLR.
  *
- * SYMBOLS names a file of lines "address type name", as /proc/kallsyms and nm print them, sorted by
- * address; PROFILE the file that is written. One processor, so one thing at a time is counted; what
- * kernel threads and interrupts do counts to the call in which they come.
+ * SYMBOLS names a file of lines "address type name", as /proc/kallsyms and nm print them, sorted by address; PROFILE
+ * names the output file. The guest must have one processor. Instructions of kernel threads and interrupts count for
+ * the system call that they interrupt.
  *
  * The few declarations needed are those of qemu-plugin.h, which Debian does not package.
  */
@@ -31,7 +31,7 @@ extern void qemu_plugin_register_atexit_cb(uint64_t, void (*)(uint64_t, void *),
 
 PUBLIC int qemu_plugin_version = PLUGIN_VERSION;
 
-/* What the first instruction of a translated block is the start of. */
+/* What starts at the first instruction of a translated block. */
 enum kind { NOTHING, START, SYSTEM_CALL, WHICH_CALL, PAGE_FAULT };
 
 struct symbol {
@@ -52,7 +52,7 @@ static FILE *out;
 
 static bool started;
 static uint64_t total, user, faults;
-/* At the system call before: what had been counted, and what it is. */
+/* The counts at the previous system call, and its name. */
 static uint64_t total_before, user_before;
 static const char *call = "exec";
 static bool which;
@@ -122,7 +122,7 @@ static enum kind kind_of(const struct symbol *symbol, uint64_t address)
 
 static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 {
-	/* As many as there is code; QEMU may run them until it ends. */
+	/* Never freed: QEMU may run the blocks until it exits. */
 	struct block *block = calloc(1, sizeof(*block));
 	uint64_t address = qemu_plugin_tb_vaddr(tb);
 
@@ -185,7 +185,7 @@ PUBLIC int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
 	(void)info, (void)argc, (void)argv;
 	out = getenv("PROFILE") ? fopen(getenv("PROFILE"), "w") : NULL;
 	if (!out || !read_symbols(getenv("SYMBOLS"))) {
-		fputs("profile: no symbols, or nowhere to write to\n", stderr);
+		fputs("profile: cannot read SYMBOLS or write PROFILE\n", stderr);
 		return 1;
 	}
 	fprintf(out, "%10s %9s %9s %4s  %s\n", "from", "all", "user", "pf", "system call");

@@ -1,16 +1,15 @@
 /*
- * The yardstick of qemu/bench: the system calls that a boot from EROFS layers needs, one after
- * the other, and nothing else. It looks for nothing, checks nothing, reports nothing and, but for
- * free=1, frees nothing. What it needs to know is told on the kernel command line, whose unknown
- * words are in the environment:
+ * The lower bound of qemu/bench: only the system calls that a boot from EROFS layers needs, one after
+ * the other. It does not search, check or report anything, and frees memory only with free=1. Its
+ * parameters are on the kernel command line, whose unknown words are in the environment:
  *
- *   modules=NAME,...        files in / to load, in this order; not compressed
- *   layers=OFFSET:SIZE,...  where the layers lie, the lowest first
- *   source=FILE             what holds them, through a loop device each; or memback, for a kernel
- *                           that mounts them from the initrd's memory
- *   free=1                  empties the old root, as switch_root(8) does: what it holds, and this
- *                           program, is given back
- *   init=                   is not looked at: the real init is /sbin/init
+ *   modules=NAME,...        uncompressed modules in / to load, in this order
+ *   layers=OFFSET:SIZE,...  the layers, the lowest first
+ *   source=FILE             the file that holds them, for a loop device each; or memback, for a kernel
+ *                           that mounts them from the memory of the initrd
+ *   free=1                  empty the old root, as switch_root(8) does, which frees its files and
+ *                           this program
+ *   init=                   ignored: the real init is /sbin/init
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -45,7 +44,7 @@ static void load(const char *name)
 	int fd = open(name, O_RDONLY | O_CLOEXEC);
 
 	ok(fd, "open", name);
-	/* One driver of several refuses a processor that it is not for. */
+	/* A driver for another processor fails. */
 	if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != ENODEV)
 		ok(-1, "load", name);
 	close(fd);
@@ -81,7 +80,7 @@ static void by_memback(unsigned long long offset, unsigned long long size, const
 	ok(mount("none", dir, "erofs", MS_RDONLY, data), "mount", dir);
 }
 
-/* Mounts the layers at 0, 1, ... of the working directory; their names, the highest first. */
+/* Mounts the layers at 0, 1, ... in the working directory; returns their names, the highest first. */
 static const char *layers(char *ranges, const char *name)
 {
 	static char lower[4096];
@@ -110,7 +109,7 @@ static const char *layers(char *ranges, const char *name)
 	return at;
 }
 
-/* Deletes what is in the directory, and on its filesystem. */
+/* Deletes the files in the directory that are on the same filesystem. */
 static void empty(int directory)
 {
 	DIR *stream = fdopendir(directory);

@@ -4,9 +4,9 @@
  *
  *   bench-content DIR MEBIBYTES
  *
- * They are made up after a minimal Debian 13 with systemd: 31 KB a file on average, half of them
- * below 2.2 KB, a tenth above 49 KB, six to a directory; lz4 makes about 2.0 times less of them,
- * gzip 2.7 times and zstd 3.1 times.
+ * They resemble a minimal Debian 13 with systemd: 31 KB a file on average, half of them below
+ * 2.2 KB, a tenth above 49 KB, six in a directory. lz4 compresses them by a factor of about 2.0,
+ * gzip by 2.7 and zstd by 3.1.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -16,11 +16,11 @@
 #include <sys/stat.h>
 
 #define LARGEST (8 << 20)
-#define SPREAD 2.1   /* of sizes: one of ten tosses makes a file so many times larger or smaller */
-#define LITERALS 10  /* the most bytes between two repetitions */
-#define REPEAT 40    /* and the most that is repeated, */
-#define DISTANCE 4096 /* from no farther than this */
-#define NOISE 15     /* percent of the files that do not compress */
+#define SPREAD 2.1   /* of sizes: each of ten tosses makes a file larger or smaller by this factor */
+#define LITERALS 10  /* maximum bytes between two repetitions */
+#define REPEAT 40    /* maximum bytes of a repetition */
+#define DISTANCE 4096 /* maximum distance of a repetition */
+#define NOISE 15     /* percent of the files that are incompressible */
 
 static unsigned char data[LARGEST];
 
@@ -35,7 +35,7 @@ static uint64_t random_number(uint64_t below)
 	return (state * 0x2545f4914f6cdd1d >> 20) % below;
 }
 
-/* A size whose logarithm is spread like a bell: each of ten tosses makes it larger or smaller. */
+/* A size whose logarithm has a binomial distribution: each of ten tosses makes it larger or smaller. */
 static size_t random_size(void)
 {
 	double size = 2208;
@@ -47,13 +47,13 @@ static size_t random_size(void)
 	return size < 1 ? 1 : size > LARGEST ? LARGEST : (size_t)size;
 }
 
-/* A byte of a file that compresses: few values are frequent, as in text and in machine code. */
+/* A byte of a compressible file: few values are frequent, as in text and in machine code. */
 static unsigned char literal(void)
 {
 	return 32 + random_number(1 + random_number(1 + random_number(96)));
 }
 
-/* Fills the buffer with what an LZ compressor finds: LITERALS of so many bytes, then a repetition. */
+/* Fills the buffer with data for an LZ compressor: up to LITERALS bytes, then a repetition. */
 static void fill(size_t size, int kind)
 {
 	size_t at = 0, length, distance;

@@ -1,17 +1,16 @@
 /*
- * What first-init.c starts, which has stamped the kernel log: looks at the memory, reads what it
- * was told to read, and says all in one line:
+ * Started by first-init.c, which has written a record to the kernel log: measures the memory, reads
+ * files, and prints the results in one line:
  *
  *   BENCH init=US real=US available=KB settled=KB tenth=US all=US files=N bytes=N STEP=US...
  *   BENCH init=US real=US once=US files=N bytes=N STEP=US...
  *
- * It waits for the children that it did not start: /init leaves much of a large loader to one. init
- * and real are times since the start of the kernel's clock, the others are spans. settled is
- * available a second later. With bench_read=later on the kernel command line it then reads every
- * tenth file of the list /content.list (if there is one), drops the caches, and reads all of them.
- * With bench_read=once it reads all of them before anything else, and prints the second line: what
- * the kernel left to do falls into that time. STEP is a step of the report that layerinit's /init
- * leaves.
+ * It waits for children that it did not start, because a child of /init may free the rest of a large
+ * loader. init and real are times since the start of the kernel's clock, the others are durations.
+ * settled is the available memory a second later. With bench_read=later on the kernel command line,
+ * it then reads every tenth file of the list /content.list (if there is one), drops the caches, and
+ * reads all files. With bench_read=once it reads all files before anything else, while the kernel may
+ * have other work, and prints the second line. STEP is a step in the report of layerinit's /init.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +48,7 @@ static int opened(const char *path, int flags)
 	return fd;
 }
 
-/* The whole of a file of /proc, which may come in parts. */
+/* Reads a whole file of /proc, which may take several reads. */
 static char *text(const char *path)
 {
 	static char buffer[1 << 16];
@@ -64,7 +63,7 @@ static char *text(const char *path)
 	return buffer;
 }
 
-/* Kilobytes: MemAvailable, and the free pages that wait on the lists of single processors. */
+/* Kilobytes: MemAvailable, and the free pages on per-processor lists. */
 static long available(void)
 {
 	const char *line = strstr(text("/proc/meminfo"), "MemAvailable:");
@@ -78,7 +77,7 @@ static long available(void)
 	return kilobytes;
 }
 
-/* The stamp of the first record with these words. */
+/* The timestamp of the first record with this text. */
 static long long stamp(const char *words)
 {
 	int fd = opened("/dev/kmsg", O_RDONLY | O_NONBLOCK);
@@ -87,7 +86,7 @@ static long long stamp(const char *words)
 
 	for (;;) {
 		length = read(fd, record, sizeof(record) - 1);
-		if (length < 0 && errno == EPIPE) /* records were overwritten; this is the next */
+		if (length < 0 && errno == EPIPE) /* records were overwritten; read the next one */
 			continue;
 		if (length <= 0)
 			fail("find in the kernel log", words);
@@ -178,7 +177,7 @@ int main(void)
 	if (when && !strcmp(when, "once"))
 		all = reading(file_list(), 1);
 	mkdir("/proc", 0755);
-	mount("proc", "/proc", "proc", 0, ""); /* unless it is there */
+	mount("proc", "/proc", "proc", 0, ""); /* fails if it is mounted already */
 	while (wait(NULL) > 0)
 		;
 	if (all.us) {

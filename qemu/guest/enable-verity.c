@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * Enables fs-verity with its defaults for each file that is named, as `fsverity enable` does, which Debian has only as
- * a dynamic program.
+ * Enables fs-verity with its defaults for each file that is named, as `fsverity enable` does. Debian has that only as a
+ * dynamic program.
  */
 #include <fcntl.h>
 #include <linux/fsverity.h>

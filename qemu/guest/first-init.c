@@ -1,8 +1,8 @@
 /*
- * The real init of the boots that qemu/bench measures: a line in the kernel log, whose stamp is
- * from the same clock as that of the kernel's own "Run /init as init process"; then the program
- * that looks around, /sbin/bench-init. It is one page without a C library, so that reading it
- * from a compressed image is no part of the figure.
+ * The real init of the boots that qemu/bench measures. It writes a record to the kernel log, whose
+ * timestamp is comparable with that of the kernel's "Run /init as init process", and starts
+ * /sbin/bench-init, which measures the rest. It has one page and no C library, so that the time of
+ * reading it from a compressed image is negligible.
  */
 #include <asm/unistd.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@ static long call(long number, long a, long b, long c)
 	return result;
 }
 
-/* The stack as the kernel leaves it: the number of arguments, they, NULL, the environment. */
+/* The stack from the kernel: the number of arguments, the arguments, NULL, the environment. */
 __attribute__((used, noreturn)) static void start(long *stack)
 {
 	char **arguments = (char **)(stack + 1), **environment = arguments + *stack + 1;

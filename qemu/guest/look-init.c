@@ -1,7 +1,7 @@
 /*
- * The real init of qemu/handover's boots: writes everything that it was handed to the second serial
- * port, one fact a line, and ends the guest. Nothing is changed before it has been looked at; what
- * opens something itself comes last.
+ * The real init of the boots of qemu/handover: writes everything that it inherits to the second serial
+ * port, one fact a line, and ends the guest. It reads each thing before it changes it, and calls last
+ * what opens files.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -32,7 +32,7 @@ static void link_fact(const char *fact, const char *path)
 	fprintf(out, "%s %s\n", fact, readlink(path, target, sizeof(target) - 1) < 0 ? strerror(errno) : target);
 }
 
-/* Every line of a file, or those that begin with one of the words. */
+/* Prints every line of a file, or those that begin with one of the words. */
 static void file_fact(const char *fact, const char *path, const char *const *words)
 {
 	char line[8192];
@@ -57,7 +57,7 @@ static void descriptors(void)
 	char path[64], target[4096];
 	int fd;
 
-	/* By number, because a directory that is open would be one, too. */
+	/* By number, because an open /proc/self/fd would be a descriptor, too. */
 	for (fd = 0; fd < 1024; fd++) {
 		int flags = fcntl(fd, F_GETFD), status = fcntl(fd, F_GETFL);
 
@@ -133,7 +133,7 @@ static void stat_fact(const char *path)
 			(unsigned long)filesystem.f_type);
 }
 
-/* Everything in a directory, in order; deeper only with `depth`. */
+/* Prints the sorted entries of a directory, and with `depth` those of its subdirectories. */
 static void tree(const char *directory, int depth)
 {
 	struct dirent **names;
@@ -155,7 +155,7 @@ static void tree(const char *directory, int depth)
 	}
 }
 
-/* Programs that run besides this one: those with a command line. */
+/* Prints the other running programs, which are the processes with a command line. */
 static void others(void)
 {
 	char path[64], line[256] = "";
@@ -209,7 +209,7 @@ int main(int argc, char **argv)
 		fputs(text, port);
 		fclose(port);
 	}
-	/* A complete list, and no more than a complete list, is a result. */
+	/* handover accepts only a complete list. */
 	port = fopen("/dev/kmsg", "w");
 	if (port) {
 		fputs("<2>handover: looked\n", port);

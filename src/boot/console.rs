@@ -18,6 +18,9 @@ pub const DRIVER_WAIT: Duration = Duration::from_millis(500);
 
 /// Opens /dev/console as the standard streams. If that fails, output goes to the kernel log, input is
 /// /dev/null, and the error is returned: a machine without a console boots, too.
+///
+/// # Errors
+/// /dev/console cannot be opened. The boot can continue.
 pub fn open_streams() -> Result<()> {
     let console = open_above_streams(CONSOLE, OFlags::RDWR);
     let (input, output) = match &console {

@@ -1,8 +1,9 @@
-//! The scheduling priority of `/init`.
+//! The scheduling priority of `/init`, and the processors that it may use.
 
 use std::sync::OnceLock;
 
 use rustix::process::{getpriority_process, setpriority_process};
+use rustix::thread::sched_getaffinity;
 
 /// The nice value that `/init` was started with.
 static INITIAL_NICE: OnceLock<i32> = OnceLock::new();
@@ -17,6 +18,13 @@ pub fn raise_priority() {
     {
         let _ = INITIAL_NICE.set(nice);
     }
+}
+
+/// The number of processors that this thread may run on, from sched_getaffinity(2). std's `available_parallelism` also
+/// reads the limits of cgroups, which a boot does not have; that is 10 KB of `/init`.
+pub fn processors() -> usize {
+    let number = sched_getaffinity(None).map_or(1, |set| set.count());
+    usize::try_from(number).unwrap_or(1).max(1)
 }
 
 /// Restores the initial nice value, for a program that `/init` starts.

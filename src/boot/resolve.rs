@@ -9,6 +9,9 @@ use rustix::io::Errno;
 pub const MAX_SYMLINKS: usize = 40;
 
 /// Opens `path` as if the directory `root` were `/`. Returns an O_PATH descriptor.
+///
+/// # Errors
+/// The errno of openat(2): ENOENT for a missing or dangling path, ELOOP for too many links.
 pub fn resolve(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {

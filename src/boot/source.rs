@@ -78,6 +78,9 @@ impl OpenSource {
 
 /// Finds every source, in the order of layers: the files of /layers by name, then the initrd, of which the
 /// kernel may offer two copies. `rdinit` is the path of the program that the kernel started.
+///
+/// # Errors
+/// /layers or the initrd exists but cannot be read.
 pub fn find(rdinit: &str) -> Result<Vec<OpenSource>> {
     let mut sources = Vec::new();
     for path in layer_files()? {

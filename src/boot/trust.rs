@@ -1,13 +1,14 @@
-//! Refuses to boot what the loader does not list, and words of the command line that its policy does not allow.
+//! Refuses to boot layers that the loader does not list, and words of the command line that its policy does
+//! not allow.
 //!
-//! The loader is trusted: what loads it has verified it (docs/trust.md). It turns verification on with a file in
-//! [`DIRECTORY`](verify::DIRECTORY); no word of the command line turns it off. What is hashed is what is used: the
-//! memory of the initrd and the files of the rootfs, which nobody but `/init` can change.
-//! [`secure`](super::mount::secure) copies files of a disk there, or has the kernel verify them.
+//! The loader is trusted, because the firmware or boot loader has verified it (docs/trust.md). It turns
+//! verification on with a file in [`DIRECTORY`](verify::DIRECTORY); no word of the command line turns it off.
+//! The bytes that are hashed are the bytes that are used: the memory of the initrd and the files of the
+//! rootfs, which nobody but `/init` can change. [`secure`](super::mount::secure) copies files of a disk
+//! there, or has the kernel verify them.
 
 use std::fs;
 use std::io::{self, Read};
-use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -17,6 +18,7 @@ use rustix::time::ClockId;
 
 use super::clock::microseconds;
 use super::filesystem::is_in_memory;
+use super::priority::processors;
 use super::source::OpenSource;
 use super::verified::{Verified, wanted_by};
 use crate::bytes::ReadAt;
@@ -38,15 +40,16 @@ pub struct Trust {
     list: Option<Vec<ListEntry>>,
     /// The keys of the loader. If there are any, the list has to be signed.
     keys: Vec<Key>,
-    /// The oldest version of a list that is signed.
+    /// The oldest version of a signed list.
     minimum_version: Option<u64>,
     /// What dm-verity does with layers on a disk.
     verity: Behaviour,
 }
 
 impl Trust {
-    /// Reads what the loader says, and applies its policy to the options of the command line: without its permission
-    /// there is no shell, whether the boot fails or not. With neither list nor policy in the loader, nothing changes.
+    /// Reads the files of the loader, and applies its policy to the options of the command line: unless it
+    /// allows a shell, there is none, even if the boot fails. With neither list nor policy in the loader,
+    /// nothing changes.
     ///
     /// # Errors
     /// A file is damaged, or the policy does not allow a word. The options allow no shell then.
@@ -140,10 +143,11 @@ impl Trust {
         }
     }
 
-    /// Compares all layers of the sources with the list, also those that the plan leaves out. `None` without a list.
+    /// Compares all layers of the sources with the list, including those that the plan leaves out. `None`
+    /// without a list.
     ///
     /// # Errors
-    /// The first layer that is not in its place: [`verify::check`].
+    /// A layer differs from the list: see [`verify::check`].
     pub fn verify(
         &self,
         plan: &Plan,
@@ -235,7 +239,7 @@ fn read_keys() -> Result<Vec<Key>> {
 fn check_memory(source: &OpenSource) -> Result<()> {
     let in_memory = || fstatfs(&source.file.file).is_ok_and(|found| is_in_memory(&found));
     match source.measured {
-        // The kernel verifies it when it is read.
+        // The kernel verifies it at each read.
         Some(_) => Ok(()),
         None => verify::check_memory(&source.source, in_memory),
     }
@@ -268,10 +272,9 @@ fn measure_all(layers: &[Layer], sources: &[OpenSource]) -> Vec<io::Result<Measu
         }
         done
     };
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let mut all = thread::scope(|scope| {
-        // This thread works, too. One that cannot start leaves its work to the others.
-        let more = processors.min(layers.len()).saturating_sub(1);
+        // This thread works, too. If a thread cannot start, the others do its work.
+        let more = processors().min(layers.len()).saturating_sub(1);
         let threads: Vec<_> = (0..more)
             .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();

@@ -82,6 +82,9 @@ fn open(path: &str) -> Result<File> {
 }
 
 /// Opens the device, which starts the watchdog, and starts the thread that pings it.
+///
+/// # Errors
+/// The device is not a watchdog, or cannot be opened. The boot can continue.
 pub fn start(path: &str) -> Result<()> {
     let device = open(path)?;
     let timeout = match timeout(&device) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::ReadAt;
+use super::source::ReadAt;
 
 /// Several sources in a row as one source, with zeros in the gaps: the initrd that a boot loader makes of
 /// several files.

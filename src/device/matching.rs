@@ -43,6 +43,9 @@ impl MatchedDevice {
     }
 
     /// Returns an error if the contents are known but cannot be mounted (swap, LUKS, LVM, RAID).
+    ///
+    /// # Errors
+    /// They cannot be mounted.
     pub fn check_mountable(&self) -> Result<()> {
         match self.volume().and_then(|volume| volume.kind.refusal()) {
             Some(why) => Err(Error::new("mount", self.path.display(), why)),

@@ -249,6 +249,9 @@ impl<I: Skip> Archive<I> {
     }
 
     /// Skips the rest of the body, and reads the next header and name.
+    ///
+    /// # Errors
+    /// The archive is damaged or truncated, or cannot be read.
     pub fn next_member(&mut self) -> Result<Next> {
         let start = self.position;
         self.finish_body()

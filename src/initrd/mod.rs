@@ -170,6 +170,9 @@ pub fn walk_device(device: &dyn ReadAt) -> Walk {
 const DEVICE_PADDING: u64 = 2 << 20;
 
 /// Opens the archive of a cpio segment.
+///
+/// # Errors
+/// The compression is one that this build lacks, or the archive cannot be read.
 pub fn open_archive<'a>(
     image: &'a dyn ReadAt,
     offset: u64,

@@ -62,6 +62,9 @@ pub fn name(path: &str) -> &str {
 }
 
 /// Decompresses a module if it is compressed.
+///
+/// # Errors
+/// The file is damaged, or compressed in a way that this build lacks.
 pub fn decompressed(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     match Codec::detect(&bytes) {
         Some(codec) => codec.decompress(&*bytes, MODULE_MAX),

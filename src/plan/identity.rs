@@ -115,6 +115,9 @@ impl StackRecord {
     }
 
     /// Reads a record.
+    ///
+    /// # Errors
+    /// [`RecordFault`].
     pub fn parse(text: &str) -> std::result::Result<Self, RecordFault> {
         let damaged = |why: String| RecordFault::Damaged(why);
         let mut lines = text.lines();

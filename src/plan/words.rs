@@ -687,7 +687,7 @@ mod tests {
         assert_eq!(
             problems("root=/dev/sda1 resume=/dev/sda2 resume_offset=1"),
             [
-                "resume=/dev/sda2: /init does not resume; the kernel does by itself before it starts /init, if the disk's \
+                "resume=/dev/sda2: /init does not resume; the kernel does so itself before it starts /init, if the disk's \
                  driver is built in"
             ]
         );

@@ -1,4 +1,4 @@
-//! The file `/layerinit-run.conf`: which program, and how it is started. Pure.
+//! The file `/layerinit-run.conf`: which program to start, and how. Pure.
 //!
 //! Records that each end with a NUL. The first is `layerinit-run 1`, the others are `KEY=VALUE`: `arg`, a word of the
 //! program's command line; `env`, `NAME=VALUE`; `dir`, the working directory; `user`; and `stop`, the number of the signal
@@ -18,13 +18,13 @@ pub const FILE: &str = "/layerinit-run.conf";
 /// The first record: the name, and the version of the format.
 const MAGIC: &[u8] = b"layerinit-run 1";
 
-/// The largest file, in bytes: no kernel takes more arguments and environment.
+/// The largest file, in bytes: no kernel accepts more arguments and environment.
 pub const SIZE_MAX: u64 = 6 << 20;
 
 /// The largest number of a signal (SIGRTMAX).
 const SIGNAL_MAX: i32 = 64;
 
-/// Which program, and how it is started.
+/// Which program to start, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The program and its arguments. There is at least one.
@@ -55,8 +55,8 @@ impl Config {
     /// Reads the file.
     ///
     /// # Errors
-    /// It is none, of another version, or truncated; a record is not known or has a value that cannot be; there is no
-    /// program.
+    /// It is not such a file, has another version, or is truncated; a record is unknown or has an invalid
+    /// value; there is no program.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let refuse = |what: String| Err(Error::new("read", FILE, what));
         let Some(records) = bytes.strip_suffix(&[0]) else {
@@ -130,7 +130,7 @@ impl Config {
         bytes
     }
 
-    /// The value of a variable of the environment. Of several with one name, the last one counts.
+    /// The value of a variable of the environment. The last one of a name counts.
     pub fn variable(&self, name: &str) -> Option<&[u8]> {
         let mut values = self.environment.iter().filter_map(|variable| {
             let rest = variable.to_bytes().strip_prefix(name.as_bytes())?;

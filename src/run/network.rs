@@ -1,5 +1,5 @@
-//! The loopback interface, and the address that `ip=` on the kernel command line gives: most kernels of distributions are
-//! built without CONFIG_IP_PNP, and leave it to the initramfs.
+//! The loopback interface, and the address from `ip=` on the kernel command line: most distribution kernels
+//! are built without CONFIG_IP_PNP, and leave it to the initramfs.
 //!
 //! Source: Documentation/admin-guide/nfs/nfsroot.rst for `ip=`, rtnetlink(7) for the messages.
 
@@ -14,16 +14,16 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, s
 use crate::error::{Context, Error, Result};
 use crate::text::Words;
 
-/// Where the kernel has its interfaces.
+/// The directory of the network interfaces.
 const INTERFACES: &str = "/sys/class/net";
 
-/// The file of a kernel that reads `ip=` itself.
+/// This file exists if the kernel reads `ip=` itself.
 const KERNEL_READS_IT: &str = "/proc/net/pnp";
 
 /// The index of the loopback interface (LOOPBACK_IFINDEX in include/net/flow.h).
 const LOOPBACK: u32 = 1;
 
-/// What `ip=` asks for.
+/// The value of `ip=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpSetting {
     /// Nothing.
@@ -32,7 +32,7 @@ pub enum IpSetting {
     Automatic,
     /// These addresses.
     Static(Addresses),
-    /// It cannot be read, and why.
+    /// It is invalid, with the reason.
     Invalid(&'static str),
 }
 
@@ -51,8 +51,8 @@ pub struct Addresses {
     pub nameservers: Vec<Ipv4Addr>,
 }
 
-/// Reads `ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS0:DNS1` of a kernel command line. The last one
-/// counts.
+/// Reads `ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS0:DNS1` of a kernel command line. The
+/// last `ip=` counts.
 pub fn setting(cmdline: &str) -> IpSetting {
     let words = Words::new(cmdline).filter(|(name, _)| *name == "ip");
     let Some(value) = words.last().and_then(|(_, value)| value) else {
@@ -85,7 +85,7 @@ fn addresses(value: &str) -> std::result::Result<Option<Addresses>, &'static str
             u8::try_from(mask.leading_ones()).unwrap_or(32)
         }
         Some(_) => return Err("its netmask has gaps"),
-        // As the kernel does: by class.
+        // By class, as the kernel does.
         None => match client.octets() {
             [0..=127, ..] => 8,
             [128..=191, ..] => 16,
@@ -103,10 +103,10 @@ fn addresses(value: &str) -> std::result::Result<Option<Addresses>, &'static str
     }))
 }
 
-/// Does what `ip=` of the kernel command line says, as far as the kernel has not done it.
+/// Applies `ip=` of the kernel command line, unless the kernel has done it.
 ///
 /// # Errors
-/// The word cannot be read; there is no interface; the kernel refuses an address.
+/// The word is invalid, there is no interface, or the kernel refuses an address.
 pub fn configure() -> Result<()> {
     let cmdline = fs::read("/proc/cmdline").during("read", "/proc/cmdline")?;
     let fail = |what: &str| Err(Error::new("configure", "the network by ip=", what));
@@ -129,7 +129,7 @@ pub fn configure() -> Result<()> {
     }
 }
 
-/// Brings the loopback interface up: it has its addresses then.
+/// Brings the loopback interface up; the kernel then adds its addresses.
 ///
 /// # Errors
 /// The kernel has no networking.
@@ -239,7 +239,7 @@ fn message(kind: u16, flags: u16, header: &[u8], attributes: &[(u16, [u8; 4])]) 
     message
 }
 
-/// The error of the kernel's answer, struct nlmsgerr after struct nlmsghdr; `None`: it has done it.
+/// The error of the kernel's answer, struct nlmsgerr after struct nlmsghdr; `None`: success.
 fn refusal(answer: &[u8]) -> Option<Errno> {
     let Some(error) = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()) else {
         return Some(Errno::BADMSG);
@@ -250,7 +250,7 @@ fn refusal(answer: &[u8]) -> Option<Errno> {
     }
 }
 
-/// Writes /etc/resolv.conf, unless the image has one. The program may do without: an error is ignored.
+/// Writes /etc/resolv.conf, unless the image has one. An error is ignored: the program may not need it.
 fn name_servers(addresses: &[Ipv4Addr]) {
     const FILE: &str = "/etc/resolv.conf";
     if addresses.is_empty() || fs::metadata(FILE).is_ok_and(|metadata| metadata.len() > 0) {

@@ -20,20 +20,20 @@ use crate::error::{Context, Error, Result};
 use crate::sys::process::{replace, send, start_foreground_as};
 use crate::text::shown;
 
-/// The search path without PATH in the environment (that of Docker).
+/// The search path if the environment has no PATH (that of Docker).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The exit status when the program cannot be started, as a shell has it.
+/// The exit status if the program cannot be started, as in a shell.
 pub const NOT_STARTED: i32 = 127;
 
-/// How long the other processes may take to end when the program has ended.
+/// How long the other processes may take to end after the program has ended.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Names of programs that only work as PID 1.
 const INITS: [&[u8]; 2] = [b"init", b"systemd"];
 
-/// Reads the configuration, starts the program and waits for it. Returns its exit status, 128 and the number of the
-/// signal if one has killed it.
+/// Reads the configuration, starts the program and waits for it. Returns its exit status, or 128 plus the
+/// number of the signal that killed it.
 ///
 /// # Errors
 /// The configuration is damaged; there is no such user, directory or program; the program cannot be executed.
@@ -91,7 +91,7 @@ fn wait_for(child: c_int, signals: &SigSet, stop_signal: c_int) -> i32 {
             Ok(Signal::SIGCHLD) => {}
             // Ctrl-Alt-Del arrives as SIGINT (reboot(2), CAD_OFF).
             Ok(Signal::SIGTERM | Signal::SIGINT) => send(child, stop_signal),
-            // For the program's own terminal, these would stop it forever.
+            // These signals of the program's own terminal would stop it forever.
             Ok(Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU) => {}
             Ok(signal) => send(child, signal as c_int),
             // A realtime signal.
@@ -100,7 +100,7 @@ fn wait_for(child: c_int, signals: &SigSet, stop_signal: c_int) -> i32 {
     }
 }
 
-/// The exit status as a shell has it.
+/// The exit status, as in a shell.
 fn exit_status(status: WaitStatus) -> i32 {
     let killed = status
         .terminating_signal()
@@ -112,7 +112,7 @@ fn exit_status(status: WaitStatus) -> i32 {
 pub fn end_others() {
     let deadline = Instant::now().checked_add(END_TIMEOUT);
     send(-1, libc::SIGTERM);
-    // Processes of which this one is not the parent yet become its children when theirs end.
+    // Other processes become children of this one when their parents end.
     while deadline.is_some_and(|deadline| Instant::now() < deadline) {
         match wait(WaitOptions::NOHANG) {
             Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -124,7 +124,7 @@ pub fn end_others() {
     while let Ok(Some(_)) = wait(WaitOptions::empty()) {}
 }
 
-/// Adds what the engines of containers add to the environment.
+/// Adds the variables that container engines add to the environment.
 fn complete(config: &mut Config, credentials: &Credentials) {
     let home = credentials.home.as_deref().filter(|home| !home.is_empty());
     let terminal = std::env::var_os("TERM");
@@ -146,7 +146,7 @@ fn enter(directory: &[u8]) -> Result<()> {
         b"" => Path::new("/"),
         directory => Path::new(OsStr::from_bytes(directory)),
     };
-    // An error shows in the next step.
+    // The next step reports an error.
     let _ = fs::create_dir_all(directory);
     let object = || {
         format!(
@@ -187,7 +187,7 @@ fn find_program(config: &Config) -> Result<CString> {
     })
 }
 
-/// Whether a program only works as PID 1, which it then becomes: no line tells its exit status.
+/// Whether a program only works as PID 1. It then becomes PID 1, and no line reports its exit status.
 fn is_init(program: &CStr) -> bool {
     let name = program.to_bytes().rsplit(|byte| *byte == b'/').next();
     INITS.iter().any(|init| Some(*init) == name)
@@ -204,7 +204,7 @@ fn give_console(credentials: &Credentials) {
         rustix::stdio::stdout(),
         rustix::stdio::stderr(),
     ] {
-        // The console may be none.
+        // There may be no console.
         let _ = rustix::fs::fchown(stream, Some(uid), None);
     }
 }

@@ -1,7 +1,8 @@
 //! The user of the program, looked up in the image's passwd(5) and group(5). Pure.
 //!
-//! As runc does it (OCI image specification, config.md, "User"): a name, or a number that need not be in the files.
-//! Without a group, that of passwd counts, and the groups that list the user are the supplementary ones.
+//! As runc does it (OCI image specification, config.md, "User"): a name, or a number that need not be in the
+//! files. Without a group, the one in passwd counts, and the groups that list the user are the supplementary
+//! ones.
 
 use crate::error::{Error, Result};
 use crate::text::shown;
@@ -22,7 +23,7 @@ pub struct Credentials {
 /// The credentials of `USER[:GROUP]`; empty: those of root. `passwd` and `group` are the content of the files.
 ///
 /// # Errors
-/// There is no such user or group, and it is not a number.
+/// A user or group is not in the files and not a number.
 pub fn find(user: &[u8], passwd: &[u8], group: &[u8]) -> Result<Credentials> {
     let mut parts = user.splitn(2, |byte| *byte == b':');
     let name = parts.next().filter(|name| !name.is_empty()).unwrap_or(b"0");
@@ -116,7 +117,7 @@ mod tests {
             ("1234", credentials(1234, 0, &[], None)),
             ("1234:tty", credentials(1234, 5, &[], None)),
             (":4", credentials(0, 4, &[], Some("/root"))),
-            // A name counts before a number.
+            // A name takes precedence over a number.
             ("77", credentials(5, 6, &[], Some("/five"))),
             ("last", credentials(9, 9, &[], Some("/l"))),
         ] {

@@ -107,6 +107,9 @@ impl DmRequest {
 }
 
 /// Creates a device without a table. Returns its number, as of `stat(2)`.
+///
+/// # Errors
+/// The errno of DM_DEV_CREATE: EBUSY if the name is taken.
 pub fn create(control: impl AsFd, name: &str, uuid: &str) -> Result<u64> {
     let mut request = DmRequest::new(name)?;
     set(&mut request.header.uuid, uuid)?;

@@ -87,6 +87,9 @@ impl Range {
 
 /// The number of a free loop device, which the kernel creates if necessary. Another process can take it
 /// before it is configured, which then fails with EBUSY.
+///
+/// # Errors
+/// The errno of LOOP_CTL_GET_FREE.
 pub fn get_free(control: impl AsFd) -> Result<c_int> {
     // SAFETY: LOOP_CTL_GET_FREE ignores its argument.
     unsafe { ioctl(control, IntIoctl::<LOOP_CTL_GET_FREE>(0)) }

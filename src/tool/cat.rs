@@ -13,6 +13,9 @@ use crate::text::shown;
 
 /// Writes the bytes of the file at `path`. Symbolic links are followed within that root. With `layer`, a
 /// number as in the plan, only that layer counts.
+///
+/// # Errors
+/// There is no such file, its layer cannot be read, or `out` cannot be written.
 pub fn cat(image: &Initrd, path: &str, layer: Option<usize>, out: &mut dyn Write) -> Result<()> {
     let context = || shown(path.as_bytes());
     view::with(image, layer, |view| {

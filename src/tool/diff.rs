@@ -8,7 +8,7 @@ use super::image::date::format_utc;
 use super::image::files::kind;
 use super::image::input::Initrd;
 use super::image::merged::equal;
-use super::image::rootfs::Node;
+use super::image::node::Node;
 use super::image::view::{self, View};
 use super::progress::LongStep;
 use crate::error::{Context, Result};

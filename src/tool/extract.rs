@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use super::image::input::Initrd;
 use super::image::merged::ContentPlace;
-use super::image::rootfs::{Node, join, split};
+use super::image::node::Node;
+use super::image::rootfs::{join, split};
 use super::image::view::{self, View};
 use super::progress::LongStep;
 use crate::boot::mount::extract::attributes::{

@@ -59,7 +59,7 @@ fn number(entries: &[ListEntry], entry: &ListEntry) -> usize {
         .unwrap_or_default()
 }
 
-/// Where the list has a layer with this content.
+/// The position in the list of a layer with this content.
 fn elsewhere(entries: &[ListEntry], found: &Measured) -> Option<usize> {
     let mut all = entries.iter();
     all.position(|entry| found.is(&entry.expected))

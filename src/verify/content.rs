@@ -1,4 +1,4 @@
-//! What an archive that is not known beforehand may hold.
+//! The allowed content of an archive that the list does not fix.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -9,7 +9,7 @@ use crate::format::cpio::{Member, Next};
 use crate::initrd::open_archive;
 use crate::text::shown;
 
-/// What `/init` uses in the rootfs, as paths in an archive: no other archive than the loader may put files there.
+/// The paths that `/init` uses in the rootfs, as in an archive: only the loader may put files there.
 const LOADER: [&str; 10] = [
     "init",
     "etc/layerinit",
@@ -55,11 +55,12 @@ fn is_in(path: &str, directory: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Checks that an archive holds nothing but regular files below `directory`, and directories on the way there; else
-/// says why not.
+/// Checks that an archive holds nothing but regular files below `directory`, and their parent directories;
+/// else says why not.
 ///
-/// Set-user-ID and set-group-ID files, whiteouts and opaque directories are refused, and directories on the way that
-/// are not root's own or that others may write to: the archive may change the mode of those below it.
+/// Set-user-ID and set-group-ID files, whiteouts and opaque directories are refused, and parent directories
+/// that do not belong to root or that others may write to: the archive may only change the mode of
+/// directories below `directory`.
 pub fn is_below(
     file: &dyn ReadAt,
     offset: u64,
@@ -90,9 +91,9 @@ pub fn is_below(
     })
 }
 
-/// Checks that an archive, unpacked into the rootfs, changes nothing that `/init` uses; else says what it changes.
-/// `links` are the symbolic links of the archives before, and those of this one are added: a path through one is
-/// refused, wherever it leads.
+/// Checks that an archive that is unpacked into the rootfs changes nothing that `/init` uses; else says what
+/// it changes. `links` are the symbolic links of earlier archives; those of this one are added. A path
+/// through a link is refused, wherever it leads.
 pub fn changes_loader(
     file: &dyn ReadAt,
     offset: u64,
@@ -128,10 +129,10 @@ pub struct SignedList {
     pub signature: Vec<u8>,
 }
 
-/// The longest list or signature that is read, in bytes: more than 500 lines take.
+/// The longest list or signature that is read, in bytes: enough for 500 lines.
 pub const LIST_MAX: u64 = 1 << 20;
 
-/// The list and the signature in an archive that holds nothing else, but for directories.
+/// The list and the signature in an archive that holds nothing else except directories.
 pub fn signed_list(
     file: &dyn ReadAt,
     offset: u64,

@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::bytes::ReadAt;
 
-/// How much is read at once, in bytes. A read of sysfs returns a page.
+/// The bytes that one read requests. A read of sysfs returns a page.
 const PIECE: usize = 1 << 16;
 
-/// What cpio(1) and gen_init_cpio pad an archive to, in bytes.
+/// cpio(1) and gen_init_cpio pad an archive to a multiple of this, in bytes.
 const RECORD: u64 = 512;
 
 /// A SHA-256. Displayed as 64 hexadecimal digits.
@@ -25,6 +25,9 @@ impl fmt::Display for Digest {
 
 impl Digest {
     /// The digest of bytes in memory.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
@@ -47,9 +50,9 @@ impl Digest {
 /// The digests of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digests {
-    /// That of its bytes.
+    /// The digest of its bytes.
     pub exact: Digest,
-    /// That of an archive with the zeros after it, up to a multiple of 512, as the file has them that cpio(1)
+    /// The digest of an archive with the zeros after it, up to a multiple of 512, as in a file that cpio(1)
     /// writes.
     pub padded: Option<Digest>,
 }
@@ -94,7 +97,7 @@ impl Digests {
         })
     }
 
-    /// Whether one of them is this.
+    /// Whether one of them equals this.
     pub fn has(&self, digest: &Digest) -> bool {
         self.exact == *digest || self.padded == Some(*digest)
     }

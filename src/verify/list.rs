@@ -1,10 +1,11 @@
 //! The list of layers: `/etc/layerinit/layers.sha256`, in the format of sha256sum(1).
 //!
-//! A line for each layer, the lowest first: 64 hexadecimal digits, two blanks (or a blank and `*`), a name that is for
-//! people. In place of the digits of a file on a disk, `sha256:` and 64 digits are its fs-verity digest, as fsverity(1)
-//! prints it, also with one blank; `verity:` and 64 digits are the root hash of the dm-verity hash tree after the image.
-//! `vary:/DIRECTORY` stands for archives that are not known beforehand; they hold regular files below that directory
-//! only. Empty lines and lines that begin with `#` are comments.
+//! A line for each layer, the lowest first: 64 hexadecimal digits, two blanks (or a blank and `*`), a name
+//! that is only for messages. In place of the digits of a file on a disk, `sha256:` and 64 digits are its
+//! fs-verity digest, as fsverity(1) prints it, also with one blank; `verity:` and 64 digits are the root hash
+//! of the dm-verity hash tree after the image. `vary:/DIRECTORY` stands for archives that are not known
+//! beforehand; they hold regular files below that directory only. Empty lines and lines that begin with `#`
+//! are comments.
 
 use std::fmt;
 
@@ -20,13 +21,13 @@ pub const PATH: &str = loader_files::LIST;
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListEntry {
-    /// What the layer has to be.
+    /// What the layer must be.
     pub expected: Expected,
-    /// Its name, for people.
+    /// Its name, for messages.
     pub name: String,
 }
 
-/// What a layer has to be.
+/// What a layer must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Bytes with this digest.
@@ -42,7 +43,7 @@ pub enum Expected {
 /// Parses a list.
 ///
 /// # Errors
-/// The first line that is wrong. None is skipped: what it was meant to say is not known.
+/// A line is wrong. The error names the first one; none is skipped, because its meaning is unknown.
 pub fn parse(text: &[u8]) -> Result<Vec<ListEntry>> {
     let mut entries = Vec::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {

@@ -1,11 +1,11 @@
-//! What is known of the content of a layer, to be compared with the list.
+//! What is known about the content of a layer, for the comparison with the list.
 
 use std::fmt;
 
 use super::digest::{Digest, Digests};
 use super::list::{Expected, ListEntry};
 
-/// What is known of the content of a layer. Displayed for messages.
+/// What is known about the content of a layer. Displayed for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measured {
     /// Its bytes were hashed, in memory.
@@ -17,7 +17,7 @@ pub enum Measured {
 }
 
 impl Measured {
-    /// Whether this is what the list expects.
+    /// Whether this matches what the list expects.
     pub fn is(&self, expected: &Expected) -> bool {
         match (self, expected) {
             (Self::Hashed(digests), Expected::Sha256(digest)) => digests.has(digest),

@@ -1,8 +1,8 @@
-//! Only what was meant to boot: the list of layers in the loader, the policy for words of the command line, and
-//! what the kernel unpacked before `/init` could check it.
+//! Verification: the list of layers in the loader, the policy for words of the command line, and the files
+//! that the kernel unpacked before `/init` could check them.
 //!
-//! Pure; [`crate::boot::trust`] reads the files and refuses the boot, and `layerinit verify` checks an image by the
-//! same code. docs/trust.md describes what this defends, and against whom.
+//! Pure; [`crate::boot::trust`] reads the files and refuses the boot, and `layerinit verify` checks an image
+//! by the same code. docs/trust.md describes the threats.
 
 pub mod digest;
 pub mod policy;
@@ -41,6 +41,9 @@ pub fn measure(layer: &Layer, file: &dyn ReadAt) -> io::Result<Measured> {
 
 /// Refuses a source that could change after it is hashed: a device, or a file on one. `in_memory` tells whether a path of
 /// the initramfs leads to a file in memory, and not to a disk that is mounted there.
+///
+/// # Errors
+/// It could change.
 pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result<()> {
     let is_safe = match &source.place {
         // Only the kernel and /init have it.
@@ -70,8 +73,8 @@ pub fn check_memory(source: &Source, in_memory: impl FnOnce() -> bool) -> Result
 /// loader. `layers` are all layers of `sources`, with their digests; `files` are the bytes of each source.
 ///
 /// # Errors
-/// The first layer that is not in its place in the list, a layer of the list that is missing, data in a source that
-/// cannot be recognised, or an archive in front of the loader that changes it.
+/// A layer differs from the list or is missing, a source has unrecognised data, or an archive in front of the
+/// loader changes the loader. The error names the first of these.
 pub fn check(
     entries: &[ListEntry],
     layers: &[(Layer, Measured)],
@@ -126,7 +129,7 @@ fn may_vary(
         segment.offset == layer.offset
             && matches!(&segment.kind, Kind::Cpio(cpio) if cpio.by_kernel)
     };
-    // Then its files are in the rootfs, too.
+    // The kernel has then unpacked its files into the rootfs, too.
     match segments.any(by_kernel) {
         true => {
             let links = &mut BTreeSet::new();
@@ -136,8 +139,8 @@ fn may_vary(
     }
 }
 
-/// Checks the archives in front of the loader, which the kernel has unpacked: files for the kernel itself, or such
-/// as do not change what `/init` uses.
+/// Checks the archives in front of the loader, which the kernel has unpacked: they may hold files for the
+/// kernel itself, and files that `/init` does not use.
 fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
     let length = plan::loader_length(source);
     let before = length.saturating_sub(1);
@@ -160,8 +163,8 @@ fn before_loader(source: &Source, file: &dyn ReadAt) -> Result<()> {
     Ok(())
 }
 
-/// Takes the list that is signed out of the first archive after the loader, if it is there. The archive is no layer
-/// then.
+/// Takes the signed list out of the first archive after the loader, if it is there. That archive is then not
+/// a layer.
 pub fn take_list(source: &mut Source, file: &dyn ReadAt) -> Option<SignedList> {
     let loader = plan::loader_length(source);
     let mut segments = source.walk.segments.iter_mut().skip(loader);
@@ -188,6 +191,9 @@ pub fn read_signed(
 }
 
 /// Reads a list, as [`list::parse`] does, with its path in the error.
+///
+/// # Errors
+/// Those of [`list::parse`].
 pub fn read_list(text: &[u8]) -> Result<Vec<ListEntry>> {
     list::parse(text).during("read", list::PATH)
 }

@@ -1,7 +1,8 @@
 //! The signature of a list that does not come with the loader, in the format of minisign(1).
 //!
-//! <https://jedisct1.github.io/minisign/>: Ed25519 over the BLAKE2b-512 of the file (`ED`), or over the file itself
-//! (`Ed`, legacy). The trusted comment is signed, too; its word `version:N` keeps an older list from being booted.
+//! <https://jedisct1.github.io/minisign/>: Ed25519 over the BLAKE2b-512 of the file (`ED`), or over the file
+//! itself (`Ed`, legacy). The trusted comment is signed, too; its word `version:N` prevents the boot of an
+//! older list.
 
 use minisign_verify::{PublicKey, Signature};
 
@@ -28,7 +29,7 @@ impl Key {
     /// Parses a key: two lines as in minisign's file, or the second alone. `name` is for messages.
     ///
     /// # Errors
-    /// It is no key.
+    /// It is not a key.
     pub fn parse(name: &str, text: &[u8]) -> Result<Self> {
         let text = String::from_utf8_lossy(text);
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -49,7 +50,7 @@ impl Key {
 /// Verifies a list. Returns the trusted comment, which is signed, too.
 ///
 /// # Errors
-/// None of the keys has made the signature, the list or the comment has been changed, or its version is below
+/// None of the keys made the signature, the list or the comment was changed, or its version is below
 /// `minimum`.
 pub fn verify(keys: &[Key], list: &[u8], signature: &[u8], minimum: Option<u64>) -> Result<String> {
     let refuse = |what: String| Err(Error::new("verify the signature", PATH, what));

@@ -16,16 +16,19 @@ pub const BLOCK: u32 = 4096;
 pub struct ImageTree {
     /// Its superblock.
     pub format: Format,
-    /// Where the superblock is, in bytes.
+    /// The offset of the superblock, in bytes.
     pub offset: u64,
-    /// The root hash, of the block at the top of the tree. The tree claims it: only the kernel's dm-verity, with a root
-    /// hash from the list, verifies it.
+    /// The root hash, computed from the top block of the tree. It proves nothing by itself: only the kernel's
+    /// dm-verity, with a root hash from the list, verifies the data.
     pub root: Digest,
 }
 
-/// Reads the hash tree after an image of `length` bytes at the start of a file. `None`: there is none, or not of the
-/// kind that `layerinit build --verity` and `veritysetup format` with its defaults make (format 1, SHA-256, blocks of
-/// 4096 bytes).
+/// Reads the hash tree after an image of `length` bytes at the start of a file. `None`: there is none, or it
+/// differs from the form of `layerinit build --verity` and of `veritysetup format` with its defaults (format
+/// 1, SHA-256, blocks of 4096 bytes).
+///
+/// # Errors
+/// The file cannot be read.
 pub fn behind_image(file: &dyn ReadAt, length: u64) -> io::Result<Option<ImageTree>> {
     let block = u64::from(BLOCK);
     let mut superblock = [0; LENGTH];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{fs, thread};
 
-/// Runs a program of a Debian package, and returns what it prints.
+/// Runs a program of a Debian package, and returns its standard output.
 pub fn run(package: &str, program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
@@ -24,7 +24,7 @@ pub fn run(package: &str, program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_string()
 }
 
-/// A file with an image in it, gone at the end.
+/// A file with an image, which is removed on drop.
 pub struct Image(pub PathBuf);
 
 impl Image {
@@ -59,7 +59,7 @@ impl Drop for Image {
     }
 }
 
-/// An ext4 that holds a tree.
+/// An ext4 with the files of a tree.
 pub fn ext4_of(tree: &Path) -> Image {
     let image = Image::new(16 << 20);
     let arguments = ["-q", "-F", "-d", tree.to_str().unwrap(), image.path()];
@@ -67,7 +67,7 @@ pub fn ext4_of(tree: &Path) -> Image {
     image
 }
 
-/// A loop device on an image, released at the end: its node, and the image's path.
+/// A loop device on an image, which is detached on drop: its node, and the path of the image.
 pub struct Loop(pub String, String);
 
 impl Loop {
@@ -76,27 +76,27 @@ impl Loop {
         Self(run("mount", "losetup", &arguments), image.path().into())
     }
 
-    /// One that nothing can be written to.
+    /// Attaches a read-only loop device.
     pub fn read_only(image: &Image) -> Self {
         let arguments = ["--read-only", "--find", "--show", image.path()];
         Self(run("mount", "losetup", &arguments), image.path().into())
     }
 
-    /// Such as `loop7`.
+    /// The name, such as `loop7`.
     pub fn name(&self) -> &str {
         self.0.strip_prefix("/dev/").unwrap()
     }
 
-    /// Tells the kernel of the partitions in its table: this also works on a kernel that reads no
-    /// tables.
+    /// Tells the kernel about the partitions in its table, for kernels that do not read partition tables
+    /// themselves.
     pub fn partitions(self) -> Self {
         run("util-linux", "partx", &["--add", &self.0]);
         self
     }
 }
 
-/// The other tests look into every device that is there, so that it can be busy for a moment; and
-/// partitions that stay would be there for who gets the device next.
+/// Other tests open every device, so this one may be busy for a moment. Partitions must not remain for the
+/// next user of the device.
 impl Drop for Loop {
     fn drop(&mut self) {
         let directory = Path::new("/sys/class/block").join(self.name());
@@ -105,7 +105,7 @@ impl Drop for Loop {
             let mut entries = fs::read_dir(&directory).unwrap();
             !entries.any(|entry| entry.is_ok_and(partition))
         };
-        // Another test may have it already.
+        // Another test may be using it already.
         let backing = || fs::read_to_string(directory.join("loop/backing_file"));
         let ours = |file: String| file.trim_end().trim_end_matches(" (deleted)") == self.1;
         let free = || !backing().is_ok_and(ours);
@@ -113,7 +113,7 @@ impl Drop for Loop {
             let _ = Command::new(program).args([option, &self.0]).output();
         };
         for _ in 0..100 {
-            // Once it is free, partitions that it has are those of the next test.
+            // Once it is detached, its partitions are those of the next test.
             if free() {
                 return;
             }
@@ -126,7 +126,7 @@ impl Drop for Loop {
     }
 }
 
-/// A UUID that no other test and no device of this machine has.
+/// A UUID that is unique among all tests and devices.
 pub fn fresh_uuid() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
     text.trim().to_string()

@@ -1,4 +1,4 @@
-//! `/init` as PID 1 of a new PID namespace, on this machine's own kernel. Console and kernel log are
+//! `/init` as PID 1 of a new PID namespace, on the kernel of this machine. The console and the kernel log are
 //! files; the real init is a busybox script in a layer.
 
 use super::copy_program;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A directory of its own for each test, removed at its end.
+/// A directory for one test, which is removed on drop.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -48,7 +48,7 @@ pub fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
-/// A static busybox: $BUSYBOX, else the system's.
+/// A static busybox: $BUSYBOX, or that of the system.
 pub fn busybox() -> PathBuf {
     ["/bin/busybox", "/usr/bin/busybox"]
         .into_iter()
@@ -91,7 +91,7 @@ pub struct Guest {
     pub rootfs: &'static str,
     pub cmdline: &'static str,
     pub arguments: &'static str,
-    /// What a user types on the console.
+    /// The input of the console.
     pub typed: &'static str,
 }
 
@@ -101,8 +101,8 @@ pub struct Outcome {
     pub status: ExitStatus,
 }
 
-/// A shell as PID 1 that becomes /init. Its busybox goes with it until its last command, and lies outside
-/// of the rootfs. Arguments: the scratch directory, the rootfs' type, a busybox, arguments of /init.
+/// The shell script that is PID 1 before it executes /init, with a busybox outside of the rootfs. Arguments:
+/// the scratch directory, the type of the rootfs, a busybox, arguments of /init.
 const START: &str = r#"
 set -e
 # What this test was started with open is not the kernel's doing.
@@ -141,7 +141,7 @@ exec /busybox-outside sh -c '/busybox-outside umount -l /.old; /busybox-outside 
 "#;
 
 impl Guest {
-    /// A rootfs with nothing but /init and an empty /dev; `files` go into it.
+    /// A rootfs with /init, an empty /dev, and `files`.
     pub fn new(files: &[(&str, &[u8])]) -> Self {
         let scratch = Scratch::new();
         let root = scratch.join("rootfs");
@@ -171,7 +171,8 @@ impl Guest {
             fs::write(path(name), content).unwrap();
         }
         fs::create_dir_all(path("mnt")).unwrap();
-        // Signals as the kernel starts PID 1 with, whoever runs the tests; but for one, to be recognised.
+        // The default signal actions, with which the kernel starts PID 1, except for one that the test
+        // recognises.
         let mut command = Command::new("env");
         command
             .args([
@@ -213,7 +214,7 @@ impl Guest {
 }
 
 impl Outcome {
-    /// The console, after a boot that reached the end of the real init.
+    /// The console of a boot that reached the end of the real init.
     pub fn reached(&self) -> &str {
         assert!(
             self.status.success(),
@@ -236,7 +237,7 @@ impl Outcome {
     }
 }
 
-/// Base and application as layers; the script is the base's init.
+/// A base and an application as layers. The script is the init of the base.
 pub fn two_layers(scratch: &Scratch, script: &str) -> [Vec<u8>; 2] {
     let (base, app) = (scratch.join("base"), scratch.join("app"));
     system(&base, script);
@@ -246,7 +247,7 @@ pub fn two_layers(scratch: &Scratch, script: &str) -> [Vec<u8>; 2] {
     [mkfs(&base), mkfs(&app)]
 }
 
-/// The message of a boot that fails.
+/// Boots, and expects a failure with a message.
 pub fn failure(guest: &mut Guest, cmdline: &'static str) -> Outcome {
     guest.cmdline = cmdline;
     let outcome = guest.boot();

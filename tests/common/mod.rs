@@ -11,20 +11,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// mkfs.erofs of Debian 13. apt looks it up, so all tests share the path.
+/// mkfs.erofs of Debian 13. Finding its path runs apt, so all tests share the result.
 pub static NEWER_MKFS: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newer_mkfs_erofs"));
 /// mkfs.erofs of Debian unstable.
 pub static NEWEST_MKFS: LazyLock<PathBuf> = LazyLock::new(|| mkfs_erofs("newest_mkfs_erofs"));
 
-/// Copies a program that is then run. A program of its own does it: a file that this one wrote could
-/// still be open in a child that another test is just starting, and not be run for that (ETXTBSY).
+/// Copies a program so that it can be run. cp(1) does it, because a file that this process writes may still
+/// be open in a child that another test is starting, and then cannot be run (ETXTBSY).
 pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
     let mut cp = Command::new("cp");
     let status = cp.arg(from.as_ref()).arg(to.as_ref()).status();
     assert!(status.expect("cp runs").success(), "{cp:?}");
 }
 
-/// mkfs.erofs of a Debian suite, from a function of qemu/lib.sh; fsck.erofs is beside it.
+/// mkfs.erofs of a Debian suite, from a function of qemu/lib.sh. fsck.erofs is in the same directory.
 fn mkfs_erofs(function: &str) -> PathBuf {
     let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/lib.sh");
     let script = format!(". '{}' && {function}", lib.display());
@@ -46,7 +46,7 @@ pub struct Entry<'a> {
     pub body: &'a [u8],
 }
 
-/// A member as tools write it: `mode` with the file type, owned by root.
+/// A member of root's, as tools write it. `mode` includes the file type.
 pub fn entry<'a>(name: &'a str, mode: u32, body: &'a [u8]) -> Entry<'a> {
     Entry {
         name: name.as_bytes(),
@@ -71,8 +71,8 @@ pub fn program(name: &str) -> Entry<'_> {
     entry(name, 0o100755, b"\x7fELF")
 }
 
-/// An `/init` of layerinit, as far as the tool looks: an ELF program for no machine with the note that
-/// tells it from others.
+/// As much of layerinit's `/init` as the tool reads: an ELF program for no machine, with the note by which
+/// the tool recognises it.
 pub const OWN_INIT: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\
     \x02\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
     \0\0\0\0\x40\0\x38\0\x01\0\0\0\0\0\0\0\
@@ -84,7 +84,7 @@ pub fn own_init(name: &str) -> Entry<'_> {
     entry(name, 0o100_755, OWN_INIT)
 }
 
-/// An `/init` of layerinit for this machine, by its e_machine.
+/// The same for a machine, by its e_machine.
 pub fn init_for(machine: u16) -> Vec<u8> {
     let mut init = OWN_INIT.to_vec();
     init[18..20].copy_from_slice(&machine.to_le_bytes());
@@ -120,8 +120,8 @@ fn member(archive: &mut Vec<u8>, entry: &Entry) {
     pad(archive, 4);
 }
 
-/// What GRUB 2.06 makes of `newc:etc/motd:FILE`, whose bytes are "hello\n": lengths of names leave out
-/// the NUL, and there is none. The padding behind the file's bytes and the trailer included.
+/// The output of GRUB 2.06 for `newc:etc/motd:FILE`, where FILE holds "hello\n", including the padding after
+/// the body and the trailer. Names have no NUL, and their lengths do not count one.
 pub const GRUB_2_06: &[u8] = b"\
 070701\
 00000000000041ff000000000000000000000001\
@@ -139,12 +139,12 @@ etc/motd\0\0hello\n\0\0\
 000000000000000a00000000\
 TRAILER!!!";
 
-/// Zeros up to a multiple of `align`.
+/// Appends zeros up to a multiple of `align`.
 pub fn pad(bytes: &mut Vec<u8>, align: usize) {
     bytes.resize(bytes.len().next_multiple_of(align), 0);
 }
 
-/// An EROFS image of `blocks` blocks of 4096 bytes: a superblock and nothing behind it.
+/// An EROFS image of `blocks` blocks of 4096 bytes, with only a superblock.
 pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     let mut image = vec![0; 4096 * blocks as usize];
     image[1024..1028].copy_from_slice(&layerinit::format::erofs::MAGIC);
@@ -154,7 +154,7 @@ pub fn erofs(blocks: u32, label: &str) -> Vec<u8> {
     image
 }
 
-/// The pieces one after another.
+/// The pieces, joined.
 pub fn join(pieces: &[&[u8]]) -> Vec<u8> {
     pieces.concat()
 }

@@ -1,4 +1,4 @@
-//! Aliases to modules: the database of a kernel, and the devices of this machine.
+//! From aliases to modules: the database of a kernel, and the devices of this machine.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -75,7 +75,7 @@ fn names_aliases_and_devices_lead_to_modules_in_order() {
 }
 
 #[test]
-fn modprobe_d_has_its_say() {
+fn modprobe_d_aliases_options_and_blacklists_apply() {
     let mut database = database();
     database.config.read(
         "# a comment\n\n\
@@ -115,7 +115,7 @@ fn modprobe_d_has_its_say() {
             &["ehci_hcd", "uhci_hcd"][..],
         ),
         ("pci:v000010DEd1sv1sd1bc03sc00i00", &[]),
-        // A name is a wish; the blacklist is for aliases.
+        // The blacklist applies to aliases, not to names.
         ("nouveau", &["nouveau"]),
         ("pci:v00001AF4d00001042sv00001AF4sd00001042bc01sc80i00", &[]),
         ("my-root", &["virtio_blk"]),
@@ -127,8 +127,8 @@ fn modprobe_d_has_its_say() {
 }
 
 #[test]
-fn what_a_dependency_asks_for_softly_comes_too() {
-    // Of Linux 6.12: EROFS needs libcrc32c, and that one of two that only their aliases name.
+fn soft_dependencies_of_dependencies_are_loaded() {
+    // As in Linux 6.12: EROFS needs libcrc32c, which has a soft dependency on one of two modules by alias.
     let dep = "kernel/fs/erofs/erofs.ko.xz: kernel/lib/libcrc32c.ko.xz\nkernel/lib/libcrc32c.ko.xz:\n\
                kernel/crypto/crc32c_generic.ko.xz:\nkernel/arch/x86/crypto/crc32c-intel.ko.xz:\n";
     let alias = "alias crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias crc32c crc32c_generic\n";
@@ -137,7 +137,7 @@ fn what_a_dependency_asks_for_softly_comes_too() {
     let expected = ["crc32c_intel", "crc32c_generic", "erofs"];
     database.drop_satisfied_softdeps("name         : crc32\ndriver       : crc32c\n");
     assert_eq!(database.resolve(&["erofs"]), expected);
-    // Built in, as in Debian's kernel for clouds.
+    // Built in, as in Debian's cloud kernel.
     database.drop_satisfied_softdeps(
         "name         : sha1\n\nname         : crc32c\ndriver       : crc32c-generic\n",
     );
@@ -145,7 +145,7 @@ fn what_a_dependency_asks_for_softly_comes_too() {
 }
 
 #[test]
-fn the_kernel_command_line_has_its_say() {
+fn the_kernel_command_line_sets_parameters_and_blacklists() {
     let mut config = ModprobeConfig::default();
     config.read_cmdline(
         "root=/dev/sda1 modprobe.blacklist=nouveau,snd-pcsp module_blacklist=floppy usb-storage.quirks=1:2:u \
@@ -161,9 +161,9 @@ fn the_kernel_command_line_has_its_say() {
     assert_eq!(config.problems, [""; 0]);
 }
 
-/// Modules that ask for each other, in long chains and in circles, come to an end.
+/// Modules that depend on each other in long chains and in circles.
 #[test]
-fn hostile_databases_come_to_an_end() {
+fn hostile_databases_terminate() {
     let mut dep = String::new();
     let mut softdep = String::new();
     for n in 0..100 {

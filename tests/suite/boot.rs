@@ -1,5 +1,5 @@
-//! `/init` as PID 1 of a new PID namespace, on this machine's own kernel: a tmpfs or ramfs as
-//! rootfs, real EROFS images, real loop devices and overlays. Needs root.
+//! `/init` as PID 1 of a new PID namespace, on the kernel of this machine: a tmpfs or ramfs as rootfs, real
+//! EROFS images, real loop devices and overlays. Needs root.
 //!
 //! Console and kernel log are files; the real init is a busybox script in a layer.
 
@@ -40,7 +40,7 @@ fn layer_files_on_a_ramfs_need_no_block_device() {
     let mut guest = Guest::new(&[("layers/a", &base), ("layers/b", &app)]);
     guest.rootfs = "ramfs";
     let outcome = guest.boot();
-    // grep finds none, and its status is the script's.
+    // The script ends with the status of grep, which finds none.
     assert_eq!(outcome.console, "app\n0\n", "{}", outcome.log);
     outcome
         .says("layer 0 (a): mounted by file")
@@ -52,7 +52,7 @@ fn layer_files_on_a_ramfs_need_no_block_device() {
 }
 
 #[test]
-fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
+fn unused_parts_of_the_kernels_copy_of_the_initrd_are_freed() {
     let scratch = Scratch::new();
     let script = "cat /etc/which /etc/top; grep -o 'initrd.image[^ ]*' /run/initramfs/layerinit.json | sort -u";
     let [base, app] = two_layers(&scratch, script);
@@ -73,8 +73,8 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
             .says(&format!("mounted by {backend}"))
             .says("unpacked, 2 members, 0 not created");
         if rootfs == "tmpfs" {
-            // Loader and padding, and the page of the archive, which nothing needs any more: the loop device
-            // of the last image has made the file longer than that page. The images stay.
+            // Holes for the loader, the padding, and the page of the archive: the loop device of the last
+            // image has made the file longer than that page. The images stay.
             let size = image.len().next_multiple_of(4096);
             outcome.says(&format!("/initrd.image: 3153920 of {size} bytes freed"));
         }
@@ -82,13 +82,14 @@ fn the_kernels_copy_of_the_initrd_gives_its_layers_and_its_unused_parts_back() {
 }
 
 #[test]
-fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
+fn extracted_layers_need_neither_erofs_nor_overlayfs() {
     let scratch = Scratch::new();
     let script = "cat /etc/which /etc/top; stat -c %Y /etc; stat -f -c %T /; stat -c %F /run/initramfs/layers/0 2>/dev/null; \
                   touch /written && echo writable; \
                   grep -o '\"backend\":\"[a-z]*\"\\|\"root\":\"[a-z]*\"' /run/initramfs/layerinit.json";
     let [base, app] = two_layers(&scratch, script);
-    // The kernel sets the times of directories when all archives are unpacked: the lowest layer's.
+    // The kernel sets the times of directories after it has unpacked all archives: those of the lowest layer
+    // win.
     let mut etc = dir("etc");
     etc.header.mtime = 77;
     let top = cpio(&[etc, file("etc/top", b"top\n")]);
@@ -103,7 +104,7 @@ fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
     );
     outcome.says("layer 1 (b): extracted, ");
 
-    // An overlay of extracted layers, as where another backend may come first.
+    // An overlay of extracted layers, because another backend comes first.
     guest.cmdline = "rd.layers.backend=extract,loop";
     let outcome = guest.boot();
     let console = outcome.reached();
@@ -122,7 +123,7 @@ fn layers_that_are_extracted_need_neither_erofs_nor_overlayfs() {
 }
 
 #[test]
-fn layers_that_were_extracted_are_freed_one_after_the_other() {
+fn extracted_layers_are_freed_one_after_the_other() {
     let scratch = Scratch::new();
     let [base, app] = two_layers(&scratch, "cat /etc/which");
     let mut image = cpio(&[program("init")]);
@@ -132,14 +133,14 @@ fn layers_that_were_extracted_are_freed_one_after_the_other() {
     let (whole, base_end) = (page(image.len()), image.len() - app.len());
     let mut guest = Guest::new(&[("initrd.image", &image), ("layers/z", &app)]);
     for (rootfs, first, second, rest) in [
-        // A tmpfs frees parts of a file.
+        // A tmpfs can free any part of a file.
         (
             "tmpfs",
             page(base.len()),
             page(app.len()),
             base_end - page(base.len()),
         ),
-        // A ramfs frees the end, which is the last layer at first, and then everything.
+        // A ramfs can only free the end: first the last layer, then everything.
         ("ramfs", 0, whole, 0),
     ] {
         guest.rootfs = rootfs;
@@ -164,7 +165,7 @@ fn layers_that_were_extracted_are_freed_one_after_the_other() {
 }
 
 #[test]
-fn layers_that_do_not_fit_are_refused_before_anything_is_written() {
+fn layers_that_do_not_fit_are_refused_before_they_are_written() {
     let scratch = Scratch::new();
     let layers = two_layers(&scratch, "true");
     let mut guest = Guest::new(&[("layers/a", &layers[0]), ("layers/b", &layers[1])]);
@@ -196,7 +197,7 @@ fn an_image_at_an_odd_offset_boots_through_a_loop_device() {
 }
 
 #[test]
-fn arguments_environment_and_streams_are_handed_on() {
+fn arguments_environment_and_streams_are_passed_on() {
     let scratch = Scratch::new();
     let script = "echo \"$$ $0 [$1] [$2] $# $canary $HOME $TERM\"; \
                   for n in 0 1 2; do readlink /proc/self/fd/$n; done; \
@@ -212,17 +213,17 @@ fn arguments_environment_and_streams_are_handed_on() {
 }
 
 #[test]
-fn the_end_of_the_command_line_is_no_part_of_its_last_word() {
+fn the_newline_of_the_command_line_is_not_part_of_its_last_word() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo $0");
     let mut guest = Guest::new(&[("layers/base", &base)]);
-    // The kernel's parser takes a quote that is left open to the end, too.
+    // Like the kernel, the parser accepts a quote without an end.
     guest.cmdline = "init=\"/sbin/init\n";
     assert_eq!(guest.boot().reached(), "/sbin/init\n");
 }
 
 #[test]
-fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
+fn only_systemd_gets_the_start_time_of_the_initramfs() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "");
@@ -259,9 +260,9 @@ fn systemd_is_told_when_the_initramfs_began_and_nobody_else_is() {
     assert_eq!(guest.boot().reached(), "single a b\n");
 }
 
-/// systemd-stub puts files into /.extra; systemd looks for them only in an initramfs of its own.
+/// systemd-stub puts files into /.extra, which systemd reads only in its own initramfs.
 #[test]
-fn systemd_finds_the_credentials_of_its_stub() {
+fn systemd_gets_the_credentials_of_systemd_stub() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "");
@@ -288,7 +289,7 @@ fn systemd_finds_the_credentials_of_its_stub() {
         dir(".extra/sysext"),
         file(".extra/sysext/x.raw", b"unsigned"),
     ]);
-    // As a layer, and in the rootfs.
+    // /.extra in a layer, and in the rootfs.
     let image = mkfs(&base);
     let as_layer = Guest::new(&[("layers/10-base", &image), ("layers/20-extra", &extra)]);
     let in_rootfs = Guest::new(&[
@@ -318,11 +319,11 @@ fn systemd_finds_the_credentials_of_its_stub() {
 }
 
 #[test]
-fn signals_and_descriptors_are_those_that_the_kernel_gave() {
+fn signals_and_descriptors_are_those_from_the_kernel() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "true");
     let mut guest = Guest::new(&[("layers/base", &base)]);
-    // No shell in between, which would change them.
+    // Without a shell, which would change them.
     guest.cmdline = "init=/bin/cat";
     guest.arguments = "/proc/self/status";
     let outcome = guest.boot();
@@ -333,16 +334,16 @@ fn signals_and_descriptors_are_those_that_the_kernel_gave() {
     };
     assert_eq!(signals("SigBlk:"), 0, "{console}");
     assert_eq!(signals("SigCgt:"), 0, "{console}");
-    // USR2 as tests/common starts it; 32 is the C library's own, and nobody's to set.
+    // USR2 is set by tests/common; the C library reserves signal 32.
     assert_eq!(signals("SigIgn:") & 0x7fff_ffff, 0x800, "{console}");
     guest.cmdline = "init=/bin/ls";
     guest.arguments = "/proc/self/fd";
-    // The fourth is the directory that ls reads.
+    // Descriptor 3 is the directory that ls reads.
     assert_eq!(guest.boot().reached(), "0\n1\n2\n3\n");
 }
 
 #[test]
-fn the_kernels_filesystems_are_mounted_as_they_should_be() {
+fn the_kernels_filesystems_are_mounted_with_their_flags() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(
         &scratch,
@@ -363,7 +364,7 @@ fn the_kernels_filesystems_are_mounted_as_they_should_be() {
             "no {expected:?} in\n{console}"
         );
     }
-    // The old rootfs is gone, and what was made on the way there with it.
+    // The old rootfs is unmounted, and the mounts that /init made in it.
     assert!(!console.contains("rootfs"), "{console}");
 }
 
@@ -392,7 +393,7 @@ fn a_read_only_root_is_the_layer_itself_or_an_overlay_without_upper() {
 }
 
 #[test]
-fn the_root_looks_like_the_lowest_layer_that_says_how() {
+fn the_root_has_the_attributes_of_the_lowest_layer_with_a_root() {
     let scratch = Scratch::new();
     let [_, app] = two_layers(&scratch, "true");
     let base = scratch.join("odd");
@@ -400,7 +401,7 @@ fn the_root_looks_like_the_lowest_layer_that_says_how() {
     fs::set_permissions(&base, fs::Permissions::from_mode(0o1751)).unwrap();
     std::os::unix::fs::chown(&base, Some(12), Some(34)).unwrap();
     let odd = mkfs(&base);
-    // An archive without a member for its root says nothing.
+    // An archive without a member for its root has no attributes for it.
     let lowest = cpio(&[file("etc", b"")]);
     let files = [
         ("layers/0.cpio", &lowest[..]),
@@ -409,7 +410,7 @@ fn the_root_looks_like_the_lowest_layer_that_says_how() {
     ];
     let outcome = Guest::new(&files).boot();
     assert_eq!(outcome.reached(), "1751 12 34\n");
-    // One with a member does.
+    // One with a member has.
     let lowest = cpio(&[entry(".", 0o040700, b"")]);
     let files = [
         ("layers/0.cpio", &lowest[..]),
@@ -420,7 +421,7 @@ fn the_root_looks_like_the_lowest_layer_that_says_how() {
 }
 
 #[test]
-fn the_upper_takes_its_options_and_refuses_wrong_ones_in_the_kernels_words() {
+fn wrong_options_of_the_upper_are_reported_with_the_kernels_message() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "grep upper /proc/mounts");
     let mut guest = Guest::new(&[("layers/base", &base)]);
@@ -442,7 +443,7 @@ fn the_upper_takes_its_options_and_refuses_wrong_ones_in_the_kernels_words() {
 }
 
 #[test]
-fn whiteouts_in_a_layer_hide_what_lies_below() {
+fn whiteouts_in_a_layer_hide_files_of_lower_layers() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "ls /etc; cat /etc/which");
     let whiteout = cpio(&[dir("etc"), entry("etc/which", 0o020000, b"")]);
@@ -473,7 +474,7 @@ fn without_layers_the_initramfs_is_the_system() {
 }
 
 #[test]
-fn a_root_that_the_kernel_has_stacked_is_gone_on_with() {
+fn a_root_that_the_kernel_has_stacked_is_used() {
     let mut guest = Guest::new(&[("initrd_layers/0/which", b"of the kernel\n")]);
     system(
         &guest.scratch.join("rootfs"),
@@ -486,7 +487,7 @@ fn a_root_that_the_kernel_has_stacked_is_gone_on_with() {
 }
 
 #[test]
-fn a_damaged_layer_is_named_with_what_is_wrong_with_it() {
+fn a_damaged_layer_is_named_with_the_damage() {
     let scratch = Scratch::new();
     let [base, mut app] = two_layers(&scratch, "true");
     app[1100] ^= 1;
@@ -498,7 +499,7 @@ fn a_damaged_layer_is_named_with_what_is_wrong_with_it() {
 }
 
 #[test]
-fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() {
+fn an_init_that_cannot_be_executed_fails_the_boot_before_the_switch() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "true");
@@ -540,7 +541,7 @@ fn an_init_that_cannot_be_executed_is_found_out_before_the_point_of_no_return() 
 }
 
 #[test]
-fn init_is_found_through_links_that_mean_the_new_root() {
+fn links_to_init_are_resolved_in_the_new_root() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "echo found");
@@ -555,7 +556,7 @@ fn init_is_found_through_links_that_mean_the_new_root() {
 }
 
 #[test]
-fn a_failure_does_what_the_command_line_says() {
+fn a_failure_follows_the_command_line() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
@@ -570,7 +571,7 @@ fn a_failure_does_what_the_command_line_says() {
     failure(&mut guest, "panic=-1").says("restarting");
 }
 
-/// Does what `/init` does first, and returns the command line. Failures take the way that its words choose.
+/// Sets up PID 1 as `/init` does, and returns the command line, which determines how failures are handled.
 fn set_up_pid_1() -> String {
     use layerinit::boot::{console, kmsg, rescue, setup};
     assert!(rustix::process::getpid().is_init());
@@ -592,9 +593,9 @@ fn guest_of_test(name: &str) -> Guest {
     guest
 }
 
-/// PID 1 of the test below, which is no `/init`, but uses the same failure policy.
+/// PID 1 of the test below, which is not `/init`, but handles failures like it.
 #[test]
-#[ignore = "is started as PID 1 by a_panic_takes_the_way_of_every_other_failure"]
+#[ignore = "is started as PID 1 by a_panic_is_handled_like_other_failures"]
 fn panics_as_pid_1() {
     let cmdline = set_up_pid_1();
     layerinit::boot::rescue::catch_panics();
@@ -603,7 +604,7 @@ fn panics_as_pid_1() {
 }
 
 #[test]
-fn a_panic_takes_the_way_of_every_other_failure() {
+fn a_panic_is_handled_like_other_failures() {
     let mut guest = guest_of_test("panics_as_pid_1");
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
@@ -612,7 +613,7 @@ fn a_panic_takes_the_way_of_every_other_failure() {
         .says("index out of bounds: the len is 0 but the index is 21")
         .says("this is a bug in layerinit; please report the line above")
         .says("switching off");
-    // With a shell in the initramfs, that comes first.
+    // A shell in the initramfs is started first.
     rescue_shell(&guest);
     guest.typed = "busybox echo typed $((6 * 7)); exit\n";
     let outcome = failure(&mut guest, "");
@@ -626,10 +627,10 @@ fn a_panic_takes_the_way_of_every_other_failure() {
     );
 }
 
-/// PID 1 of the test below: faults as the command line says, on a thread of its own.
+/// PID 1 of the test below: causes the fault that the command line names, in a thread.
 #[test]
 #[expect(unsafe_code, reason = "it faults on purpose")]
-#[ignore = "is started as PID 1 by a_fault_takes_the_way_of_every_other_failure"]
+#[ignore = "is started as PID 1 by a_fault_is_handled_like_other_failures_but_without_a_shell"]
 fn faults_as_pid_1() {
     let cmdline = set_up_pid_1();
     layerinit::boot::fault::install_handler();
@@ -653,7 +654,7 @@ fn faults_as_pid_1() {
         Some("illegal") => unsafe { std::arch::asm!("ud2") },
         Some("bus") => {
             let file = File::create_new("/empty").unwrap();
-            // SAFETY: a new mapping; what is read of it lies after the file's end: the fault is the test.
+            // SAFETY: a new mapping; the read is beyond the end of the file, and the fault is the test.
             let map = unsafe {
                 libc::mmap(
                     std::ptr::null_mut(),
@@ -664,7 +665,7 @@ fn faults_as_pid_1() {
                     0,
                 )
             };
-            // SAFETY: none, as said above.
+            // SAFETY: none: the fault is the test.
             let _ = unsafe { map.cast::<u8>().read_volatile() };
         }
         other => panic!("{other:?}"),
@@ -674,9 +675,9 @@ fn faults_as_pid_1() {
 }
 
 #[test]
-fn a_fault_takes_the_way_of_every_other_failure() {
+fn a_fault_is_handled_like_other_failures_but_without_a_shell() {
     let mut guest = guest_of_test("faults_as_pid_1");
-    // No shell is started, though there is one.
+    // /init starts no shell, although there is one.
     rescue_shell(&guest);
     for (cmdline, expected, signal) in [
         (
@@ -708,7 +709,7 @@ fn a_fault_takes_the_way_of_every_other_failure() {
 }
 
 #[test]
-fn a_signal_that_somebody_sends_as_if_of_a_fault_is_told_and_ends_the_boot() {
+fn a_fault_signal_from_a_process_fails_the_boot() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
     rescue_shell(&guest);
     for signal in ["SEGV", "BUS", "ILL", "FPE", "ABRT", "SYS", "TRAP"] {
@@ -722,10 +723,10 @@ fn a_signal_that_somebody_sends_as_if_of_a_fault_is_told_and_ends_the_boot() {
 }
 
 #[test]
-fn a_console_that_takes_nothing_changes_nothing() {
+fn a_full_console_does_not_stop_the_boot() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
     fs::write(guest.scratch.join("full"), "").unwrap();
-    // Errors do not reach the console by way of the kernel log: they are written there.
+    // At this level, the kernel log does not write errors to the console: /init does.
     fs::write(guest.scratch.join("printk"), "1 4 1 7\n").unwrap();
     let outcome = failure(&mut guest, "rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2), "{}", outcome.log);
@@ -735,7 +736,7 @@ fn a_console_that_takes_nothing_changes_nothing() {
 }
 
 #[test]
-fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
+fn the_boot_continues_with_a_root_that_the_rescue_shell_mounts() {
     let mut guest = Guest::new(&[("layers/broken", b"what is this")]);
     system(&guest.scratch.join("rootfs/other"), "echo by hand");
     rescue_shell(&guest);
@@ -753,13 +754,13 @@ fn a_rescue_shell_answers_and_can_mount_a_root_to_go_on_with() {
 }
 
 #[test]
-fn a_shell_that_nobody_needs_does_not_keep_the_boot_from_ending() {
+fn a_shell_without_input_ends_the_boot() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "true");
     let mut guest = Guest::new(&[("layers/base", &mkfs(&base))]);
     rescue_shell(&guest);
-    // It reads the end of a file, each time.
+    // The shell reads the end of its input each time.
     guest.typed = "";
     let outcome = failure(&mut guest, "init=/none rd.emergency=poweroff");
     assert_eq!(outcome.status.signal(), Some(2));
@@ -768,7 +769,7 @@ fn a_shell_that_nobody_needs_does_not_keep_the_boot_from_ending() {
         .says("switching off");
 }
 
-/// Gives the initramfs a shell.
+/// Adds a shell to the initramfs.
 fn rescue_shell(guest: &Guest) {
     let bin = guest.scratch.join("rootfs/bin");
     copy_program(busybox(), bin.join("busybox"));
@@ -776,7 +777,7 @@ fn rescue_shell(guest: &Guest) {
 }
 
 #[test]
-fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
+fn a_break_starts_a_shell_and_the_boot_continues_after_it() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo went on");
     let mut guest = Guest::new(&[("layers/base", &base)]);
@@ -794,7 +795,7 @@ fn a_break_opens_a_shell_and_goes_on_when_it_ends() {
 }
 
 #[test]
-fn a_link_for_a_mount_point_hides_nothing_else() {
+fn a_symbolic_link_as_mount_point_hides_nothing_else() {
     let scratch = Scratch::new();
     let script = "cat /etc/which; for d in /proc /sys /run /dev; do readlink $d; done; echo $(stat -c %F /proc /sys /run/ /dev); \
                   ls /proc/self/cmdline /run/initramfs/layerinit.json /sys/kernel/mm >/dev/null && echo there";
@@ -822,7 +823,7 @@ fn a_link_for_a_mount_point_hides_nothing_else() {
         .says("/sys of the new root: it is neither a directory nor a link to one: ENOTDIR: Not a directory; replaced")
         .says("/dev of the new root: it is neither a directory nor a link to one: ENOENT: No such file or directory; replaced");
 
-    // Nothing is written to what is not an overlay.
+    // /init writes nothing to a root that is not an overlay.
     guest.cmdline = "rd.overlay.readonly init=/bin/cat -- /etc/which";
     guest.arguments = "/etc/which";
     let outcome = guest.boot();
@@ -831,7 +832,7 @@ fn a_link_for_a_mount_point_hides_nothing_else() {
 }
 
 #[test]
-fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
+fn a_symbolic_link_as_mount_point_in_the_initramfs_hides_nothing_else() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "stat -c %F /sys /run");
     let guest = Guest::new(&[
@@ -848,10 +849,10 @@ fn a_link_for_a_mount_point_in_the_initramfs_hides_nothing_else() {
 }
 
 #[test]
-fn directories_that_everybody_may_write_to_are_told_up_to_a_number() {
+fn world_writable_directories_are_reported_up_to_a_limit() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "stat -c %a /etc");
-    // As GRUB makes them of newc:etc/conf.d/x:FILE.
+    // As GRUB makes them for newc:etc/conf.d/x:FILE.
     let names: Vec<_> = (0..9).map(|i| format!("etc/{i}")).collect();
     let mut entries = vec![
         entry("etc", 0o040777, b""),
@@ -872,11 +873,11 @@ fn directories_that_everybody_may_write_to_are_told_up_to_a_number() {
 }
 
 #[test]
-fn what_is_no_watchdog_is_not_written_to() {
+fn only_a_watchdog_is_written_to() {
     let scratch = Scratch::new();
     let [base, _] = two_layers(&scratch, "echo here");
     let mut guest = Guest::new(&[("layers/base", &base)]);
-    // In a guest of these tests the console is a file.
+    // In these tests, the console is a file.
     guest.cmdline = "rd.watchdog=/dev/console";
     let outcome = guest.boot();
     assert_eq!(outcome.reached(), "here\n");
@@ -888,7 +889,7 @@ fn what_is_no_watchdog_is_not_written_to() {
 }
 
 #[test]
-fn a_new_root_without_mount_points_still_boots_where_they_can_be_made_or_done_without() {
+fn missing_mount_points_are_created_or_skipped() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(&base, "ls -d /proc /dev /sys /run; echo done");
@@ -940,7 +941,7 @@ fn many_archives_in_a_row_between_images_are_stacked_in_order() {
             file(&name, b""),
             file("etc/top", top.as_bytes()),
         ];
-        // Of a layer that is merged by then.
+        // A file of a layer that /init has merged before.
         if i == 39 {
             entries.push(entry("etc/d/3", 0o020000, b""));
         }
@@ -965,7 +966,7 @@ fn many_archives_in_a_row_between_images_are_stacked_in_order() {
 }
 
 #[test]
-fn the_report_tells_what_was_done() {
+fn the_report_describes_the_boot() {
     let scratch = Scratch::new();
     let [base, app] = two_layers(&scratch, "cat /run/initramfs/layerinit.json");
     let mut guest = Guest::new(&[("layers/a.erofs", &base), ("layers/b.erofs", &app)]);
@@ -986,7 +987,7 @@ fn the_report_tells_what_was_done() {
     }
 }
 
-/// Each warning of the log, and no other line, in its order.
+/// The report has each warning of the log, in order, and nothing else.
 #[test]
 fn the_report_has_every_warning() {
     let scratch = Scratch::new();
@@ -1011,7 +1012,7 @@ fn the_report_has_every_warning() {
 }
 
 #[test]
-fn started_by_hand_it_says_what_it_is_and_touches_nothing() {
+fn started_by_hand_it_prints_what_it_is_and_changes_nothing() {
     let init = env!("CARGO_BIN_EXE_init");
     let output = Command::new(init).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
@@ -1065,13 +1066,13 @@ fn the_program_is_static_and_needs_no_interpreter() {
 }
 
 #[test]
-fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
+fn an_unreadable_init_is_an_error_and_not_skipped() {
     let scratch = Scratch::new();
     let tree = scratch.join("system");
     system(&tree, "echo never");
     fs::copy(tree.join("sbin/init"), tree.join("etc/init")).unwrap();
     let image = ext4_of(&tree);
-    // The directory names an inode that is none.
+    // The directory entry names a cleared inode.
     run(Command::new("debugfs").args(["-w", "-R", "clri /sbin/init", image.path()]));
     let disk = Loop::attach(&image);
     let mut guest = Guest::new(&[]);
@@ -1079,9 +1080,9 @@ fn an_init_that_cannot_be_read_is_not_replaced_by_the_next_one() {
     outcome.says("boot failed: find init in the new root: find /sbin/init: EUCLEAN");
 }
 
-/// systemd looks for the disk of `/` there, which it cannot see through an overlay.
+/// systemd reads this link to find the disk of `/`, which it cannot see through an overlay.
 #[test]
-fn the_device_below_the_overlay_is_told_to_systemd() {
+fn systemd_learns_the_device_below_the_overlay() {
     let scratch = Scratch::new();
     let script = "readlink /run/systemd/volatile-root || echo no link";
     system(&scratch.join("system"), script);

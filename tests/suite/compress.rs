@@ -1,5 +1,5 @@
-//! Compressed archives: their bytes, their ends, and that nothing hostile does harm. Streams come
-//! from the real tools (gzip, zstd, xz, lz4), which have to be installed.
+//! Compressed archives: their bytes, their ends, and hostile streams. The streams are made by the real tools
+//! (gzip, zstd, xz, lz4), which must be installed.
 
 use allocation_counter::measure;
 use layerinit::format::compress::{Codec, Decoder, WINDOW_MAX};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 // ---- counting memory ------------------------------------------------------------------------
 
-/// The most heap that `work` held at once, in bytes, and its result. Only its own thread is counted.
+/// Returns the peak heap of `work` in its own thread, in bytes, and its result.
 fn peak_of<T>(work: impl FnOnce() -> T) -> (u64, T) {
     let mut result = None;
     let counted = measure(|| result = Some(work()));
@@ -17,7 +17,7 @@ fn peak_of<T>(work: impl FnOnce() -> T) -> (u64, T) {
 
 // ---- making and reading streams -------------------------------------------------------------
 
-/// What a tool makes of `plain`; it reads stdin and writes stdout.
+/// The output of a tool for the input `plain`.
 fn made_by(command: &str, plain: &[u8]) -> Vec<u8> {
     let mut words = command.split_whitespace();
     let tool = words.next().expect("a command");
@@ -55,7 +55,7 @@ impl Noise {
     }
 }
 
-/// Something like a filesystem: text, repeated far and near, noise, x86 calls and zeros.
+/// Data like that of a filesystem: text with near and far repetitions, noise, x86 calls and zeros.
 fn sample(len: usize) -> Vec<u8> {
     let mut noise = Noise(0x2545_f491_4f6c_dd1d);
     let mut plain = Vec::with_capacity(len + 4096);
@@ -79,7 +79,7 @@ fn sample(len: usize) -> Vec<u8> {
     plain
 }
 
-/// Plain bytes and length of the stream at the start of `input`.
+/// Returns the plain bytes and the length of the stream at the start of `input`.
 fn decode(codec: Codec, input: impl BufRead) -> io::Result<(Vec<u8>, u64)> {
     let mut decoder = Decoder::new(codec, input)?;
     let mut plain = Vec::new();
@@ -87,12 +87,12 @@ fn decode(codec: Codec, input: impl BufRead) -> io::Result<(Vec<u8>, u64)> {
     Ok((plain, decoder.consumed()))
 }
 
-/// As `decode`, from a file in memory, in reads of `step` bytes.
+/// Like `decode`, in reads of `step` bytes.
 fn decode_in_steps(codec: Codec, input: &[u8], step: usize) -> io::Result<(Vec<u8>, u64)> {
     decode(codec, BufReader::with_capacity(step, input))
 }
 
-/// What can stand after an archive.
+/// Data that can follow an archive.
 fn followers() -> Vec<(&'static str, Vec<u8>)> {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut boot_sector = noise.bytes(1024);
@@ -116,14 +116,14 @@ fn followers() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The stream decodes to `plain`, and ends where it ends, whatever follows and however little of
-/// it is buffered.
+/// Expects that the stream decodes to `plain`, and that its end is found for every follower and every size of
+/// the input buffer.
 fn ends_exactly(what: &str, codec: Codec, stream: &[u8], plain: &[u8]) {
     assert_eq!(Codec::detect(stream), Some(codec), "{what}");
     for (name, after) in followers() {
         let input = [stream, &after].concat();
         for step in [usize::MAX, 1, 7, 4096] {
-            // Small steps are slow: long streams are read in them with two followers, the longest not at all.
+            // Small steps are slow: long streams use them with two followers only, the longest streams never.
             let slow = step != usize::MAX && plain.len() > 100_000;
             if slow && (!["nothing", "zeros"].contains(&name) || plain.len() > 1 << 20) {
                 continue;
@@ -137,7 +137,7 @@ fn ends_exactly(what: &str, codec: Codec, stream: &[u8], plain: &[u8]) {
                     &mut buffered
                 }
             };
-            let mut decoder = Decoder::new(codec, input).expect("compiled in");
+            let mut decoder = Decoder::new(codec, input).expect("the codec is compiled in");
             let mut got = Vec::new();
             let result = decoder.read_to_end(&mut got);
             let case = format!("{what}, then {name}, {step} at a time");
@@ -145,18 +145,21 @@ fn ends_exactly(what: &str, codec: Codec, stream: &[u8], plain: &[u8]) {
             assert!(got == plain, "{case}: other bytes");
             assert_eq!(decoder.consumed(), stream.len() as u64, "{case}: consumed");
             assert_eq!(
-                decoder.read(&mut [0; 9]).expect("still the end"),
+                decoder.read(&mut [0; 9]).expect("the end stays the end"),
                 0,
                 "{case}"
             );
 
-            // The input, with what was read too far put back, goes on right after the stream.
+            // The rest of the input begins directly after the stream.
             let mut left = decoder.read_past().to_vec();
             assert!(
                 codec == Codec::Lz4 || left.is_empty(),
                 "{case}: read past the end"
             );
-            decoder.into_inner().read_to_end(&mut left).expect("memory");
+            decoder
+                .into_inner()
+                .read_to_end(&mut left)
+                .expect("reading from memory");
             assert!(left == after, "{case}: the rest");
         }
     }
@@ -170,7 +173,7 @@ fn message(result: io::Result<(Vec<u8>, u64)>) -> String {
 
 const HELLO: &[u8] = b"Hello, world!\n";
 
-/// Small streams, each with what it holds.
+/// Small streams, each with its plain bytes.
 #[rustfmt::skip]
 const SMALL: [(Codec, &[u8], &[u8]); 9] = [
     (Codec::Gzip, &[
@@ -386,7 +389,7 @@ fn formats_are_recognised_by_the_kernels_two_bytes_and_no_fewer() {
 }
 
 #[test]
-fn further_bytes_that_disagree_are_not_an_archive() {
+fn a_magic_number_with_wrong_further_bytes_is_no_archive() {
     let others: [&[u8]; 8] = [
         &[0x1f, 0x8b, 0x07],
         &[0xfd, b'7', b'z', b'X', b'Z', 1],
@@ -394,7 +397,7 @@ fn further_bytes_that_disagree_are_not_an_archive() {
         &[0x28, 0xb5, 0x2f, 0xfc],
         b"BZ0",
         b"070701",
-        &[0x04, 0x22, 0x4d, 0x18], // LZ4 without -l, which the kernel doesn't know
+        &[0x04, 0x22, 0x4d, 0x18], // LZ4 without -l, which the kernel does not support
         &[0x50, 0x2a],             // too little for a skippable frame
     ];
     for bytes in others {
@@ -423,7 +426,7 @@ fn refused_formats_are_refused_by_name() {
 
 // ---- damage ---------------------------------------------------------------------------------
 
-/// Small streams for damage: the literal ones, and some that need their decoders' inner parts.
+/// Small streams to damage: the literal ones, and some that exercise more of the decoders.
 fn victims() -> Vec<(Codec, Vec<u8>, Vec<u8>)> {
     let mut all: Vec<_> = SMALL
         .iter()
@@ -453,7 +456,7 @@ fn a_stream_cut_off_anywhere_is_an_error_that_says_so() {
             let cut = &stream[..len];
             let result = decode_in_steps(codec, cut, 64);
             if codec == Codec::Lz4 && (4..8).contains(&len) {
-                // No chunk, or part of the size of one: an archive of nothing, as in the kernel.
+                // Without a complete chunk size, the archive is empty, as in the kernel.
                 assert_eq!(result.expect("an empty archive"), (vec![], 4));
                 continue;
             }
@@ -513,7 +516,7 @@ fn random_mutations_neither_panic_nor_hang() {
                 _ => damaged.extend(noise.bytes(at % 50)),
             }
         }
-        // Damage may ask for gigabytes of plain bytes; nobody has to wait for them.
+        // A damaged stream may expand to gigabytes, which need not be read.
         if let Ok(decoder) = Decoder::new(*codec, damaged.as_slice()) {
             let _ = io::copy(&mut decoder.take(16 << 20), &mut io::sink());
         }
@@ -575,13 +578,14 @@ fn errors_name_the_format_and_what_is_wrong() {
 
 #[test]
 fn after_an_error_every_read_fails() {
-    let mut decoder = Decoder::new(Codec::Zstd, &b"(\xb5/\xfd\x08"[..]).expect("compiled in");
+    let mut decoder =
+        Decoder::new(Codec::Zstd, &b"(\xb5/\xfd\x08"[..]).expect("the codec is compiled in");
     for _ in 0..3 {
         assert!(decoder.read(&mut [0; 8]).is_err());
     }
 }
 
-/// Bytes, then an error of the device.
+/// A reader that returns bytes, and then an error.
 struct Failing<'a>(&'a [u8], u32);
 
 impl Read for Failing<'_> {
@@ -598,7 +602,7 @@ impl Read for Failing<'_> {
 }
 
 #[test]
-fn an_error_of_the_input_comes_through_as_it_is() {
+fn an_input_error_is_returned_unchanged() {
     for (codec, stream, _) in victims() {
         for len in [0, 2, 6, stream.len() - 1] {
             let input = BufReader::with_capacity(16, Failing(&stream[..len.min(stream.len())], 0));
@@ -615,7 +619,7 @@ fn an_error_of_the_input_comes_through_as_it_is() {
 // ---- memory ---------------------------------------------------------------------------------
 
 #[test]
-fn what_the_kernels_decoders_do_not_take_is_known_by_the_first_bytes() {
+fn streams_that_the_kernel_refuses_are_recognised_by_their_first_bytes() {
     let refused = |codec: Codec, stream: &[u8]| codec.kernel_refusal(&stream[..8]).is_some();
     for (codec, command, expected) in [
         (Codec::Gzip, "gzip", false),
@@ -643,9 +647,9 @@ fn what_the_kernels_decoders_do_not_take_is_known_by_the_first_bytes() {
 #[test]
 fn memory_is_bounded_by_the_window_not_by_the_archive() {
     const MIB: u64 = 1 << 20;
-    // Repeated at a distance that the windows of zstd and xz span: most of it decodes as copies.
+    // Repetitions within the windows of zstd and xz, so that most of it is decoded as copies.
     let plain = sample(160 << 10).repeat(256);
-    // The window, and what the ways of growing a buffer may cost on top of it.
+    // The window, and the overhead of growing buffers.
     for (codec, command, window) in [
         (Codec::Gzip, "gzip -1", 0),
         (Codec::Lz4, "lz4 -q -l", 8 * MIB),
@@ -656,7 +660,8 @@ fn memory_is_bounded_by_the_window_not_by_the_archive() {
     ] {
         let stream = made_by(command, &plain);
         let (peak, same) = peak_of(|| {
-            let mut decoder = Decoder::new(codec, stream.as_slice()).expect("compiled in");
+            let mut decoder =
+                Decoder::new(codec, stream.as_slice()).expect("the codec is compiled in");
             let mut want = plain.as_slice();
             let mut out = [0; 8192];
             loop {
@@ -680,7 +685,7 @@ fn memory_is_bounded_by_the_window_not_by_the_archive() {
 }
 
 #[test]
-fn a_declared_window_is_not_allocated_before_there_is_data_for_it() {
+fn a_declared_window_is_allocated_only_as_data_arrives() {
     #[rustfmt::skip]
     let streams: [(Codec, &[u8]); 2] = [
         (Codec::Zstd, &[0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 0x42, 0, 0, b'z']), // 128 MiB
@@ -701,7 +706,7 @@ fn a_declared_window_is_not_allocated_before_there_is_data_for_it() {
 }
 
 #[test]
-fn a_window_over_the_limit_is_an_error_that_names_its_size() {
+fn a_window_above_the_limit_is_an_error_with_its_size() {
     assert_eq!(WINDOW_MAX, 134_217_729);
     #[rustfmt::skip]
     let streams: [(Codec, &[u8], &str); 4] = [

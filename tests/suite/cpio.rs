@@ -1,4 +1,4 @@
-//! The newc format: literal archives, decoded, compared, and encoded back to the same bytes.
+//! The newc format: literal archives, which are decoded, compared, and encoded back to the same bytes.
 
 use std::io::{BufReader, Read};
 
@@ -6,7 +6,7 @@ use crate::common::*;
 use layerinit::bytes::{Reader, Skip};
 use layerinit::format::cpio::{Archive, HEADER_LEN, Header, Next, normalized, padding};
 
-/// What the archive is made of, one line a member, and how it ends.
+/// Returns a line for each member of the archive, and one for its end.
 fn read(input: impl Skip, bodies: bool) -> Vec<String> {
     let mut archive = Archive::new(input);
     let mut lines = Vec::new();
@@ -41,7 +41,8 @@ fn read(input: impl Skip, bodies: bool) -> Vec<String> {
     }
 }
 
-/// Read from memory and through a small buffer, with and without bodies: always the same members.
+/// Reads the archive from memory and through a small buffer, with and without bodies, and expects the same
+/// members.
 #[track_caller]
 fn gives(archive: &[u8], expected: &[&str]) {
     assert_eq!(read(Reader::new(&archive, 0), true), expected);
@@ -59,7 +60,7 @@ fn gives(archive: &[u8], expected: &[&str]) {
     );
 }
 
-/// One file as GNU cpio 2.13 writes it, and the trailer.
+/// A file and the trailer, as GNU cpio 2.13 writes them.
 const LITERAL: &[u8] = b"\
 070701\
 0000C0DE000081A4000003E80000006400000001\
@@ -121,12 +122,12 @@ fn what_is_decoded_is_encoded_to_the_same_bytes() {
         header: Header::decode(header).unwrap(),
         body: b"guest",
     }]);
-    // The trailer of these tests has no links; cpio gives it one.
+    // The trailer of these tests has a link count of 0, that of cpio 1.
     assert_eq!(made[..0x80], LITERAL[..0x80]);
 }
 
 #[test]
-fn every_field_takes_all_of_32_bits_and_digits_of_either_case() {
+fn fields_have_32_bits_and_digits_of_either_case() {
     let all = Header {
         crc: true,
         ino: u32::MAX,
@@ -151,7 +152,7 @@ fn every_field_takes_all_of_32_bits_and_digits_of_either_case() {
 }
 
 #[test]
-fn other_formats_and_damaged_headers_are_told_apart() {
+fn other_formats_and_damaged_headers_are_distinguished() {
     let good: [u8; HEADER_LEN] = Header::default().encode().as_bytes().try_into().unwrap();
     let with = |at: usize, text: &[u8]| {
         let mut bytes = good;
@@ -189,7 +190,7 @@ fn names_and_bodies_of_every_length_are_padded_to_four() {
 }
 
 #[test]
-fn zeros_may_stand_between_members_and_archives() {
+fn zeros_are_allowed_between_members_and_archives() {
     let one = cpio_without_trailer(&[file("a", b"1")]);
     let two = cpio(&[file("b", b"2")]);
     gives(
@@ -215,7 +216,7 @@ fn an_archive_ends_where_something_else_begins() {
 }
 
 #[test]
-fn a_header_that_does_not_start_at_a_multiple_of_four_is_another_archives() {
+fn an_unaligned_header_starts_another_archive() {
     let one = cpio_without_trailer(&[file("a", b"1")]);
     gives(
         &join(&[&one, &[0; 2], &one]),
@@ -237,7 +238,7 @@ fn names_of_grub_have_no_nul() {
     assert_eq!(archive.unterminated(), None);
     assert!(matches!(archive.next_member(), Ok(Next::Member(_))));
     assert_eq!(archive.unterminated(), Some(0));
-    // A name that goes on in its padding, or has a NUL inside, is anything but that.
+    // Not names of GRUB: one that continues in its padding, and one with a NUL inside.
     for (at, byte) in [(113, b'x'), (111, 0)] {
         let mut odd = GRUB_2_06.to_vec();
         odd[at] = byte;
@@ -293,7 +294,7 @@ fn a_body_that_is_cut_short_fails_where_it_is_read() {
 }
 
 #[test]
-fn a_body_half_read_is_passed_over_by_the_next_member() {
+fn the_rest_of_a_half_read_body_is_skipped() {
     let archive = cpio(&[file("a", b"0123456789"), file("b", b"x")]);
     for taken in 0..=10 {
         let mut archive = Archive::new(BufReader::new(&archive[..]));
@@ -307,7 +308,7 @@ fn a_body_half_read_is_passed_over_by_the_next_member() {
 }
 
 #[test]
-fn the_trailer_is_a_name_and_not_a_type_but_no_link_and_nothing_passed_over() {
+fn the_trailer_is_recognised_by_name_except_for_links_and_skipped_members() {
     gives(
         &join(&[
             &cpio_without_trailer(&[
@@ -347,8 +348,8 @@ fn paths_are_names_without_dots_and_needless_slashes() {
 }
 
 #[test]
-fn a_gigabyte_of_body_is_passed_over_without_being_read() {
-    /// A header, a name, and a body that nobody may look at.
+fn bodies_are_skipped_without_being_read() {
+    /// A header, a name, and a body whose reads panic.
     struct Sparse(Vec<u8>);
     impl layerinit::bytes::ReadAt for Sparse {
         fn size(&self) -> u64 {

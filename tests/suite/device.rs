@@ -141,7 +141,7 @@ fn a_logical_partition_of_an_mbr_is_found() {
 }
 
 #[test]
-fn a_device_that_comes_later_wakes_the_wait() {
+fn a_device_that_appears_later_ends_the_wait() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let delay = Duration::from_millis(700);
@@ -159,12 +159,12 @@ fn a_device_that_comes_later_wakes_the_wait() {
         (found, took)
     });
     assert_eq!(found.volume().unwrap().uuid.as_deref(), Some(&*uuid));
-    // Before the report after five seconds, which looks as well: an event did it.
+    // Found before the report after five seconds, which searches again: an event ended the wait.
     assert!(took >= delay && took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
-fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
+fn a_device_that_disappears_is_waited_for_again() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let mut device = Some(Loop::attach(&image));
@@ -214,7 +214,7 @@ fn a_device_that_goes_away_before_it_is_used_is_waited_for_again() {
 }
 
 #[test]
-fn a_wait_ends_with_a_list_of_what_is_there() {
+fn a_timeout_lists_the_devices_that_exist() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "here");
     let device = Loop::attach(&image);
@@ -234,7 +234,7 @@ fn a_wait_ends_with_a_list_of_what_is_there() {
 }
 
 #[test]
-fn a_device_that_would_have_to_be_assembled_is_not_merely_missing() {
+fn a_device_that_needs_assembly_is_not_reported_as_missing() {
     let end = "; /init does not set up LVM, LUKS or RAID";
     for (root, told) in [
         ("/dev/mapper/none", true),
@@ -249,7 +249,7 @@ fn a_device_that_would_have_to_be_assembled_is_not_merely_missing() {
     }
 }
 
-/// What the library logs, for the test that looks at it.
+/// Collects what the library logs, for one test.
 struct Log(Mutex<Vec<String>>);
 
 impl log::Log for Log {
@@ -265,7 +265,7 @@ impl log::Log for Log {
 }
 
 #[test]
-fn a_long_wait_says_what_it_waits_for() {
+fn a_long_wait_reports_the_missing_device() {
     static LOG: Log = Log(Mutex::new(Vec::new()));
     log::set_logger(&LOG).unwrap();
     log::set_max_level(log::LevelFilter::Info);
@@ -285,8 +285,8 @@ fn a_long_wait_says_what_it_waits_for() {
 }
 
 #[test]
-fn a_device_that_wants_a_driver_is_announced() {
-    // Asks the kernel to announce a device again.
+fn the_modalias_of_an_announced_device_is_reported() {
+    // The kernel announces a device again.
     let device = fs::read_dir("/sys/bus/platform/devices")
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -312,7 +312,7 @@ fn a_device_that_wants_a_driver_is_announced() {
 }
 
 #[test]
-fn rootdelay_comes_before_the_first_look() {
+fn rootdelay_is_observed_before_the_first_search() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let _device = Loop::attach(&image);
@@ -345,7 +345,7 @@ fn two_devices_with_one_uuid_are_refused_and_both_named() {
 }
 
 #[test]
-fn a_disk_that_shows_the_same_as_its_partition_is_not_a_second_one() {
+fn a_disk_with_the_superblock_of_its_partition_is_not_a_second_match() {
     let uuid = fresh_uuid();
     let image = Image::ext4(&uuid, "");
     let device = Loop::attach(&image);
@@ -356,10 +356,10 @@ fn a_disk_that_shows_the_same_as_its_partition_is_not_a_second_one() {
 }
 
 #[test]
-fn a_btrfs_of_two_devices_is_found_when_both_are_there() {
+fn a_btrfs_of_two_devices_is_found_when_both_exist() {
     let uuid = fresh_uuid();
     let (one, two) = (Image::new(128 << 20), Image::new(128 << 20));
-    // mkfs.btrfs takes files, but makes several devices of block devices only as a rule.
+    // mkfs.btrfs accepts files, but several devices must usually be block devices.
     let (first, second) = (Loop::attach(&one), Loop::attach(&two));
     let arguments = [
         "-q", "-U", &uuid, "-d", "raid1", "-m", "raid1", &first.0, &second.0,
@@ -385,7 +385,7 @@ fn a_btrfs_of_two_devices_is_found_when_both_are_there() {
 }
 
 #[test]
-fn what_is_no_filesystem_is_refused_with_its_name() {
+fn containers_and_swap_are_refused_by_name() {
     let uuid = fresh_uuid();
     let image = Image::new(4 << 20);
     run("util-linux", "mkswap", &["-q", "-U", &uuid, image.path()]);
@@ -400,17 +400,17 @@ fn what_is_no_filesystem_is_refused_with_its_name() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_read_is_not_called_empty() {
+fn a_disk_with_read_errors_is_not_reported_as_empty() {
     let image = Image::new(4 << 20);
     let device = Loop::attach(&image);
-    // A loop device whose file has become shorter answers EIO, as a failing disk does.
+    // Reading a loop device whose file has been truncated fails with EIO, as on a failing disk.
     fs::File::options()
         .write(true)
         .open(&image.0)
         .unwrap()
         .set_len(0)
         .unwrap();
-    // What another test has read of it before is in memory.
+    // The page cache may hold what another test has read.
     while fs::File::open(&device.0)
         .and_then(|mut disk| disk.read_exact(&mut [0; 4096]))
         .is_ok()
@@ -434,7 +434,7 @@ fn a_disk_that_cannot_be_read_is_not_called_empty() {
         mount(&plan, &mut loader),
         format!("identify {0}: read {0}: EIO: I/O error", device.0)
     );
-    // Who names a type gets the kernel's own answer.
+    // With rootfstype=, the kernel's error is reported.
     let named = Plan {
         types: vec!["ext4".into()],
         ..plan
@@ -447,7 +447,7 @@ fn a_disk_that_cannot_be_read_is_not_called_empty() {
 }
 
 #[test]
-fn a_missing_node_is_made_and_a_wrong_one_is_not_used() {
+fn a_missing_node_is_created_and_a_wrong_one_not_used() {
     let image = Image::new(1 << 20);
     let device = Loop::attach(&image);
     let mut sysfs = Device::by_name(device.name()).unwrap();
@@ -511,7 +511,7 @@ fn enumeration_agrees_with_proc_partitions() {
 }
 
 #[test]
-fn patience_follows_the_command_line() {
+fn the_wait_policy_follows_the_command_line() {
     let seconds = |n| Some(Duration::from_secs(n));
     for (cmdline, delay, limit) in [
         ("", 0, Some(DEFAULT_WAIT)),

@@ -1,4 +1,4 @@
-//! `root=` to what it names: every form, and every refusal.
+//! The forms of `root=`, and the errors for others.
 
 use layerinit::plan::device_spec::Spec;
 
@@ -44,7 +44,7 @@ fn every_form_is_read_and_printed_back() {
         ("259:1048575", number(259, 1_048_575), "259:1048575"),
         ("8:1:0", number(8, 1), "8:1"),
         ("8:1:0:", number(8, 1), "8:1"),
-        // As the kernel: b302 is major 0xb3, minor 2; the minor's upper bits stand above the major.
+        // As in the kernel: b302 is major 0xb3, minor 2; the upper bits of the minor are above the major.
         ("b302", number(179, 2), "179:2"),
         ("0801", number(8, 1), "8:1"),
         ("301", number(3, 1), "3:1"),
@@ -102,7 +102,7 @@ fn every_form_is_read_and_printed_back() {
 }
 
 #[test]
-fn what_is_no_escape_stays() {
+fn other_backslashes_are_kept() {
     for text in [
         "a\\x", "a\\x2", "a\\xzz", "a\\x00b", "a\\y", "\\xff", "\\x+1",
     ] {
@@ -125,7 +125,7 @@ fn refused(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn what_is_not_understood_is_refused_with_a_reason() {
+fn invalid_forms_are_refused_with_a_reason() {
     refused(&[
         ("", "the value is empty"),
         ("\"\"", "the value is empty"),
@@ -188,7 +188,7 @@ fn paths_that_name_no_device_are_refused_with_a_reason() {
 }
 
 #[test]
-fn offsets_of_partitions_that_are_none_are_refused() {
+fn invalid_partition_offsets_are_refused() {
     const WHY: &str = "expected PARTUUID=<identifier>[/PARTNROFF=<number>]";
     refused(&[
         ("PARTUUID=/PARTNROFF=1", WHY),
@@ -201,7 +201,7 @@ fn offsets_of_partitions_that_are_none_are_refused() {
 }
 
 #[test]
-fn the_old_ramdisk_is_known() {
+fn the_ram_disk_of_an_initrd_is_recognised() {
     for text in ["/dev/ram", "/dev/ram0", "/dev/ram15", "1:0", "0100"] {
         assert!(Spec::parse(text).unwrap().is_ramdisk(), "{text}");
     }
@@ -210,9 +210,9 @@ fn the_old_ramdisk_is_known() {
     }
 }
 
-/// Hostile text of every kind comes back as a value or an error.
+/// Hostile text of every kind gives a value or an error.
 #[test]
-fn no_text_is_too_odd() {
+fn any_text_gives_a_value_or_an_error() {
     let seeds = [
         "/dev/disk/by-label/\\x20é",
         "PARTUUID=é/PARTNROFF=-",

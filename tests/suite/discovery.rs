@@ -1,5 +1,4 @@
-//! What it costs to find the segments of a large initrd: bytes that are read, which is a test, and
-//! time, which is printed.
+//! The cost of finding the segments of a large initrd: tests of how many bytes are read, and printed times.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -12,7 +11,7 @@ use crate::common::*;
 use layerinit::bytes::{Opened, ReadAt};
 use layerinit::initrd::{Kind, walk};
 
-/// A source that counts what is read of it.
+/// A source that counts the bytes read from it.
 struct Counted<'a> {
     source: &'a dyn ReadAt,
     reads: Cell<u64>,
@@ -42,7 +41,7 @@ impl ReadAt for Counted<'_> {
     }
 }
 
-/// The shortest of three.
+/// The shortest of three runs.
 fn fastest(work: impl Fn()) -> Duration {
     let times = (0..3).map(|_| {
         let start = Instant::now();
@@ -52,7 +51,7 @@ fn fastest(work: impl Fn()) -> Duration {
     times.min().unwrap()
 }
 
-/// An archive with one file of `size` bytes, but for the end of that: its head, and its tail.
+/// An archive with one file of `size` bytes, in two parts: up to the body, and from the end of the body.
 fn one_file(size: u32) -> (Vec<u8>, Vec<u8>) {
     let header = layerinit::format::cpio::Header {
         mode: 0o100755,
@@ -67,8 +66,8 @@ fn one_file(size: u32) -> (Vec<u8>, Vec<u8>) {
     (head, cpio(&[]))
 }
 
-/// A file of 1 GiB: an archive with a file of 512 MiB, an image of 256 MiB, and an archive with a file
-/// of the rest. Nothing but their heads and tails is on a disk.
+/// A file of 1 GiB: an archive with a file of 512 MiB, an image of 256 MiB, and an archive with one file. It
+/// is sparse: only their heads and tails take space.
 fn a_gibibyte(path: &Path) -> Opened {
     let file = File::options()
         .read(true)
@@ -97,12 +96,12 @@ fn a_gibibyte(path: &Path) -> Opened {
     Opened::new(file, 1 << 30)
 }
 
-/// What the head of an archive takes, so that its body ends where a page does.
+/// The length of the head of an archive, so that its body can end at a page boundary.
 fn head_room() -> u32 {
     one_file(0).0.len() as u32
 }
 
-/// A figure, for whoever runs the tests.
+/// Prints a figure.
 #[expect(
     clippy::explicit_write,
     reason = "the harness keeps what eprintln! prints of a test that passes"

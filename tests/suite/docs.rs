@@ -1,7 +1,7 @@
-//! README.md and docs/*.md: links lead somewhere, and every command that is shown works.
+//! README.md and docs/*.md: links have targets, and all commands work.
 //!
-//! Blocks of shell commands begin with ```` ```sh ````. Those with a `layerinit` command are run in a directory
-//! of made-up trees, with a made-up machine in place of the reader's.
+//! Blocks of shell commands begin with ```` ```sh ````. Those with a `layerinit` command run in a directory
+//! of test trees, with a fake machine in place of the reader's.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ use crate::support::{said, scratch, tool};
 use layerinit::plan::words::DOCS;
 use layerinit::tool::cli;
 
-/// What stands in for the reader's machine: its paths, its kernel, and programs that are not run here.
-/// `layerinit` is the tool; each call is one line of the file `calls`.
+/// The fake machine: its paths, its kernel, and stand-ins for programs. `layerinit` is the tool; it writes
+/// each call as one line to the file `calls`.
 const MACHINE: &str = r#"
 set -euo pipefail
 PATH=$PWD/bin:$PATH
@@ -54,7 +54,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The pages, by path below the repository.
+/// The pages and their paths in the repository.
 fn pages() -> Vec<(PathBuf, String)> {
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     let mut paths: Vec<_> = docs
@@ -70,7 +70,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(read).collect()
 }
 
-/// A page in two: the text outside of blocks, and the blocks with the language of each.
+/// Splits a page into the text outside of blocks, and the blocks with their languages.
 fn split(page: &str) -> (String, Vec<(&str, String)>) {
     let (mut text, mut blocks, mut open) = (String::new(), Vec::new(), None);
     for line in page.lines() {
@@ -82,7 +82,7 @@ fn split(page: &str) -> (String, Vec<(&str, String)>) {
             (Some(_), Some(_)) => panic!("a block inside a block: {line}"),
         }
     }
-    assert!(open.is_none(), "a block without an end");
+    assert!(open.is_none(), "a block is not closed");
     (text, blocks)
 }
 
@@ -99,7 +99,7 @@ fn spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The anchors of a page, as GitHub makes them of its headings.
+/// The anchors of a page, as GitHub derives them from the headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let (text, _) = split(page);
     let headings = text.lines().filter(|line| line.starts_with('#'));
@@ -115,7 +115,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Where the links of a page lead.
+/// The targets of the links of a page.
 fn links(page: &str) -> Vec<String> {
     let (text, _) = split(page);
     let code: String = text.split('`').step_by(2).collect();
@@ -124,7 +124,7 @@ fn links(page: &str) -> Vec<String> {
         .collect()
 }
 
-/// Runs a script in a directory; standard output and standard error, status.
+/// Runs a script in a directory; returns standard output, standard error and the status.
 fn bash(directory: &Path, options: &[&str], script: &str) -> (String, String, i32) {
     let mut child = Command::new("bash")
         .args(options)
@@ -144,7 +144,7 @@ fn bash(directory: &Path, options: &[&str], script: &str) -> (String, String, i3
     said(&child.wait_with_output().unwrap())
 }
 
-/// What the commands of a page find: layers as directories, and a machine.
+/// A directory with what the commands of a page need: directories as layers, and a machine.
 fn workshop(page: &Path) -> PathBuf {
     let name = page.file_stem().unwrap().to_str().unwrap();
     let directory = scratch(&format!("docs-{name}"));
@@ -168,7 +168,7 @@ fn workshop(page: &Path) -> PathBuf {
     ] {
         fs::create_dir_all(directory.join(path)).unwrap();
     }
-    // As much of a program as anybody looks at: the one that cargo builds for tests has 48 MB.
+    // As much of a program as the tool reads: the one that cargo builds for tests has 48 MB.
     for (path, program) in [("base/sbin/init", &b"\x7fELF"[..]), ("init", OWN_INIT)] {
         fs::write(directory.join(path), program).unwrap();
         fs::set_permissions(directory.join(path), fs::Permissions::from_mode(0o755)).unwrap();
@@ -182,7 +182,7 @@ fn workshop(page: &Path) -> PathBuf {
     for name in ["profile", "kernel/build"] {
         copy_program("/bin/true", directory.join("qemu").join(name));
     }
-    // What the tool runs.
+    // Stand-ins for the programs that the tool runs.
     copy_program("/bin/true", directory.join("bin/qemu-system-x86_64"));
     for (name, script) in [
         (
@@ -243,7 +243,7 @@ fn workshop(page: &Path) -> PathBuf {
         .map(|name| format!("CONFIG_{name}=y\n"))
         .collect();
     fs::write(machine.join("boot/config-6.12-test"), config).unwrap();
-    // A page may speak of the image that another one has made.
+    // A page may use the image of another page.
     let image = "build -o initrd.img --layer base --layer app".split(' ');
     let output = tool(&directory)
         .env("LAYERINIT_INIT", "init")
@@ -288,7 +288,7 @@ fn links_lead_to_files_and_headings() {
     assert!(seen > 50, "only {seen} links were found");
 }
 
-/// Files of this repository in `code`, and those that shell blocks run.
+/// Checks the paths of files of this repository in `code` and in shell blocks.
 #[test]
 fn files_that_are_named_exist() {
     let folders = [
@@ -375,7 +375,76 @@ fn commands_run() {
     );
 }
 
-/// A sentence of a word's help in Markdown: what is typed as `code`.
+/// The rows take their configuration from docs/bootloaders.md. A block of it that `commands_run` does not run is one
+/// that a function of qemu/loaders.sh or qemu/images.sh asks for, and each boot loader has a row.
+#[test]
+fn rows_boot_the_examples_of_boot_loaders() {
+    let read = |file| fs::read_to_string(repository().join(file)).unwrap();
+    let scripts = read("qemu/loaders.sh") + &read("qemu/images.sh");
+    let asked_for = |heading: &str, number: usize| {
+        let name = match heading.contains(' ') {
+            true => format!("'{heading}'"),
+            false => heading.into(),
+        };
+        let first = number == 1;
+        let calls = ["page", "example bootloaders"].map(|call| match first {
+            true => format!("{call} {name}"),
+            false => format!("{call} {name} {number}"),
+        });
+        let another = |rest: &str| {
+            first && rest.starts_with(' ') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+        };
+        let ends = |rest: &str| rest.starts_with([' ', '\n', ')', ';']) && !another(rest);
+        let mut found = calls
+            .iter()
+            .flat_map(|call| scripts.split(call.as_str()).skip(1));
+        found.any(ends)
+    };
+    let page = read("docs/bootloaders.md");
+    let (mut heading, mut number, mut seen) = ("", 0, 0);
+    let mut open: Option<Vec<&str>> = None;
+    for line in page.lines() {
+        match (line.starts_with("```"), open.take()) {
+            (true, None) => open = Some(Vec::new()),
+            (true, Some(block)) => {
+                number += 1;
+                if !block.iter().any(|line| line.starts_with("layerinit ")) {
+                    assert!(
+                        asked_for(heading, number),
+                        "no row boots block {number} of {heading}"
+                    );
+                    seen += 1;
+                }
+            }
+            (false, Some(mut block)) => {
+                block.push(line);
+                open = Some(block);
+            }
+            (false, None) if line.starts_with('#') => {
+                (heading, number) = (line.trim_start_matches('#').trim(), 0);
+            }
+            (false, None) => {}
+        }
+    }
+    assert!(seen > 12, "only {seen} examples were found");
+    let rows = read("qemu/rows");
+    let mut loaders = 0;
+    for line in scripts.lines() {
+        let name = line
+            .strip_prefix("loader_")
+            .and_then(|rest| rest.split_once("() {"));
+        if let Some((name, _)) = name.filter(|(name, _)| *name != "packages") {
+            assert!(
+                rows.contains(&format!("| loader={name}")),
+                "no row has loader={name}"
+            );
+            loaders += 1;
+        }
+    }
+    assert!(loaders > 12, "only {loaders} boot loaders were found");
+}
+
+/// The help of a word in Markdown, with literal text as `code`.
 fn markdown(help: &str) -> String {
     let typed = |word: &str| {
         word.contains(['=', '_', '/'])
@@ -385,7 +454,7 @@ fn markdown(help: &str) -> String {
     };
     let words = help.split(' ').map(|word| {
         let text = word.trim_matches(|c| matches!(c, '(' | ')' | ',' | ';' | ':'));
-        // The end of a sentence, not an ellipsis.
+        // A full stop, but not an ellipsis.
         let text = match text.strip_suffix('.') {
             Some(text) if !text.ends_with('.') => text,
             _ => text,
@@ -439,7 +508,7 @@ fn the_page_on_the_command_line_has_every_word() {
     );
 }
 
-/// The words that bash makes of a command.
+/// The words into which bash splits a command.
 fn words(example: &str) -> Vec<String> {
     let script = format!(
         "uname() {{ echo 6.12; }}\njq() {{ cat; }}\nssh() {{ cat; }}\nlayerinit() {{ printf '%s\\n' layerinit \"$@\"; }}\n{example}\n"
@@ -472,7 +541,7 @@ fn examples_of_the_help_parse() {
     assert!(seen > 10, "only {seen} examples were found");
 }
 
-/// `layerinit VERB --option` in running text: there are such.
+/// Checks that commands `layerinit VERB --option` in the text exist.
 #[test]
 fn commands_in_the_text_have_their_options() {
     let tool = cli::command();

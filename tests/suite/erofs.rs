@@ -1,8 +1,7 @@
-//! EROFS images: the tree that the reader gives is the one that the kernel mounts, and the one that the
-//! image was made of.
+//! EROFS images: the reader, the kernel's mount and the source of the image show the same tree.
 //!
-//! Needs root, loop devices, a kernel with all of CONFIG_EROFS_FS, and the mkfs.erofs of three Debian
-//! suites: the machine's own, and two that qemu/lib.sh downloads.
+//! Needs root, loop devices, a kernel with all of CONFIG_EROFS_FS, and three versions of mkfs.erofs: the
+//! installed one, and two that qemu/lib.sh downloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -24,7 +23,7 @@ use rustix::fs::{FileType, Mode, XattrFlags, lgetxattr, llistxattr, lsetxattr, m
 
 // ---- the source ---------------------------------------------------------------------
 
-/// Numbers that look random and are always the same (xorshift).
+/// A deterministic generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -39,7 +38,7 @@ impl Random {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
-    /// Words: compressible, but not all alike.
+    /// Words: compressible, but varied.
     fn text(&mut self, length: usize) -> Vec<u8> {
         let words: Vec<_> = (0..300)
             .map(|_| format!("{:x}", self.next() % 99_999))
@@ -54,7 +53,7 @@ impl Random {
     }
 }
 
-/// A tree with everything in it that an image can have.
+/// A tree with everything that an image can have.
 fn source(top: &Path) {
     let random = &mut Random(0x9E37_79B9_7F4A_7C15);
     let at = |name: &str| top.join(name);
@@ -87,7 +86,7 @@ fn source(top: &Path) {
         mixed.extend_from_slice(&random.bytes(1_000 + n * 999));
     }
     put("big/mixed", &mixed);
-    // The same bytes again, at other offsets: for dedupe.
+    // The same bytes at other offsets, for dedupe.
     put("big/again", &[&mixed[12_345..], &text[..150_001]].concat());
     put("big/copy", &text);
     let mut sparse = File::create(at("big/sparse")).unwrap();
@@ -175,7 +174,7 @@ fn attributes(top: &Path) {
         \x10\0\x05\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
     set("deep/er", "system.posix_acl_access", acl);
     set("deep/er", "system.posix_acl_default", acl);
-    // Shared: many files have the same.
+    // Shared by many files.
     for n in 0..100 {
         set(
             &format!("small/file{n}"),
@@ -190,7 +189,8 @@ fn attributes(top: &Path) {
     }
 }
 
-/// Times of before 1970 too, and to the nanosecond. Directories last: what is made in one sets its time.
+/// Times in nanoseconds, some before 1970. Directories last, because creating a file in a directory sets its
+/// time.
 fn times(top: &Path, random: &mut Random) {
     let mut all = Vec::new();
     let mut todo = vec![top.to_path_buf()];
@@ -221,14 +221,14 @@ fn times(top: &Path, random: &mut Random) {
 
 // ---- trees as text ------------------------------------------------------------------
 
-/// A line for each file: its attributes, what it holds, and which earlier name it is a link to.
+/// For each file, a line with its attributes, its content, and the earlier name to which it is a link.
 type Lines = BTreeMap<Vec<u8>, Row>;
 
-/// A line, and the time, which not every image has of every file.
+/// A line, and the time, which not every image stores for every file.
 #[derive(Clone, Debug, PartialEq)]
 struct Row(String, (i64, i64));
 
-/// A sum over bytes.
+/// A checksum.
 fn sum(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -249,7 +249,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The size of a directory is another one in every filesystem.
+    /// The size of a directory depends on the filesystem.
     fn row(&self) -> Row {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let size = if self.mode & 0o170_000 == 0o040_000 {
@@ -276,7 +276,7 @@ impl Line<'_> {
     }
 }
 
-/// The tree below a directory, from system calls.
+/// The tree below a directory, read with system calls.
 fn of_kernel(top: &Path) -> Lines {
     let mut lines = Lines::new();
     let mut names = BTreeMap::new();
@@ -341,7 +341,7 @@ fn xattrs_of_kernel(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     xattrs
 }
 
-/// The tree of an image, from the reader.
+/// The tree of an image, read with the reader.
 fn of_reader(bytes: &dyn ReadAt) -> Lines {
     let image = Image::open(bytes).unwrap();
     let mut lines = Lines::new();
@@ -375,7 +375,7 @@ fn of_reader(bytes: &dyn ReadAt) -> Lines {
     lines
 }
 
-/// A file, put together from its extents, each cluster decoded alone.
+/// The content of a file from its extents, with each cluster decoded alone.
 fn through_extents(image: &Image, inode: &Inode) -> Vec<u8> {
     let mut whole = Vec::new();
     let mut plain = Vec::new();
@@ -400,10 +400,11 @@ fn through_extents(image: &Image, inode: &Inode) -> Vec<u8> {
     whole
 }
 
-/// The same bytes are there at offsets in no order.
+/// Expects the same bytes at random offsets.
 fn at_offsets(image: &Image, inode: &Inode, whole: &[u8], random: &mut Random) {
     let content = image.content(inode);
-    // Each read decodes whole clusters. In a short file, few offsets are in another block.
+    // Each read decodes whole clusters, and in a short file few offsets are in another block, so a few reads
+    // suffice.
     let reads = if whole.len() > 8192 { 8 } else { 3 };
     for _ in 0..whole.len().min(reads) {
         let at = random.next() as usize % whole.len();
@@ -417,7 +418,7 @@ fn at_offsets(image: &Image, inode: &Inode, whole: &[u8], random: &mut Random) {
 
 // ---- the matrix ---------------------------------------------------------------------
 
-/// The smallest page that any kernel has, in bytes: blocks of this size can be mounted everywhere.
+/// The smallest page size of any kernel, in bytes. Every kernel can mount blocks of this size.
 const PAGE_MIN: u64 = 4096;
 
 /// A mounted image.
@@ -439,7 +440,7 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// Makes an image of `tree` by each of these options, and compares what is read of it.
+/// Makes an image of the source with each line of options, and compares the trees.
 fn compare(name: &str, mkfs: &Path, matrix: &[&str]) {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -460,7 +461,7 @@ fn compare(name: &str, mkfs: &Path, matrix: &[&str]) {
         let mut read = of_reader(&bytes);
         let block = Image::open(&bytes).unwrap().superblock().block_size();
         let what = format!("{name} {options}");
-        // Larger blocks no kernel mounts, and fsck.erofs --extract stumbles over a packed inode.
+        // This kernel cannot mount larger blocks, and fsck.erofs --extract fails on a packed inode.
         if block <= PAGE_MIN {
             let _mounted = Mounted::new(&image, &mnt);
             same(&what, &read, &of_kernel(&mnt), true);
@@ -474,7 +475,7 @@ fn compare(name: &str, mkfs: &Path, matrix: &[&str]) {
     }
 }
 
-/// Every file is in both, and the same.
+/// Expects that both have the same files.
 fn same(what: &str, read: &Lines, theirs: &Lines, with_times: bool) {
     for (path, Row(line, time)) in theirs {
         let Some(Row(ours, our_time)) = read.get(path) else {
@@ -491,7 +492,7 @@ fn same(what: &str, read: &Lines, theirs: &Lines, with_times: bool) {
 }
 
 #[test]
-fn images_of_the_machine_s_mkfs_erofs() {
+fn images_of_the_installed_mkfs_erofs() {
     compare(
         "1.5",
         Path::new("mkfs.erofs"),
@@ -517,7 +518,7 @@ fn images_of_the_machine_s_mkfs_erofs() {
 }
 
 #[test]
-fn images_of_debian_13_s_mkfs_erofs() {
+fn images_of_debian_13_mkfs_erofs() {
     compare(
         "1.8",
         &NEWER_MKFS,
@@ -576,7 +577,7 @@ fn images_of_the_newest_mkfs_erofs() {
     );
 }
 
-/// Debian builds erofs-utils for blocks of up to a page.
+/// Debian builds erofs-utils for blocks of at most a page.
 #[test]
 #[ignore = "needs a mkfs.erofs configured with --with-max-block-size=65536, in $MKFS_EROFS"]
 fn images_of_blocks_larger_than_a_page() {
@@ -598,7 +599,7 @@ fn images_of_blocks_larger_than_a_page() {
 }
 
 #[test]
-fn data_on_another_device_is_refused_with_a_sentence() {
+fn data_on_another_device_is_refused_with_a_message() {
     let scratch = Scratch::new();
     let [tree, image, blob] = ["tree", "image", "blob"].map(|name| scratch.join(name));
     fs::create_dir(&tree).unwrap();
@@ -656,11 +657,11 @@ fn a_layer_is_extracted_as_the_kernel_mounts_it() {
         );
         let _mounted = Mounted::new(&image, &mnt);
         same(options, &of_kernel(&out), &of_kernel(&mnt), true);
-        // Holes of the image stay holes.
+        // Holes in the image stay holes.
         let sparse = fs::metadata(out.join("big/sparse")).unwrap();
         assert!(sparse.blocks() * 512 < sparse.len() / 2 || options.contains("zstd"));
     }
-    // Nothing is replaced.
+    // Existing files are not replaced.
     let (text, status) = tool(&["extract", "image", "--layer=0", "-C", "out"]);
     assert_eq!(status, Some(1));
     assert!(text.contains("EEXIST"), "{text}");
@@ -689,7 +690,7 @@ fn a_layer_is_extracted_as_the_kernel_mounts_it() {
         "layerinit: find layer 1: there is none; the image has 1, and the first is layer 0\n";
     assert_eq!(tool(&words), (text.to_string(), Some(1)));
 
-    // A link in the way is not followed.
+    // A link in the path is not followed.
     fs::create_dir(scratch.join("trap")).unwrap();
     symlink("/tmp", scratch.join("trap/deep")).unwrap();
     let (text, status) = tool(&["extract", "image", "-C", "trap", "deep"]);
@@ -700,7 +701,7 @@ fn a_layer_is_extracted_as_the_kernel_mounts_it() {
 }
 
 #[test]
-fn names_that_are_much_alike_may_take_less_than_a_byte_each() {
+fn compressed_similar_names_may_take_less_than_a_byte_each() {
     const NAMES: usize = 40_000;
     let scratch = Scratch::new();
     let [tree, image] = ["tree", "image"].map(|name| scratch.join(name));
@@ -727,16 +728,16 @@ fn names_that_are_much_alike_may_take_less_than_a_byte_each() {
     assert_eq!(names, NAMES + 2);
 }
 
-/// Clusters are decoded by several threads.
+/// Several threads may decode clusters.
 #[test]
-fn clusters_go_to_other_threads() {
+fn clusters_can_be_decoded_on_other_threads() {
     fn goes<T: Send + Sync>() {}
     goes::<layerinit::format::erofs::Cluster>();
     goes::<layerinit::format::erofs::Extent>();
 }
 
 #[test]
-fn no_byte_of_an_image_makes_the_reader_panic_or_go_on_for_ever() {
+fn mutated_images_neither_panic_nor_hang() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/erofs");
     let random = &mut Random(0x2545_F491_4F6C_DD1D);
     let mut images = 0;
@@ -760,7 +761,7 @@ fn no_byte_of_an_image_makes_the_reader_panic_or_go_on_for_ever() {
     assert!(images > 10, "{images}");
 }
 
-/// All of an image, but no more than 4 MiB of each file.
+/// Reads a whole image, but at most 4 MiB of each file.
 fn through(bytes: &[u8]) -> layerinit::error::Result<()> {
     let image = Image::open(&bytes)?;
     walk(&image, |_, inode| {

@@ -1,4 +1,4 @@
-//! An EROFS image written into a tmpfs: the same tree as the one that it was made of.
+//! EROFS images written into a tmpfs, compared with their source.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -16,8 +16,8 @@ use rustix::fs::{
     CWD, FileType, Mode, XattrFlags, getxattr, listxattr, lsetxattr, makedev, mknodat,
 };
 
-/// Everything about each file of a tree, by path. Names that no file has are left out: overlayfs lists whiteouts in
-/// directories that only one layer has.
+/// All attributes of each file of a tree, by path. Names that cannot be opened are omitted: overlayfs lists
+/// whiteouts in directories that only one layer has.
 pub fn tree(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut names = BTreeMap::<(u64, u64), String>::new();
@@ -198,7 +198,7 @@ fn an_image_is_written_as_it_was_made() {
 }
 
 #[test]
-fn layers_in_one_tree_are_what_overlayfs_would_show() {
+fn layers_in_one_tree_equal_their_overlay() {
     let scratch = Scratch::new();
     let path = |path: &str| scratch.join(path);
     for directory in [
@@ -284,7 +284,7 @@ fn a_damaged_cluster_names_the_file_and_the_offset() {
         .windows(13)
         .position(|window| window == b"hello world, ")
         .unwrap();
-    // A literal run that goes on beyond the cluster.
+    // A literal run that extends beyond the cluster.
     bytes[at - 1..at + 2000].fill(0xff);
     fs::write(&file, bytes).unwrap();
     let to = scratch.join("to");

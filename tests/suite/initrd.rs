@@ -1,5 +1,5 @@
-//! Bytes to segments, on literal images: exact offsets, kinds and messages, and no panic on any
-//! damaged one.
+//! From bytes to segments, on literal images: exact offsets, kinds and messages, and no panic on damaged
+//! images.
 
 use std::cell::Cell;
 use std::io;
@@ -10,7 +10,7 @@ use layerinit::bytes::ReadAt;
 use layerinit::format::cpio::Header;
 use layerinit::initrd::{Kind, Walk, walk};
 
-/// The walk as text: `offset+length kind`, then the trouble.
+/// The walk as text: lines `offset+length kind`, then the trouble.
 fn shown(image: &[u8]) -> Vec<String> {
     lines(&walk(&image, b"/init"))
 }
@@ -76,7 +76,7 @@ fn an_empty_initrd_and_one_of_zeros_hold_nothing() {
 }
 
 #[test]
-fn the_typical_images_are_what_they_are() {
+fn typical_images_are_split_into_their_segments() {
     let (loader, microcode) = (loader(), microcode());
     assert_eq!((loader.len(), microcode.len()), (0x168, 0x294));
     assert_eq!(
@@ -106,7 +106,7 @@ fn the_typical_images_are_what_they_are() {
 }
 
 #[test]
-fn padding_of_any_length_may_stand_anywhere() {
+fn padding_of_any_length_is_allowed_anywhere() {
     let loader = loader();
     let image = join(&[
         &[0; 8],
@@ -132,7 +132,7 @@ fn padding_of_any_length_may_stand_anywhere() {
 }
 
 #[test]
-fn an_image_starts_1024_bytes_before_its_superblock_whatever_is_in_them() {
+fn the_1024_bytes_before_a_superblock_may_hold_anything() {
     for first in [0, 1, 4, 510, 1000, 1023] {
         let mut boot_sector = erofs(1, "boot");
         boot_sector[first] = 0xEB;
@@ -146,13 +146,13 @@ fn an_image_starts_1024_bytes_before_its_superblock_whatever_is_in_them() {
 
 #[test]
 fn an_image_may_start_at_any_byte() {
-    // What `cat loader.cpio.gz base.erofs` gives.
+    // As from `cat loader.cpio.gz base.erofs`.
     for offset in [1, 2, 3, 5, 511] {
         let expected = [
             format!("0x0+{offset:#x} padding"),
             format!("{offset:#x}+0x1000 erofs a"),
         ];
-        // The zeros before could be its first bytes as well as padding; the superblock decides.
+        // The zeros in front could be its first bytes or padding; the superblock decides.
         assert_eq!(shown(&join(&[&vec![0; offset], &erofs(1, "a")])), expected);
     }
 }
@@ -181,7 +181,7 @@ fn archives_may_lack_their_trailer_and_have_zeros_between_members() {
         shown(&image),
         ["0x0+0x2e8 cpio 2 kernel init", "0x2e8+0x64 padding"]
     );
-    // The last body of an initrd goes without its padding.
+    // The last body of an initrd needs no padding.
     let mut image = cpio_without_trailer(&[file("a", b"12345")]);
     image.truncate(image.len() - 3);
     assert_eq!(shown(&image), ["0x0+0x75 cpio 1 kernel"]);
@@ -200,7 +200,7 @@ fn the_running_init_is_found_under_any_name_and_spelling() {
         lines(&walk(&&image[..], b"/sbin/early")),
         ["0x0+0x1e4 cpio 3 kernel init"]
     );
-    // A directory of that name is not it.
+    // A directory of that name does not count.
     assert_eq!(shown(&image), ["0x0+0x1e4 cpio 3 kernel"]);
 }
 
@@ -213,7 +213,7 @@ fn a_root_member_is_noticed() {
 }
 
 #[test]
-fn compressed_archives_are_measured_and_looked_into() {
+fn compressed_archives_are_measured_and_their_members_read() {
     use std::io::Write;
     use std::process::{Command, Stdio};
     let compress = |tool: &str, args: &[&str], data: &[u8]| {
@@ -247,11 +247,11 @@ fn compressed_archives_are_measured_and_looked_into() {
         let before = image.len();
         image.extend(loader());
         let lines = shown(&image);
-        // The kernel's LZ4 decoder does not survive what follows it.
+        // The kernel's LZ4 decoder fails on data after a stream.
         let kernel = if name == "lz4" { "" } else { " kernel" };
         let expected = format!("{before:#x}+0x168 cpio 2{kernel} init");
         assert_eq!(lines.last(), Some(&expected), "{name}");
-        // Not cpio inside.
+        // Compressed data other than cpio.
         let odd = compress(tool, args, b"hello, world");
         assert!(
             shown(&odd)[0].contains("something other than cpio"),
@@ -262,7 +262,7 @@ fn compressed_archives_are_measured_and_looked_into() {
 }
 
 #[test]
-fn where_the_kernels_unpacker_stops_nothing_behind_is_its_work() {
+fn segments_after_the_stop_are_not_unpacked_by_the_kernel() {
     let compress = |tool: &str, args: &[&str]| {
         let path =
             std::env::temp_dir().join(format!("layerinit-segment-{}-{tool}", std::process::id()));
@@ -281,7 +281,7 @@ fn where_the_kernels_unpacker_stops_nothing_behind_is_its_work() {
         shown(image).iter().filter_map(kernel).collect()
     };
     let gzip = compress("gzip", &["-nc"]);
-    // Aligned, and not.
+    // Aligned, and unaligned.
     assert_eq!(by_kernel(&join(&[&loader(), &gzip])), [true, true]);
     assert_eq!(
         by_kernel(&join(&[&loader(), &[0; 2], &gzip])),
@@ -299,7 +299,7 @@ fn the_kernel_stops_at_a_wrong_sum() {
         (entry.header.crc, entry.header.chksum) = (true, sum);
         entry
     };
-    // That what stands before it, and it itself, was unpacked is qemu/differential's business.
+    // qemu/differential compares what the kernel unpacks up to there.
     let bad = || summed("bad", b"AB", 1);
     let rows: [(&[crate::common::Entry], &[&str]); 7] = [
         (
@@ -313,7 +313,7 @@ fn the_kernel_stops_at_a_wrong_sum() {
             &[bad()],
             &["0x0+0xf4 cpio 1 kernel", "0xf4+0x168 cpio 2 init"],
         ),
-        // Before the bad one, and after it.
+        // Archives before the bad one, and after it.
         (
             &[program("init"), bad()],
             &["0x0+0x16c cpio 2 kernel init", "0x16c+0x168 cpio 2 init"],
@@ -322,7 +322,7 @@ fn the_kernel_stops_at_a_wrong_sum() {
             &[bad(), program("init")],
             &["0x0+0x16c cpio 2 kernel", "0x16c+0x168 cpio 2 init"],
         ),
-        // A file that is dropped, because its directory is missing, is not looked at.
+        // The checksum of a file that is dropped, because its directory is missing, is not verified.
         (
             &[summed("no/parent", b"AB", 1)],
             &["0x0+0xf8 cpio 1 kernel", "0xf8+0x168 cpio 2 kernel init"],
@@ -331,7 +331,7 @@ fn the_kernel_stops_at_a_wrong_sum() {
             &[dir("no"), summed("no/parent", b"AB", 1)],
             &["0x0+0x16c cpio 2 kernel", "0x16c+0x168 cpio 2 init"],
         ),
-        // Of what is no regular file it asks for no sum.
+        // Nor is that of other types than regular files.
         (
             &[{
                 let mut link = entry("link", 0o120777, b"target");
@@ -344,7 +344,7 @@ fn the_kernel_stops_at_a_wrong_sum() {
     for (entries, expected) in rows {
         assert_eq!(shown(&join(&[&cpio(entries), &loader()])), expected);
     }
-    // An image between them: what follows is no work of the kernel's, and no sum is asked for.
+    // After an image, the kernel does not unpack the archive, and the checksum is not verified.
     let image = join(&[&loader(), &erofs(1, "a"), &cpio(&[bad()])]);
     let found = walk(&&image[..], b"/init");
     let Kind::Cpio(last) = &found.segments.last().unwrap().kind else {
@@ -371,11 +371,12 @@ fn a_bootconfig_trailer_ends_the_initrd() {
 }
 
 #[test]
-fn a_bootconfig_that_the_kernel_does_not_take_is_what_is_left_behind_all_else() {
+fn an_invalid_bootconfig_is_trouble_at_the_end_of_the_initrd() {
     let loader = loader();
     let image = erofs(2, "");
     let trailer = bootconfig(b"kernel.quiet\n");
-    // Another text, another sum, and sizes: nothing, too much for any, and with the image in it.
+    // Wrong text, a wrong checksum, and wrong sizes: zero, more than any bootconfig, and one that includes
+    // the image.
     for (at, with) in [(0, 1), (20, 1), (16, 16), (18, 1), (17, 0x20)] {
         let mut damaged = loader.clone();
         pad(&mut damaged, 4096);
@@ -394,7 +395,7 @@ fn a_bootconfig_that_the_kernel_does_not_take_is_what_is_left_behind_all_else() 
 }
 
 #[test]
-fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_counts() {
+fn unknown_data_is_reported_with_offset_and_first_bytes_and_earlier_segments_stay() {
     let loader = loader();
     for (tail, expected) in [
         (
@@ -423,7 +424,7 @@ fn what_is_neither_is_named_with_offset_and_first_bytes_and_what_came_before_cou
 
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 
-/// The first MiB of a filesystem of `size` bytes that this program makes.
+/// The first MiB of a filesystem of `size` bytes, made by a program.
 fn made(size: u64, package: &str, program: &str, arguments: &[&str]) -> Vec<u8> {
     let image = Image::new(size);
     run(package, program, &[arguments, &[image.path()]].concat());
@@ -432,14 +433,14 @@ fn made(size: u64, package: &str, program: &str, arguments: &[&str]) -> Vec<u8> 
     bytes
 }
 
-/// The file that this program writes.
+/// The output file of a program.
 fn written(package: &str, program: &str, before: &[&str], after: &[&str]) -> Vec<u8> {
     let image = Image::new(0);
     run(package, program, &[before, &[image.path()], after].concat());
     std::fs::read(image.path()).unwrap()
 }
 
-/// After the loader's last byte, after padding, and at the next block of a page, this is named.
+/// Expects this message for data directly after the loader, after padding, and at the next multiple of 4096.
 fn is_named(tail: &[u8], expected: &str) {
     for zeros in [0, 4, 0x1000 - 0x168] {
         let image = join(&[&loader(), &vec![0; zeros], tail]);
@@ -541,7 +542,7 @@ fn appended_disks_and_hash_trees_are_named_where_they_begin() {
 }
 
 #[test]
-fn an_image_that_is_compressed_is_named() {
+fn a_compressed_image_is_named() {
     let image = Image::new(0);
     std::fs::write(image.path(), erofs(2, "a")).unwrap();
     for (words, name) in [
@@ -563,7 +564,7 @@ fn an_image_that_is_compressed_is_named() {
 }
 
 #[test]
-fn a_truncated_image_says_what_is_missing() {
+fn a_truncated_image_is_reported_with_the_missing_bytes() {
     let image = join(&[&loader(), &erofs(3, "a")[..8192]]);
     assert_eq!(
         shown(&image)[1],
@@ -572,11 +573,11 @@ fn a_truncated_image_says_what_is_missing() {
 }
 
 #[test]
-fn an_archive_may_start_at_any_byte_and_is_padded_from_its_own_start() {
+fn an_archive_may_start_at_any_offset_and_is_padded_relative_to_its_start() {
     let other = || cpio(&[dir("etc"), file("etc/a", b"12345"), file("etc/bc", b"")]);
     assert_eq!(other().len(), 0x1e4);
     for past in 1..4 {
-        // What systemd-boot 252 and the stub's initrd= make of files of such lengths.
+        // As systemd-boot 252 and the initrd= of the EFI stub join files of such lengths.
         let zeros = vec![0; past];
         let behind = 0x1168 + past;
         assert_eq!(
@@ -595,7 +596,7 @@ fn an_archive_may_start_at_any_byte_and_is_padded_from_its_own_start() {
                 format!("{:#x}+0x1e4 cpio 3", behind + 0x1e4),
             ]
         );
-        // In front of the first image the kernel stops there, and what follows is not its work.
+        // In front of the first image, the kernel stops at such an archive.
         assert_eq!(
             shown(&join(&[
                 &loader(),
@@ -613,7 +614,7 @@ fn an_archive_may_start_at_any_byte_and_is_padded_from_its_own_start() {
             ]
         );
     }
-    // Without a trailer, and with the padding of its last body cut short.
+    // Without a trailer, and with truncated padding after the last body.
     let mut short = cpio_without_trailer(&[file("a", b"1")]);
     short.truncate(short.len() - 1);
     assert_eq!(
@@ -660,7 +661,7 @@ fn an_archive_of_grub_is_read_and_stops_the_kernel() {
             (false, true, None)
         ]
     );
-    // The kernel looks at the trailer's name, too; what stands before that it has unpacked.
+    // The kernel checks the name of the trailer, too, but has unpacked the members before it.
     let trailer = &grub[grub.len() - 120..];
     let mut own = cpio_without_trailer(&[program("init")]);
     own.extend(trailer);
@@ -671,7 +672,7 @@ fn an_archive_of_grub_is_read_and_stops_the_kernel() {
 }
 
 #[test]
-fn names_without_end_and_lengths_without_measure_are_errors() {
+fn unterminated_names_and_excessive_lengths_are_errors() {
     let mut no_nul = cpio(&[file("abcd", b"")]);
     no_nul[114..116].fill(b'd');
     assert_eq!(
@@ -690,7 +691,7 @@ fn names_without_end_and_lengths_without_measure_are_errors() {
     );
 }
 
-/// An image with everything in it.
+/// An image with segments of every kind.
 fn everything() -> Vec<u8> {
     let mut image = join(&[&microcode(), &loader(), &[0; 20]]);
     image.extend(&erofs(1, "a")[..4096]);
@@ -725,7 +726,7 @@ fn every_flipped_bit_gives_segments_or_an_error() {
 }
 
 #[test]
-fn a_flood_of_segments_is_cut_short() {
+fn the_number_of_segments_is_limited() {
     let image = cpio(&[]).repeat(10_000);
     let walk = walk(&&image[..], b"/init");
     assert_eq!(walk.segments.len(), 8192);
@@ -737,7 +738,7 @@ fn a_flood_of_segments_is_cut_short() {
     );
 }
 
-/// Counts reads, and makes bytes up beyond the ones given: a large initrd without its memory.
+/// A large initrd without its memory: counts reads, and makes up the bytes after the given ones.
 struct Sparse<'a> {
     pieces: &'a [(u64, &'a [u8])],
     size: u64,
@@ -766,7 +767,7 @@ impl ReadAt for Sparse<'_> {
 }
 
 #[test]
-fn bodies_are_passed_over_without_being_read() {
+fn large_bodies_are_skipped_without_being_read() {
     let big = Header {
         mode: 0o100644,
         nlink: 1,
@@ -799,7 +800,7 @@ fn bodies_are_passed_over_without_being_read() {
 }
 
 #[test]
-fn squashfs_images_are_segments_of_the_length_in_their_superblock() {
+fn squashfs_images_have_the_length_in_their_superblock() {
     let source = std::env::temp_dir().join(format!("layerinit-squashfs-{}", std::process::id()));
     std::fs::create_dir_all(source.join("etc")).unwrap();
     let options = ["-noappend", "-quiet", "-no-progress"];
@@ -827,7 +828,7 @@ fn squashfs_images_are_segments_of_the_length_in_their_superblock() {
     assert!(cut.last().unwrap().contains(&expected), "{cut:?}");
 }
 
-/// A source that counts how far it is read.
+/// A source that records the highest offset read.
 struct Counted<'a>(&'a [u8], std::cell::Cell<u64>);
 
 impl layerinit::bytes::ReadAt for Counted<'_> {
@@ -853,7 +854,7 @@ fn what_follows_the_images_of_a_file_or_a_device_is_not_read() {
         lines(&walk),
         ["0x0+0x2000 erofs a", "0x2000+0x1000 erofs b"]
     );
-    // The last bytes may be a bootconfig.
+    // The last bytes are read, because they may be a bootconfig.
     let read = Counted(&bytes[..7 << 20], Default::default());
     assert_eq!(layerinit::initrd::walk_device(&read).segments.len(), 2);
 

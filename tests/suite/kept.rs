@@ -1,4 +1,4 @@
-//! `rd.overlay.for=`: the writes of some directories are kept. Needs root.
+//! `rd.overlay.for=` keeps the writes to some directories. Needs root.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -10,7 +10,7 @@ use crate::common::disk::{Image, Loop, ext4_of};
 use crate::common::guest::*;
 use crate::upper::{ext4, failure_of, mounted, words};
 
-/// A disk, and a guest whose layers are the directories of a scratch directory.
+/// A disk, and a guest whose layers are directories of the scratch directory.
 struct Machine {
     disk: Loop,
     image: Image,
@@ -18,7 +18,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// `make` changes the tree of the layer `base`, and may make others: it returns their names.
+    /// `make` changes the tree of the layer `base`, and may make further layers, whose names it returns.
     fn new<'a>(script: &str, make: impl FnOnce(&Path) -> Vec<&'a str>) -> Self {
         let image = ext4(&[]);
         let disk = Loop::attach(&image);
@@ -56,7 +56,7 @@ impl Machine {
     }
 }
 
-/// Adds a line to a file of each directory, and shows how many there are.
+/// Adds a line to a file in each directory, and prints the numbers of lines.
 const COUNT: &str =
     "for dir in /etc /var/lib /; do echo x >>$dir/count; grep -c x $dir/count; done";
 
@@ -86,7 +86,7 @@ fn only_the_named_directories_keep_their_writes() {
     }
     let second = machine.shows("rd.overlay.for=/var,/etc");
     assert!(second.starts_with("2\n2\n1\n"), "{second}");
-    // The files are where they would be if the whole root was kept.
+    // The files are at the same paths as with an upper for the whole root.
     mounted(&machine.image, |root| {
         assert!(root.join("layerinit/upper/etc/count").exists());
         assert!(root.join("layerinit/upper/var/lib/count").exists());
@@ -172,7 +172,7 @@ fn directories_of_all_layers_are_merged_as_in_the_root() {
         ]
         .into_iter()
         .for_each(write);
-        // A deleted file, a deleted directory, and an opaque one: the parent of one that is kept.
+        // A deleted file, a deleted directory, and an opaque directory that is the parent of a kept one.
         ["two/etc/c", "two/srv/www/b"].into_iter().for_each(write);
         let whiteout = |path: &str| {
             let path = scratch.join(path);
@@ -204,7 +204,7 @@ fn directories_of_all_layers_are_merged_as_in_the_root() {
 }
 
 #[test]
-fn an_opaque_directory_hides_those_below_also_as_the_kept_one_and_as_its_parent() {
+fn an_opaque_directory_hides_lower_ones_in_and_above_a_kept_directory() {
     let script = "ls /opt/a/b /srv/www";
     let mut machine = Machine::new(script, |scratch| {
         for path in [
@@ -280,7 +280,7 @@ fn links_and_files_are_refused_with_their_name() {
 }
 
 #[test]
-fn without_the_device_a_tmpfs_takes_these_writes_too() {
+fn without_the_device_the_fallback_takes_these_writes() {
     let script = format!(
         "{COUNT}; grep -o ' /[a-z]* overlay' /proc/mounts; grep -o 'size=[0-9]*k' /proc/mounts; true"
     );
@@ -297,7 +297,7 @@ fn without_the_device_a_tmpfs_takes_these_writes_too() {
         "{console}"
     );
     assert!(console.contains("size=3072k\nsize=3072k\n"), "{console}");
-    // With a read-only root, too: these directories stay writable.
+    // These directories are writable in a read-only root, too.
     let outcome = machine.boot(&format!(
         "{words} rd.overlay.fallback=tmpfs rd.overlay.readonly"
     ));
@@ -309,7 +309,7 @@ fn without_the_device_a_tmpfs_takes_these_writes_too() {
 }
 
 #[test]
-fn these_uppers_know_their_layers_and_are_reset_too() {
+fn kept_directories_have_a_record_and_can_be_reset() {
     let mut machine = Machine::new(COUNT, |_| Vec::new());
     let words = "rd.overlay.for=/etc rd.overlay.stale=fail";
     assert_eq!(machine.shows(words), "1\n1\n1\n");

@@ -1,6 +1,8 @@
-//! All tests but those in QEMU: pure ones, and those that mount in private namespaces (as root).
+//! All tests except those in QEMU: pure tests, and tests that mount filesystems in private namespaces (as
+//! root).
 //!
-//! One program, so that it is linked once. `cargo test --test suite NAME` runs a subject or a single test.
+//! They are one program, so that it is linked once. `cargo test --test suite NAME` runs a subject or a single
+//! test.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The manual pages and completions that the tool writes, read by the programs that use them.
+//! The man pages and completions that the tool writes, used by the programs that read them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ fn man_formats_each_page_without_a_warning() {
             assert_eq!(found, 1, "{section} in {}", page.display());
         }
     }
-    // What the assertion above relies on.
+    // The assertion above relies on this.
     let broken = pages[0].with_file_name("broken.1");
     fs::write(
         &broken,
@@ -78,7 +78,7 @@ fn each_command_and_init_have_a_page() {
     assert!(names.contains("layerinit-build.1") && !names.contains("layerinit-man.1"));
 }
 
-/// The title has no date, so that a package builds the same pages at any time.
+/// The title has no date, so packages are reproducible.
 #[test]
 fn pages_are_reproducible() {
     let pages = pages("man-reproducible");
@@ -118,7 +118,7 @@ fn the_page_of_init_has_every_word_of_the_command_line() {
     }
 }
 
-/// What bash proposes for a command line that ends with a half-written word.
+/// The completions of bash for a command line that ends with an incomplete word.
 fn completions(directory: &Path, words: &str) -> BTreeSet<String> {
     let script = format!(
         "source completions\nCOMP_WORDS=({words})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
@@ -182,7 +182,7 @@ fn the_help_fits_into_100_columns() {
             .unwrap();
         let (help, _, status) = said(&output);
         assert_eq!(status, 0);
-        // clap would wrap these, in the middle of a paragraph.
+        // clap would wrap longer lines in the middle of a paragraph.
         let sections = verb.get_after_help().unwrap().to_string();
         for line in help.lines().chain(sections.lines()) {
             assert!(line.chars().count() <= 100, "{}: {line}", verb.get_name());

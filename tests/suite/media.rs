@@ -1,4 +1,5 @@
-//! `rd.layers.from=`: layers in the initramfs and on disks, as PID 1 on this machine's kernel. Needs root.
+//! `rd.layers.from=`: layers in the initramfs and on disks, with `/init` as PID 1 on the kernel of this
+//! machine. Needs root.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +10,7 @@ use crate::common::disk::{Image, Loop, fresh_uuid};
 use crate::common::guest::*;
 use crate::common::*;
 
-/// Base and application, and an init that runs the script.
+/// A base and an application. The script is the init of the base.
 fn layers(script: &str) -> [Vec<u8>; 2] {
     two_layers(&Scratch::new(), script)
 }
@@ -35,7 +36,7 @@ fn boots(guest: &mut Guest, cmdline: String) -> Outcome {
 fn a_directory_of_the_initramfs_holds_the_layers_below_the_others() {
     let [base, app] = layers("cat /etc/which; ls /run/initramfs/media");
     let mut guest = Guest::new(&[("images/10-base", &base), ("layers/20-app", &app)]);
-    // ls fails: nothing is mounted there.
+    // ls fails, because nothing is mounted there.
     guest.cmdline = "rd.layers.from=/images";
     let outcome = guest.boot();
     assert!(outcome.console.starts_with("app\n"), "{}", outcome.log);
@@ -51,7 +52,7 @@ fn a_directory_of_the_initramfs_holds_the_layers_below_the_others() {
 }
 
 #[test]
-fn layers_on_a_disk_are_mounted_where_they_are_and_the_disk_stays_as_it_is() {
+fn layers_on_a_disk_are_mounted_in_place_and_the_disk_is_unchanged() {
     let script = "cat /etc/which /etc/top; ls /run/initramfs/media/0/a; touch /run/initramfs/media/0/x; \
                   grep -o '\"media\":[^]]*]' /run/initramfs/layerinit.json";
     let [base, app] = layers(script);
@@ -117,7 +118,7 @@ fn an_extracted_layer_leaves_the_disk_unmounted() {
     ));
 }
 
-/// A copy of the filesystem as a power cut leaves it: mounted and written to.
+/// A copy of the filesystem as after a power cut: copied while it is mounted and has been written to.
 fn after_a_power_cut(image: &Image) -> Image {
     let (scratch, dirty) = (Scratch::new(), Image::new(0));
     fs::create_dir(scratch.join("mnt")).unwrap();
@@ -166,7 +167,7 @@ fn one_disk_holds_the_layers_and_takes_the_writes() {
     let attached = Loop::attach(&image);
     let mut guest = Guest::new(&[]);
     let from = format!("rd.layers.from={}:/a panic=-1", attached.0);
-    // A device that takes no writes is not written to.
+    // Without rd.overlay= on it, the device is not written to.
     let before = fs::read(image.path()).unwrap();
     let cmdline = format!("{from} rd.overlay=LABEL={label} rd.overlay.readonly");
     boots(&mut guest, cmdline).says("mounted with noload");
@@ -198,7 +199,7 @@ fn one_disk_holds_the_layers_and_takes_the_writes() {
             "rd.layers.from={0} is the device of rd.overlay=, too: its filesystem is mounted for writing",
             attached.0
         ));
-        // The journal is replayed: the filesystem is going to be written to.
+        // The journal is replayed, because the filesystem is mounted for writing.
         assert!(!outcome.log.contains("noload"), "{}", outcome.log);
     }
     let cmdline =
@@ -207,7 +208,7 @@ fn one_disk_holds_the_layers_and_takes_the_writes() {
 }
 
 #[test]
-fn a_disk_that_can_only_be_read_holds_layers_and_takes_no_writes() {
+fn a_read_only_disk_holds_layers_and_takes_no_writes() {
     let [base, _] = layers("cat /etc/which");
     let scratch = Scratch::new();
     fs::create_dir(scratch.join("tree")).unwrap();
@@ -246,7 +247,7 @@ fn a_device_without_a_filesystem_holds_images_one_after_the_other() {
             .says(&format!("layer 0 ({}): mounted by loop", attached.0))
             .says("): mounted by loop");
     }
-    // The node of the disk is in a devtmpfs: what is freed must not be on the disk.
+    // /init must not punch holes into the disk, whose node is in a devtmpfs.
     let before = fs::read(image.path()).unwrap();
     let from = format!(
         "rd.layers.from={} rd.layers.backend=extract panic=-1",
@@ -260,7 +261,7 @@ fn a_device_without_a_filesystem_holds_images_one_after_the_other() {
 }
 
 #[test]
-fn what_is_missing_or_no_layer_ends_the_boot_with_what_is_there() {
+fn a_missing_layer_fails_the_boot_with_a_list_of_what_exists() {
     let [base, _] = layers("echo never");
     let scratch = Scratch::new();
     let tree = scratch.join("tree");

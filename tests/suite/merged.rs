@@ -1,4 +1,4 @@
-//! Stacks of layers: what `layerinit extract` and `/init` make of them without overlayfs, and what overlayfs shows.
+//! Stacks of layers: the trees that `layerinit extract` and `/init` extract, compared with overlayfs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ use layerinit::initrd::open_archive;
 use layerinit::sys::process::run_chrooted;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
-/// The tool's answer: standard output, standard error, exit status.
+/// Runs the tool; returns standard output, standard error and the exit status.
 pub fn told(scratch: &Scratch, words: &[&str]) -> (String, String, i32) {
     said(&tool(&scratch.0).args(words).output().unwrap())
 }
@@ -34,7 +34,7 @@ pub fn whiteout(path: &Path) {
     mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
 }
 
-/// An overlay of directories, the lowest first, as long as this lives.
+/// An overlay of directories, the lowest first, which is unmounted on drop.
 pub struct Overlay(pub PathBuf);
 
 impl Overlay {
@@ -42,7 +42,7 @@ impl Overlay {
         let target = scratch.join("overlay");
         fs::create_dir_all(&target).unwrap();
         let names: Vec<_> = layers.iter().rev().map(String::as_str).collect();
-        // One layer alone is no overlay to mount(2).
+        // An overlay needs two layers.
         fs::create_dir_all(scratch.join("nothing")).unwrap();
         let option = format!(
             "lowerdir={}:nothing,metacopy=on,redirect_dir=on",
@@ -73,8 +73,8 @@ fn initrd(scratch: &Scratch, layers: &[String], options: &[&str]) {
     fs::write(scratch.join("initrd"), whole).unwrap();
 }
 
-/// Compares what overlayfs shows of directories with what the tool and `/init` extract from images of them.
-/// False if overlayfs refuses a file: the two refuse the stack then.
+/// Compares an overlay of directories with the trees that the tool and `/init` extract from images of them.
+/// Returns false if overlayfs refuses a file; then the others must refuse the stack.
 fn same_as_overlayfs(scratch: &Scratch, layers: &[String], context: &str) -> bool {
     initrd(scratch, layers, &["-zlz4hc"]);
     for name in ["tool", "boot"] {
@@ -155,19 +155,19 @@ fn a_stack_is_extracted_as_overlayfs_shows_it() {
     fs::hard_link(path("0/old/one"), path("0/old/deep/three")).unwrap();
     symlink("../etc/conf", path("0/a/link")).unwrap();
     lsetxattr(path("0/etc/conf"), "user.note", b"low", XattrFlags::empty()).unwrap();
-    // Renamed, and renamed again in the layer above; what is in it was changed in between.
+    // A directory that is renamed, and renamed again in the layer above, with changed content in between.
     whiteout(&path("1/old"));
     mark(&path("1/new"), "redirect", b"old");
     fs::write(path("1/new/deep/more"), "more").unwrap();
     mark(&path("2/later"), "redirect", b"/new/deep");
-    // Shows in two places.
+    // Visible at two paths.
     mark(&path("1/again"), "redirect", b"/a");
     mark(&path("1/op"), "opaque", b"y");
     fs::write(path("1/op/in"), "in").unwrap();
     mark(&path("1/a"), "opaque", b"x");
     fs::write(path("1/a/f"), "").unwrap();
     mark(&path("1/a/f"), "whiteout", b"");
-    // Only metadata; twice.
+    // A metadata-only file, twice.
     for (layer, mode) in [("1", 0o600), ("2", 0o4711)] {
         let conf = path(&format!("{layer}/etc/conf"));
         fs::create_dir_all(conf.parent().unwrap()).unwrap();
@@ -177,13 +177,13 @@ fn a_stack_is_extracted_as_overlayfs_shows_it() {
         lsetxattr(&conf, "user.note", layer.as_bytes(), XattrFlags::empty()).unwrap();
         mark(&conf, "metacopy", b"");
     }
-    // A file with metadata only that was renamed.
+    // A renamed metadata-only file.
     fs::write(path("1/x/moved"), [0; 7]).unwrap();
     mark(&path("1/x/moved"), "metacopy", b"");
     mark(&path("1/x/moved"), "redirect", b"/x/y/f");
     fs::write(path("2/a/f"), "anew").unwrap();
     fs::hard_link(path("2/a/f"), path("2/a/g")).unwrap();
-    // An overlay in a layer.
+    // An overlay inside a layer.
     lsetxattr(
         path("2/a"),
         "trusted.overlay.overlay.opaque",
@@ -199,13 +199,13 @@ fn a_stack_is_extracted_as_overlayfs_shows_it() {
     assert_eq!(find("later/two"), "0/old/deep/two");
     assert_eq!(find("again/sub/x"), "0/a/sub/x");
 
-    // One layer as it is.
+    // A single layer.
     let words = ["extract", "initrd", "--layer=1", "-C", "one"];
     assert_eq!(told(&scratch, &words), (String::new(), String::new(), 0));
     equal("--layer", "tool", &tree(&path("one")), &tree(&path("1")));
 }
 
-/// Layers of a few names that meet again and again.
+/// Layers with a few names, so that they often collide.
 fn random_layer(scratch: &Scratch, name: &str, lowest: bool, random: &mut dyn FnMut(u64) -> u64) {
     let root = scratch.join(name);
     let _ = fs::remove_dir_all(&root);
@@ -280,7 +280,7 @@ fn random_stacks_are_extracted_as_overlayfs_shows_them() {
 }
 
 #[test]
-fn what_cannot_be_merged_is_refused_by_name() {
+fn files_that_cannot_be_merged_are_refused_by_name() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("0/a")).unwrap();
     fs::create_dir_all(scratch.join("1/a")).unwrap();
@@ -304,7 +304,7 @@ fn what_cannot_be_merged_is_refused_by_name() {
 }
 
 #[test]
-fn archives_are_extracted_over_images_compressed_ones_too() {
+fn archives_are_extracted_over_images() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("0/etc/d")).unwrap();
     fs::create_dir_all(scratch.join("0/usr/lib")).unwrap();
@@ -312,7 +312,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
     fs::write(scratch.join("0/etc/gone"), "").unwrap();
     fs::write(scratch.join("0/etc/d/lost"), "").unwrap();
     symlink("usr/lib", scratch.join("0/lib")).unwrap();
-    // A file of the archive is written over one of its names.
+    // The archive writes to one of its names.
     fs::write(scratch.join("0/usr/lib/shared"), "shared").unwrap();
     fs::hard_link(
         scratch.join("0/usr/lib/shared"),
@@ -396,7 +396,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             (text.clone(), String::new(), 0),
             "{command}"
         );
-        // The same by /init, in one tree.
+        // /init does the same, in one tree.
         let single = scratch.join("single");
         let _ = fs::remove_dir_all(&single);
         fs::create_dir(&single).unwrap();
@@ -416,7 +416,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
             (String::new(), String::new(), 0)
         );
     }
-    // The archive as it is: with the marks of layers, and directories that it lacks.
+    // The single archive: with whiteouts and opaque marks, and with the directories that it lacks.
     let words = ["extract", "initrd", "--layer=1", "-C", "one"];
     assert_eq!(told(&scratch, &words), (String::new(), String::new(), 0));
     let one = tree(&scratch.join("one"));
@@ -430,7 +430,7 @@ fn archives_are_extracted_over_images_compressed_ones_too() {
 }
 
 #[test]
-fn nothing_is_written_through_links_that_are_there_already() {
+fn nothing_is_written_through_existing_links() {
     let scratch = Scratch::new();
     for directory in ["0/etc/conf.d", "canary", "out"] {
         fs::create_dir_all(scratch.join(directory)).unwrap();
@@ -456,7 +456,7 @@ fn nothing_is_written_through_links_that_are_there_already() {
             "{name}"
         );
     }
-    // And a hard link to a file outside.
+    // A hard link to a file outside.
     let _ = fs::remove_dir_all(scratch.join("out"));
     fs::create_dir(scratch.join("out")).unwrap();
     fs::hard_link(scratch.join("canary/file"), scratch.join("out/file")).unwrap();
@@ -469,7 +469,7 @@ fn nothing_is_written_through_links_that_are_there_already() {
 }
 
 #[test]
-fn a_user_gets_the_files_and_is_told_once_what_is_missing() {
+fn without_root_one_warning_names_what_is_missing() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("0/etc")).unwrap();
     fs::write(scratch.join("0/etc/a"), "a").unwrap();
@@ -491,7 +491,7 @@ fn a_user_gets_the_files_and_is_told_once_what_is_missing() {
     initrd(&scratch, &["0".into()], &[]);
     fs::create_dir(scratch.join("out")).unwrap();
     std::os::unix::fs::lchown(scratch.join("out"), Some(1234), Some(1234)).unwrap();
-    // A copy that this user can reach.
+    // A copy that this user can execute.
     copy_program(env!("CARGO_BIN_EXE_layerinit"), scratch.join("layerinit"));
     let mut command = Command::new("setpriv");
     command.args([
@@ -513,7 +513,7 @@ fn a_user_gets_the_files_and_is_told_once_what_is_missing() {
 }
 
 #[test]
-fn segments_make_the_image_again() {
+fn joined_segments_equal_the_image() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("0")).unwrap();
     fs::create_dir_all(scratch.join("1")).unwrap();
@@ -548,7 +548,7 @@ fn segments_make_the_image_again() {
     run(Command::new("cmp")
         .current_dir(&scratch.0)
         .args(["parts/1.erofs", "0.erofs"]));
-    // What is not recognised is a part, too.
+    // Unknown data is a part, too.
     let mut whole = fs::read(scratch.join("initrd")).unwrap();
     whole.extend(b"no cpio");
     fs::write(scratch.join("odd"), whole).unwrap();
@@ -561,7 +561,7 @@ fn segments_make_the_image_again() {
         "{error}"
     );
     same("odd-parts", "odd");
-    // With the header of U-Boot.
+    // With a U-Boot header.
     let initrd = fs::read(scratch.join("initrd")).unwrap();
     let image = crate::tool::inputs::uimage(&initrd);
     fs::write(scratch.join("uimage"), image).unwrap();
@@ -572,7 +572,7 @@ fn segments_make_the_image_again() {
 }
 
 #[test]
-fn differences_are_told_with_what_changed() {
+fn diff_reports_what_changed() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new();
     for layer in ["0", "1"] {
@@ -645,7 +645,7 @@ changed  /size: size 1 -> 2, content
     assert!(json.starts_with(start), "{json}");
     let end = "{\"path\":\"/size\",\"changes\":[{\"what\":\"size\",\"old\":\"1\",\"new\":\"2\"},{\"what\":\"content\"}]}]}\n";
     assert!(json.ends_with(end), "{json}");
-    // How it is stored does not matter; times do if that is asked for.
+    // The storage does not matter; times do with --times.
     times("0", "2");
     initrd(
         &scratch,
@@ -666,10 +666,10 @@ changed  /size: size 1 -> 2, content
     assert_eq!(status, 2);
 }
 
-/// Mutated images through `list`, `check`, `cat`, `extract` and `diff`: LAYERINIT_MUTATIONS of them, 60 by default,
-/// from LAYERINIT_SEED. Nothing panics, goes on for long, or is written outside of the directory.
+/// Runs `list`, `check`, `cat`, `extract` and `diff` on LAYERINIT_MUTATIONS (default 60) mutated images, from
+/// LAYERINIT_SEED. None may panic, run for long, or write outside of the directory.
 #[test]
-fn no_byte_of_an_image_leads_out_of_the_directory() {
+fn mutated_images_write_nothing_outside_of_the_directory() {
     use layerinit::tool::check::options::CheckOptions;
     use layerinit::tool::diff::DiffOptions;
     use layerinit::tool::image::input::Initrd;
@@ -762,7 +762,7 @@ fn remove(scratch: &Scratch, name: &str) {
     }
 }
 
-/// Images, in the files `seedN` too, and which of their bytes are not zero.
+/// The images, which are also in the files `seedN`, and the offsets of their bytes that are not zero.
 fn mutation_seeds(scratch: &Scratch) -> Vec<(Vec<u8>, Vec<usize>)> {
     for directory in [
         "0/a",
@@ -819,7 +819,7 @@ fn mutation_seeds(scratch: &Scratch) -> Vec<(Vec<u8>, Vec<usize>)> {
             .current_dir(&scratch.0)
             .args(["-c", &script]));
         let mut bytes = fs::read(scratch.join("initrd")).unwrap();
-        // Without the checksums of the superblocks, which would end most of this.
+        // Without superblock checksums, which would reject most mutations at once.
         for at in (1024..bytes.len()).step_by(4) {
             if bytes[at..].starts_with(&layerinit::format::erofs::MAGIC) {
                 bytes[at + 8] &= !1;

@@ -1,11 +1,11 @@
-//! Segments and options to the plan: its exact print.
+//! From segments and options to the plan, as printed.
 
 use crate::common::*;
 use layerinit::initrd::walk;
 use layerinit::plan::cmdline::Options;
 use layerinit::plan::{Place, Source, plan};
 
-/// The plan for these sources, printed; or the error.
+/// The printed plan for these sources, or the error.
 fn planned(sources: &[(Place, Vec<u8>)], cmdline: &str) -> String {
     let options = Options::parse(cmdline);
     let found: Vec<_> = sources
@@ -52,7 +52,7 @@ fn appended_layers_are_stacked_in_their_order() {
 }
 
 #[test]
-fn a_files_name_cannot_pass_for_a_line_of_the_plan() {
+fn a_file_name_cannot_forge_a_line_of_the_plan() {
     let file = layer_file("a\x1b[31m\nlayer 9 (b", erofs(1, ""));
     let plan = planned(&[file], "");
     let line = r"layer 0 (a\x1b[31m\nlayer 9 (b): 4096 bytes, erofs by ";
@@ -60,7 +60,7 @@ fn a_files_name_cannot_pass_for_a_line_of_the_plan() {
 }
 
 #[test]
-fn where_the_kernel_stopped_is_told_and_what_follows_is_used() {
+fn the_plan_tells_where_the_kernel_stopped_and_uses_what_follows() {
     let other = cpio(&[file("x", b"")]);
     let base = erofs(1, "");
     let warnings = |pieces: &[&[u8]]| -> Vec<String> {
@@ -90,7 +90,7 @@ fn where_the_kernel_stopped_is_told_and_what_follows_is_used() {
             "2 layers"
         ]
     );
-    // Behind the first image all of it is /init's.
+    // After the first image, /init unpacks all archives.
     assert_eq!(
         warnings(&[&loader(), &base, &[0], &other, GRUB_2_06]),
         ["3 layers"]
@@ -121,8 +121,8 @@ fn without_a_loader_in_the_initrd_everything_is_a_layer() {
 }
 
 #[test]
-fn the_loader_ends_with_the_last_archive_that_the_kernel_took_init_from() {
-    // A system's own /init in a layer after the first image is not the running one.
+fn the_loader_ends_with_the_last_archive_that_has_the_running_init() {
+    // An /init in a layer after the first image is not the running one.
     let image = join(&[
         &loader(),
         &loader(),
@@ -138,7 +138,7 @@ fn the_loader_ends_with_the_last_archive_that_the_kernel_took_init_from() {
 }
 
 #[test]
-fn rdinit_says_which_archive_is_the_loader() {
+fn rdinit_determines_the_loader() {
     let image = join(&[&cpio(&[program("other/name")]), &erofs(1, "")]);
     assert!(
         planned(&initrd(image.clone()), "rdinit=/other/name").starts_with("layer 0 (initrd+0xfc)")
@@ -147,7 +147,7 @@ fn rdinit_says_which_archive_is_the_loader() {
 }
 
 #[test]
-fn layer_files_lie_below_appended_layers() {
+fn layer_files_are_below_appended_layers() {
     let sources = vec![
         layer_file("10-base.erofs", erofs(1, "")),
         layer_file("20-etc.cpio", cpio(&[file("etc", b"x")])),
@@ -167,13 +167,13 @@ fn layer_files_lie_below_appended_layers() {
     );
 }
 
-/// In advance, that is; where the other backend then fails, it is loaded all the same.
+/// If another backend was likely and then fails, the driver is loaded later.
 #[test]
-fn the_loop_driver_is_loaded_where_no_other_backend_is_likely_to_do() {
+fn the_loop_driver_is_loaded_early_if_no_other_backend_is_likely() {
     let appended = initrd(join(&[&loader(), &erofs(1, "")]));
     let file = [layer_file("base.erofs", erofs(1, ""))];
     for (sources, cmdline, modules) in [
-        // A kernel with memback keeps the initrd by itself.
+        // A kernel with memback keeps the initrd without retain_initrd.
         (&appended[..], "", "erofs, overlay"),
         (&appended, "retain_initrd", "erofs, overlay, loop"),
         (
@@ -181,7 +181,7 @@ fn the_loop_driver_is_loaded_where_no_other_backend_is_likely_to_do() {
             "retain_initrd rd.layers.backend=memback",
             "erofs, overlay",
         ),
-        // The kernel mounts no file of a tmpfs, and root= and rootfstype= make the rootfs a ramfs.
+        // The kernel cannot mount a file of a tmpfs; with root= or rootfstype=, the rootfs is a ramfs.
         (&file, "", "erofs, overlay, loop"),
         (&file, "root=/dev/vda", "erofs, overlay"),
         (&file, "rootfstype=ramfs", "erofs, overlay"),
@@ -199,7 +199,7 @@ fn the_loop_driver_is_loaded_where_no_other_backend_is_likely_to_do() {
 }
 
 #[test]
-fn an_archive_of_layer_files_is_not_a_layer_besides() {
+fn an_archive_of_layer_files_is_not_itself_a_layer() {
     let carrier = cpio(&[dir("layers"), file("layers/base.erofs", &erofs(1, ""))]);
     let image = join(&[&loader(), &carrier, &erofs(1, "top")]);
     let plan = planned(
@@ -263,7 +263,7 @@ fn layers_are_chosen_by_number_name_stem_and_label() {
 }
 
 #[test]
-fn trouble_in_the_initrd_is_loud_and_with_strict_fatal() {
+fn trouble_in_the_initrd_is_an_error_message_or_fatal_with_strict() {
     let image = || initrd(join(&[&loader(), &erofs(1, ""), b"junkjunk"]));
     assert!(planned(&image(), "").starts_with(
         "warning: initrd: read at 0x10f4: neither cpio nor EROFS: \
@@ -277,7 +277,7 @@ fn trouble_in_the_initrd_is_loud_and_with_strict_fatal() {
 }
 
 #[test]
-fn trouble_in_a_copy_of_the_initrd_may_be_for_want_of_room() {
+fn trouble_in_a_copy_of_the_initrd_may_come_from_a_full_rootfs() {
     for (place, told) in [(Place::InitrdImage, true), (Place::Initrd, false)] {
         let image = join(&[&loader(), &erofs(1, ""), &erofs(2, "")[..4096]]);
         let plan = planned(&[(place, image)], "");
@@ -302,7 +302,7 @@ fn more_layers_than_overlayfs_stacks_are_refused() {
 }
 
 #[test]
-fn features_that_are_too_new_and_missing_devices_are_told() {
+fn features_that_are_too_new_and_missing_devices_are_reported() {
     let mut image = erofs(1, "");
     image[1104..1108].copy_from_slice(&0x8000_0000u32.to_le_bytes());
     image[1110] = 2;
@@ -339,7 +339,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
             "{plan}"
         );
     }
-    // Read-only altogether; or under an overlay, where nothing is written to it.
+    // Read-only; or below an overlay, which does not write to it.
     assert!(
         planned(&[], "root=/dev/vda1 rw rd.overlay.readonly")
             .starts_with("root device /dev/vda1: ro")
@@ -366,7 +366,7 @@ fn a_root_device_is_the_root_or_the_lowest_layer() {
 }
 
 #[test]
-fn a_stateless_system_that_is_none_is_told() {
+fn a_volatile_system_without_an_overlay_is_reported() {
     let warning = "warning: systemd.volatile=yes: /init supports only overlay; the root device is used as it is, \
                    and writes to / go to it\n";
     for word in [
@@ -380,10 +380,10 @@ fn a_stateless_system_that_is_none_is_told() {
     let layers = initrd(join(&[&loader(), &erofs(1, "")]));
     for (sources, cmdline) in [
         (&[][..], "root=/dev/vda1 systemd.volatile=no"),
-        // The system's own systemd does that.
+        // The systemd of the new root does that.
         (&[], "root=/dev/vda1 systemd.volatile=state"),
         (&[], "root=/dev/vda1 systemd.volatile=overlay"),
-        // Nothing is written to the device.
+        // Below an overlay, the device is not written to.
         (&[], "root=/dev/vda1 systemd.volatile=yes rd.overlay"),
         (&layers, "root=/dev/vda1 systemd.volatile=yes"),
         (&layers, "systemd.volatile=yes"),
@@ -394,7 +394,7 @@ fn a_stateless_system_that_is_none_is_told() {
 }
 
 #[test]
-fn a_root_that_names_no_device_is_left_where_there_are_layers() {
+fn a_root_that_names_no_device_is_ignored_if_there_are_layers() {
     let image = || join(&[&loader(), &erofs(1, "")]);
     let ramdisk = planned(&initrd(image()), "root=/dev/ram0");
     assert!(
@@ -410,7 +410,7 @@ fn a_root_that_names_no_device_is_left_where_there_are_layers() {
 }
 
 #[test]
-fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
+fn a_persistent_upper_is_planned_with_its_fallback() {
     let image = || join(&[&loader(), &erofs(1, "")]);
     let layer = "layer 0 (initrd+0xf4): 4096 bytes, erofs by memback, loop, extract\n";
     let end = format!("modules: erofs, overlay\n{INIT}");
@@ -431,7 +431,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
              without that device: writes to a tmpfs with size=1g\n{end}"
         )
     );
-    // For this boot, nothing is to be written.
+    // This boot shall not write.
     assert_eq!(
         planned(
             &initrd(image()),
@@ -439,7 +439,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
         ),
         format!("{layer}root: the layer itself, read-only\nmodules: erofs\n{INIT}")
     );
-    // Over the root device, which stays as it is.
+    // Above the root device, which stays unchanged.
     let plan = planned(&[], "root=/dev/vda1 rw rd.overlay=LABEL=data");
     assert!(
         plan.starts_with(
@@ -450,7 +450,7 @@ fn a_persistent_upper_is_planned_and_so_is_what_happens_without_it() {
 }
 
 #[test]
-fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
+fn writes_that_cannot_be_kept_fail_the_boot_without_a_fallback() {
     let image = || join(&[&loader(), &erofs(1, "")]);
     let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or rd.overlay.readonly";
     assert_eq!(
@@ -474,7 +474,7 @@ fn writes_that_cannot_stay_end_the_boot_unless_a_fallback_is_chosen() {
         plan.contains("root: overlay, writes to a tmpfs\n"),
         "{plan}"
     );
-    // An initrd that is all loader: retain_initrd was forgotten, say.
+    // An initrd that consists of the loader only, for example because retain_initrd was forgotten.
     assert_eq!(
         planned(&initrd(loader()), "rd.overlay=LABEL=data"),
         format!(
@@ -507,7 +507,8 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
              without that device: no boot\n{end}"
         )
     );
-    // One tmpfs for the root and for the directories, if the device fails. Layers are not extracted into one tmpfs.
+    // If the device fails, one tmpfs serves the root and the directories. Layers are not extracted into one
+    // tmpfs.
     let words = format!(
         "{device} rd.overlay.fallback=tmpfs:size=1g rd.layers.backend=extract rd.overlay.reset"
     );
@@ -532,7 +533,7 @@ fn directories_that_keep_their_writes_are_planned_beside_the_root() {
 }
 
 #[test]
-fn directories_that_cannot_keep_their_writes_end_the_boot() {
+fn directories_that_cannot_keep_their_writes_fail_the_boot() {
     let image = || initrd(join(&[&loader(), &erofs(1, "")]));
     let hint = "boot without it: rd.overlay.fallback=tmpfs (what is written is lost then)";
     let absolute = "not an absolute path (/etc; no . or .. in it)";
@@ -595,7 +596,7 @@ fn directories_that_cannot_keep_their_writes_end_the_boot() {
 }
 
 #[test]
-fn words_for_an_upper_on_a_device_are_idle_without_one() {
+fn words_for_an_upper_on_a_device_have_no_effect_without_one() {
     let image = || initrd(join(&[&loader(), &erofs(1, "")]));
     for (words, why) in [
         (
@@ -620,8 +621,8 @@ fn words_for_an_upper_on_a_device_are_idle_without_one() {
 }
 
 #[test]
-fn numbers_of_layers_that_a_boot_loader_shifts_are_warned_of() {
-    // As systemd-stub writes credentials, after what it was given.
+fn layer_numbers_that_a_boot_loader_shifts_get_a_warning() {
+    // As systemd-stub appends credentials.
     let credentials = cpio(&[
         dir(".extra"),
         dir(".extra/credentials"),

@@ -1,4 +1,4 @@
-//! `layerinit-run` as PID 1 of a new PID namespace, with the tree of a busybox as its root.
+//! `layerinit-run` as PID 1 of a new PID namespace, with busybox as its root.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +15,8 @@ mknod "$1/dev/null" c 1 3
 exec chroot "$1" /layerinit-run
 "#;
 
-/// What it writes to the console, up to the power-off. `script` is /bin/script, with which `records` deal.
+/// Returns its console up to the power-off. `script` becomes /bin/script, which the `records` of the
+/// configuration start.
 fn console(records: &[&str], script: &str) -> String {
     let scratch = Scratch::new();
     let root = scratch.join("root");
@@ -58,7 +59,7 @@ fn console(records: &[&str], script: &str) -> String {
 }
 
 #[test]
-fn the_program_gets_what_the_configuration_says() {
+fn the_program_gets_its_configuration() {
     let script = "id -u; id -g; id -G; pwd; echo \"[$1] [$2]\"; /bin/busybox env | sort; exit 7";
     assert_eq!(
         console(
@@ -76,7 +77,7 @@ fn the_program_gets_what_the_configuration_says() {
         "33\n34\n34 4\n/srv/new\n[a b] []\nA=1\nHOME=/var/www\nPATH=/nowhere:/bin\nPWD=/srv/new\nSHLVL=1\nTERM=vt102\n\
          layerinit-run: exit status 7\n"
     );
-    // Nothing but the program: root, /, and the environment that every container has.
+    // Without settings: as root, in /, with the environment that every container has.
     assert_eq!(
         console(
             &["arg=/bin/script"],
@@ -88,7 +89,8 @@ fn the_program_gets_what_the_configuration_says() {
 
 #[test]
 fn children_are_reaped_and_sigterm_becomes_the_stop_signal() {
-    // The parent of the orphan ends at once. Only its new parent, PID 1, removes it from /proc.
+    // The parent of the orphan exits at once. Only its new parent, PID 1, can reap it, which removes it from
+    // /proc.
     let script = "orphan=$(sh -c 'sh -c : & echo $!')\n\
                   while [ -e /proc/$orphan ]; do /bin/busybox usleep 1000; done\n\
                   echo reaped\n\

@@ -1,4 +1,4 @@
-//! SquashFS images, as mksquashfs(1) makes them and the tool reads them. Needs root, and squashfs-tools.
+//! SquashFS images of mksquashfs(1), read by the tool. Needs root and squashfs-tools.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,8 @@ use crate::common::*;
 use crate::extract::{sample, tree};
 use crate::merged::{Overlay, equal, image, mark, told, whiteout};
 
-/// The image of a directory. Its files have whole seconds from now on, as all in such an image.
+/// Makes the image of a directory, and truncates the times of its files to seconds, which is what an image
+/// stores.
 pub fn squashfs(scratch: &Scratch, name: &str, options: &[&str]) -> Vec<u8> {
     let (from, to) = (
         scratch.join(name),
@@ -31,7 +32,7 @@ fn whole_seconds(tree: &Path) {
         .args(["-exec", "touch", "-hd", "@1700000000", "{}", "+"]));
 }
 
-/// An initrd of the loader and these layers.
+/// Writes an initrd of the loader and these layers.
 fn initrd(scratch: &Scratch, layers: &[Vec<u8>]) {
     let mut whole = cpio(&[own_init("init")]);
     for layer in layers {
@@ -47,7 +48,7 @@ fn nothing_said(scratch: &Scratch, words: &[&str]) {
 }
 
 #[test]
-fn files_of_every_kind_are_as_they_were_in_every_kind_of_image() {
+fn files_of_every_kind_are_read_from_every_kind_of_image() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.join("0")).unwrap();
     sample(&scratch.join("0"));
@@ -86,7 +87,7 @@ fn files_of_every_kind_are_as_they_were_in_every_kind_of_image() {
         fs::remove_dir_all(scratch.join("out")).unwrap();
         let (listed, error, status) = told(&scratch, &["list", "--files", "initrd"]);
         assert_eq!((error.as_str(), status), ("", 0));
-        // The loader's own file, and a line for each file.
+        // The file of the loader, and a line for each file.
         let files = listed.lines().filter(|line| line.starts_with("    "));
         assert_eq!(files.count(), expected.len() + 1, "{options:?}");
         for line in [
@@ -106,7 +107,7 @@ fn files_of_every_kind_are_as_they_were_in_every_kind_of_image() {
 }
 
 #[test]
-fn it_stacks_with_other_layers_as_overlayfs_shows_it() {
+fn squashfs_layers_stack_as_in_overlayfs() {
     let scratch = Scratch::new();
     for (file, text) in [
         ("0/a/one", "one"),
@@ -165,7 +166,7 @@ fn it_stacks_with_other_layers_as_overlayfs_shows_it() {
     }
     nothing_said(&scratch, &["diff", "--times", "initrd0", "initrd1"]);
     nothing_said(&scratch, &["diff", "--times", "initrd0", "initrd2"]);
-    // One layer as it is, with its marks.
+    // The single layer, with its whiteouts and opaque marks.
     nothing_said(
         &scratch,
         &["extract", "--layer", "1", "initrd0", "-C", "out"],
@@ -179,7 +180,7 @@ fn it_stacks_with_other_layers_as_overlayfs_shows_it() {
 }
 
 #[test]
-fn an_archive_over_it_keeps_attributes_but_capabilities() {
+fn an_archive_over_squashfs_keeps_attributes_except_capabilities() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.join("0")).unwrap();
     sample(&scratch.join("0"));
@@ -197,14 +198,14 @@ fn an_archive_over_it_keeps_attributes_but_capabilities() {
 }
 
 #[test]
-fn the_real_init_is_found_in_it_or_missed() {
+fn the_real_init_is_found_in_squashfs() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.join("0/sbin")).unwrap();
     fs::copy("/bin/true", scratch.join("0/sbin/init")).unwrap();
     initrd(&scratch, &[squashfs(&scratch, "0", &[])]);
     let cmdline = ["--cmdline", "retain_initrd"];
     let (text, _, _) = told(&scratch, &[&["check", "initrd"], &cmdline[..]].concat());
-    // The interpreter is in no layer.
+    // No layer has the interpreter.
     assert!(
         text.contains("no init in the new root: /sbin/init: "),
         "{text}"
@@ -234,7 +235,7 @@ fn the_real_init_is_found_in_it_or_missed() {
 }
 
 #[test]
-fn what_is_not_decompressed_is_said_by_name() {
+fn unsupported_compressions_are_named() {
     let scratch = Scratch::new();
     fs::create_dir(scratch.join("0")).unwrap();
     fs::write(scratch.join("0/file"), "text\n".repeat(1000)).unwrap();
@@ -249,7 +250,7 @@ fn what_is_not_decompressed_is_said_by_name() {
         assert_eq!(status, 1, "{words:?}");
         assert!(format!("{text}{error}").contains(why), "{text}{error}");
     }
-    // The number of a compression that nobody knows.
+    // An unknown compression.
     image[20] = 77;
     initrd(&scratch, &[image]);
     let (_, error, _) = told(&scratch, &["cat", "initrd", "file"]);

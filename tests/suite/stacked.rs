@@ -1,6 +1,6 @@
-//! Archives as layers over others: what the kernel makes of all of them in one tree, as literal
-//! members and the exact stack that they become; and what only a layer has, whiteouts and opaque
-//! directories. Needs root. qemu/differential gives the archives without those to a kernel.
+//! Archives as layers over others: literal members, and the exact stack that they become, which equals the
+//! tree that the kernel unpacks from all of them; and whiteouts and opaque directories, which the kernel does
+//! not know. Needs root. qemu/differential has a kernel unpack the archives without the latter.
 
 use std::fs;
 use std::io::Write;
@@ -18,7 +18,7 @@ use layerinit::format::cpio::Archive;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-/// Layers in a directory of their own, and gone at the end of the test.
+/// A stack of layers in a directory, which is removed on drop.
 struct Layers {
     top: PathBuf,
     stack: overlay::Stack,
@@ -56,7 +56,7 @@ impl Layers {
         target
     }
 
-    /// A layer that is no archive.
+    /// Adds a layer that is not an archive.
     fn made(&mut self, make: impl FnOnce(PathBuf)) {
         let target = self.next();
         mount("tmpfs", &target, "tmpfs", MountFlags::empty(), None).unwrap();
@@ -64,7 +64,7 @@ impl Layers {
         self.stack.names.push(self.stack.names.len().to_string());
     }
 
-    /// A layer that is unpacked over those below.
+    /// Adds a layer that is unpacked over the lower ones.
     fn unpacked(&mut self, archive: &[u8]) -> Result<Unpacked, String> {
         let target = self.next();
         let work = |changes| unpack(Archive::new(Reader::new(&archive, 0)), changes);
@@ -76,13 +76,13 @@ impl Layers {
             .map_err(|error| error.to_string())
     }
 
-    /// Archives that are unpacked as a row; the most layers that one was unpacked over.
+    /// Unpacks a row of archives; returns the largest number of layers below one of them.
     fn row(&mut self, archives: &[Vec<u8>], merges: bool) -> usize {
         let unpack_dir = self.top.join("unpack");
         let path = unpack_dir.to_str().unwrap();
         let mut row = MergedLayers::new(self.stack.clone(), path).unwrap();
         if !merges {
-            // In the way of the directory that they are merged into.
+            // A file at the path of the directory into which they are merged.
             fs::create_dir(unpack_dir.join("merged")).unwrap();
         }
         let mut most = 0;
@@ -98,7 +98,7 @@ impl Layers {
         most
     }
 
-    /// The stack, as the new root would be.
+    /// Mounts the stack, as in the new root.
     fn root(&mut self) -> PathBuf {
         let root = self.top.join("root");
         overlay::mount(&self.stack, None, root.to_str().unwrap()).unwrap();
@@ -112,13 +112,13 @@ impl Drop for Layers {
         for target in self.mounted.iter().rev() {
             let _ = unmount(target, UnmountFlags::DETACH);
         }
-        // Only empty directories of this test: whatever else came here made it fail.
+        // These directories must be empty, unless the test has failed.
         let _ = fs::remove_dir_all(&self.top);
     }
 }
 
-/// Archives that become this stack, of whose members `dropped` must not have been created. The kernel
-/// must make the same of them in one tree.
+/// Expects that the archives become this stack, without `dropped` of their members. The kernel must unpack
+/// them to the same tree.
 #[track_caller]
 fn give_but(dropped: u64, archives: &[&[Entry]], expected: &[&str]) {
     let archives: Vec<_> = archives.iter().map(|entries| cpio(entries)).collect();
@@ -137,7 +137,7 @@ fn give(archives: &[&[Entry]], expected: &[&str]) {
     give_but(0, archives, expected);
 }
 
-/// The same where the kernel knows nothing of the sort.
+/// The same for what the kernel does not know: whiteouts and opaque directories.
 #[track_caller]
 fn hides(archives: &[&[Entry]], expected: &[&str]) {
     let mut layers = Layers::new();
@@ -149,15 +149,15 @@ fn hides(archives: &[&[Entry]], expected: &[&str]) {
 
 // ---- parents of lower layers --------------------------------------------------------
 
-/// Runs the tests below in a process that starts no others. A child that has not called execve(2) yet holds
-/// the files open that this process writes, and the kernel does not remount a layer read-only meanwhile.
+/// Runs the tests below in a process that starts no other processes: between fork(2) and execve(2), a child
+/// has the files open that this process writes, and the kernel then refuses to remount a layer read-only.
 #[test]
 fn in_a_process_of_its_own() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["stacked::", "--ignored"])
         .output()
         .unwrap();
-    // Past the harness: whoever adds up the results counts these, too.
+    // Directly, not through the test harness, so that tests/run counts these results, too.
     std::io::stdout().write_all(&output.stdout).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -192,7 +192,7 @@ fn a_directory_that_only_a_lower_layer_has_keeps_owner_mode_and_time() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn its_attributes_are_kept_too() {
+fn a_directory_that_only_a_lower_layer_has_keeps_its_attributes() {
     let mut layers = Layers::new();
     layers.made(|directory| {
         let path = directory.join("a");
@@ -208,7 +208,7 @@ fn its_attributes_are_kept_too() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn a_parent_that_no_layer_has_is_missing_still() {
+fn a_parent_that_no_layer_has_stays_missing() {
     give_but(
         2,
         &[
@@ -221,7 +221,7 @@ fn a_parent_that_no_layer_has_is_missing_still() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn symbolic_links_of_lower_layers_are_followed_on_the_way() {
+fn symbolic_links_of_lower_layers_in_a_path_are_followed() {
     give(
         &[
             &[
@@ -256,7 +256,7 @@ fn symbolic_links_of_lower_layers_are_followed_on_the_way() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn links_lead_nowhere_but_into_the_stack() {
+fn links_lead_only_into_the_stack() {
     let mut layers = Layers::new();
     let canary = layers.top.join("canary");
     fs::create_dir(&canary).unwrap();
@@ -283,7 +283,7 @@ fn links_lead_nowhere_but_into_the_stack() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn a_link_in_a_higher_layer_goes_where_the_stack_has_it() {
+fn a_link_in_a_higher_layer_is_resolved_in_the_stack() {
     give(
         &[
             &[dir("usr"), dir("usr/lib")],
@@ -302,7 +302,7 @@ fn a_link_in_a_higher_layer_goes_where_the_stack_has_it() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn members_replace_what_lower_layers_have() {
+fn members_replace_files_of_lower_layers() {
     give_but(
         1,
         &[
@@ -343,7 +343,7 @@ fn members_replace_what_lower_layers_have() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn a_directory_again_takes_mode_and_owner_and_keeps_its_first_time() {
+fn a_repeated_directory_takes_mode_and_owner_and_keeps_its_first_time() {
     give(
         &[
             &[at(5, entry("a", 0o040700, b"")), file("a/x", b"")],
@@ -376,9 +376,9 @@ fn hard_links_do_not_reach_across_layers() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn of_a_file_with_several_names_below_the_one_that_is_named_changes() {
-    // The one thing that differs from the kernel, which writes over the file under all its names:
-    // a lower layer cannot be written to.
+fn writing_a_lower_file_with_several_names_changes_one_name() {
+    // The only difference from the kernel, which writes to the file under all its names: a lower layer is
+    // read-only.
     hides(
         &[
             &[one_of(2, 7, file("a", b"")), one_of(2, 7, file("b", b"x"))],
@@ -479,7 +479,7 @@ fn a_device_0_0_without_a_name_hides_nothing() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn what_was_hidden_can_be_made_anew() {
+fn hidden_files_can_be_created_again() {
     hides(
         &[
             &[dir("dir"), file("dir/old", b""), file("file", b"old")],
@@ -501,7 +501,7 @@ fn what_was_hidden_can_be_made_anew() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn an_opaque_directory_shows_only_its_own_wherever_the_mark_stands() {
+fn an_opaque_directory_shows_only_its_own_files_wherever_the_mark_is() {
     let mark = || file("dir/.wh..wh..opq", b"");
     let (new, sub, inside) = (
         || file("dir/new", b"1"),
@@ -541,7 +541,7 @@ fn an_opaque_directory_shows_only_its_own_wherever_the_mark_stands() {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn the_mark_follows_links_and_hides_nothing_where_nothing_is() {
+fn opaque_marks_follow_links_and_may_hide_nothing() {
     hides(
         &[
             &[
@@ -579,8 +579,8 @@ fn the_root_can_be_opaque_and_the_lowest_layer_keeps_no_mark() {
 
 // ---- many in a row --------------------------------------------------------------------
 
-/// Archives of a few names that meet again and again, as files, directories, links, nodes, whiteouts and
-/// opaque directories.
+/// Archives with a few names that often collide, as files, directories, links, nodes, whiteouts and opaque
+/// directories.
 fn random_archives(number: usize, mut seed: u64) -> Vec<Vec<u8>> {
     let mut random = move |below: u64| {
         seed = seed
@@ -627,7 +627,7 @@ fn random_archives(number: usize, mut seed: u64) -> Vec<Vec<u8>> {
 
 #[test]
 #[ignore = "runs in a process of its own"]
-fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
+fn merged_archives_equal_separate_layers() {
     let base: &[Entry] = &[
         dir("a"),
         at(5, dir("a/b")),
@@ -636,7 +636,7 @@ fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
         file("b/a", b"base"),
         file("c", b"base"),
     ];
-    // The kernel makes whiteouts with the time of day.
+    // overlayfs makes whiteouts with the current time.
     let layer = |path: &PathBuf| {
         let mut lines = lines(path);
         for line in &mut lines {
@@ -651,7 +651,7 @@ fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
         let archives = random_archives(3 * MERGE_EVERY + 5, seed);
         let mut one_by_one = Layers::new();
         let mut row = Layers::new();
-        // Without a base, too.
+        // Also without a base.
         if seed % 2 == 0 {
             one_by_one.unpacked(&cpio(base)).unwrap();
             row.unpacked(&cpio(base)).unwrap();
@@ -661,14 +661,14 @@ fn a_long_row_of_archives_is_what_its_archives_are_one_by_one() {
         }
         let merges = seed != 0;
         let most = row.row(&archives, merges);
-        // The base, what is merged, and archives that are not.
+        // The base, the merged layer, and the archives that are not merged.
         assert_eq!(most <= MERGE_EVERY + 1, merges, "{most} layers");
         let expected = lines(&one_by_one.root());
         seen += expected.len();
         assert_eq!(lines(&row.root()), expected, "seed {seed}");
         #[cfg(feature = "tool")]
         {
-            // The tool foresees it.
+            // The tool predicts it.
             let bases = (seed % 2 == 0).then(|| cpio(base));
             let layers: Vec<_> = bases.into_iter().chain(archives.iter().cloned()).collect();
             let image = [cpio(&[own_init("init")]), layers.concat()].concat();

@@ -1,4 +1,4 @@
-//! A persistent upper that knows its layers: `rd.overlay.stale=` and `rd.overlay.reset`. Needs root.
+//! A persistent upper and its record of the layers: `rd.overlay.stale=` and `rd.overlay.reset`. Needs root.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::common::disk::{Image, Loop, ext4_of};
 use crate::common::guest::*;
 use crate::upper::{ext4, failure_of, guest, mounted, words};
 
-/// What the test system does: it shows what was kept, and writes something.
+/// The script of the test system, which prints the kept files and writes one.
 const SCRIPT: &str = "cat /kept 2>/dev/null || echo nothing kept; echo \"$(cat /etc/which)\" >/kept; \
                       grep -o '\"state\":\"[a-z]*\",\"changes\":[^]]*]' /run/initramfs/layerinit.json || echo no state";
 
-/// A disk, a guest with one layer of a version, and the boots of it.
+/// A disk, and a guest with one layer of some version.
 struct Machine {
     disk: Loop,
     image: Image,
@@ -27,7 +27,7 @@ impl Machine {
         Self { disk, image, guest }
     }
 
-    /// Puts a layer with another file into the initramfs.
+    /// Puts the layer of a version into the initramfs.
     fn install(&self, version: &str, options: &[&str]) {
         let scratch = Scratch::new();
         let base = scratch.join("base");
@@ -47,7 +47,7 @@ impl Machine {
         self.guest.boot()
     }
 
-    /// The first line that the test system shows, and the state in the report.
+    /// Boots; returns the first line of the test system, and the state in the report.
     fn states(&mut self, more: &str) -> (String, String) {
         let outcome = self.boot(more);
         let mut lines = outcome.reached().lines();
@@ -57,7 +57,7 @@ impl Machine {
         (kept, state)
     }
 
-    /// Looks at the directory on the disk.
+    /// Calls `look` with the directory on the disk.
     fn look<T>(&self, look: impl FnOnce(&Path) -> T) -> T {
         let mut found = None;
         mounted(&self.image, |root| {
@@ -82,7 +82,11 @@ fn an_upper_over_the_same_layers_is_used_and_another_layer_is_named() {
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
     let record = machine.record();
     assert_eq!(machine.states(""), pair("one", "same"));
-    assert_eq!(machine.record(), record, "written without need");
+    assert_eq!(
+        machine.record(),
+        record,
+        "the record was rewritten without a change"
+    );
     let lines: Vec<_> = record.lines().collect();
     assert_eq!(lines[0], "layerinit-upper 1");
     assert!(
@@ -100,12 +104,12 @@ fn an_upper_over_the_same_layers_is_used_and_another_layer_is_named() {
             .reached()
             .starts_with("one\n\"state\":\"kept\",\"changes\":[\"base.erofs has changed")
     );
-    // It has been used over these layers now.
+    // The upper has been used over these layers now.
     assert_eq!(machine.states("rd.overlay.stale=fail"), pair("two", "same"));
 }
 
 #[test]
-fn another_layer_below_may_end_the_boot() {
+fn another_layer_below_fails_the_boot_with_stale_fail() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
@@ -127,7 +131,7 @@ fn another_layer_below_may_end_the_boot() {
 }
 
 #[test]
-fn another_layer_below_may_begin_a_new_upper_and_the_old_one_is_kept_aside() {
+fn another_layer_below_begins_a_new_upper_with_stale_reset() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(
@@ -160,7 +164,7 @@ fn another_layer_below_may_begin_a_new_upper_and_the_old_one_is_kept_aside() {
         machine.states("rd.overlay.stale=reset"),
         pair("two", "same")
     );
-    // One generation is kept.
+    // One old generation is kept.
     machine.install("three", &[]);
     assert_eq!(
         machine.states("rd.overlay.stale=reset"),
@@ -177,7 +181,7 @@ fn another_layer_below_may_begin_a_new_upper_and_the_old_one_is_kept_aside() {
 }
 
 #[test]
-fn a_reset_happens_once_for_each_appearance_of_its_word() {
+fn a_reset_happens_once_for_each_new_value_of_its_word() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
@@ -185,7 +189,7 @@ fn a_reset_happens_once_for_each_appearance_of_its_word() {
         machine.states("rd.overlay.reset"),
         pair("nothing kept", "reset")
     );
-    // The word is still there: a boot loader that cannot forget it, or a second attempt.
+    // The word is still on the command line, as from a boot loader that always passes it.
     let again = machine.boot("rd.overlay.reset");
     again.says("rd.overlay.reset: already done at an earlier boot with this word");
     assert!(again.reached().starts_with("one\n\"state\":\"same\""));
@@ -219,9 +223,9 @@ fn a_new_upper_made_with_the_word_is_not_reset_at_the_next_boot() {
 }
 
 #[test]
-fn images_without_a_uuid_are_told_apart_by_their_content() {
+fn images_without_a_uuid_are_distinguished_by_their_content() {
     let mut machine = Machine::new();
-    // Of one size, with the same times: the superblocks are equal.
+    // Of the same size and with the same times, so the superblocks are equal.
     machine.install("one", &["-U00000000-0000-0000-0000-000000000000"]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
     assert!(
@@ -303,7 +307,7 @@ fn the_root_device_is_part_of_the_stack() {
 }
 
 #[test]
-fn an_upper_of_a_newer_format_is_refused_and_stays_as_it_is() {
+fn an_upper_of_a_newer_format_is_refused_and_not_changed() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
@@ -319,11 +323,11 @@ fn an_upper_of_a_newer_format_is_refused_and_stays_as_it_is() {
 }
 
 #[test]
-fn an_upper_without_a_usable_record_is_used_or_not_as_one_over_other_layers() {
+fn an_upper_without_a_usable_record_is_treated_as_stale() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
-    // As versions before this one made it.
+    // As from versions without a record.
     let forget =
         |machine: &Machine| machine.look(|path| fs::remove_file(path.join("stack")).unwrap());
     forget(&machine);
@@ -347,7 +351,7 @@ fn an_upper_without_a_usable_record_is_used_or_not_as_one_over_other_layers() {
 }
 
 #[test]
-fn a_reset_helps_where_overlayfs_refuses_the_work_directory() {
+fn a_reset_replaces_a_work_directory_that_overlayfs_refuses() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
@@ -361,11 +365,11 @@ fn a_reset_helps_where_overlayfs_refuses_the_work_directory() {
 }
 
 #[test]
-fn a_reset_that_lost_its_power_is_completed_by_the_next_boot() {
+fn an_interrupted_reset_is_completed_by_the_next_boot() {
     let mut machine = Machine::new();
     machine.install("one", &[]);
     assert_eq!(machine.states(""), pair("nothing kept", "new"));
-    // Decided, and the old one moved away.
+    // Committed, and the old upper renamed.
     let record = machine.record();
     machine.look(|path| {
         fs::create_dir_all(path.join("next/upper")).unwrap();
@@ -376,7 +380,7 @@ fn a_reset_that_lost_its_power_is_completed_by_the_next_boot() {
         fs::rename(path.join("upper"), path.join("old/upper")).unwrap();
     });
     assert_eq!(machine.states(""), pair("next", "same"));
-    // Not decided.
+    // Not committed.
     machine.look(|path| {
         fs::create_dir_all(path.join("next.tmp/upper")).unwrap();
         fs::write(path.join("next.tmp/upper/kept"), "half\n").unwrap();
@@ -389,7 +393,7 @@ fn a_reset_that_lost_its_power_is_completed_by_the_next_boot() {
 }
 
 #[test]
-fn words_without_a_device_are_told() {
+fn words_without_a_device_get_a_warning() {
     let scratch = Scratch::new();
     let mut guest = guest(&scratch, "true");
     guest.cmdline = "rd.overlay.stale=fail rd.overlay.reset";

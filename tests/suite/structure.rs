@@ -1,6 +1,6 @@
-//! The shape of the crate: data flows one way. Each list of modules (`src/lib.rs`, and the `mod.rs` of a
-//! folder) is in order, and a file uses only what is above it in that list. Modules in one group, without
-//! a blank line between them, do not use each other.
+//! The structure of the crate: data flows one way. Each list of modules (`src/lib.rs`, and the `mod.rs` of a
+//! folder) is ordered, and a file uses only modules above it in that list. Modules in one group, without a
+//! blank line between them, do not use each other.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The module that a file is, from its path below src.
+/// The module of a file, from its path below src.
 fn module(path: &Path) -> Vec<String> {
     let mut parts: Vec<String> = path
         .with_extension("")
@@ -80,8 +80,8 @@ fn flatten(prefix: &str, tree: &str, found: &mut Vec<String>) {
     finish(&mut item);
 }
 
-/// The paths that a module uses, from the crate's root: of `use`, and those in the code that begin with
-/// `crate::`. Tests inside a file are left out.
+/// The paths that a module uses, from the root of the crate: those of `use`, and those in the code that begin
+/// with `crate::`. Tests inside a file do not count.
 fn uses(module: &[String], text: &str) -> Vec<Vec<String>> {
     let code: String = text
         .split("\n#[cfg(test)]\nmod tests {")
@@ -156,10 +156,10 @@ fn a_file_uses_only_what_is_above_it() {
     );
 }
 
-/// A stand-in for a feature that is off has the names of what it replaces. Each codec has a `Stream`, which the table of
-/// codecs demands, and each iterator an `Item`.
+/// Exceptions: the stand-in for a feature that is off has the names of what it replaces. Each codec has a
+/// `Stream`, which the table of codecs requires, and each iterator an `Item`.
 #[test]
-fn each_type_has_a_name_of_its_own() {
+fn type_names_are_unique() {
     let src = src();
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in files(&src) {

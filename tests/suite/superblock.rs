@@ -1,4 +1,4 @@
-//! What is on a device: images of the real tools, with the values that blkid prints.
+//! Recognition of what is on a device, on images of the real tools, compared with blkid.
 //!
 //! Needs util-linux, fdisk, e2fsprogs, btrfs-progs, xfsprogs, f2fs-tools, dosfstools, exfatprogs,
 //! squashfs-tools, erofs-utils, genisoimage, cryptsetup-bin; root and a loop device for lvm2.
@@ -29,7 +29,7 @@ fn start(package: &str, program: &str, arguments: &[&str]) -> Output {
         })
 }
 
-/// Runs a program of a Debian package, and returns what it prints.
+/// Runs a program of a Debian package, and returns its standard output.
 fn run(package: &str, program: &str, arguments: &[&str]) -> String {
     let output = start(package, program, arguments);
     assert!(
@@ -41,7 +41,7 @@ fn run(package: &str, program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
-/// A file, gone at the end.
+/// A file, which is removed on drop.
 struct Image(PathBuf);
 
 impl Image {
@@ -89,7 +89,7 @@ impl ReadAt for Disk {
     }
 }
 
-/// One value of what blkid prints, by its low-level probing.
+/// One value from blkid's low-level probing.
 fn blkid(image: &Path, tag: &str) -> Option<String> {
     let path = image.to_str().unwrap();
     let output = start(
@@ -98,12 +98,12 @@ fn blkid(image: &Path, tag: &str) -> Option<String> {
         &["-p", "-o", "value", "-s", tag, path],
     );
     let text = String::from_utf8(output.stdout).unwrap();
-    // One newline is blkid's own.
+    // blkid appends one newline.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Some(text.to_string()).filter(|text| !text.is_empty())
 }
 
-/// What is on the image: exactly one superblock, and in the words of blkid.
+/// Returns the only volume on the image, after a comparison with blkid.
 fn compared(image: &Image) -> Volume {
     let found = volumes(&image.open()).unwrap();
     let [volume] = found.as_slice() else {
@@ -115,7 +115,7 @@ fn compared(image: &Image) -> Volume {
         volume.uuid.clone(),
         volume.label.clone(),
     ];
-    assert_eq!(ours, theirs, "ours, and blkid's");
+    assert_eq!(ours, theirs, "the reader (left) and blkid (right) disagree");
     volume.clone()
 }
 
@@ -138,7 +138,7 @@ fn made(size: u64, package: &str, program: &str, arguments: &[&str]) -> Image {
 const MIB: u64 = 1 << 20;
 
 #[test]
-fn the_three_exts_are_told_apart() {
+fn ext2_ext3_and_ext4_are_distinguished() {
     let ext = |arguments: &[&str]| {
         let mut all = vec!["-q", "-F", "-U", UUID];
         all.extend(arguments);
@@ -249,7 +249,7 @@ fn fat_in_its_three_sizes() {
     ] {
         expect(&fat(size, arguments), VolumeKind::Vfat, SERIAL, label);
     }
-    // Renamed: the root directory counts, and the boot sector's copy does not.
+    // A renamed filesystem: the label in the root directory counts, not the copy in the boot sector.
     let image = fat(64 * MIB, &["-F", "32", "-n", "BEFORE"]);
     run("dosfstools", "fatlabel", &[image.path(), "AFTER"]);
     expect(&image, VolumeKind::Vfat, SERIAL, Some("AFTER"));
@@ -258,7 +258,7 @@ fn fat_in_its_three_sizes() {
     expect(&image, VolumeKind::Vfat, SERIAL, Some("AFTER"));
     run("dosfstools", "fatlabel", &["-r", image.path()]);
     expect(&image, VolumeKind::Vfat, SERIAL, None);
-    // A serial number of zero is none.
+    // A serial number of zero means none.
     let image = made(2 * MIB, "dosfstools", "mkfs.vfat", &["-i", "00000000"]);
     assert_eq!(volumes(&image.open()).unwrap()[0].uuid, None);
 }
@@ -336,7 +336,7 @@ fn read_only_filesystems() {
 }
 
 #[test]
-fn what_is_never_a_root_is_named() {
+fn volumes_that_are_no_filesystems_are_named() {
     let image = made(
         MIB,
         "util-linux",
@@ -423,7 +423,7 @@ fn a_physical_volume_of_lvm() {
     assert_eq!(volume.uuid.unwrap().len(), 38);
 }
 
-/// A superblock of md, version 1, that says it lies at `at`.
+/// A superblock of md, version 1, that claims to be at `at`.
 fn md(at: u64) -> Vec<u8> {
     let mut bytes = vec![0; 512];
     bytes[..4].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes());
@@ -447,16 +447,16 @@ fn uuid_bytes() -> [u8; 16] {
         .to_be_bytes()
 }
 
-/// mdadm writes its superblocks through the driver, which this machine may lack: they are made here,
-/// and read by blkid.
+/// mdadm writes superblocks through the driver, which this machine may lack, so the test makes them, and
+/// compares with blkid.
 #[test]
 fn parts_of_a_software_raid() {
-    // blkid looks for none on what could be a floppy.
+    // blkid does not search for one on a device of floppy size.
     const SIZE: usize = 2 << 20;
     for at in [0, 4096, SIZE - 8192] {
         let mut image = vec![0; SIZE];
         image[at..at + 512].copy_from_slice(&md(at as u64));
-        // Whatever lies in the RAID is the RAID's.
+        // The filesystem belongs to the RAID.
         let ext = 0x400 + 0x38;
         image[ext..ext + 2].copy_from_slice(&[0x53, 0xef]);
         if at == SIZE - 8192 {
@@ -471,7 +471,7 @@ fn parts_of_a_software_raid() {
             Some("host:md0"),
         );
     }
-    // In another place than it says, it is a copy.
+    // At another offset than it claims, it is a copy.
     let mut image = vec![0; SIZE];
     image[..512].copy_from_slice(&md(4096));
     assert_eq!(volumes(&&image[..]).unwrap(), []);
@@ -502,7 +502,7 @@ fn parts_of_a_software_raid() {
 }
 
 #[test]
-fn a_device_of_several_says_so() {
+fn a_device_of_several_is_recognised() {
     let image = made(128 * MIB, "btrfs-progs", "mkfs.btrfs", &["-q", "-U", UUID]);
     let file = File::options()
         .read(true)
@@ -515,10 +515,10 @@ fn a_device_of_several_says_so() {
 }
 
 #[test]
-fn the_remains_of_an_earlier_use_are_listed_after_what_counts() {
+fn old_superblocks_are_listed_after_the_current_one() {
     let image = made(4 * MIB, "e2fsprogs", "mkfs.ext4", &["-q", "-F"]);
     let file = File::options().write(true).open(&image.0).unwrap();
-    // An ext4 leaves its first 1024 bytes alone.
+    // An ext4 does not write its first 1024 bytes.
     file.write_all_at(b"hsqs", 0).unwrap();
     file.write_all_at(&[4, 0], 28).unwrap();
     let kinds: Vec<_> = volumes(&image.open())
@@ -527,12 +527,16 @@ fn the_remains_of_an_earlier_use_are_listed_after_what_counts() {
         .map(|v| v.kind)
         .collect();
     assert_eq!(kinds, [VolumeKind::Ext4, VolumeKind::Squashfs]);
-    assert_eq!(blkid(&image.0, "TYPE"), None, "blkid refuses to tell");
+    assert_eq!(
+        blkid(&image.0, "TYPE"),
+        None,
+        "blkid reports an ambiguous result as none"
+    );
 }
 
 #[test]
 fn ntfs_is_named() {
-    // The boot sector of mkntfs, as far as it matters.
+    // The relevant fields of mkntfs' boot sector.
     let mut sector = vec![0; 4096];
     sector[..11].copy_from_slice(b"\xeb\x52\x90NTFS    ");
     sector[11..14].copy_from_slice(&[0, 2, 8]);
@@ -547,7 +551,7 @@ fn ntfs_is_named() {
 }
 
 #[test]
-fn nothing_is_nothing() {
+fn empty_devices_have_no_superblock() {
     for size in [0, 1, 511, 512, 4096, 65536, 1 << 20] {
         for fill in [0, 0xff, 0x55] {
             let image = vec![fill; size];
@@ -557,7 +561,7 @@ fn nothing_is_nothing() {
     }
 }
 
-/// Small images of everything, for what follows.
+/// Small images of every kind.
 fn zoo() -> Vec<(Image, Vec<(usize, usize)>)> {
     let tree = tree();
     let directory = tree.to_str().unwrap();
@@ -626,9 +630,9 @@ fn zoo() -> Vec<(Image, Vec<(usize, usize)>)> {
     ]
 }
 
-/// Every bit of what is read, turned over; and every length that ends in or near it.
+/// Flips every bit that is read, and truncates the image at every length near it.
 #[test]
-fn damaged_images_are_read_without_panic() {
+fn damaged_images_do_not_panic() {
     for (image, parts) in zoo() {
         let mut bytes = fs::read(&image.0).unwrap();
         let before = volumes(&&bytes[..]).unwrap();
@@ -650,7 +654,7 @@ fn damaged_images_are_read_without_panic() {
         }
         assert_eq!(volumes(&&bytes[..]).unwrap(), before);
     }
-    // The large ones by their superblock alone.
+    // Large images: only the superblock.
     for (offset, program, package, size) in [
         (65536usize, "mkfs.btrfs", "btrfs-progs", 128 * MIB),
         (0, "mkfs.xfs", "xfsprogs", 320 * MIB),
@@ -671,15 +675,15 @@ fn damaged_images_are_read_without_panic() {
     }
 }
 
-/// A directory whose clusters form a circle, or are of the largest size, is left after a while.
+/// A directory whose clusters form a cycle, or have the largest size.
 #[test]
-fn a_fat_without_end_is_left() {
+fn the_walk_through_a_fat_is_limited() {
     let image = made(40 * MIB, "dosfstools", "mkfs.vfat", &["-F", "32"]);
     let mut bytes = fs::read(&image.0).unwrap();
     let fat = usize::from(u16::from_le_bytes([bytes[14], bytes[15]])) * 512;
     let length = u32::from_le_bytes(bytes[36..40].try_into().unwrap()) as usize * 512;
     bytes[fat + 8..fat + 12].copy_from_slice(&2u32.to_le_bytes());
-    // No entry is free, and none a label.
+    // No entry is free or a label.
     let root = fat + 2 * length;
     for entry in bytes[root..root + 512].chunks_mut(32) {
         entry.fill(b'A');
@@ -690,7 +694,7 @@ fn a_fat_without_end_is_left() {
 
 // Partition tables.
 
-/// What sfdisk makes of a script, and how partx (libblkid) reads it.
+/// Makes a partition table with sfdisk.
 fn partitioned(script: &str, size: u64) -> Image {
     let image = Image::new(size);
     let script = Image::holding(script.as_bytes());
@@ -699,7 +703,7 @@ fn partitioned(script: &str, size: u64) -> Image {
     image
 }
 
-/// Number, start, length, UUID and name of each, as partx prints them; lengths in bytes.
+/// The partitions from partx (libblkid): number, start, length, UUID and name; lengths in bytes.
 fn partx(path: &str, sector: u64) -> Vec<Partition> {
     let columns = [
         "-o",
@@ -711,7 +715,7 @@ fn partx(path: &str, sector: u64) -> Vec<Partition> {
     let text = run("util-linux", "partx", &columns);
     text.lines()
         .map(|line| {
-            // NR="1" START="2048" ...: none of the tests' names has a quote.
+            // NR="1" START="2048" ...: no name in these tests has a quote.
             let fields: Vec<_> = line.split('"').skip(1).step_by(2).collect();
             let text = |at: usize| Some(unescaped(fields[at])).filter(|text| !text.is_empty());
             let number = |at: usize| fields[at].parse::<u64>().unwrap();
@@ -726,7 +730,7 @@ fn partx(path: &str, sector: u64) -> Vec<Partition> {
         .collect()
 }
 
-/// Undoes `\xc3\xbc`, which --pairs makes of other letters.
+/// Decodes `\xc3\xbc`, as --pairs prints other letters.
 fn unescaped(text: &str) -> String {
     let mut parts = text.split("\\x");
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();
@@ -776,10 +780,10 @@ fn a_gpt_is_read_as_blkid_reads_it() {
 }
 
 #[test]
-fn the_backup_of_a_gpt_counts_where_the_first_is_damaged() {
+fn the_backup_gpt_is_used_if_the_primary_is_damaged() {
     let bytes = fs::read(&gpt_image().0).unwrap();
     let good = table(&&bytes[..], 512).unwrap().unwrap();
-    // The signature, the checksum, a place; an entry, and an unused one.
+    // The signature, the checksum, an offset; an entry, and an unused entry.
     for at in [512, 528, 584, 1024 + 40, 1024 + 16000] {
         let mut damaged = bytes.clone();
         damaged[at] ^= 4;
@@ -802,7 +806,7 @@ fn the_backup_of_a_gpt_counts_where_the_first_is_damaged() {
         table(&&cleared[..], 512).unwrap().unwrap().scheme,
         Scheme::GptBackup
     );
-    // Without a protective MBR there is no GPT for the kernel either.
+    // Without a protective MBR, the kernel ignores a GPT, too.
     let mut bare = bytes;
     bare[..512].fill(0);
     assert_eq!(table(&&bare[..], 512).unwrap(), None);
@@ -861,7 +865,7 @@ fn an_mbr_is_read_as_blkid_reads_it() {
     let found = table(&image.open(), 512).unwrap().unwrap();
     assert_eq!(found.scheme, Scheme::Mbr);
     let mut theirs = partx(image.path(), 512);
-    // The kernel's view of an extended partition.
+    // The extended partition as the kernel shows it.
     let extended = theirs
         .iter_mut()
         .find(|partition| partition.number == 3)
@@ -887,7 +891,7 @@ fn an_mbr_is_read_as_blkid_reads_it() {
 }
 
 #[test]
-fn a_filesystem_on_the_whole_disk_is_no_table() {
+fn a_filesystem_on_the_whole_disk_is_no_partition_table() {
     let image = made(64 * MIB, "dosfstools", "mkfs.vfat", &["-F", "32"]);
     let found = table(&image.open(), 512).unwrap();
     assert!(found.is_none_or(|table| table.partitions.is_empty()));
@@ -902,7 +906,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A GPT whose header says this, with sums that fit.
+/// A GPT with these values in its header, and matching checksums.
 fn forged(number: u32, size: u32, lba: u64) -> Vec<u8> {
     let mut bytes = fs::read(&gpt_image().0).unwrap();
     let last = bytes.len() - 512;
@@ -935,7 +939,7 @@ fn hostile_gpts_are_bounded() {
     assert_eq!(partitions(128, 128, 2), Some(3));
     assert_eq!(partitions(4, 128, 2), Some(2));
     assert_eq!(partitions(0, 128, 2), Some(0));
-    // Entries of twice the size: every other one is seen.
+    // With entries of twice the size, every other one is seen.
     assert_eq!(partitions(64, 256, 2), Some(2));
     for (number, size, lba) in [
         (u32::MAX, 128, 2),
@@ -958,7 +962,7 @@ fn hostile_gpts_are_bounded() {
 }
 
 #[test]
-fn damaged_tables_are_read_without_panic() {
+fn damaged_tables_do_not_panic() {
     let gpt = gpt_image();
     let mbr = partitioned(
         "label: dos\nstart=2048, type=5\nstart=4096, size=1024\nstart=8192, size=1024\n",
@@ -990,7 +994,7 @@ fn damaged_tables_are_read_without_panic() {
     }
 }
 
-/// A sector with these entries: type, start, length.
+/// A boot record with these entries: type, start, length.
 fn ebr(entries: &[(u8, u32, u32)]) -> [u8; 512] {
     let mut sector = [0; 512];
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
@@ -1019,17 +1023,17 @@ fn hostile_mbrs_are_bounded() {
         found.partitions.len()
     };
     let extended = (5, 1, 1000);
-    // A chain that leads back to itself: with a partition in it, and without.
+    // A cyclic chain, with a partition in it, and without.
     assert_eq!(disk(&[extended], &[(0x83, 1, 10), (5, 0, 1000)]), 1 + 251);
     assert_eq!(disk(&[extended], &[(0, 0, 0), (5, 0, 1000)]), 1);
-    // Four extended partitions, all the same chain.
+    // Four extended partitions with the same chain.
     assert_eq!(
         disk(&[extended; 4], &[(0x83, 1, 10), (5, 0, 1000)]),
         4 + 251
     );
     // An extended partition that is the MBR itself.
     assert_eq!(disk(&[(5, 0, 1000)], &[]), 1);
-    // Out of the disk, and out of the numbers.
+    // Beyond the end of the disk, and beyond 32 bits.
     assert_eq!(disk(&[(0xf, u32::MAX, u32::MAX)], &[]), 1);
     assert_eq!(
         disk(
@@ -1038,7 +1042,7 @@ fn hostile_mbrs_are_bounded() {
         ),
         2
     );
-    // Garbage in the third and fourth entry, and a fourth that is none.
+    // Garbage in the third and fourth entry, and a fourth entry that is unused.
     assert_eq!(
         disk(
             &[extended],
@@ -1046,7 +1050,7 @@ fn hostile_mbrs_are_bounded() {
         ),
         3
     );
-    // Overlaps are the administrator's.
+    // Overlaps are allowed.
     assert_eq!(disk(&[(0x83, 1, 10), (0x83, 1, 10)], &[]), 2);
 }
 

@@ -1,4 +1,4 @@
-//! What the tests of the host tool share.
+//! Helpers for the tests of the host tool.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use crate::common::{erofs, join, pad};
 
-/// An empty directory of this test's own, below Cargo's target directory.
+/// An empty directory for one test, below Cargo's target directory.
 pub fn scratch(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if directory.exists() {
@@ -16,7 +16,7 @@ pub fn scratch(name: &str) -> PathBuf {
     directory
 }
 
-/// The tool, to be run in `directory`, with an environment that decides nothing.
+/// The tool, to be run in `directory`, without environment variables that affect it.
 pub fn tool(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_layerinit"));
     command
@@ -27,14 +27,14 @@ pub fn tool(directory: &Path) -> Command {
     command
 }
 
-/// Standard output, standard error and the exit status.
+/// Returns standard output, standard error and the exit status.
 pub fn said(output: &Output) -> (String, String, i32) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let status = output.status.code().unwrap_or(-1);
     (text(&output.stdout), text(&output.stderr), status)
 }
 
-/// An EROFS image of one block, with /sbin/init in it.
+/// An EROFS image of one block, with /sbin/init.
 pub fn erofs_with_init(label: &str) -> Vec<u8> {
     const FIRST: u64 = 1152 / 32;
     let inode = |mode: u16, data: &[u8]| {
@@ -79,7 +79,7 @@ pub fn elf(machine: u16) -> Vec<u8> {
     header
 }
 
-/// `layer` after `image`, at the next multiple of 4096.
+/// `image` followed by `layer` at the next multiple of 4096.
 pub fn aligned(mut image: Vec<u8>, layer: &[u8]) -> Vec<u8> {
     pad(&mut image, 4096);
     join(&[&image, layer])

@@ -1,4 +1,4 @@
-//! Archives into a tmpfs, and the tmpfs as lines of text.
+//! Unpacks archives into a tmpfs, and lists the tmpfs as lines of text.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::common::*;
 
 // ---- a tmpfs ------------------------------------------------------------------------
 
-/// A tmpfs on a directory of its own, and gone at the end of the test.
+/// A tmpfs on a directory of its own, which is unmounted on drop.
 pub struct Tree {
     pub outside: PathBuf,
     pub root: PathBuf,
@@ -135,13 +135,13 @@ fn list(
 impl Drop for Tree {
     fn drop(&mut self) {
         let _ = unmount(&self.root, UnmountFlags::DETACH);
-        // Only directories of this test: whatever else came here made it fail.
+        // These directories must be empty, unless the test has failed.
         let _ = fs::remove_dir_all(&self.outside);
     }
 }
 
-/// Into the directory LAYERINIT_ARCHIVES, where qemu/differential looks for archives to try on the
-/// kernel: it must make the same trees of them.
+/// Saves the archive in the directory LAYERINIT_ARCHIVES, where qemu/differential finds it: the kernel must
+/// unpack it to the same tree.
 pub fn keep(archive: &[u8]) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     if let Some(directory) = std::env::var_os("LAYERINIT_ARCHIVES") {
@@ -186,7 +186,7 @@ pub fn link<'a>(name: &'a str, target: &'a str) -> Entry<'a> {
     entry(name, 0o120777, target.as_bytes())
 }
 
-/// With the sum that `070702` has.
+/// With a checksum, as in `070702`.
 pub fn summed(sum: u32, entry: Entry) -> Entry {
     change(entry, |header| (header.crc, header.chksum) = (true, sum))
 }

@@ -1,5 +1,5 @@
-//! A loader that verifies its layers, as PID 1 on this machine's own kernel: tests/suite/boot.rs describes the guest.
-//! The rows `verify-*` of qemu/rows boot what needs a kernel.
+//! A loader that verifies its layers, as PID 1 on the kernel of this machine; tests/suite/boot.rs describes
+//! the guest. The rows `verify-*` of qemu/rows cover what needs a kernel of their own.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,12 +30,12 @@ fn guest(script: &str) -> (Guest, [Vec<u8>; 2]) {
     ]);
     copy_program(busybox(), guest.scratch.join("rootfs/bin/busybox"));
     symlink("busybox", guest.scratch.join("rootfs/bin/sh")).unwrap();
-    // Whoever gets a shell writes this.
+    // A shell would print this.
     guest.typed = "echo got-a-shell\n";
     (guest, layers)
 }
 
-/// A boot that is refused: one message, and no shell.
+/// Expects that the boot fails with one message, and without a shell.
 fn refused(guest: &mut Guest, cmdline: &'static str, message: &str) {
     let outcome = failure(guest, cmdline);
     let said = &outcome.log;
@@ -53,7 +53,7 @@ fn refused(guest: &mut Guest, cmdline: &'static str, message: &str) {
 }
 
 #[test]
-fn the_listed_layers_boot_and_the_report_says_so() {
+fn listed_layers_boot_and_the_report_counts_them() {
     let (mut guest, layers) = guest(
         "cat /etc/which; grep -o '\"verified\":{\"layers\":2,\"bytes\":[0-9]*,\"us\":[0-9]*}' \
          /run/initramfs/layerinit.json; grep -o '\"verify\":[0-9]*' /run/initramfs/layerinit.json",
@@ -69,7 +69,7 @@ fn the_listed_layers_boot_and_the_report_says_so() {
     );
     assert!(reached.contains("\n\"verify\":"), "{reached}");
     outcome.says(&format!("2 layers verified: {bytes} bytes hashed in "));
-    // Words that cannot defeat it.
+    // Words that cannot defeat verification.
     guest.cmdline = "quiet rd.debug panic=-1 rd.timeout=1 retain_initrd rd.overlay=tmpfs:size=50% rd.shell=0 \
                      rd.layers.backend=loop,extract";
     guest.boot().reached();
@@ -163,7 +163,7 @@ fn each_word_that_could_defeat_verification_is_refused() {
         );
         refused(&mut guest, cmdline, &message);
     }
-    // The policy can allow them.
+    // The policy allows them.
     fs::write(
         guest.scratch.join(POLICY),
         "allow rd.layers.skip=1\nallow rd.break\nallow rd.shell\n",
@@ -174,7 +174,8 @@ fn each_word_that_could_defeat_verification_is_refused() {
     refused_with_shell(&mut guest, "rd.layers.skip=0 panic=-1");
 }
 
-/// A guest whose lower layer is on a disk, at /a/base, and one more disk that is nothing but the layer.
+/// Two disks: one with the lower layer of the guest at /a/base, and one that is the layer, without a
+/// filesystem.
 fn on_disks(guest: &Guest, layers: &[Vec<u8>; 2]) -> [Image; 2] {
     let root = guest.scratch.join("rootfs");
     let tree = guest.scratch.join("tree");
@@ -201,7 +202,7 @@ fn layers_on_a_disk_are_copied_into_memory_and_hashed_there() {
     guest.typed = "";
     fs::write(guest.scratch.join(POLICY), "allow rd.layers.from\n").unwrap();
     let images = on_disks(&guest, &layers);
-    // A file of the initramfs is in memory.
+    // A file of the initramfs is in memory already.
     guest.cmdline = "rd.layers.from=/images panic=-1";
     let outcome = guest.boot();
     outcome.reached();
@@ -217,14 +218,14 @@ fn layers_on_a_disk_are_copied_into_memory_and_hashed_there() {
         for backend in ["", "rd.layers.backend=extract"] {
             guest.cmdline = format!("rd.layers.from={node}{path} {backend} panic=-1").leak();
             let outcome = guest.boot();
-            // Nothing on the disk is in use any more.
+            // The disk is no longer in use.
             assert_eq!(outcome.console, "app\n0\n", "{}", outcome.log);
             outcome
                 .says("bytes copied into memory, because the disk could change")
                 .says("2 layers verified: ");
         }
     }
-    // A file that a link in /layers leads to is on a disk, too.
+    // A link in /layers may lead to a file on a disk.
     let root = guest.scratch.join("rootfs");
     fs::remove_dir_all(root.join("images")).unwrap();
     let mut changed = layers[0].clone();
@@ -250,7 +251,7 @@ fn a_disk_that_changes_between_check_and_mount_changes_nothing() {
     let node = &disk.0;
     let found = layers[0].windows(8).position(|bytes| bytes == b"original");
     let at = found.unwrap();
-    // A shell between the plan and the mount changes the init of the layer on the disk.
+    // A shell between plan and mount changes the init of the layer on the disk.
     guest.typed = format!(
         "echo CHANGED1 | busybox dd of={node} bs=1 seek={at} count=8 conv=notrunc; busybox sync; \
          echo 3 >/proc/sys/vm/drop_caches; exit\n"
@@ -261,7 +262,7 @@ fn a_disk_that_changes_between_check_and_mount_changes_nothing() {
     let listed = fs::read(&list).unwrap();
     fs::remove_file(&list).unwrap();
     fs::remove_file(&policy).unwrap();
-    // Without a list, the change is seen.
+    // Without a list, the changed init runs.
     let outcome = guest.boot();
     assert!(
         outcome.reached().ends_with("app\nmarker-CHANGED1\n"),
@@ -270,7 +271,7 @@ fn a_disk_that_changes_between_check_and_mount_changes_nothing() {
     );
     let changed = fs::read(images[1].path()).unwrap();
     assert_eq!(changed[at..at + 8], *b"CHANGED1", "{}", outcome.log);
-    // With one, what was hashed is a copy that was made before.
+    // With a list, the hashed copy in memory is used.
     let mut restored = changed;
     restored[at..at + 8].copy_from_slice(b"original");
     fs::write(images[1].path(), &restored).unwrap();
@@ -309,7 +310,7 @@ fn a_signed_list_may_be_beside_the_layers_on_a_disk() {
     fs::write(tree.join("10-base.erofs"), &layers[0]).unwrap();
     fs::write(tree.join("20-app.erofs"), &layers[1]).unwrap();
     fs::write(tree.join("layers.sha256"), &list).unwrap();
-    // Without keys in the loader the two files are no layers, and change nothing.
+    // Without keys in the loader, the two files are not layers either, and have no effect.
     let key = guest.scratch.join("key");
     let scratch = guest.scratch.0.clone();
     let minisign = |arguments: &[&str]| {
@@ -370,7 +371,7 @@ fn a_signed_list_may_be_beside_the_layers_on_a_disk() {
     }
 }
 
-/// A boot that is refused, where the policy allows a shell.
+/// Expects that the boot fails, with a policy that allows a shell.
 fn refused_with_shell(guest: &mut Guest, cmdline: &'static str) {
     let outcome = failure(guest, cmdline);
     outcome

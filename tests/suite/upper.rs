@@ -1,4 +1,4 @@
-//! A persistent upper, with a loop device as its disk: `/init` as in tests/boot.rs. Needs root.
+//! A persistent upper, with a loop device as its disk. Needs root.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use crate::common::disk::{Image, Loop, ext4_of, fresh_uuid};
 use crate::common::guest::*;
 use layerinit::boot::mount::upper;
 
-/// A command line that is made in the test. What fails does not wait for its user.
+/// Leaks a command line that a test has made, with a word for a failed boot to end.
 pub fn words(text: String) -> &'static str {
     format!("{text} panic=-1").leak()
 }
@@ -33,7 +33,7 @@ pub fn ext4(options: &[&str]) -> Image {
 const NO_FALLBACK: &str = "; boot without it: rd.overlay.fallback=tmpfs (what is written is lost then), or rd.overlay.readonly";
 
 #[test]
-fn what_is_written_is_there_at_the_next_boot() {
+fn writes_survive_the_next_boot() {
     let scratch = Scratch::new();
     let script = "cat /kept 2>/dev/null || echo nothing kept; echo kept >/kept; stat -c '%a %u' /; \
                   ls /run/initramfs/upper/over/lay; grep -o ' / overlay .*' /proc/mounts; \
@@ -57,7 +57,7 @@ fn what_is_written_is_there_at_the_next_boot() {
     ] {
         assert!(console.contains(expected), "no {expected} in\n{console}");
     }
-    // Nothing that would tie the upper to these layers.
+    // No attributes that would tie the upper to these layers.
     for feature in ["index=on", "metacopy=on", "redirect_dir=on"] {
         assert!(!console.contains(feature), "{console}");
     }
@@ -74,7 +74,7 @@ fn what_is_written_is_there_at_the_next_boot() {
 }
 
 #[test]
-fn other_layers_may_come_to_lie_below() {
+fn other_layers_can_be_put_below_an_upper() {
     let scratch = Scratch::new();
     let image = ext4(&[]);
     let disk = Loop::attach(&image);
@@ -103,7 +103,7 @@ fn other_layers_may_come_to_lie_below() {
 }
 
 #[test]
-fn the_upper_looks_like_the_lowest_layer_when_it_is_made_and_then_stays_as_it_is() {
+fn a_new_upper_gets_the_attributes_of_the_lowest_layer_once() {
     let scratch = Scratch::new();
     let image = ext4(&[]);
     let disk = Loop::attach(&image);
@@ -121,7 +121,7 @@ fn the_upper_looks_like_the_lowest_layer_when_it_is_made_and_then_stays_as_it_is
 }
 
 #[test]
-fn an_overlay_over_the_root_device_leaves_that_alone() {
+fn an_overlay_over_the_root_device_does_not_change_it() {
     let scratch = Scratch::new();
     let base = scratch.join("base");
     system(
@@ -144,7 +144,7 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
         "something was written to the root device"
     );
 
-    // One device for both is refused, by whatever names.
+    // One device for both is refused, under any of its names.
     guest.cmdline = words(format!(
         "root={} rd.overlay={}:over",
         root_disk.0, root_disk.0
@@ -157,14 +157,14 @@ fn an_overlay_over_the_root_device_leaves_that_alone() {
     ));
 }
 
-/// A boot that fails, with the command line as it is.
+/// Boots with the unchanged command line, and expects a failure.
 pub fn failure_of(guest: &Guest) -> Outcome {
     let outcome = guest.boot();
     assert!(!outcome.status.success(), "{}", outcome.console);
     outcome
 }
 
-/// What `/init` says of this disk, with and without a fallback.
+/// Expects that `/init` refuses the disk with this reason, with and without a fallback.
 fn refused(disk: &Loop, path: &str, why: &str) {
     let scratch = Scratch::new();
     let mut guest = guest(&scratch, "grep -o ' /run/initramfs/upper .*' /proc/mounts");
@@ -178,14 +178,14 @@ fn refused(disk: &Loop, path: &str, why: &str) {
         "rd.overlay={node}{path} rd.overlay.fallback=tmpfs:size=3m"
     ));
     let outcome = guest.boot();
-    // Loud where errors do not reach the console by way of the kernel log, too.
+    // The error is on the console even if the kernel log does not write errors there.
     fs::write(guest.scratch.join("printk"), "1 4 1 7\n").unwrap();
     let console = guest.boot().console;
     assert!(
         console.contains("layerinit: rd.overlay=") && console.contains(" IS LOST "),
         "{console}"
     );
-    // The tmpfs, and nothing else.
+    // Only the tmpfs is mounted.
     let mounts: Vec<_> = outcome.reached().lines().collect();
     assert!(
         matches!(mounts[..], [one] if one.contains(" tmpfs ") && one.contains("size=3072k")),
@@ -240,8 +240,8 @@ fn a_filesystem_that_cannot_be_an_upper_is_refused_with_the_reason() {
 }
 
 #[test]
-fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
-    // ext4 always has extended attributes; f2fs can be without, and so is a ramfs.
+fn features_that_overlayfs_needs_are_tested() {
+    // ext4 always has extended attributes; f2fs may lack them, and ramfs does.
     let scratch = Scratch::new();
     let path = scratch.join("ramfs");
     fs::create_dir(&path).unwrap();
@@ -264,14 +264,14 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
         "its ext4 does not store file types in directories (d_type), which overlayfs needs (make it with the \
          feature filetype)",
     );
-    // The kernel's own refusal: an overlay that could not keep its promises after a crash.
+    // The kernel refuses an upper of a volatile overlay that was not unmounted.
     let image = ext4(&[]);
     mounted(&image, |root| {
         fs::create_dir_all(root.join("layerinit/work/work/incompat/volatile")).unwrap();
         fs::create_dir(root.join("layerinit/upper")).unwrap();
     });
     refused(&Loop::attach(&image), "", "mount overlay: EINVAL");
-    // A directory that leads elsewhere.
+    // A symbolic link as directory.
     let image = ext4(&[]);
     mounted(&image, |root| {
         std::os::unix::fs::symlink("/etc", root.join("over")).unwrap();
@@ -283,7 +283,7 @@ fn what_overlayfs_needs_of_an_ext4_is_asked_for() {
     );
 }
 
-/// Changes the filesystem in an image, in a mount namespace of its own.
+/// Calls `change` with the mounted filesystem of an image, in a private mount namespace.
 pub fn mounted(image: &Image, change: impl FnOnce(&std::path::Path)) {
     let scratch = Scratch::new();
     let target = scratch.join("mnt");
@@ -297,7 +297,7 @@ pub fn mounted(image: &Image, change: impl FnOnce(&std::path::Path)) {
 }
 
 #[test]
-fn a_disk_that_cannot_be_written_to_or_is_not_there_is_refused() {
+fn a_read_only_or_missing_disk_is_refused() {
     let image = ext4(&[]);
     refused(
         &Loop::read_only(&image),
@@ -315,7 +315,7 @@ fn a_disk_that_cannot_be_written_to_or_is_not_there_is_refused() {
 }
 
 #[test]
-fn what_an_interrupted_boot_has_left_is_no_obstacle() {
+fn remains_of_an_interrupted_boot_are_replaced() {
     let image = ext4(&[]);
     mounted(&image, |root| {
         let base = root.join("layerinit");

@@ -25,6 +25,9 @@ use crate::sys::process::run_chrooted;
 /// layer read-only at `target`. `below` are the layers below; `unpack_dir` is an empty directory on a
 /// different filesystem from theirs; `source` is shown as the device of the mount. `unpack` gets the upper
 /// directory of the overlay, if there are layers below: see [`unpack`](super::unpack::unpack).
+///
+/// # Errors
+/// The layers below cannot be stacked, or the layer not be mounted; errors of `unpack` are in the value.
 pub fn unpack_layer<T: Send>(
     source: &str,
     below: &Stack,
@@ -108,6 +111,9 @@ pub fn mount_tmpfs(source: &str, options: &[String], target: &str) -> Result<()>
 
 /// Refuses to unpack an archive that needs more bytes of memory than are available. The kernel would panic
 /// when memory runs out, because there is no process to kill.
+///
+/// # Errors
+/// The archive needs more than is available.
 pub fn check_memory(layer: impl fmt::Display, needed: u64) -> Result<()> {
     match available_memory()? {
         Some(available) if available < needed => {

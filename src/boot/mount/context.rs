@@ -34,6 +34,9 @@ pub struct Mount {
 
 impl FsContext {
     /// Opens a context for a filesystem type.
+    ///
+    /// # Errors
+    /// The kernel has no such filesystem (ENODEV), which may need a module.
     pub fn new(fstype: &str) -> Result<Self> {
         let fd = match fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC) {
             Err(Errno::NODEV) => {
@@ -74,6 +77,9 @@ impl FsContext {
     }
 
     /// Creates the filesystem instance and a mount of it.
+    ///
+    /// # Errors
+    /// The kernel refuses the filesystem; the error has its messages.
     pub fn mount(self, attributes: MountAttrFlags) -> Result<Mount> {
         let log = KernelRecords::from_now();
         let created = self.explain(fsconfig_create(&self.fd));

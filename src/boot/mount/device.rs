@@ -55,6 +55,10 @@ impl DeviceFinder {
 
     /// Waits for a device, and mounts it if `check` accepts it. If the device disappears in the meantime, as
     /// a USB disk does on a reset, the finder waits for it again.
+    ///
+    /// # Errors
+    /// The device does not appear in time, several devices match, `check` refuses it, or no filesystem type
+    /// can be mounted.
     pub fn mount(
         &mut self,
         wanted: DeviceQuery<'_>,
@@ -92,6 +96,9 @@ impl DeviceFinder {
 
     /// Mounts the root device. Retries read-only after EACCES, as the kernel does (mount_root_generic in
     /// init/do_mounts.c), and after EROFS.
+    ///
+    /// # Errors
+    /// The device does not appear, or cannot be mounted, not even read-only.
     pub fn mount_root(
         &mut self,
         device: &MountSpec,
@@ -112,6 +119,10 @@ impl DeviceFinder {
     }
 
     /// Mounts the device that overlayfs is to write to. `root` is the root device, where that is a layer.
+    ///
+    /// # Errors
+    /// The device does not appear, cannot be mounted writable, or cannot hold an upper directory. The
+    /// caller may fall back to a tmpfs.
     pub fn mount_upper(
         &mut self,
         device: &MountSpec,
@@ -133,6 +144,9 @@ impl DeviceFinder {
     ///
     /// If `rd.overlay=` names the same device, the filesystem is writable, and only this mount of it
     /// read-only: both mounts have one superblock in the kernel, which is read-only for both or for neither.
+    ///
+    /// # Errors
+    /// The device does not appear, or cannot be mounted.
     pub fn mount_medium(
         &mut self,
         device: &MountSpec,

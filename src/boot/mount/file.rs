@@ -20,6 +20,9 @@ fn path(source: &OpenSource) -> String {
 }
 
 /// Mounts an image that starts on a block boundary of a file.
+///
+/// # Errors
+/// The kernel does not mount regular files (ENOTBLK), or refuses the image. Another backend may work.
 pub fn mount(layer: &Layer, source: &OpenSource) -> Result<Mount> {
     let context = FsContext::read_only("erofs")?;
     context.string("source", &path(source))?;

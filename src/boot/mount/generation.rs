@@ -117,6 +117,9 @@ const REPLACE_RECORD: [Step; 5] = [
 
 impl UpperStore<'_> {
     /// Completes what an earlier boot has committed and not finished, and deletes what it has not committed.
+    ///
+    /// # Errors
+    /// A step fails; the next call completes it.
     pub fn recover(&self) -> Result<()> {
         let steps = install(|name| self.has(name));
         self.run(&steps, "", &|_| Ok(()))
@@ -147,6 +150,10 @@ impl UpperStore<'_> {
 
     /// Starts with a new upper directory, made by `create`, and `record`. The previous ones are moved to
     /// `old`. Call [`recover`](Self::recover) first.
+    ///
+    /// # Errors
+    /// A step fails. Before the commit the old directory is unchanged, after it [`recover`](Self::recover)
+    /// completes the change.
     pub fn begin(&self, record: &str, create: &dyn Fn(&str) -> Result<()>) -> Result<()> {
         self.run(&PREPARE, record, create)?;
         self.recover()

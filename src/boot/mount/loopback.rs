@@ -26,6 +26,9 @@ const CONTROL: &str = "/dev/loop-control";
 const PAGE_MAX: u64 = 65536;
 
 /// Mounts an image on a loop device, which the kernel detaches with the mount (LO_FLAGS_AUTOCLEAR).
+///
+/// # Errors
+/// There is no loop device, or the driver refuses the image.
 pub fn mount(layer: &Layer, source: &OpenSource, loader: &mut Loader) -> Result<Mount> {
     loader.need(Module::Loop)?;
     if layer.place.is_verity() && layer.offset == 0 {

@@ -17,6 +17,9 @@ pub struct Memback {
 
 impl Memback {
     /// Mounts a part of the initrd.
+    ///
+    /// # Errors
+    /// The kernel has no memback, or refuses the image. Another backend may work.
     pub fn mount(&mut self, layer: &Layer) -> Result<Mount> {
         if self.unsupported {
             return Err(Error::new("mount", "erofs", "this kernel has no memback"));

@@ -29,6 +29,9 @@ struct Room {
 
 /// Refuses layers that do not fit into the memory, or into the tmpfs at `target`, each written over those
 /// below it. A file that a later layer replaces counts in both.
+///
+/// # Errors
+/// They do not fit.
 pub fn check(target: &str, layers: &[(&Layer, Need)]) -> Result<()> {
     let tmpfs = statvfs(target).during("stat filesystem of", target)?;
     let room = Room {

@@ -31,6 +31,8 @@ pub mod overlay;
 
 mod kept;
 
+mod mounted;
+
 pub mod archive;
 
 pub mod merge;
@@ -64,13 +66,13 @@ use crate::module::loader::Loader;
 #[cfg(feature = "extract")]
 use crate::plan::Upper;
 use crate::plan::backend::Backend;
-use crate::plan::identity::StackMember;
 use crate::plan::{Content, Layer, Module, Plan, Root};
 use context::Mount;
 pub use device::{DeviceFinder, MountedDevice};
 pub use kept::MountedKept;
 use memback::Memback;
 use merge::{MERGE_EVERY, MergedLayers};
+pub use mounted::{MountMethod, MountedLayer, MountedRoot};
 use overlay::Stack;
 pub use paths::{KEPT, LAYERS, SYSROOT, UPPER};
 use paths::{UNPACK_DIR, create_directory, layer_directory};
@@ -80,70 +82,6 @@ pub use upper::MountedUpper;
 /// The size of the kernel's pages, in bytes.
 fn page_size() -> u64 {
     rustix::param::page_size() as u64
-}
-
-/// How a layer was mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MountMethod {
-    /// As an EROFS image, by this backend.
-    Erofs(Backend),
-    /// As a SquashFS image, by this backend.
-    Squashfs(Backend),
-    /// As a tmpfs that an archive was unpacked into.
-    Unpacked,
-    /// As a tmpfs that the files of an EROFS image were written into.
-    #[cfg(feature = "extract")]
-    Extracted,
-}
-
-impl MountMethod {
-    /// Whether the kernel still reads the bytes of the layer in place.
-    fn reads_in_place(self) -> bool {
-        match self {
-            Self::Erofs(_) | Self::Squashfs(_) => true,
-            Self::Unpacked => false,
-            #[cfg(feature = "extract")]
-            Self::Extracted => false,
-        }
-    }
-}
-
-/// A layer of the plan, mounted in [`LAYERS`].
-#[derive(Debug)]
-pub struct MountedLayer<'a> {
-    /// The layer.
-    pub layer: &'a Layer,
-    /// How it was mounted.
-    pub method: MountMethod,
-    /// Its identity, if it will be compared with the record of a persistent upper: its bytes may be freed by
-    /// then.
-    pub identity: Option<StackMember>,
-}
-
-/// What the new root consists of.
-#[derive(Debug, Default)]
-pub struct MountedRoot<'a> {
-    /// The root device.
-    pub device: Option<MountedDevice>,
-    /// The layers of the initrd, lowest first.
-    pub layers: Vec<MountedLayer<'a>>,
-    /// The filesystem that overlayfs writes to.
-    pub upper: Option<MountedUpper>,
-    /// Bytes of the initrd and of layer files that were freed.
-    pub freed: u64,
-    /// The directories of `rd.overlay.for=`.
-    pub kept: Option<MountedKept>,
-    /// Whether all layers were written into one tmpfs, which is the root.
-    pub single: bool,
-}
-
-impl<'a> MountedRoot<'a> {
-    /// The layers whose bytes the kernel still reads in place.
-    pub fn images(&self) -> Vec<&'a Layer> {
-        let layers = self.layers.iter();
-        let mounted = layers.filter(|mounted| mounted.method.reads_in_place());
-        mounted.map(|mounted| mounted.layer).collect()
-    }
 }
 
 /// Mounts what a plan names.
@@ -183,6 +121,9 @@ impl<'a> Mounter<'a> {
     }
 
     /// Mounts the root device, at [`SYSROOT`] if it is the root itself, and every layer.
+    ///
+    /// # Errors
+    /// The root device or a layer cannot be mounted; with each reason, if several backends were tried.
     pub fn mount_layers(&mut self) -> Result<()> {
         fs::create_dir_all(LAYERS).during("create", LAYERS)?;
         #[cfg(feature = "extract")]

@@ -34,6 +34,9 @@ pub struct Stack {
 }
 
 /// Mounts an overlay of the layers at `target`; without `upper`, read-only.
+///
+/// # Errors
+/// The kernel has no overlayfs, refuses a layer, or cannot write to the upper directory (EROFS).
 pub fn mount(layers: &Stack, upper: Option<&MountedUpper>, target: &str) -> Result<()> {
     let options = upper.map_or(Vec::new(), |upper| {
         let reusable = upper.device.is_some();

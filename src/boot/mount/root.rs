@@ -15,6 +15,9 @@ use crate::plan::{Content, Layer, PersistentUpper, Root, Upper};
 impl Mounter<'_> {
     /// Makes the new root from the mounted layers. Returns its path: [`SYSROOT`], or `/` where the initramfs
     /// itself is the system.
+    ///
+    /// # Errors
+    /// Overlayfs or what it writes to cannot be mounted, and nothing can replace it.
     pub fn mount_root(&mut self) -> Result<&'static str> {
         match &self.plan.root {
             Root::Initramfs => {

@@ -1,8 +1,8 @@
-//! Makes layers on a disk safe to use: what is verified must be what is used, and a disk can return other bytes when it is
-//! read again.
+//! Makes layers on a disk safe to use: the bytes that are verified must be the bytes that are used, and a
+//! disk can return other bytes at the next read.
 //!
-//! The kernel verifies a file with fs-verity, or an image with a dm-verity hash tree, at every read, if the list has its
-//! digest. Any other file is copied into memory, and hashed and used there.
+//! The kernel verifies a file with fs-verity, or an image with a dm-verity hash tree, at every read, if the
+//! list has its digest. `/init` copies any other file into memory, and hashes and uses it there.
 
 use std::fs::{self, File};
 use std::io::{self, Seek};
@@ -101,7 +101,7 @@ fn verified(
         length: source.file.size() & !511,
         direct: true,
     };
-    // Held open until the device of dm-verity holds it.
+    // Held open until the dm-verity device holds it.
     let (node, device) = loopback::attach(&source.file.file, range)?;
     let device = device.metadata().during("stat", &node)?.rdev();
     let device = format!("{}:{}", major(device), minor(device));
@@ -139,7 +139,7 @@ fn copied(number: usize, source: &OpenSource) -> Result<OpenSource> {
     let place = &source.source.place;
     let end = |segment: &Segment| segment.offset.saturating_add(segment.length);
     let length = source.source.walk.segments.last().map_or(0, end);
-    // With the zeros that belong to the file of an archive: its digest may be that of the file.
+    // With the zeros at the end of an archive: the digest may be that of the whole file.
     let length = length.next_multiple_of(512).min(source.file.size());
     check_memory(place, length)?;
     let directory = format!("{}/{number}", Place::COPIES);

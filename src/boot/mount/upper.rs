@@ -40,6 +40,9 @@ pub struct MountedUpper {
 
 /// Mounts the tmpfs of `rd.overlay.fallback=` at `target`, after `persistent` failed for `why`. Without a
 /// fallback, returns the error that ends the boot.
+///
+/// # Errors
+/// There is no fallback, or it cannot be mounted.
 pub fn mount_fallback(
     persistent: &PersistentUpper,
     target: &'static str,
@@ -86,6 +89,9 @@ pub fn mount_tmpfs(
 
 /// Attaches the mount of a device at `target`, and makes sure that overlayfs can write to it. `layers` are those
 /// that the upper will be written over.
+///
+/// # Errors
+/// The filesystem or the upper directory cannot be used. The caller may fall back to a tmpfs.
 pub fn attach_device(
     persistent: &PersistentUpper,
     (device, mount): (MountedDevice, Mount),
@@ -211,6 +217,9 @@ fn create_upper(path: &str, root_of: Option<usize>) -> Result<()> {
 /// Refuses a filesystem that lacks what overlayfs needs for writes: overlayfs would mount it with only a
 /// warning in the kernel log, and lose files (ovl_make_workdir in fs/overlayfs/super.c). `path` holds `upper`
 /// and `work`.
+///
+/// # Errors
+/// It lacks extended attributes or file types in directories.
 pub fn check_upper_support(path: &str, fstype: &str) -> Result<()> {
     const ATTRIBUTE: &CStr = c"trusted.layerinit";
     let work = format!("{path}/work");

@@ -221,6 +221,9 @@ impl Codec {
     }
 
     /// Decompresses the stream at the start of `input`, but not more than `max` plain bytes.
+    ///
+    /// # Errors
+    /// The stream is damaged or truncated, or has more than `max` plain bytes.
     pub fn decompress(self, input: impl BufRead, max: u64) -> io::Result<Vec<u8>> {
         let mut plain = Vec::new();
         Decoder::new(self, input)?

@@ -286,4 +286,23 @@ mod tests {
             Err("it has nothing but zeros")
         );
     }
+
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn a_deflate_stream_decodes_whole_and_in_part() {
+        let stream = b"\xf3\x48\xcd\xc9\xc9\xd7\x51\x28\xcf\x2f\xca\x49\x51\xe4\x02\0";
+        let plain = "Hello, world!\n";
+        let decode = |partial, packed, length| decoded(Algorithm::Deflate, partial, packed, length);
+        assert_eq!(decode(false, stream, 14).unwrap(), plain);
+        for length in 1..=14 {
+            assert_eq!(decode(true, stream, length).unwrap(), plain[..length]);
+        }
+        for (partial, length) in [(false, 13), (false, 15), (true, 15)] {
+            assert_eq!(decode(partial, stream, length), Err(LENGTH));
+        }
+        for partial in [false, true] {
+            assert_eq!(decode(partial, &stream[..9], 14), Err("corrupt data"));
+            assert_eq!(decode(partial, b"\xff\xff", 14), Err("corrupt data"));
+        }
+    }
 }

@@ -37,6 +37,9 @@ pub struct Image<'a> {
 
 impl<'a> Image<'a> {
     /// Opens the image that is all of `bytes`.
+    ///
+    /// # Errors
+    /// There is no superblock, or it is damaged.
     pub fn open(bytes: &'a dyn ReadAt) -> Result<Self> {
         let superblock = Superblock::read(bytes, 0).during("read", "EROFS superblock")?;
         let none = || Error::new("read", "EROFS superblock", "there is none");
@@ -117,6 +120,9 @@ impl<'a> Image<'a> {
     }
 
     /// Reads an inode (erofs_read_inode).
+    ///
+    /// # Errors
+    /// The inode is damaged, or outside of the image.
     pub fn inode(&self, nid: u64) -> Result<Inode> {
         self.read_inode(nid).map_err(|fault| fault.of_inode(nid))
     }

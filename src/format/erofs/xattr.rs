@@ -101,6 +101,9 @@ impl XattrEntry {
 
 impl Image<'_> {
     /// The extended attributes of a file, as stored: first its own, then the shared ones.
+    ///
+    /// # Errors
+    /// They are damaged.
     pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>> {
         self.xattrs_if(inode, |_| true)
     }

@@ -40,6 +40,10 @@ pub struct Written {
 }
 
 /// Writes an archive with its trailer. `object` is its name in messages.
+///
+/// # Errors
+/// A file cannot be read, changes while it is read, or is too large for an archive; or `out` cannot be
+/// written.
 pub fn write(
     entries: &[SpecEntry],
     options: CpioOptions,

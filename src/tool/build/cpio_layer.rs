@@ -22,6 +22,9 @@ use crate::tool::tmpfile;
 type TempFile = (File, Option<PathBuf>);
 
 /// Makes an archive of a directory. `number` makes the names of temporary files unique.
+///
+/// # Errors
+/// The directory cannot be read, or the compressor is missing or fails.
 pub fn prepare(
     directory: &Path,
     number: usize,

@@ -200,6 +200,9 @@ pub fn prepare(
 }
 
 /// Makes an EROFS image. `object` is the layer in messages; `number` makes the name of the temporary file unique.
+///
+/// # Errors
+/// mkfs.erofs is missing or fails, or writes no image.
 pub fn make(
     source: ErofsSource,
     label: Option<&str>,

@@ -27,21 +27,18 @@ pub mod prepare;
 
 pub mod new_root;
 
+pub mod inside;
+
 pub mod layer_modules;
 pub mod outside;
 pub mod runner;
 
 pub mod verify;
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, IsTerminal, Read, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::boot::resolve::MAX_SYMLINKS;
 use crate::error::{Context, Error, Result};
-use crate::format::cpio::normalized;
 use crate::initrd::stop::STOP;
 use crate::plan::Module;
 use crate::text::shown;
@@ -54,12 +51,9 @@ use mkfs::ErofsOptions;
 use output::{ImageWriter, STDOUT};
 use outside::{Outside, Protection};
 use runner::RunOptions;
-use spec::{Body, FileContent, SpecEntry};
+use spec::SpecEntry;
 use temp_files::TempFiles;
 use verify::VerifyOptions;
-
-/// The directory of layers in the loader, as a name in an archive.
-const LAYERS: &[u8] = b"layers";
 
 /// The largest image, in bytes. No machine loads a larger initrd into memory: a sparse file must have become
 /// a layer by mistake.
@@ -138,7 +132,11 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
         false => Some(loader_entries(options, None, &mut lines)?),
     };
     // A symbolic link stays, and its target is replaced.
-    let target = options.output.as_deref().map(resolve_links).transpose()?;
+    let target = options
+        .output
+        .as_deref()
+        .map(output::resolve_links)
+        .transpose()?;
     if target.is_none() && io::stdout().is_terminal() {
         let error = Error::new("write", STDOUT, "it is a terminal");
         return Err(error.hint("redirect it, or name a file with -o"));
@@ -180,9 +178,9 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut cpio = options.cpio;
     let mut appended = layers.as_mut_slice();
     if options.layers_inside {
-        add_layers(&mut entries, appended);
+        inside::add_layers(&mut entries, appended);
         if cpio.data_align == 0 {
-            cpio.data_align = member_align(options.align)?;
+            cpio.data_align = inside::member_align(options.align)?;
         }
         appended = &mut [];
     }
@@ -331,73 +329,6 @@ fn selected_modules(
         (None, None) => PathBuf::new(),
     };
     Ok(Some((root, modules)))
-}
-
-/// Adds the layers to the loader, as files of /layers whose names keep the order.
-fn add_layers(entries: &mut Vec<SpecEntry>, layers: &[PreparedLayer]) {
-    // The kernel drops files whose directory is missing.
-    if !entries
-        .iter()
-        .any(|entry| normalized(&entry.name) == LAYERS)
-    {
-        let mode = libc::S_IFDIR | 0o755;
-        entries.push(SpecEntry::of_root(
-            LAYERS,
-            mode,
-            Body::Empty,
-            "--layers-inside",
-        ));
-    }
-    for (index, layer) in layers.iter().enumerate() {
-        let name = file_name(index, layers.len(), &layer.name);
-        let name = [LAYERS, b"/", name.as_bytes()].concat();
-        let body = Body::File(FileContent::Location(layer.location.clone()), Vec::new());
-        let origin = format!("layer {}", layer.path.display());
-        entries.push(SpecEntry::of_root(
-            name,
-            libc::S_IFREG | 0o644,
-            body,
-            origin,
-        ));
-    }
-}
-
-/// The name of the file of a layer, one of `count`. The order of names is that of layers.
-pub(super) fn file_name(index: usize, count: usize, name: &OsStr) -> OsString {
-    // Steps of ten leave room for the files of boot loaders.
-    let number = |index: usize| index.saturating_add(1).saturating_mul(10);
-    let width = number(count.saturating_sub(1)).to_string().len();
-    let mut file = OsString::from(format!("{:0width$}-", number(index)));
-    file.push(name);
-    file
-}
-
-/// The alignment of layers as [`CpioOptions::data_align`].
-fn member_align(align: u64) -> Result<u32> {
-    let align = u32::try_from(align)
-        .ok()
-        .filter(|align| align.is_power_of_two());
-    align.ok_or_else(|| {
-        let what = "not a power of two, which files of an archive need";
-        Error::new("align layers", "in the loader", what)
-    })
-}
-
-/// Follows symbolic links, at most [`LINKS`] of them. The target need not exist.
-fn resolve_links(path: &Path) -> Result<PathBuf> {
-    // Before links are followed: the link of a pipe leads nowhere (/dev/stdout).
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        let what = "it exists, and is not a regular file";
-        return Err(Error::new("write", path.display(), what));
-    }
-    let mut path = path.to_path_buf();
-    for _ in 0..MAX_SYMLINKS {
-        let Ok(target) = fs::read_link(&path) else {
-            break;
-        };
-        path = path.parent().unwrap_or(Path::new("")).join(target);
-    }
-    Ok(path)
 }
 
 /// Appends the layers, each at a multiple of `align`. `page` is the page size of the kernel, in bytes.

@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::temp_files::TempFiles;
-use crate::error::{Context, Result};
+use crate::boot::resolve::MAX_SYMLINKS;
+use crate::error::{Context, Error, Result};
 use crate::tool::progress::LongStep;
 
 /// The name of standard output in messages.
@@ -69,6 +70,9 @@ impl ImageWriter {
 
     /// Gives the image its name. It replaces a file of that name, and gets the mode and the owner of that file. Returns
     /// a warning if that is not possible.
+    ///
+    /// # Errors
+    /// The image cannot be written out or renamed. No file is left then.
     pub fn finish(mut self) -> Result<Option<String>> {
         self.writer.flush().during("write", self.name())?;
         self.progress.finish();
@@ -131,4 +135,24 @@ fn copy_owner_and_mode(file: &File, old: &Metadata) -> io::Result<Option<String>
     }
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     Ok(warning)
+}
+
+/// Follows symbolic links, at most [`MAX_SYMLINKS`] of them. The target need not exist.
+///
+/// # Errors
+/// The path leads to a file that is not a regular file.
+pub fn resolve_links(path: &Path) -> Result<PathBuf> {
+    // Before links are followed: the link of a pipe leads nowhere (/dev/stdout).
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let what = "it exists, and is not a regular file";
+        return Err(Error::new("write", path.display(), what));
+    }
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_SYMLINKS {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Ok(path)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::file_name;
+use super::inside::file_name;
 use super::layer::PreparedLayer;
 use super::output::ImageWriter;
 use super::spec::{Body, FileContent, SpecEntry};

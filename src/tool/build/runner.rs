@@ -20,7 +20,8 @@ use crate::error::{Context, Error, Result};
 use crate::run::config::{self, Config, FILE, PROGRAM, SIZE_MAX};
 use crate::text::shown;
 use crate::tool::image::merged::Layers;
-use crate::tool::image::rootfs::{Node, Rootfs};
+use crate::tool::image::node::Node;
+use crate::tool::image::rootfs::Rootfs;
 
 /// The layer in messages.
 const NAME: &str = "layerinit-run";

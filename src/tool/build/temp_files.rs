@@ -196,6 +196,9 @@ impl TempFiles {
     }
 
     /// Gives a file the name of the image, and replaces a file of that name. `from` is the present path.
+    ///
+    /// # Errors
+    /// The file cannot be linked or renamed.
     pub fn publish(&self, file: &File, from: Option<&Path>, image: &Path) -> Result<()> {
         // A signal waits until this is done.
         let _paths = locked(&PATHS);
@@ -218,6 +221,9 @@ impl TempFiles {
     }
 
     /// Starts a process that a signal to this program kills.
+    ///
+    /// # Errors
+    /// The program cannot be started.
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         let mut running = locked(&CHILD);
         if running.ends {

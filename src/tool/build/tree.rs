@@ -48,6 +48,9 @@ impl Timestamps {
 }
 
 /// Reads a directory, but not the contents of its files.
+///
+/// # Errors
+/// A directory cannot be read.
 pub fn read(directory: &Path, times: Timestamps) -> Result<DirectoryTree> {
     let mut reader = TreeReader {
         times,

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::file_name;
+use super::inside::file_name;
 use super::layer::PreparedLayer;
 use super::outside::FileProtection;
 use super::program::run;

@@ -8,9 +8,10 @@ use super::context::Check;
 use crate::plan::{Layer, Plan};
 use crate::text::shown;
 use crate::tool::finding::Findings;
+use crate::tool::image::changes::{Change, Changes};
 use crate::tool::image::files::kind;
 use crate::tool::image::merged::{Layers, equal};
-use crate::tool::image::rootfs::{Change, Changes, Node};
+use crate::tool::image::node::Node;
 use crate::tool::progress::LongStep;
 
 /// The number of lines of each kind that are printed. The rest is counted.

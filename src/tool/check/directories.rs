@@ -10,7 +10,8 @@ use crate::plan::{Content, Layer, Plan, Root, Upper};
 use crate::text::shown;
 use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
-use crate::tool::image::rootfs::{Node, ResolveError, Rootfs};
+use crate::tool::image::node::Node;
+use crate::tool::image::rootfs::{ResolveError, Rootfs};
 
 /// Reports files and links in place of /dev, /proc, /sys and /run, and says what `/init` does about them.
 pub fn mount_points(check: &Check, findings: &mut Findings) {

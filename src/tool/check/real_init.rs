@@ -7,7 +7,8 @@ use crate::plan::{Plan, Root};
 use crate::text::shown;
 use crate::tool::finding::Findings;
 use crate::tool::image::files::kind;
-use crate::tool::image::rootfs::{Node, Rootfs};
+use crate::tool::image::node::Node;
+use crate::tool::image::rootfs::Rootfs;
 
 /// The reason for an init that does not exist.
 const NOT_THERE: &str = "not there";

@@ -19,23 +19,23 @@ use crate::tool::qemu::{self, BootOptions};
 Kernel:
   Without --kernel, it is the usr/lib/modules/VERSION/vmlinuz of the layers with the highest
   version; else the /boot/vmlinuz-VERSION for which the loader has modules; else, if it has none,
-  that of the running system. The machine is that of the kernel's architecture: x86_64, aarch64, arm
-  or riscv64.
+  the kernel of the running system. The machine follows the kernel's architecture: x86_64, aarch64,
+  arm or riscv64.
 
 Machine:
-  The memory is what `layerinit check` predicts, and 256 MiB for the system. The kernel gets the
+  The memory is what `layerinit check` predicts, plus 256 MiB for the system. The kernel gets the
   words of a unified kernel image, console= for the serial port, panic=-1, retain_initrd if the
   image needs it, and then those of --append. KVM is used if it boots this kernel: the kernel is
   started with it for up to ten seconds to see that; --accel skips this.
 
 Network:
-  With --port, the guest has a virtio network interface with QEMU's user network, which reaches what
-  this machine reaches. The kernel command line has its address (ip=10.0.2.15::10.0.2.2:...), which
-  kernels with CONFIG_IP_PNP, systemd and the init of container images read. The driver, virtio_net,
-  has to be in the kernel or in the loader (`layerinit build --module virtio_net`); then
-  rd.driver.pre=virtio_net loads it.
+  With --port, the guest has a virtio network interface with QEMU's user network, which reaches
+  every host that this machine reaches. The kernel command line has its address
+  (ip=10.0.2.15::10.0.2.2:...), which kernels with CONFIG_IP_PNP, systemd and the init of container
+  images read. The driver, virtio_net, has to be in the kernel or in the loader
+  (`layerinit build --module virtio_net`); then rd.driver.pre=virtio_net loads it.
 
-  The command that runs is printed to standard error first.
+  The tool first prints the command that it runs to standard error.
 
 Terminal:
   The console is this terminal, as with qemu -nographic: Ctrl-A X ends QEMU, Ctrl-A C is its
@@ -70,14 +70,13 @@ pub(super) struct BootArgs {
     /// times
     #[arg(long = "disk", value_name = "FILE")]
     disks: Vec<PathBuf>,
-    /// Lead a port of this machine to one of the guest: [ADDRESS:]HOST:GUEST[/udp]; may be given
-    /// several times
+    /// Forward a port of this machine to the guest: [ADDRESS:]HOST:GUEST[/udp]; may be given several times
     #[arg(long = "port", value_name = "HOST:GUEST", value_parser = Port::parse)]
     ports: Vec<Port>,
     /// Choose between KVM and emulation [default: kvm if it works]
     #[arg(long, value_name = "NAME", value_parser = accelerator_parser())]
     accel: Option<Accelerator>,
-    /// Print the command, and do not run it
+    /// Print the command without running it
     #[arg(long)]
     print: bool,
 }

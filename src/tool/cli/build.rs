@@ -35,10 +35,10 @@ Layers:
   them. Whiteouts become those of overlayfs. mkfs.erofs reads tar archives from version 1.7 on; an
   older one needs root. The images are kept in ${XDG_CACHE_HOME:-~/.cache}/layerinit/layers.
 
-  A container image without an init starts its Entrypoint and Cmd, with Env, WorkingDir, User and
-  StopSignal of its configuration: a layer on top has a small init, layerinit-run, which prints
-  `layerinit-run: exit status N` and powers off when the program ends. The init of busybox counts
-  only if there is no Entrypoint, and Cmd is a shell. With --entrypoint, any layers work.
+  For a container image without an init, the guest starts Entrypoint and Cmd, with Env, WorkingDir,
+  User and StopSignal of its configuration: a layer on top has a small init, layerinit-run, which
+  prints `layerinit-run: exit status N` and powers off when the program ends. The init of busybox
+  counts only if there is no Entrypoint, and Cmd is a shell. With --entrypoint, any layers work.
 
   --as and --label apply to the --layer before them. A volume label names the layer in
   rd.layers.only= and rd.layers.skip=. /init unpacks cpio layers: they suit a few small files, and
@@ -195,7 +195,7 @@ pub(super) struct BuildArgs {
     erofs_compression: String,
     #[command(flatten)]
     container: ContainerArgs,
-    /// Pass an option to mkfs.erofs, after the tool's own
+    /// Pass an option to mkfs.erofs, after the options of this tool
     #[arg(
         long = "mkfs-erofs-arg",
         value_name = "ARG",
@@ -307,7 +307,7 @@ impl BuildArgs {
     /// The layers, each with the --as and --label that follow it.
     ///
     /// # Errors
-    /// One of these stands before the first --layer, or twice after one.
+    /// --as or --label comes before the first --layer, or twice after the same one.
     pub(super) fn layers(
         &self,
         matches: &ArgMatches,

@@ -1,4 +1,4 @@
-//! `layerinit build`: arguments for what boot loaders take.
+//! `layerinit build`: arguments for the files that boot loaders start.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::tool::bundle::BundleOptions;
 use crate::tool::bundle::fit::FitKey;
 use crate::tool::bundle::uki::Signing;
 
-/// What boot loaders take
+/// Files for boot loaders
 #[derive(Args)]
 #[group(skip)]
 #[command(next_help_heading = "Boot loader options")]
@@ -33,11 +33,10 @@ pub(super) struct BundleArgs {
     /// Use this systemd-stub for --uki [default: that in /usr/lib/systemd/boot/efi]
     #[arg(long, value_name = "FILE", requires = "uki")]
     uki_stub: Option<PathBuf>,
-    /// Add a device tree, with a configuration of its own, to the FIT image; may be given several
-    /// times
+    /// Add a device tree, with its own configuration, to the FIT image; may be given several times
     #[arg(long = "dtb", value_name = "FILE", requires = "fit")]
     device_trees: Vec<PathBuf>,
-    /// Sign the configurations of the FIT image with this key; NAME.crt is beside it
+    /// Sign the configurations of the FIT image with this key; NAME.crt must be next to it
     #[arg(long, value_name = "NAME.key", requires = "fit")]
     fit_key: Option<PathBuf>,
 }
@@ -77,7 +76,8 @@ fn kernel_path(kernel: &str) -> Option<PathBuf> {
     (kernel.contains('/') || path.is_file()).then(|| path.into())
 }
 
-/// The release of the kernel that --kernel names. That of a file is in its name: vmlinuz-RELEASE, RELEASE/vmlinuz.
+/// The release of the kernel that --kernel names. The release of a file is in its name: vmlinuz-RELEASE,
+/// RELEASE/vmlinuz.
 pub(super) fn kernel_release(kernel: &str) -> Result<String> {
     let path = Path::new(kernel);
     if !path.is_file() {
@@ -92,7 +92,7 @@ pub(super) fn kernel_release(kernel: &str) -> Result<String> {
         Error::new(
             "find",
             format_args!("the release of {kernel}"),
-            "its name has none",
+            "its name contains none",
         )
     })
 }

@@ -11,23 +11,23 @@ use crate::tool::shell;
 #[group(skip)]
 #[command(next_help_heading = "Container options")]
 pub(super) struct ContainerArgs {
-    /// Take the image for this platform, as in linux/arm64, from those of a container image
+    /// Use the image for this platform, such as linux/arm64, of a multi-platform container image
     /// [default: this machine's]
     #[arg(long, value_name = "PLATFORM", requires = "layers")]
     platform: Option<String>,
     /// Make one layer of each container image
     #[arg(long, requires = "layers")]
     flatten: bool,
-    /// Take absolute names in tar archives relative to the new root
+    /// Treat absolute names in tar archives as relative to the new root
     #[arg(long, requires = "layers")]
     absolute_names: bool,
     /// Do not use the cache of layers
     #[arg(long)]
     no_cache: bool,
-    /// Keep at most so many MiB in the cache of layers
+    /// Keep at most this many MiB in the cache of layers
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     cache_size: u64,
-    /// Start this program in place of the image's init, Entrypoint and Cmd; quotes are a shell's
+    /// Start this program instead of the image's init, Entrypoint and Cmd; quoting as in a shell
     #[arg(long, value_name = "WORDS", requires = "layers", value_parser = entrypoint,
         allow_hyphen_values = true)]
     entrypoint: Option<Entrypoint>,
@@ -50,7 +50,7 @@ impl ContainerArgs {
         }
     }
 
-    /// What the init of a container image starts.
+    /// The program that the init of a container image starts.
     pub(super) fn run_options(self) -> RunOptions {
         RunOptions {
             entrypoint: self.entrypoint.map(|Entrypoint(words)| words),

@@ -1,7 +1,7 @@
 //! The text of layerinit-init(8), the manual page of `/init`. The words of the command line come from
 //! [`DOCS`](crate::plan::words::DOCS).
 
-/// What the page is about, for its section NAME.
+/// The subject of the page, for its section NAME.
 pub const SUMMARY: &str = "/init that mounts EROFS layers from the initrd and starts the real init";
 
 /// The sections before the command line.
@@ -20,7 +20,7 @@ Description:
        after the first archive of the initrd, files in /layers, and what
        rd.layers.from= names on disks, which it mounts read-only;
     3. loads kernel modules, if the initramfs holds any that are needed;
-    4. mounts each layer where it lies in memory, by the first backend of
+    4. mounts each layer in place in memory, with the first backend of
        rd.layers.backend= that works; cpio archives are unpacked into a
        tmpfs;
     5. finds and mounts the device of root=, if that word is given: it is
@@ -34,8 +34,8 @@ Description:
   Layers that are appended to the initrd need the word retain_initrd (Linux 6.8 and newer), unless the
   kernel has CONFIG_BLK_DEV_RAM=y or the memback patches. Layers in /layers do not.
 
-  The real init gets the arguments, the environment, the signal actions and the signal mask that the
-  kernel gave to /init. Messages go to the kernel log, see dmesg(1).
+  The real init gets the arguments, environment, signal actions and signal mask that the kernel gave
+  to /init. Messages go to the kernel log, see dmesg(1).
 
   `/init --version` prints the version, in a running system.";
 
@@ -43,8 +43,9 @@ Description:
 pub const COMMAND_LINE: &str = "\
 Kernel command line:
   The words are split as the kernel splits them: double quotes keep spaces, - and _ are the same in
-  names, the last of several words wins, and words after -- are for the real init. A bootconfig is part
-  of the command line. rd.break=, rd.driver.pre=, rd.driver.blacklist= and rd.layers.from= add up.
+  names, the last of several equal words wins, and words after -- are for the real init. A bootconfig
+  is part of the command line. rd.break=, rd.driver.pre=, rd.driver.blacklist= and rd.layers.from=
+  accumulate.
 
   Where a value is 0 or 1, the words no, n, off, false and yes, y, on, true are accepted, too. A value
   that cannot be used is ignored with a warning, and so are unknown words that begin with rd.layers. or
@@ -76,7 +77,7 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "/sysroot",
-        "Where a rescue shell leaves a root to boot. If the boot failed after the root was mounted, that root is \
+        "The root to boot after a rescue shell. If the boot failed after the root was mounted, that root is \
          here already.",
     ),
     (

@@ -11,6 +11,13 @@ mod build;
 mod image;
 
 mod boot;
+mod cat;
+mod check;
+mod diff;
+mod extract;
+mod list;
+mod plan;
+mod verify;
 
 mod init_page;
 
@@ -22,10 +29,16 @@ use std::path::PathBuf;
 
 use boot::BootArgs;
 use build::{BuildArgs, BuildRequest};
+use cat::CatArgs;
+use check::CheckArgs;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::{Generator, Shell};
-use image::{CatArgs, CheckArgs, DiffArgs, ExtractArgs, ListArgs, PlanArgs, VerifyArgs};
+use diff::DiffArgs;
+use extract::ExtractArgs;
+use list::ListArgs;
+use plan::PlanArgs;
+use verify::VerifyArgs;
 
 use crate::error::{Context, Result};
 use crate::tool::progress::{self, ProgressLevel};
@@ -135,7 +148,7 @@ pub struct Request {
     build: BuildRequest,
 }
 
-/// The definition of the command line.
+/// x
 pub fn command() -> clap::Command {
     Tool::command()
 }

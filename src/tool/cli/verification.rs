@@ -8,7 +8,7 @@ use crate::tool::build::outside::Protection;
 use crate::tool::build::verify::{Exception, VerifyOptions};
 use crate::verify::policy::{self, Allowed};
 
-/// What a loader verifies
+/// Verification by the loader
 #[derive(Args)]
 #[group(skip)]
 #[command(next_help_heading = "Verification options")]
@@ -16,14 +16,14 @@ pub(super) struct VerificationArgs {
     /// List the layers in the loader: /init boots these and no others
     #[arg(long)]
     pub(super) verify: bool,
-    /// Let a layer vary: archives of regular files below DIR, which is by default the directory of the
-    /// files of the layer with this file name
+    /// Let a layer vary: archives of regular files below DIR, by default the directory of the files of the
+    /// layer with this file name
     #[arg(long, value_name = "NAME[:DIR]", requires = "verify", value_parser = Exception::parse)]
     verify_except: Vec<Exception>,
     /// Allow a word of the kernel command line that could defeat verification
     #[arg(long, value_name = "WORD[=VALUE]", requires = "verify", value_parser = allowed)]
     verify_allow: Vec<String>,
-    /// Put a public key of minisign into the loader, which then boots only with a list that is signed
+    /// Put a public key of minisign into the loader, which then boots only with a signed list
     #[arg(long, value_name = "PUB", requires = "verify")]
     key: Vec<PathBuf>,
     /// Sign the list with this secret key of minisign, and put it after the loader
@@ -32,14 +32,14 @@ pub(super) struct VerificationArgs {
     /// Set the version in the signature
     #[arg(long, value_name = "N", requires = "sign")]
     list_version: Option<u64>,
-    /// Boot no list that is signed with an older version than this
+    /// Do not boot a signed list with an older version
     #[arg(long, value_name = "N", requires = "key")]
     minimum_version: Option<u64>,
     /// Append a dm-verity hash tree to each image of --layers-outside: the kernel verifies each block when it
     /// is read, and /init hashes nothing
     #[arg(long, requires = "layers_outside")]
     verity: bool,
-    /// List the fs-verity digests of the files of --layers-outside, on which `fsverity enable` has to be run
+    /// List the fs-verity digests of the files of --layers-outside; run `fsverity enable` on them
     #[arg(long, requires_all = ["layers_outside", "verify"], conflicts_with = "verity")]
     fs_verity: bool,
     /// Set what dm-verity does with layers: restart-on-corruption, panic-on-corruption, check-at-most-once,

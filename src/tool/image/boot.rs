@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{ArchiveExtent, Node, Rootfs};
+use super::node::{ArchiveExtent, Node};
+use super::rootfs::Rootfs;
 use super::spool;
 use super::unpack::PackedArchive;
 use crate::boot::media;
@@ -130,6 +131,9 @@ impl Boot {
     }
 
     /// Fails if the layers of `rd.layers.from=` are not known.
+    ///
+    /// # Errors
+    /// Why they are not known.
     pub fn check_media(&self) -> Result<()> {
         match &self.media_error {
             Some(error) => Err(error.clone()),
@@ -138,6 +142,9 @@ impl Boot {
     }
 
     /// The plan that `/init` makes.
+    ///
+    /// # Errors
+    /// Those of [`plan::plan`], and of [`check_media`](Self::check_media).
     pub fn plan(&self) -> Result<Plan> {
         self.check_media()?;
         let mut plan = plan::plan(&self.sources, &self.options)?;
@@ -154,6 +161,9 @@ impl Boot {
     }
 
     /// Opens all sources, in their order.
+    ///
+    /// # Errors
+    /// A file cannot be read or decompressed.
     pub fn open<'a>(
         &self,
         image: &'a (dyn ReadAt + Sync),

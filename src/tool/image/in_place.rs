@@ -11,6 +11,9 @@ use crate::text::shown;
 /// The page size of most machines, in bytes.
 pub const PAGE: u64 = 4096;
 
+/// How many files that are not in place are named.
+const NAMES_MAX: usize = 10;
+
 /// The largest page size of any kernel.
 const PAGE_MAX: usize = 1 << 16;
 
@@ -27,8 +30,8 @@ pub struct InPlace {
     pub mapped: u64,
     /// Bytes between the ends of files and those of their last blocks.
     pub padding: u64,
-    /// The first file that is not in place from start to end.
-    pub first_other: Option<Vec<u8>>,
+    /// The first files that are not in place from start to end.
+    pub others: Vec<Vec<u8>>,
 }
 
 impl InPlace {
@@ -53,8 +56,8 @@ impl InPlace {
             }
             if mapped == inode.size {
                 sum.whole_files = sum.whole_files.saturating_add(1);
-            } else if sum.first_other.is_none() {
-                sum.first_other = Some(file.path);
+            } else if sum.others.len() < NAMES_MAX {
+                sum.others.push(file.path);
             }
             Ok(())
         })?;
@@ -126,9 +129,41 @@ impl fmt::Display for InPlace {
             f,
             "{mapped} of {bytes} bytes, {whole_files} of {files} files"
         )?;
-        match &self.first_other {
-            Some(path) => write!(f, "; not all of {}", shown(path)),
-            None => Ok(()),
+        let names: Vec<_> = self.others.iter().map(|path| shown(path)).collect();
+        if names.is_empty() {
+            return Ok(());
         }
+        write!(f, "; not all of {}", names.join(", "))?;
+        let others = files.saturating_sub(*whole_files);
+        match others.saturating_sub(u64::try_from(names.len()).unwrap_or(others)) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_not_in_place_are_named_and_counted() {
+        let mut sum = InPlace {
+            files: 3,
+            bytes: 9000,
+            whole_files: 1,
+            mapped: 8192,
+            padding: 0,
+            others: vec![b"a".to_vec(), b"b/c".to_vec()],
+        };
+        assert_eq!(
+            sum.to_string(),
+            "8192 of 9000 bytes, 1 of 3 files; not all of a, b/c"
+        );
+        sum.files = 7;
+        assert!(sum.to_string().ends_with("; not all of a, b/c and 4 more"));
+        sum.others.clear();
+        sum.whole_files = 7;
+        assert!(sum.to_string().ends_with(", 7 of 7 files"));
     }
 }

@@ -3,9 +3,11 @@
 use std::io;
 
 use super::boot::Boot;
+use super::changes::Changes;
 use super::erofs_tree::Gaps;
+use super::node::{FileData, Node};
 use super::over::OverImage;
-use super::rootfs::{Changes, FileData, Node, Rootfs};
+use super::rootfs::Rootfs;
 use super::spool::ArchiveSpool;
 use super::squashfs::{SquashfsContent, SquashfsImage};
 use super::unpack::PackedArchive;
@@ -94,6 +96,9 @@ impl<'a> Layers<'a> {
     }
 
     /// The bytes of a regular file.
+    ///
+    /// # Errors
+    /// Its layer or archive cannot be read.
     pub fn content<'n>(&'n self, node: &'n Node) -> Result<Box<dyn ReadAt + 'n>> {
         static EMPTY: &[u8] = &[];
         if matches!(node.data, FileData::Missing) {

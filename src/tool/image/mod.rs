@@ -16,6 +16,10 @@ pub mod squashfs;
 
 pub mod in_place;
 
+pub mod node;
+
+pub mod changes;
+
 pub mod rootfs;
 pub mod spool;
 

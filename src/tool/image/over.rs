@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::erofs_tree::{self, Gap, Gaps};
 use super::files::File;
-use super::rootfs::{ArchiveExtent, FileData, Node, Rootfs, join};
+use super::node::{ArchiveExtent, FileData, Node};
+use super::rootfs::{Rootfs, join};
 use super::squashfs::{SquashfsContent, SquashfsInode, SquashfsKind};
 use super::unpack::NAMES_MAX;
 use crate::boot::mount::extract::marks::{MarkReader, Marks, Origins};

@@ -1,7 +1,7 @@
 //! The program that the kernel starts. If several archives have it, the last one wins.
 
 use super::boot::Boot;
-use super::rootfs::Node;
+use super::node::Node;
 use crate::bytes::ReadAt;
 use crate::error::{Error, Result};
 use crate::format::cpio::normalized;

@@ -1,97 +1,12 @@
-//! The files of a rootfs, without their bytes, and path resolution.
+//! A tree of files, without their bytes, and path resolution.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
 
+use super::changes::Changes;
+use super::node::Node;
 use crate::boot::resolve::MAX_SYMLINKS;
 use crate::format::cpio::normalized;
-use crate::format::erofs::{Inode, Xattr};
-
-/// The number of changes that are kept. The rest is counted.
-const CHANGES_MAX: usize = 2000;
-
-/// A file of the rootfs. Hard links are one file with several names.
-#[derive(Clone, Debug, Default)]
-pub struct Node {
-    /// File type and permissions, as in `st_mode`.
-    pub mode: u32,
-    /// Target of a symbolic link.
-    pub target: Vec<u8>,
-    /// The bytes of a regular file of an archive or a SquashFS image; `None` if it is empty.
-    pub body: Option<ArchiveExtent>,
-    /// Index of its layer in the plan.
-    pub layer: usize,
-    /// Its inode, where that layer is an EROFS image.
-    pub inode: Option<Box<Inode>>,
-    /// User and group.
-    pub owner: (u32, u32),
-    /// Modification time: seconds since 1970, and nanoseconds.
-    pub mtime: (i64, u32),
-    /// Major and minor number of a device.
-    pub device: Option<(u32, u32)>,
-    /// For a member of an archive that is written over a file: the layer and inode of that file, whose
-    /// extended attributes it keeps.
-    pub over: Option<Rc<(usize, Inode)>>,
-    /// The extended attributes from a SquashFS image.
-    pub xattrs: Option<Rc<Vec<Xattr>>>,
-    /// The location of the bytes if this file has metadata only (trusted.overlay.metacopy).
-    pub data: FileData,
-}
-
-/// The location of the bytes of a regular file.
-#[derive(Clone, Debug, Default)]
-pub enum FileData {
-    /// In the layer that the file is from.
-    #[default]
-    Own,
-    /// In this file, of a lower layer.
-    Lower(Rc<Node>),
-    /// In a file that no lower layer has.
-    Missing,
-}
-
-impl Node {
-    /// The length of a regular file in bytes.
-    pub fn size(&self) -> u64 {
-        match (&self.inode, self.body) {
-            _ if !self.has_type(libc::S_IFREG) => 0,
-            _ if matches!(self.data, FileData::Lower(_)) => self.with_bytes().size(),
-            (Some(inode), _) => inode.size,
-            (None, body) => body.map_or(0, |body| body.length),
-        }
-    }
-
-    /// Whether it is a file of this type, one of `S_IFREG`, `S_IFDIR`, ...
-    pub fn has_type(&self, kind: u32) -> bool {
-        self.mode & libc::S_IFMT == kind
-    }
-
-    /// The file that has its bytes: itself, or one of a lower layer.
-    pub fn with_bytes(&self) -> &Self {
-        match &self.data {
-            FileData::Lower(node) => node,
-            FileData::Own | FileData::Missing => self,
-        }
-    }
-
-    /// The layer and the inode with its extended attributes, if it can have any.
-    pub fn attributes(&self) -> Option<(usize, &Inode)> {
-        let own = self.inode.as_deref().map(|inode| (self.layer, inode));
-        own.or(self.over.as_deref().map(|(layer, inode)| (*layer, inode)))
-    }
-}
-
-/// The location of the bytes of a file in an archive or a SquashFS image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArchiveExtent {
-    /// Offset of the archive's segment in the image; 0 for a SquashFS image.
-    pub segment: u64,
-    /// Offset of the first byte in the archive, decompressed; in the content of all files of a SquashFS image.
-    pub offset: u64,
-    /// Number of bytes.
-    pub length: u64,
-}
 
 /// A tree of files. Paths have no leading slash.
 #[derive(Debug)]
@@ -126,53 +41,6 @@ impl fmt::Display for ResolveError {
             Self::Missing => "which does not exist",
             Self::Links => "which is in a loop of symlinks (ELOOP)",
         })
-    }
-}
-
-/// The changes of layers to those below them, in order.
-#[derive(Debug, Default)]
-pub struct Changes {
-    pub(crate) list: Vec<(Vec<u8>, Change)>,
-    /// The number of changes that are not kept.
-    pub(crate) dropped: usize,
-}
-
-/// A change to a lower layer.
-#[derive(Debug)]
-pub enum Change {
-    /// A file replaces another.
-    Replaced {
-        /// The file of the lower layer.
-        old: Box<Node>,
-        /// The file that replaces it.
-        new: Box<Node>,
-        /// The number of files below the old one, which are lost.
-        below: usize,
-    },
-    /// A whiteout of this layer hides nothing.
-    UselessWhiteout(usize),
-}
-
-impl Changes {
-    /// Records that a file replaces another.
-    pub fn replaced(&mut self, path: &[u8], old: &Node, new: &Node, below: usize) {
-        let both = |mode: u32| old.mode & libc::S_IFMT == mode && new.mode & libc::S_IFMT == mode;
-        if old.layer != new.layer && !both(libc::S_IFDIR) {
-            let (old, new) = (Box::new(old.clone()), Box::new(new.clone()));
-            self.add(path, Change::Replaced { old, new, below });
-        }
-    }
-
-    /// Records a whiteout that hides nothing.
-    pub fn useless_whiteout(&mut self, path: &[u8], layer: usize) {
-        self.add(path, Change::UselessWhiteout(layer));
-    }
-
-    fn add(&mut self, path: &[u8], change: Change) {
-        match self.list.len() < CHANGES_MAX {
-            true => self.list.push((path.to_vec(), change)),
-            false => self.dropped = self.dropped.saturating_add(1),
-        }
     }
 }
 

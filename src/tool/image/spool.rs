@@ -58,6 +58,9 @@ impl<'a> ArchiveSpool<'a> {
 }
 
 /// Decompresses `part`, by offset and length, of the archive at the given offset and length.
+///
+/// # Errors
+/// The archive is damaged, or the temporary file cannot be written.
 pub fn decompress(
     source: &dyn ReadAt,
     archive: (u64, u64),

@@ -8,7 +8,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::files::kind;
-use super::rootfs::{ArchiveExtent, Node, Rootfs, join, split};
+use super::node::{ArchiveExtent, Node};
+use super::rootfs::{Rootfs, join, split};
 use crate::bytes::{ReadAt, Skip};
 use crate::error::{Context, Error, Result};
 use crate::format::compress::Codec;
@@ -52,6 +53,9 @@ struct RootfsUnpacker<'a> {
 impl Rootfs {
     /// Unpacks an archive up to the member at which the kernel (for a layer, `/init`) stops. Members that are
     /// dropped or changed are findings.
+    ///
+    /// # Errors
+    /// The archive cannot be read, or has more names than the limit.
     pub fn unpack(
         &mut self,
         image: &dyn ReadAt,

@@ -3,7 +3,8 @@
 use super::boot::{Boot, StandIns};
 use super::input::Initrd;
 use super::merged::{self, Layers, Stacking};
-use super::rootfs::{Node, Rootfs};
+use super::node::Node;
+use super::rootfs::Rootfs;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Root};
 use crate::tool::finding::{Findings, Severity};

@@ -18,7 +18,7 @@ pub struct Disk {
     pub read_only: bool,
 }
 
-/// A port of this machine that leads to a port of the guest.
+/// A port of this machine that is forwarded to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// `tcp` or `udp`.
@@ -80,7 +80,7 @@ pub struct Guest {
     pub image_words: String,
     /// More words for the command line.
     pub append: String,
-    /// Whether layers lie in the initrd after the loader.
+    /// Whether layers follow the loader in the initrd.
     pub retain_initrd: bool,
     /// The memory in MiB.
     pub memory: u64,
@@ -103,7 +103,7 @@ pub const NETWORK_MODULE: &str = "virtio_net";
 /// CONFIG_IP_PNP knows no DHCP.
 const ADDRESSES: &str = "ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3";
 
-/// The memory of a guest that needs these bytes, in MiB: a multiple of 64.
+/// The memory of a guest that needs this many bytes, in MiB: a multiple of 64.
 pub fn memory_mib(bytes: u64) -> u64 {
     const STEP: u64 = 64;
     bytes.div_ceil(STEP << 20).saturating_mul(STEP)
@@ -126,7 +126,7 @@ pub fn command_line(guest: &Guest) -> Vec<String> {
     option("-m", guest.memory.to_string());
     option("-smp", guest.processors.to_string());
     option("-display", "none".into());
-    // As -nographic does it: the console and QEMU's monitor, with Ctrl-A X.
+    // The console and QEMU's monitor, with Ctrl-A X, as with -nographic.
     option("-serial", "mon:stdio".into());
     option("-device", "virtio-rng-pci".into());
     for (number, disk) in guest.disks.iter().enumerate() {
@@ -150,8 +150,8 @@ pub fn command_line(guest: &Guest) -> Vec<String> {
     words
 }
 
-/// The kernel command line: the image's own words, what the guest needs unless `append` has it, and `append`. Of a word
-/// that is there twice, the last one counts.
+/// The kernel command line: the image's own words, what the guest needs unless `append` has it, and `append`.
+/// The last one of equal words counts.
 fn kernel_words(guest: &Guest) -> String {
     let given = |wanted: &str| Words::new(&guest.append).any(|(name, _)| name == wanted);
     let mut words = vec![guest.image_words.trim().to_string()];
@@ -173,7 +173,7 @@ fn kernel_words(guest: &Guest) -> String {
         words.push(ADDRESSES.into());
     }
     if !guest.ports.is_empty() && guest.network_module {
-        // Nothing else loads it: the init of a container image does not.
+        // The init of a container image does not load it.
         words.push(format!("rd.driver.pre={NETWORK_MODULE}"));
     }
     words.push(guest.append.trim().to_string());

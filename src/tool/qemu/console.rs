@@ -1,6 +1,6 @@
-//! What the guest's console says of its end.
+//! The end of the guest, from the lines of its console.
 
-/// A longer line is cut: it is no message of a kernel.
+/// The longest line: no message of a kernel is longer.
 const LINE_MAX: usize = 4096;
 
 /// The line of the init of a container image at its end, before the exit status.
@@ -16,7 +16,7 @@ pub struct Console {
     outcome: Outcome,
 }
 
-/// How the guest ended, as far as its console says.
+/// How the guest ended, according to its console.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The exit status that the guest named last.
@@ -48,7 +48,7 @@ impl Console {
         }
     }
 
-    /// What the lines so far say.
+    /// The outcome of the lines so far.
     pub fn outcome(mut self) -> Outcome {
         self.end_line();
         match self.outcome.exit {

@@ -1,5 +1,5 @@
-//! Whether KVM works: on some machines /dev/kvm exists, and does not run a kernel (nested virtualization without
-//! hardware support for it).
+//! Whether KVM works: on some machines /dev/kvm exists but does not run a kernel (nested virtualization
+//! without hardware support).
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -35,14 +35,14 @@ impl Accelerator {
     }
 }
 
-/// How long a kernel may take to its first line. With a KVM that works, that is less than a second.
+/// How long a kernel may take to print its first line. With working KVM, that is less than a second.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// More output than a kernel writes before its first line.
+/// No kernel writes more before its first line.
 const OUTPUT_MAX: u64 = 1 << 16;
 
-/// Starts the kernel with KVM, and waits for its first line. Without /dev/kvm, for another architecture, and where
-/// anything fails, it is [`Accelerator::Tcg`].
+/// Starts the kernel with KVM, and waits for its first line. The result is [`Accelerator::Tcg`] without
+/// /dev/kvm, for another architecture, and after any failure.
 pub fn probe(emulated: &Platform, kernel: &Path, temp: &TempFiles) -> Accelerator {
     let allowed = access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok();
     match emulated.name == std::env::consts::ARCH && allowed && boots(emulated, kernel, temp) {
@@ -106,7 +106,7 @@ fn boots(emulated: &Platform, kernel: &Path, temp: &TempFiles) -> bool {
     works
 }
 
-/// What a line says: whether KVM works, or nothing.
+/// Whether KVM works, according to a line; `None`: it does not tell.
 fn verdict(line: &str) -> Option<bool> {
     if line.contains("Linux version ") {
         Some(true)
@@ -117,7 +117,7 @@ fn verdict(line: &str) -> Option<bool> {
     }
 }
 
-/// Sends the lines of a stream, from a thread of their own.
+/// Sends the lines of a stream from a separate thread.
 fn read_lines(stream: impl Read + Send + 'static, lines: mpsc::Sender<String>) {
     thread::spawn(move || {
         let mut reader = BufReader::new(stream.take(OUTPUT_MAX));

@@ -32,7 +32,7 @@ const ROOM: u64 = 256 << 20;
 /// The memory of a machine for an image without a plan, beside the image twice.
 const UNPLANNED: u64 = 512 << 20;
 
-/// What the command line says of the machine.
+/// What the command line says about the machine.
 #[derive(Clone, Debug, Default)]
 pub struct BootOptions {
     /// The kernel; `None`: see [`kernel_file::find`].
@@ -45,7 +45,7 @@ pub struct BootOptions {
     pub processors: Option<usize>,
     /// Files that become disks.
     pub disks: Vec<PathBuf>,
-    /// Ports of this machine that lead to ports of the guest.
+    /// Ports of this machine that are forwarded to the guest.
     pub ports: Vec<Port>,
     /// The accelerator; `None`: KVM if it boots this kernel.
     pub accelerator: Option<Accelerator>,
@@ -62,7 +62,7 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         Some(cmdline) => format!("{cmdline} {}", options.append),
         None => options.append.clone(),
     };
-    // The command line decides the layers, and so the memory, but not the other way round.
+    // The command line selects the layers, and so the memory.
     let words = format!("retain_initrd {cmdline}");
     let boot = Boot::new(image, &words, &StandIns::default());
     let plan = boot.plan();
@@ -150,8 +150,8 @@ fn initrd_file(image: &Initrd, temp: &TempFiles, print: bool) -> Result<Provided
     Provided::copy(image, "initrd", temp)
 }
 
-/// Whether the loader has the driver of the guest's network interface as a module; `false`: the kernel has it built in;
-/// `None`: nothing is known of it.
+/// Whether the loader has the driver of the guest's network interface as a module; `false`: the kernel has it
+/// built in; `None`: unknown.
 fn network_module(image: &Initrd, boot: &Boot) -> Option<bool> {
     const NAME: &str = command::NETWORK_MODULE;
     let modules = LoaderModules::new(boot, image, None, "");

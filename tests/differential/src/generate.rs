@@ -1,11 +1,11 @@
-//! Archives for the two sides.
+//! Makes the archives that both sides unpack.
 
 use layerinit::format::cpio::{HEADER_LEN, Header, PATH_MAX, TRAILER, padding};
 
 use crate::common::{Entry, cpio, dir, entry, file, join, pad};
 
-/// The archive with this program as /init, in a directory that is not listed. Everything that the
-/// archive inside of the kernel has made gets a known time.
+/// An archive with this program as /init, in a directory that is not listed. It sets known times for
+/// everything that the archive inside the kernel has made.
 pub fn loader(program: &[u8]) -> Vec<u8> {
     let at = |mut entry: Entry<'static>| {
         entry.header.mtime = 1;
@@ -35,14 +35,14 @@ pub fn loader(program: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// The same archive with all its names below a directory `case-NAME`, as far as names go that way.
+/// The archive with all its names moved below a directory `case-NAME`, as far as possible.
 pub fn prefix(name: &str, archive: &[u8]) -> Vec<u8> {
     let mut case = dir("");
     let name = format!("case-{name}");
     case.name = name.as_bytes();
     case.header.mtime = 1;
     let first = cpio(&[case]);
-    // Without its trailer, which would end the hard links of nothing.
+    // Without its trailer, which would reset the table of hard links.
     let mut out = first[..first.len() - 124].to_vec();
     let mut rest = archive;
     while !rest.is_empty() {
@@ -63,7 +63,7 @@ pub fn prefix(name: &str, archive: &[u8]) -> Vec<u8> {
         let mut new = old.to_vec();
         if !is_trailer && header.namesize > 0 {
             new = [name.as_bytes(), b"/", old].concat();
-            // As long as the kernel takes where it was that before.
+            // As long as the kernel accepts, if it was so before.
             if header.namesize <= PATH_MAX && new.len() > PATH_MAX as usize {
                 new.drain(
                     name.len() + old.len() - (new.len() - PATH_MAX as usize)
@@ -86,7 +86,7 @@ pub fn prefix(name: &str, archive: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Names that only mean what they mean where nothing stands before them.
+/// Names that have their meaning only without a prefix.
 pub fn roots() -> Vec<u8> {
     let mut root = entry("", 0o040711, b"");
     (root.header.uid, root.header.gid, root.header.mtime) = (5, 6, 77);
@@ -106,8 +106,8 @@ pub fn roots() -> Vec<u8> {
     ])
 }
 
-/// Ends the kernel's unpacking, and ours, with an error: nothing after `last` may come, of this archive
-/// or of another.
+/// An archive at which both sides stop with an error: no member after `last` may be unpacked, of this archive
+/// or a later one.
 pub fn bad_sum() -> Vec<u8> {
     let mut wrong = file("case-bad-sum/last", b"AB");
     (wrong.header.crc, wrong.header.chksum) = (true, 1);
@@ -117,7 +117,7 @@ pub fn bad_sum() -> Vec<u8> {
     ])
 }
 
-/// The same with a name that does not end, nor does its padding: GRUB does not write that.
+/// The same, with a name that neither ends nor has a NUL in its padding, which GRUB does not write.
 pub fn no_nul() -> Vec<u8> {
     let mut archive = cpio(&[dir("case-no-nul"), file("case-no-nul/kept", b"x")]);
     let header = Header {
@@ -131,7 +131,7 @@ pub fn no_nul() -> Vec<u8> {
     join(&[&archive, &cpio(&[file("case-no-nul/never", b"")])])
 }
 
-/// xorshift64: the same numbers for a seed, everywhere.
+/// xorshift64: deterministic numbers for a seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -151,11 +151,11 @@ impl Numbers {
     }
 }
 
-/// An archive of members that collide, link, replace and miss each other, below `case-random-SEED`.
+/// An archive of members that collide, link and replace each other, below `case-random-SEED`.
 ///
-/// One thing it never asks for, because the kernel hangs or writes to the device: to open a pipe or
-/// a device through a hard link whose first name has become one. So these have names of their own
-/// (d), and nothing that a hard-linked file (h) may become points there.
+/// It never opens a pipe or a device through a hard link whose first name has become one, because the kernel
+/// would hang or write to the device. Therefore these have their own names (d), to which no replacement of a
+/// hard-linked file (h) points.
 pub fn random(seed: u64) -> Vec<u8> {
     let devices = ["d0", "d1", "d2"];
     let links = ["h0", "h1", "h2"];
@@ -168,10 +168,10 @@ pub fn random(seed: u64) -> Vec<u8> {
     )
 }
 
-/// Three such archives that work on one tree, and stay in it. Each has names of its own for what has
-/// several: of a file with several names that is written again, a lower layer keeps the others as
-/// they were. All times are the same: the kernel gives a directory's to what has its name in the end,
-/// a layer to what has it in the end of that layer.
+/// Three such archives that change one tree. Each has its own names for hard-linked files, because a lower
+/// layer keeps the other names of a file that is written again. All times are the same, because the kernel
+/// gives the time of a directory to the file that has its name at the end, and a layer to the file that has
+/// it at the end of that layer.
 pub fn stacked(seed: u64) -> Vec<u8> {
     let top = format!("case-stacked-{seed}");
     let seed = seed.wrapping_mul(1000);
@@ -194,7 +194,7 @@ pub fn stacked(seed: u64) -> Vec<u8> {
     ])
 }
 
-/// What the members of one archive are made of.
+/// The names from which the members of an archive are made.
 struct Case<'a> {
     top: &'a str,
     links: &'a [&'a str],
@@ -231,7 +231,7 @@ fn target(case: &Case, numbers: &mut Numbers, name: &str) -> Vec<u8> {
     }
 }
 
-/// Name, header and body of one member.
+/// The name, header and body of a member.
 fn member<'a>(case: &Case<'a>, numbers: &mut Numbers) -> (&'a str, Header, Vec<u8>) {
     let mut header = Header {
         ino: numbers.below(3) as u32,
@@ -277,7 +277,7 @@ fn member<'a>(case: &Case<'a>, numbers: &mut Numbers) -> (&'a str, Header, Vec<u
             header.nlink = 1 + numbers.below(2) as u32;
             header.rmaj = numbers.below(300) as u32;
             header.rmin = numbers.below(70_000) as u32;
-            // Now and then a body, which makes the kernel pass it over.
+            // Sometimes with a body, which makes the kernel skip it.
             body.truncate(if numbers.below(6) == 0 { 3 } else { 0 });
         }
         _ => {
@@ -290,7 +290,7 @@ fn member<'a>(case: &Case<'a>, numbers: &mut Numbers) -> (&'a str, Header, Vec<u
     if case.inside {
         header.mtime = 1;
     }
-    // What opens through case.links in such a directory is up to fs.protected_symlinks and its kin.
+    // In such a directory, fs.protected_symlinks and similar settings decide what case.links can open.
     if header.mode & 0o022 != 0 {
         header.mode &= !0o1000;
     }
@@ -340,7 +340,7 @@ fn members(top: &str, seed: u64, links: &[&str], devices: &[&str], inside: bool)
             path += "/";
             path += numbers.one(&["a", "b", "s", "a", "b", ".", "..", "", "none"]);
         }
-        // Out of the case, but never out of the tree of cases.
+        // Outside of the case, but inside the tree of cases.
         if path.matches("..").count() > usize::from(!inside) {
             continue;
         }
@@ -351,7 +351,7 @@ fn members(top: &str, seed: u64, links: &[&str], devices: &[&str], inside: bool)
     }
     let end = cpio(&[]);
     archive.extend_from_slice(&end);
-    // Every second one is padded as cpio does it.
+    // Every second one is padded as by cpio.
     pad(&mut archive, if seed.is_multiple_of(2) { 512 } else { 4 });
     archive
 }

@@ -1,4 +1,4 @@
-//! A tree as text, one line an entry, and the comparison of two.
+//! Trees as text, with one line for each entry, and their comparison.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,12 +49,12 @@ fn entry(
         () if kind.is_fifo() => ("fifo", String::new()),
         () => ("sock", String::new()),
     };
-    // Archives know whole seconds: this one was set by nobody but the clock.
+    // Archives have whole seconds, so this time comes from the clock.
     let time = match stat.mtime_nsec() {
         0 => stat.mtime().to_string(),
         _ => "now".into(),
     };
-    // Those of a directory follow from what is in it, and an overlay does not count them.
+    // The link count of a directory depends on its content, and an overlay does not count it.
     let links_there = match kind.is_dir() {
         true => String::new(),
         false => format!("{} links ", stat.nlink()),
@@ -86,7 +86,7 @@ fn entry(
     Ok(())
 }
 
-/// FNV-1a over 8 bytes at a time: equal or not is all that is asked.
+/// FNV-1a over 8 bytes at a time, which is sufficient to compare files.
 fn sum(path: &Path) -> io::Result<u64> {
     let mut content = Vec::new();
     fs::File::open(path)?.read_to_end(&mut content)?;
@@ -99,8 +99,8 @@ fn sum(path: &Path) -> io::Result<u64> {
     Ok(sum)
 }
 
-/// Prints a verdict for each case (a directory `/case-...`; all else is the case `root`), what
-/// differs, and the sum. Returns how many differ.
+/// Prints a verdict for each case (a directory `/case-...`; everything else is the case `root`), its
+/// differences, and a summary. Returns the number of cases that differ.
 pub fn compare(kernel: &str, ours: &str) -> usize {
     let (kernel, ours) = (cases(kernel, true), cases(ours, false));
     let names: std::collections::BTreeSet<_> = kernel.keys().chain(ours.keys()).collect();
@@ -130,7 +130,7 @@ pub fn compare(kernel: &str, ours: &str) -> usize {
     failed
 }
 
-/// Case to path to the rest of its line.
+/// For each case and path, the rest of the line.
 fn cases(listing: &str, ended: bool) -> BTreeMap<&str, BTreeMap<&str, &str>> {
     let mut cases = BTreeMap::<_, BTreeMap<_, _>>::new();
     let mut end = !ended;

@@ -1,8 +1,8 @@
-//! Two trees out of one initrd: the kernel's, and ours. See qemu/differential.
+//! The trees that the kernel and layerinit unpack from an initrd. See qemu/differential.
 //!
-//! As PID 1 of a guest this lists the rootfs that the kernel has unpacked, on the second serial
-//! port. On the host it makes archives, unpacks them with [`layerinit::boot::mount`], into one tree or into
-//! a stack of layers, and compares.
+//! As PID 1 of a guest, this program lists the rootfs that the kernel has unpacked, on the second serial
+//! port. On the host, it makes archives, unpacks them with [`layerinit::boot::mount`] into one tree or a
+//! stack of layers, and compares.
 
 #[path = "../../common/mod.rs"]
 mod common;
@@ -27,7 +27,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Where this program lies in the guest.
+/// The path of this program in the guest.
 const HOME: &str = "/.differential";
 
 const USAGE: &str =
@@ -70,12 +70,11 @@ fn run(arguments: &[&str]) -> Result<()> {
     Ok(io::stdout().write_all(&archive)?)
 }
 
-/// Unpacks every archive of an initrd into a tmpfs, in a mount namespace that the caller has made,
-/// and lists it.
+/// Unpacks all archives of an initrd into a tmpfs, in the caller's private mount namespace, and lists it.
 fn ours(initrd: &Path) -> Result<()> {
     let image = fs::read(initrd)?;
     let image = &image[..];
-    // One after the other into one tree, as the kernel does, and not into a layer each.
+    // One after the other into one tree, as the kernel does.
     let mut plain = Vec::new();
     for (segment, codec) in archives(image)? {
         let bytes = &image[segment.offset as usize..][..segment.length as usize];
@@ -102,8 +101,8 @@ fn ours(initrd: &Path) -> Result<()> {
     Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)
 }
 
-/// Unpacks every archive of an initrd into a layer of its own, in a mount namespace that the caller
-/// has made, and lists their stack.
+/// Unpacks each archive of an initrd into a layer, in the caller's private mount namespace, and lists the
+/// stack.
 fn layers(initrd: &Path) -> Result<()> {
     let image = fs::read(initrd)?;
     let image = &image[..];
@@ -128,7 +127,7 @@ fn layers(initrd: &Path) -> Result<()> {
     Ok(listing::list(Path::new(&root), &mut io::stdout().lock())?)
 }
 
-/// The archives that the kernel's unpacker gets to.
+/// The archives up to where the kernel stops unpacking.
 fn archives(image: &[u8]) -> Result<Vec<(Segment, Option<Codec>)>> {
     let found = walk(&image, HOME.as_bytes());
     if let Some(trouble) = &found.trouble {
@@ -146,7 +145,7 @@ fn archives(image: &[u8]) -> Result<Vec<(Segment, Option<Codec>)>> {
     Ok(archives)
 }
 
-/// A directory beside the initrd, for mounts that nobody else sees.
+/// A directory beside the initrd, for the private mounts.
 fn directory(initrd: &Path, name: &str) -> Result<String> {
     mount_change(
         "/",
@@ -155,7 +154,7 @@ fn directory(initrd: &Path, name: &str) -> Result<String> {
     let directory = initrd.with_extension(name);
     fs::create_dir_all(&directory)?;
     if name == "layers" {
-        // The layers' directories are gone with the namespace.
+        // The directories of the layers go away with the namespace.
         mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), None)?;
     }
     Ok(directory.to_str().ok_or("a path that is no text")?.into())
@@ -171,7 +170,7 @@ fn say(done: layerinit::error::Result<Unpacked>) {
     }
 }
 
-/// PID 1: lists, says so on the console, and powers off.
+/// PID 1: lists the rootfs, reports that on the console, and powers off.
 fn guest() -> ! {
     let list = || -> Result<()> {
         let port = format!("{HOME}/port");
@@ -190,7 +189,7 @@ fn guest() -> ! {
         listing::list(Path::new("/"), &mut port)?;
         writeln!(port, "end")?;
         port.flush()?;
-        // What is on its way through the port has left it when this returns.
+        // Waits until the port has sent everything.
         rustix::termios::tcdrain(port.get_ref())?;
         Ok(())
     };

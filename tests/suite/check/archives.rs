@@ -1,9 +1,9 @@
-//! Archives that the kernel unpacks, and layers: compression, names.
+//! Archives that the kernel unpacks, and archives as layers: compression, names.
 
 use super::*;
 
 #[test]
-fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() {
+fn archives_that_the_kernel_cannot_decompress_are_found_unless_they_are_layers() {
     let directory = scratch("check-compressed");
     let packed = |command: &str, bytes: &[u8]| {
         let words: Vec<_> = command.split(' ').collect();
@@ -14,7 +14,7 @@ fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() 
     };
     let layer = cpio(&[dir("sbin"), file("sbin/init", b"#!/sbin/init\n")]);
     let said = |image: &[u8], words: &[&str]| check(&directory, image, words);
-    // As it comes from xz, and as the kernel takes it.
+    // With the default check of xz, and with one that the kernel supports.
     let (lines, status) = said(
         &packed("xz -c", &loader()),
         &["--cmdline", "root=/dev/vda1"],
@@ -34,13 +34,13 @@ fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() 
         lines[1].contains("needs CONFIG_BLK_DEV_INITRD CONFIG_RD_XZ"),
         "{lines:?}"
     );
-    // A small archive has a small window, although zstd could have a large one.
+    // A small archive has a small window, even if zstd may use a large one.
     let (lines, _) = said(
         &packed("zstd -qc", &loader()),
         &["--cmdline", "root=/dev/vda1"],
     );
     assert!(lines[0].contains("decompression 1;"), "{lines:?}");
-    // /init takes as a layer what the kernel cannot unpack, or need not.
+    // As a layer, /init unpacks what the kernel cannot unpack.
     for command in ["xz -c", "xz -c --check=crc32"] {
         let mut image = loader();
         pad(&mut image, 4);
@@ -55,7 +55,7 @@ fn what_the_kernel_cannot_decompress_is_found_and_what_is_a_layer_it_need_not() 
 }
 
 #[test]
-fn members_that_no_filesystem_takes_are_told() {
+fn members_that_no_filesystem_accepts_are_reported() {
     let long = "x".repeat(256);
     let below = format!("{long}/y");
     let fits = "x".repeat(255);
@@ -84,7 +84,7 @@ fn members_that_no_filesystem_takes_are_told() {
             format!(".: a file named as the root directory: {INIT}"),
         ]
     );
-    // In the loader the kernel does it.
+    // In the loader, the kernel drops them.
     let directory = scratch("check-name-max-loader");
     let (lines, status) = check(
         &directory,

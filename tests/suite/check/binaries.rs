@@ -1,11 +1,11 @@
-//! Programs: for which machine, of which format, in whose place.
+//! Programs: their machine, their format, and what they replace.
 
 use super::*;
 
 const REAL: &str = "no init in the new root: /sbin/init";
 
-/// The first error about a program, up to the first `;`, for a loader that starts `loader`, a layer whose
-/// /sbin/init is `real`, and this configuration above CONFIG.
+/// The first error about a program, up to the first `;`, for a loader whose /init is `loader`, a layer whose
+/// /sbin/init is `real`, and CONFIG with this configuration.
 fn first_error(
     directory: &Path,
     loader: &[u8],
@@ -35,7 +35,7 @@ fn wrong(place: &str, number: u16, here: &str) -> Option<String> {
     ))
 }
 
-/// A 64-bit program for s390, whose numbers have the high byte first.
+/// A 64-bit program for s390, which is big-endian.
 fn s390() -> Vec<u8> {
     let mut s390 = elf(22 << 8);
     s390[5] = 2;
@@ -54,7 +54,7 @@ fn programs_for_another_machine_than_the_loader_are_found() {
         (&arm64, &x86, wrong(REAL, 62, "aarch64")),
         (&arm64, &arm64, None),
         (&arm, &arm64, None),
-        // Nothing is known of this machine.
+        // An unknown machine.
         (&none, &arm64, None),
         (&s390, &s390, None),
     ] {
@@ -65,7 +65,7 @@ fn programs_for_another_machine_than_the_loader_are_found() {
             "{machines:?}"
         );
     }
-    // The interpreter is looked at, too.
+    // The interpreter counts, too.
     let layer = cpio(&[
         dir("sbin"),
         entry("sbin/init", 0o100_755, b"#!/sbin/sh\n"),
@@ -117,7 +117,7 @@ fn programs_for_another_machine_than_the_kernel_are_found() {
 }
 
 #[test]
-fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
+fn programs_that_the_kernel_does_not_start_are_reported() {
     let directory = scratch("check-binfmt");
     let x86 = elf(X86_64);
     let script = b"#!/sbin/sh\n".to_vec();
@@ -165,7 +165,7 @@ fn kinds_of_programs_that_the_kernel_does_not_start_are_told() {
 }
 
 #[test]
-fn a_program_that_takes_the_place_of_init_is_told_by_name() {
+fn a_program_that_replaces_init_is_named() {
     let directory = scratch("check-foreign-init");
     let busybox = cpio(&[
         dir("bin"),
@@ -173,7 +173,7 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         entry("init", 0o120_777, b"bin/busybox"),
     ]);
     let script = cpio(&[
-        // Nor does it matter that there is no shell.
+        // A missing shell does not matter.
         entry("init", 0o100_755, b"#!/bin/sh\n"),
     ]);
     let mut image = erofs(1, "");
@@ -193,10 +193,10 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         let expected =
             format!("error: loader: start /init: it is not layerinit's, but {what} {WHERE}");
         assert_eq!(first(&[&loader(), other, &image], &[]), (expected, 1));
-        // The loader is the last of them.
+        // The last one is the loader.
         let (line, _) = first(&[other, &loader(), &image], &[]);
         assert!(!line.contains("layerinit's"), "{line}");
-        // One that is built into the kernel is replaced, too.
+        // An /init that is built into the kernel is replaced, too.
         let (line, status) = first(&[other, &image], &["--loader-built-in"]);
         assert!(
             line.starts_with("error: loader: start /init: it is not layerinit's, but "),
@@ -204,7 +204,7 @@ fn a_program_that_takes_the_place_of_init_is_told_by_name() {
         );
         assert_eq!(status, 1);
     }
-    // A script of another name may start ours, but not without its interpreter.
+    // A script with another name may start /init, but needs its interpreter.
     let before = cpio(&[init(), entry("before", 0o100_755, b"#!/bin/sh\n")]);
     assert_eq!(
         first(

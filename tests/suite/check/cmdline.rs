@@ -4,7 +4,7 @@ use super::image::{NEEDS, of_image, system};
 use super::*;
 
 #[test]
-fn words_that_the_kernel_refuses_are_told() {
+fn words_that_the_kernel_refuses_are_reported() {
     let directory = scratch("check-words");
     let image = |layer: &[u8]| {
         let mut files = vec![init(), dir("layers")];

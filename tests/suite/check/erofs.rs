@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The number of the inode at `path` in an EROFS image, and where it lies.
+/// The number and the offset of the inode at `path` in an EROFS image.
 fn inode_of(image: &[u8], path: &str) -> (u64, usize) {
     use layerinit::format::erofs::Image;
     use layerinit::tool::image::erofs_tree;
@@ -22,7 +22,7 @@ fn inode_of(image: &[u8], path: &str) -> (u64, usize) {
 }
 
 #[test]
-fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
+fn the_real_init_is_found_in_every_layout_of_an_image() {
     let directory = scratch("check-stored");
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("sbin")).unwrap();
@@ -49,7 +49,7 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
             (None, Some("not there")),
         ] {
             let _ = fs::remove_file(tree.join("sbin/init"));
-            // More names than fit into one block: they are compressed.
+            // More names than fit into one block, so that they are compressed.
             (0..200).for_each(|n| name(&format!("sbin/program-number-{n}"), X86_64));
             if let Some(machine) = machine {
                 name("sbin/init", machine);
@@ -90,12 +90,11 @@ fn the_real_init_is_looked_for_in_images_however_they_are_stored() {
     }
 }
 
-/// The bytes of a prefix of attributes that is the image's own: trusted.overlay. (struct
-/// erofs_xattr_long_prefix, after its length), and before it another.
+/// Two long name prefixes; the second is trusted.overlay. (struct erofs_xattr_long_prefix, after its length).
 const PREFIXES: &[u8] = b"\x05\0\x01abcd\0\x09\0\x04overlay.";
 
-/// Puts all attributes trusted.opaque under the second of the image's own prefixes, which start at
-/// `start`: what mkfs.erofs makes of trusted.overlay.opaque, with --xattr-prefix=trusted.overlay.
+/// Moves all attributes trusted.opaque under the second long name prefix of the table at `start`, as
+/// mkfs.erofs stores trusted.overlay.opaque with --xattr-prefix=trusted.overlay.
 fn prefixed(image: &mut [u8], start: usize) {
     let entries: Vec<_> = (0..image.len())
         .filter(|at| image[*at..].starts_with(b"\x06\x04\x01\0opaquey"))
@@ -107,7 +106,7 @@ fn prefixed(image: &mut [u8], start: usize) {
     image[1024 + 80] |= 0x40;
 }
 
-/// An image of directories, `sbin` among them, with an attribute trusted.opaque.
+/// An image of directories, among them `sbin`, with an attribute trusted.opaque.
 fn marked(directory: &Path, count: usize) -> Vec<u8> {
     use rustix::fs::{XattrFlags, setxattr};
     base_image(directory, |tree| {
@@ -124,10 +123,10 @@ fn marked(directory: &Path, count: usize) -> Vec<u8> {
 const NO_INIT: &str = "error: no init in the new root: /sbin/init: not there";
 
 #[test]
-fn opaque_directories_are_found_under_a_prefix_of_the_image_s_own() {
+fn opaque_directories_are_found_under_long_name_prefixes() {
     let directory = scratch("check-prefixes");
     let low = base_image(&directory, |_| ());
-    // Where all share the attribute mkfs.erofs stores it apart.
+    // If all directories have the attribute, mkfs.erofs stores it as a shared one.
     for count in [1, 5] {
         let mut high = marked(&directory, count);
         let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
@@ -142,7 +141,7 @@ fn opaque_directories_are_found_under_a_prefix_of_the_image_s_own() {
         assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
         assert_eq!(status, 1);
 
-        // Beyond the end of the image: the kernel refuses it, too.
+        // Beyond the end of the image, which the kernel refuses, too.
         prefixed_at(&mut high, 0x0fff_0000);
         let (lines, _) = check(&directory, &with_images(&[&low, &high]), &[]);
         assert!(
@@ -157,7 +156,7 @@ fn prefixed_at(image: &mut [u8], start: usize) {
 }
 
 #[test]
-fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
+fn long_name_prefixes_may_be_in_the_packed_inode() {
     let directory = scratch("check-packed-prefixes");
     let low = base_image(&directory, |_| ());
     let mut high = marked(&directory, 1);
@@ -168,7 +167,7 @@ fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
     let (lines, _) = check(&directory, &with_images(&[&low, &high]), &[]);
     assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
 
-    // Unless the image says that they do not.
+    // The image has a flag that says otherwise.
     let mut plain = high.clone();
     plain[1024 + 8] |= 0x10;
     // Its inline data, after the inode and its attributes.
@@ -176,7 +175,7 @@ fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
     let (lines, _) = check(&directory, &with_images(&[&low, &plain]), &[]);
     assert!(lines[0].starts_with(NO_INIT), "{lines:?}");
 
-    // Bytes that are not stored as the inode says.
+    // Bytes in another layout than that of the inode.
     high[at] = high[at] & !0b1110 | 1 << 1;
     let (lines, status) = check(&directory, &with_images(&[&low, &high]), &[]);
     assert!(
@@ -189,9 +188,9 @@ fn prefixes_of_an_image_s_own_may_lie_in_its_packed_inode() {
 }
 
 #[test]
-fn blocks_larger_than_the_kernels_pages_are_an_error_where_these_are_known() {
+fn blocks_larger_than_known_pages_of_the_kernel_are_an_error() {
     let directory = scratch("check-blocks");
-    // mkfs.erofs -b16384: s_blocks in the unit of blkszbits, 14.
+    // As mkfs.erofs -b16384: blkszbits is 14, and the unit of s_blocks.
     let mut image = erofs(4, "");
     image[1032] &= !1;
     image[1036] = 14;
@@ -237,6 +236,6 @@ fn blocks_larger_than_the_kernels_pages_are_an_error_where_these_are_known() {
             "{config}"
         );
     }
-    // Of an architecture with several sizes, without a word about which.
+    // An architecture with several page sizes, and a configuration that does not tell which.
     assert_eq!(said(Some("CONFIG_ARM64=y\n")), [maybe]);
 }

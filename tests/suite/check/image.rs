@@ -1,8 +1,8 @@
-//! Single images: one fault each, the summary, hostile bytes.
+//! Single images: one fault each; the summary; hostile bytes.
 
 use super::*;
 
-/// What `check` says of an image, but for the memory that it takes: its lines, and the status.
+/// The output of `check` for an image, without the line about memory, and the status.
 pub fn of_image(name: &str, image: &[u8], words: &[&str]) -> (String, i32) {
     let directory = scratch(&format!("tool-check-{name}"));
     fs::write(directory.join("image"), image).unwrap();
@@ -19,14 +19,14 @@ pub fn of_image(name: &str, image: &[u8], words: &[&str]) -> (String, i32) {
 
 pub const NEEDS: &str = "needs CONFIG_BLK_DEV_INITRD CONFIG_BLK_DEV_LOOP CONFIG_EROFS_FS CONFIG_OVERLAY_FS CONFIG_TMPFS";
 
-/// The archive of these members and an init that is not the loader.
+/// An archive of these members and an /init that is not layerinit's.
 pub fn system(mut entries: Vec<Entry>) -> Vec<u8> {
     entries.extend([dir("sbin"), program("sbin/init")]);
     cpio(&entries)
 }
 
 #[test]
-fn check_has_one_line_for_a_good_image() {
+fn a_good_image_gets_one_line() {
     let image = aligned(system(vec![init()]), &erofs_with_init(""));
     let good = format!("image: good; 1 layer; {NEEDS} retain_initrd\n");
     assert_eq!(of_image("good", &image, &[]), (good.clone(), 0));
@@ -55,7 +55,7 @@ fn check_has_one_line_for_a_good_image() {
     );
 }
 
-/// A name, an image, and the lines that `check` writes above its summary.
+/// A name, an image, and the lines that `check` prints above its summary.
 type Case<'a> = (&'a str, Vec<u8>, Vec<&'a str>);
 
 fn finds(cases: Vec<Case>) {
@@ -267,7 +267,7 @@ fn archives_that_the_kernel_stops_at_are_found() {
 }
 
 #[test]
-fn files_below_layers_that_are_no_layers_are_found() {
+fn files_of_the_layers_directory_that_are_no_layers_are_found() {
     let image = |entries| aligned(system(entries), b"");
     finds(vec![(
         "layer files",
@@ -414,7 +414,7 @@ fn erofs_images_that_the_kernel_refuses_are_found() {
 }
 
 #[test]
-fn a_bad_bootconfig_and_junk_behind_the_archives_are_found() {
+fn a_bad_bootconfig_and_junk_after_the_archives_are_found() {
     let mut broken_bootconfig = bootconfig(b"a = b\n");
     let sum = broken_bootconfig.len() - 16;
     broken_bootconfig[sum] ^= 1;
@@ -457,7 +457,7 @@ fn check_counts_layers() {
 }
 
 #[test]
-fn every_truncation_and_flipped_byte_is_survived() {
+fn truncated_and_damaged_images_do_not_panic() {
     let directory = scratch("tool-hostile");
     let mut image = aligned(
         cpio(&[
@@ -468,7 +468,7 @@ fn every_truncation_and_flipped_byte_is_survived() {
         &erofs_with_init("x"),
     );
     image.extend_from_slice(&cpio_without_trailer(&[file("late", b"1")]));
-    // Everything but the insides of the images, which are zeros.
+    // All bytes except the content of the images, which is zeros.
     let interesting = |at: &usize| image[*at] != 0 || (*at).is_multiple_of(97);
     for at in (0..image.len()).filter(interesting).step_by(5) {
         let mut flipped = image.clone();

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The lines about what is in place, for an image of two files whose layer lies at a page boundary plus `offset`.
+/// The lines about files in place, for an image of two files whose layer is `offset` bytes after a page
+/// boundary.
 fn mapped(name: &str, mkfs: &[&str], offset: usize, config: Option<&str>) -> Vec<String> {
     let directory = scratch(&format!("check-in-place-{name}"));
     let tree = directory.join("tree");
@@ -42,7 +43,7 @@ fn whole_pages_of_aligned_images_are_in_place() {
             "unaligned",
             &["-Enoinline_data"],
             512,
-            "0 of 13192 bytes, 0 of 2 files; not all of a",
+            "0 of 13192 bytes, 0 of 2 files; not all of a, b",
         ),
         (
             "chunks",
@@ -64,7 +65,7 @@ fn whole_pages_of_aligned_images_are_in_place() {
     assert_eq!(mapped("lz4", &["-zlz4"], 0, None), [""; 0]);
 }
 
-/// The name of a layer without a label: where it lies.
+/// The name of a layer without a label, which is its offset.
 fn place(offset: usize) -> String {
     format!("initrd+{offset:#x}")
 }

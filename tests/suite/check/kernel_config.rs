@@ -1,15 +1,15 @@
-//! `--kernel-config`: what the image needs of the kernel.
+//! `--kernel-config`: options that the image needs.
 
 use super::*;
 
 const ZIP: &str = "CONFIG_EROFS_FS_ZIP=y\nCONFIG_RD_GZIP=y\n";
 
-/// CONFIG, and what a compressed layer and an archive of gzip need.
+/// CONFIG, and the options for a compressed layer and a gzip archive.
 fn sufficient() -> String {
     format!("{CONFIG}{ZIP}")
 }
 
-/// The same with filesystems and loop devices as modules.
+/// The same, with filesystems and loop devices as modules.
 fn as_modules() -> String {
     sufficient()
         .replace("EROFS_FS=y", "EROFS_FS=m")
@@ -17,16 +17,16 @@ fn as_modules() -> String {
         .replace("LOOP=y", "LOOP=m")
 }
 
-/// An archive of gzip, a loader with erofs.ko.xz, and a layer.
+/// A gzip archive, a loader with erofs.ko.xz, and a layer.
 struct Parts {
     directory: std::path::PathBuf,
     image: Vec<u8>,
-    /// Where the layer begins.
+    /// The offset of the layer.
     layer: usize,
 }
 
 impl Parts {
-    /// The layer is made with these options of mkfs.erofs.
+    /// Makes the layer with these options of mkfs.erofs.
     fn new(name: &str, options: &[&str]) -> Self {
         let directory = scratch(name);
         let tree = directory.join("tree");
@@ -57,7 +57,7 @@ impl Parts {
         }
     }
 
-    /// What is said of CONFIG_ options, with AT for the layer's offset; and the status.
+    /// The findings about CONFIG_ options, with AT for the offset of the layer, and the status.
     fn check(&self, config: &str, words: &[&str]) -> (Vec<String>, i32) {
         fs::write(self.directory.join("config"), config).unwrap();
         let words = [&["--kernel-config", "config"], words].concat();
@@ -74,7 +74,7 @@ impl Parts {
 fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
     let image = Parts::new("check-config", &["-zlz4hc"]);
     assert_eq!(image.check(&sufficient(), &[]), (vec![], 0));
-    // What is missing, one line each, with what comes of it.
+    // A line for each missing option, with the consequence.
     assert_eq!(
         image.check(CONFIG, &[]),
         (
@@ -87,7 +87,8 @@ fn options_that_the_image_needs_and_the_kernel_lacks_are_found() {
     );
 }
 
-/// An image without the feature 0padding (mkfs.erofs before 1.0): its superblock does not tell of compression.
+/// In an image without the feature 0padding (mkfs.erofs before 1.0), the superblock does not tell whether
+/// files are compressed.
 #[test]
 fn compression_is_found_in_files_where_the_superblock_does_not_tell() {
     for (options, compressed) in [(&["-zlz4hc"][..], true), (&[], false)] {
@@ -161,7 +162,7 @@ fn features_that_are_newer_than_the_kernel_are_found() {
 }
 
 #[test]
-fn a_kernel_that_loses_the_layers_behind_the_loader_is_found() {
+fn a_kernel_that_discards_the_layers_is_found() {
     let image = Parts::new("check-config-source", &["-zlz4hc"]);
     let old = sufficient().replace("6.12.1", "6.1.170");
     let (lines, status) = image.check(&old, &[]);
@@ -221,7 +222,7 @@ fn a_configuration_may_be_compressed_and_must_be_one() {
 }
 
 #[test]
-fn filesystems_that_the_kernel_does_not_mount_are_told() {
+fn filesystems_that_the_kernel_cannot_mount_are_reported() {
     let directory = scratch("check-rootfstype");
     let said = |types: &str, config: &str, module: &str| {
         let dep = format!("{DEP}kernel/fs/erofs/{module}.ko:\n");
@@ -259,7 +260,7 @@ fn filesystems_that_the_kernel_does_not_mount_are_told() {
 }
 
 #[test]
-fn character_sets_that_the_driver_of_a_filesystem_lacks_are_told() {
+fn missing_character_sets_of_a_filesystem_are_reported() {
     let directory = scratch("check-charsets");
     let said = |fstype: &str, config: &str, module: &str| {
         let dep = format!("{DEP}kernel/fs/erofs/{module}.ko:\n");
@@ -306,7 +307,7 @@ fn character_sets_that_the_driver_of_a_filesystem_lacks_are_told() {
 }
 
 #[test]
-fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
+fn a_bootconfig_that_the_kernel_ignores_is_reported() {
     let directory = scratch("check-bootconfig");
     let init = elf(X86_64);
     let layer = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &init)]);
@@ -340,7 +341,7 @@ fn a_bootconfig_that_the_kernel_does_not_look_for_is_told() {
 }
 
 #[test]
-fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() {
+fn ubiquitous_options_are_missed_only_if_explicitly_not_set() {
     let directory = scratch("check-futex");
     let told = |config: String| {
         fs::write(directory.join("config"), config).unwrap();
@@ -354,14 +355,14 @@ fn what_nearly_every_kernel_has_is_missed_only_where_it_is_said_not_to_be_set() 
 }
 
 #[test]
-fn what_kernels_of_32_bits_cannot_do_is_told() {
+fn limits_of_32_bit_kernels_are_reported() {
     let directory = scratch("check-narrow");
     let tree = cpio(&[dir("sbin"), entry("sbin/init", 0o100_755, &elf(40))]);
     let loader = cpio(&[entry("init", 0o100_755, &init_for(40))]);
     let said = |config: &str, size: u64| {
         fs::write(directory.join("config"), format!("{CONFIG}{config}")).unwrap();
         fs::write(directory.join("image"), join(&[&loader, &tree])).unwrap();
-        // Zeros after the last archive are nothing but length.
+        // Zeros after the last archive only make it longer.
         let image = fs::File::options()
             .write(true)
             .open(directory.join("image"));
@@ -376,7 +377,7 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
             .filter(|line| line.contains("lowmem") || line.contains("_TIME="));
         Vec::from_iter(lines.map(String::from))
     };
-    // 8 MiB are mapped all the time.
+    // The kernel always maps 8 MiB.
     let arm = "CONFIG_ARM=y\nCONFIG_PAGE_OFFSET=0xef000000\n";
     assert_eq!(said(arm, 4), [""; 0]);
     assert_eq!(
@@ -412,12 +413,12 @@ fn what_kernels_of_32_bits_cannot_do_is_told() {
 }
 
 #[test]
-fn the_backend_of_each_layer_and_its_bytes_are_told() {
+fn the_backend_and_size_of_each_layer_are_reported() {
     let image = Parts::new("check-config-backends", &["-zlz4hc"]);
     let length = image.image.len() - image.layer;
     let keeps = |backend: &str| format!("mounted by {backend}, which keeps its {length} bytes");
     let extracted = |line: &str| {
-        // An ELF file and 50000 bytes of text, in whole pages, and three inodes.
+        // An ELF file and 50000 bytes of text in whole pages, and three inodes.
         line == format!(
             "by extract, into {} bytes of memory",
             4096 + 13 * 4096 + 3 * 1280

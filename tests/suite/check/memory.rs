@@ -4,7 +4,7 @@ use super::*;
 
 const MIB: usize = 1 << 20;
 
-/// The line `memory:` for this image.
+/// The line `memory:` for an image.
 fn memory(directory: &Path, image: &[u8], words: &[&str]) -> String {
     let (lines, _) = check(directory, image, words);
     let mut lines = lines.into_iter();
@@ -16,7 +16,7 @@ fn large_loader() -> Vec<u8> {
     cpio(&[init(), file("ballast", &vec![b'x'; 10 * MIB])])
 }
 
-/// That, and a layer with a file of 3 MiB.
+/// The large loader, and a layer with a file of 3 MiB.
 fn large_image() -> Vec<u8> {
     let big = vec![b'x'; 3 * MIB];
     let layer = cpio(&[dir("sbin"), program("sbin/init"), file("big", &big)]);
@@ -27,7 +27,7 @@ fn large_image() -> Vec<u8> {
 fn memory_is_added_up() {
     let directory = scratch("check-memory");
     let image = large_image();
-    // The kernel unpacks the layer's archive, too; 13 MiB of files stay.
+    // The kernel unpacks the archive of the layer, too; 13 MiB of files stay.
     let line = |words: &[&str]| memory(&directory, &image, words);
     assert_eq!(
         line(&[]),
@@ -87,7 +87,7 @@ fn memory_of_decompression_is_added() {
         )
         .unwrap();
         let mut command = Command::new(tool);
-        // From a stream, whose length they cannot know.
+        // From a stream, whose length is unknown.
         let plain = fs::File::open(directory.join("plain")).unwrap();
         let packed = command.args(arguments).stdin(plain).output().unwrap();
         let image = join(&[&loader, &erofs(1, ""), &packed.stdout]);
@@ -97,7 +97,7 @@ fn memory_of_decompression_is_added() {
 }
 
 #[test]
-fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed() {
+fn the_kernels_copy_of_the_initrd_counts_as_memory() {
     let directory = scratch("check-memory-copy");
     let loader = large_loader();
     let layers = join(&[&loader, &erofs(1, "")]);
@@ -120,7 +120,7 @@ fn the_copy_of_the_initrd_is_memory_where_the_kernel_makes_one_and_it_is_needed(
 }
 
 #[test]
-fn memory_of_extraction_is_added_and_what_is_freed_meanwhile_is_not() {
+fn memory_of_extraction_counts_without_what_is_freed_meanwhile() {
     let directory = scratch("check-memory-extract");
     for name in ["one", "two"] {
         fs::create_dir_all(directory.join(name).join("sbin")).unwrap();
@@ -138,8 +138,8 @@ fn memory_of_extraction_is_added_and_what_is_freed_meanwhile_is_not() {
             "retain_initrd",
             "memory: 53 MiB at the peak: initrd 27 (kept), files of the rootfs 11, layers unpacked 0, extracted 17,",
         ),
-        // The first layer of 8 MiB is freed before the second is written: 11, 27 and 17 without 8, less than what
-        // the kernel takes before.
+        // /init frees the first layer of 8 MiB before it writes the second one: 11, 27 and 17 minus 8, which
+        // is less than the kernel needs earlier.
         (
             "quiet",
             "memory: 63 MiB at the peak: initrd 27, files of the rootfs 37 (with /initrd.image), layers unpacked 0, extracted 17,",
@@ -159,7 +159,7 @@ fn files_take_whole_pages_of_the_kernel() {
     let mut entries = vec![dir("sbin"), program("sbin/init"), dir("small")];
     entries.extend(names.iter().map(|name| file(name, b"x")));
     let image = join(&[&cpio(&[init()]), &erofs(1, ""), &cpio(&entries)]);
-    // 1025 files with content, and 2 KiB for the inodes of each.
+    // 1025 files with content, and 2 KiB for each inode.
     for (option, layers, machine) in [
         ("ARM64_4K_PAGES", 7, 88),
         ("ARM64_16K_PAGES", 19, 100),

@@ -1,4 +1,4 @@
-//! `layerinit check`: literal images in, exact findings out.
+//! `layerinit check`, on literal images, with exact findings.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ mod modules;
 mod new_root;
 mod stack;
 
-/// Everything that `check` says, and its status.
+/// The output of `check`, and its status.
 fn check(directory: &Path, image: &[u8], words: &[&str]) -> (Vec<String>, i32) {
     fs::write(directory.join("image"), image).unwrap();
     let mut command = tool(directory);
@@ -45,7 +45,7 @@ fn x86_loader() -> Vec<u8> {
 const X86_64: u16 = 62;
 const AARCH64: u16 = 183;
 
-/// The lowest layer: has a program to start, and directories.
+/// The lowest layer, with a program to start, and directories.
 fn base() -> Vec<u8> {
     cpio(&[
         dir("sbin"),
@@ -66,7 +66,7 @@ fn node(name: &str, major: u32) -> Entry<'_> {
     node
 }
 
-/// Findings for these archives above the loader and the base.
+/// The findings for these archives above the loader and the base.
 fn findings(name: &str, archives: &[&[Entry]], words: &[&str]) -> Vec<String> {
     let mut image = join(&[&loader(), &base()]);
     archives
@@ -77,7 +77,7 @@ fn findings(name: &str, archives: &[&[Entry]], words: &[&str]) -> Vec<String> {
     lines.into_iter().filter(told).collect()
 }
 
-/// mkfs.erofs makes an image of a directory.
+/// An EROFS image of a directory.
 fn erofs_of(directory: &Path, tree: &Path, arguments: &[&str]) -> Vec<u8> {
     erofs_by(Path::new("mkfs.erofs"), directory, tree, arguments)
 }
@@ -145,8 +145,7 @@ fn modules_for(machine: u16, release: &str, dep: &str, files: &[(&str, &[u8])]) 
     cpio(&entries)
 }
 
-/// A loader with modules of one kernel: the text of their modules.dep, if there is one, and files by
-/// their names in kernel/fs/erofs.
+/// A loader with modules of one kernel: the text of modules.dep, unless empty, and files in kernel/fs/erofs.
 fn modules(release: &str, dep: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     modules_for(X86_64, release, dep, files)
 }
@@ -166,7 +165,7 @@ const FILES: [(&str, &[u8]); 4] = [
     ("overlay.ko", b"module"),
 ];
 
-/// Errors and warnings for a loader in front of an EROFS image, without those of the image.
+/// The errors and warnings for a loader in front of an EROFS image, without those about the image.
 fn of_loader(directory: &Path, loader: &[u8], words: &[&str]) -> Vec<String> {
     let mut image = loader.to_vec();
     pad(&mut image, 4096);
@@ -188,8 +187,8 @@ fn of_loader(directory: &Path, loader: &[u8], words: &[&str]) -> Vec<String> {
     lines
 }
 
-/// The lowest layer, as an image: has a program to start, and what is made besides. Without a checksum:
-/// tests change its bytes.
+/// The lowest layer as an image, with a program to start, and the files that `make` adds. It has no checksum,
+/// because tests change its bytes.
 fn base_image(directory: &Path, make: impl FnOnce(&Path)) -> Vec<u8> {
     let tree = directory.join("tree");
     let _ = fs::remove_dir_all(&tree);

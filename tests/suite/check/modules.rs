@@ -5,7 +5,7 @@ use super::*;
 const OURS: &str = "6.12.117+deb13-amd64";
 const WITH: [&str; 2] = ["--kernel-config", "config"];
 
-/// An empty directory with a configuration whose filesystems and loop devices are modules.
+/// A directory with a configuration whose filesystems and loop devices are modules.
 fn with_config(name: &str) -> std::path::PathBuf {
     let directory = scratch(name);
     let config = CONFIG
@@ -17,7 +17,7 @@ fn with_config(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn modules_of_another_kernel_than_the_configuration_s_are_found() {
+fn modules_for_another_kernel_than_the_configuration_are_found() {
     let directory = with_config("check-modules");
     let of = |release, dep: &str, files: &[_], words: &[&str]| {
         of_loader(&directory, &modules(release, dep, files), words)
@@ -25,14 +25,14 @@ fn modules_of_another_kernel_than_the_configuration_s_are_found() {
     for words in [&[][..], &WITH] {
         assert_eq!(of(OURS, DEP, &FILES, words), [""; 0]);
     }
-    // Where there are none, the kernel may have all of it.
+    // Without modules in the loader, the kernel may have everything built in.
     assert_eq!(of_loader(&directory, &loader(), &[]), [""; 0]);
     assert_eq!(
         of_loader(&directory, &x86_loader(), &WITH)[0],
         "warning: CONFIG_EROFS_FS=m: the loader has no erofs.ko (build --modules): no EROFS layer can be mounted; /init \
          extracts the layers into memory instead"
     );
-    // Another kernel's.
+    // A configuration of another kernel.
     let old = "6.1.0-56-cloud-amd64";
     assert_eq!(of(old, DEP, &FILES, &[]), [""; 0]);
     let lines = of(old, DEP, &FILES, &WITH);
@@ -84,13 +84,13 @@ fn modules_without_an_index_are_found() {
 }
 
 #[test]
-fn modules_that_the_index_names_and_are_not_there_are_found() {
+fn missing_modules_of_the_index_are_found() {
     let directory = with_config("check-modules-gone");
     let of = |release, dep: &str, files: &[_], words: &[&str]| {
         of_loader(&directory, &modules(release, dep, files), words)
     };
     let place = format!("lib/modules/{OURS}");
-    // A file that is gone: what a module needs, and the module itself.
+    // A missing file: a dependency, and the module itself.
     let without = |name: &str| Vec::from_iter(FILES.into_iter().filter(|file| file.0 != name));
     let text = format!(
         "{place} has no kernel/fs/erofs/libcrc32c.ko, which erofs depends on: no EROFS layer can be mounted; \
@@ -122,7 +122,7 @@ fn signed() -> Vec<u8> {
     signed
 }
 
-/// A loader with signed modules of 6.12.1, but for erofs.ko.
+/// A loader with signed modules of 6.12.1 and this erofs.ko.
 fn with_erofs(erofs: &[u8]) -> Vec<u8> {
     let signed = signed();
     let mut files = FILES.map(|(name, _)| (name, &signed[..]));
@@ -145,7 +145,7 @@ fn config_with(directory: &Path, more: &str) {
     fs::write(directory.join("config"), format!("{config}{more}")).unwrap();
 }
 
-/// The error of an erofs.ko without signature.
+/// The error for an erofs.ko without a signature.
 fn unsigned(place: &str, why: &str) -> String {
     format!(
         "warning: {place}: lib/modules/6.12.1/kernel/fs/erofs/erofs.ko has no signature, and the kernel loads no module \
@@ -154,7 +154,7 @@ fn unsigned(place: &str, why: &str) -> String {
 }
 
 #[test]
-fn modules_without_signature_are_found_where_the_command_line_wants_them() {
+fn unsigned_modules_are_found_if_the_command_line_requires_signatures() {
     let directory = scratch("check-signatures");
     let [signed, packed] = [signed(), packed(&directory, &signed())];
     let said = |erofs: &[u8], cmdline: &str| {
@@ -182,7 +182,7 @@ fn modules_without_signature_are_found_where_the_command_line_wants_them() {
 }
 
 #[test]
-fn modules_without_signature_are_found_where_the_configuration_wants_them() {
+fn unsigned_modules_are_found_if_the_configuration_requires_signatures() {
     let directory = scratch("check-signatures-config");
     let packed = packed(&directory, &signed());
     let said = |erofs: &[u8], cmdline: &str| {
@@ -190,7 +190,7 @@ fn modules_without_signature_are_found_where_the_configuration_wants_them() {
         let words = ["--cmdline", &cmdline, "--kernel-config", "config"];
         of_loader(&directory, &with_erofs(erofs), &words)
     };
-    // A kernel that does not know the word does nothing.
+    // A kernel that does not know the word ignores it.
     config_with(&directory, "");
     assert_eq!(said(b"module", "module.sig_enforce"), [""; 0]);
     config_with(&directory, "CONFIG_MODULE_SIG=y\n");
@@ -209,7 +209,7 @@ fn modules_without_signature_are_found_where_the_configuration_wants_them() {
         [unsigned("CONFIG_EROFS_FS=m", "CONFIG_MODULE_SIG_FORCE=y")]
     );
     assert_eq!(said(&packed, ""), [""; 0]);
-    // Under Secure Boot alone: the machine's firmware decides.
+    // Only under Secure Boot, so the firmware of the machine decides.
     config_with(
         &directory,
         "CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n",
@@ -228,7 +228,7 @@ fn modules_without_signature_are_found_where_the_configuration_wants_them() {
 }
 
 #[test]
-fn drivers_without_signature_are_found() {
+fn unsigned_drivers_are_found() {
     let directory = scratch("check-signatures-driver");
     config_with(
         &directory,
@@ -249,7 +249,7 @@ fn drivers_without_signature_are_found() {
 }
 
 #[test]
-fn modules_for_another_machine_than_init_are_told() {
+fn modules_for_another_machine_than_init_are_reported() {
     let directory = scratch("check-module-machine");
     let mut s390 = elf(22 << 8);
     s390[5] = 2;
@@ -259,7 +259,7 @@ fn modules_for_another_machine_than_init_are_told() {
              {number}, here {here})"
         )]
     };
-    // e_machine of /init, a module, the configuration's architecture; what is wrong.
+    // The e_machine of /init, a module, the architecture of the configuration; the error.
     for (init, module, file, architecture, expected) in [
         (X86_64, elf(X86_64), "erofs.ko", "", vec![]),
         (
@@ -283,7 +283,7 @@ fn modules_for_another_machine_than_init_are_told() {
             "",
             line("erofs.ko.xz", 62, "aarch64"),
         ),
-        // Programs of 32 bits run on kernels of 64.
+        // 32-bit programs run on 64-bit kernels.
         (3, elf(X86_64), "erofs.ko", "", vec![]),
         (40, elf(AARCH64), "erofs.ko", "", vec![]),
         (
@@ -301,7 +301,7 @@ fn modules_for_another_machine_than_init_are_told() {
             line("erofs.ko", 22, "x86_64"),
         ),
         (0, s390, "erofs.ko", "s390", vec![]),
-        // Of what is not known nothing is said.
+        // Unknown machines give no error.
         (0, elf(AARCH64), "erofs.ko", "", vec![]),
         (X86_64, b"module".to_vec(), "erofs.ko", "", vec![]),
     ] {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
+fn the_real_init_is_found_through_links_and_whiteouts() {
     let none = |line: &String| line.starts_with("error: no init in the new root");
     for (name, entries, found) in [
         ("hidden", vec![node("sbin/init", 0)], false),
@@ -42,7 +42,7 @@ fn the_real_init_is_looked_for_where_links_and_whiteouts_lead() {
 }
 
 #[test]
-fn an_init_that_is_passed_over_for_the_next_is_told() {
+fn a_skipped_init_is_reported() {
     let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
     for (name, init, expected) in [
         ("none", vec![], None),
@@ -100,7 +100,7 @@ fn an_init_that_is_passed_over_for_the_next_is_told() {
 }
 
 #[test]
-fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
+fn files_below_mount_points_are_reported() {
     let link = |name, target: &'static [u8]| entry(name, 0o120_777, target);
     for (name, layer, expected) in [
         ("dirs", vec![dir("proc"), dir("run")], ""),
@@ -162,7 +162,7 @@ fn what_lies_where_the_kernels_filesystems_are_mounted_is_told() {
 }
 
 #[test]
-fn directories_that_everybody_may_write_to_are_told() {
+fn world_writable_directories_are_reported() {
     let open = |name, mode: u32| entry(name, 0o040_000 | mode, b"");
     let warning = |what: &str| format!("warning: layer 1 (initrd+0x644): {what}");
     const WHAT: &str = "everybody may create and delete files in this directory";
@@ -193,7 +193,7 @@ fn directories_that_everybody_may_write_to_are_told() {
             "warning: new root: 2 more world-writable directories".into(),
         ]
     );
-    // What a layer above has made right is right.
+    // A higher layer may correct the mode.
     assert_eq!(
         findings(
             "writable-covered",
@@ -205,7 +205,7 @@ fn directories_that_everybody_may_write_to_are_told() {
 }
 
 #[test]
-fn directories_that_init_cannot_keep_are_told() {
+fn directories_that_cannot_keep_writes_are_reported() {
     let words = "rd.overlay=LABEL=data rd.overlay.for=";
     for (name, list, expected) in [
         ("good", "/etc,/usr/lib,/new/data", ""),
@@ -238,7 +238,7 @@ fn directories_that_init_cannot_keep_are_told() {
 }
 
 #[test]
-fn an_image_without_uuid_below_writes_that_stay_is_told() {
+fn an_image_without_uuid_below_a_persistent_upper_is_reported() {
     let image = join(&[&loader(), &base(), &erofs_with_init("x")]);
     let uuid = |cmdline: &str| {
         let (lines, _) = check(&scratch("check-uuid"), &image, &["--cmdline", cmdline]);

@@ -27,7 +27,7 @@ fn parents_may_be_in_lower_layers_and_behind_links() {
 }
 
 #[test]
-fn whiteouts_of_other_kinds_are_pointed_out() {
+fn other_kinds_of_whiteouts_are_reported() {
     assert_eq!(
         findings("oci", &[&[file("etc/.wh.name", b"")]], &[]),
         [
@@ -38,7 +38,7 @@ fn whiteouts_of_other_kinds_are_pointed_out() {
 }
 
 #[test]
-fn conflicts_are_told_apart_from_overrides() {
+fn conflicts_are_distinguished_from_overrides() {
     let upper = [
         dir("lib"),
         file("lib/z", b""),
@@ -70,7 +70,7 @@ fn conflicts_are_told_apart_from_overrides() {
 }
 
 #[test]
-fn images_over_images_are_compared_too() {
+fn conflicts_between_images_are_found() {
     let directory = scratch("check-images");
     let (low, high) = (directory.join("low"), directory.join("high"));
     for (tree, files) in [
@@ -130,10 +130,10 @@ fn images_over_images_are_compared_too() {
 }
 
 #[test]
-fn opaque_directories_of_images_hide_what_is_below() {
+fn opaque_directories_of_images_hide_lower_files() {
     use rustix::fs::{XattrFlags, setxattr};
     let directory = scratch("check-opaque");
-    // One directory with the attribute, and many, whose attribute mkfs.erofs stores once for all.
+    // One directory with the attribute, and many, for which mkfs.erofs stores the attribute once.
     for count in [1, 9] {
         let (low, high) = (
             directory.join(format!("low{count}")),
@@ -164,7 +164,7 @@ fn opaque_directories_of_images_hide_what_is_below() {
 }
 
 #[test]
-fn what_overlayfs_looks_for_elsewhere_is_found_there() {
+fn redirects_of_overlayfs_are_followed() {
     use rustix::fs::{XattrFlags, setxattr};
     let directory = scratch("check-redirects");
     let low = base_image(&directory, |_| ());
@@ -177,7 +177,7 @@ fn what_overlayfs_looks_for_elsewhere_is_found_there() {
         lines.retain(|line| !line.starts_with("memory: ") && !line.starts_with("image: "));
         (lines, status)
     };
-    // An upper directory in which sbin was renamed, by way of directories that share the attribute.
+    // An upper directory in which sbin was renamed, with many directories that share the attribute.
     for names in [&["new"][..], &["a", "b", "c", "new"]] {
         let high = base_image(&directory, |tree| {
             fs::remove_dir_all(tree.join("sbin")).unwrap();
@@ -186,10 +186,10 @@ fn what_overlayfs_looks_for_elsewhere_is_found_there() {
                 mark(&tree.join(name), "trusted.overlay.redirect", b"sbin");
             }
         });
-        // It is found there, and it is no program.
+        // The init is found there, and is not a program.
         let (lines, status) = told(&[&low, &high]);
         assert_eq!((lines, status), (Vec::<String>::new(), 0));
-        // Nothing is below.
+        // No lower layer has it.
         let (lines, status) = told(&[&high]);
         assert!(
             lines[0].starts_with("error: no init in the new root: /new/init: not there"),
@@ -197,7 +197,7 @@ fn what_overlayfs_looks_for_elsewhere_is_found_there() {
         );
         assert_eq!((lines.len(), status), (1, 1));
     }
-    // Nothing of what is below shows.
+    // Lower files are hidden.
     let high = base_image(&directory, |tree| {
         fs::create_dir(tree.join("new")).unwrap();
         mark(&tree.join("new"), "trusted.overlay.redirect", b"sbin");
@@ -205,7 +205,7 @@ fn what_overlayfs_looks_for_elsewhere_is_found_there() {
     });
     assert_eq!(told(&[&low, &high]).1, 1);
 
-    // A file with metadata only.
+    // A metadata-only file.
     let mode = || fs::Permissions::from_mode(0o755);
     let high = base_image(&directory, |tree| {
         fs::create_dir(tree.join("new")).unwrap();
@@ -227,7 +227,7 @@ fn what_overlayfs_looks_for_elsewhere_is_found_there() {
 }
 
 #[test]
-fn files_of_all_layers_or_of_one_are_written_out() {
+fn extract_writes_all_layers_or_one() {
     let directory = scratch("check-cat");
     let tree = directory.join("tree");
     let layer = |name: &str, text: &str| {

@@ -1,8 +1,8 @@
-//! `layerinit boot`, with a program in place of QEMU that records its arguments.
+//! `layerinit boot`, with a script in place of QEMU that records its arguments.
 
 use super::*;
 
-/// A directory with an image, a kernel, and a QEMU that runs this script.
+/// A directory with an image, a kernel, and this script in place of QEMU.
 fn guest(name: &str, qemu: &str) -> std::path::PathBuf {
     let directory = workshop(name);
     fs::write(directory.join("init"), init_for(62)).unwrap();
@@ -34,7 +34,7 @@ const COMMAND: &str = "qemu-system-x86_64 -nodefaults -no-user-config -no-reboot
     -initrd a.img -append 'console=ttyS0 panic=-1 no_timer_check retain_initrd'\n";
 
 #[test]
-fn the_status_of_the_guest_is_that_of_the_tool() {
+fn the_tool_exits_with_the_status_of_the_guest() {
     let directory = guest("boot-status", "cat console; exit $(cat status)");
     let words = [
         "a.img", "--kernel", "vmlinuz", "--accel", "tcg", "--smp", "1",

@@ -1,18 +1,18 @@
-//! `layerinit build`: the loader, the layers, and where they lie.
+//! `layerinit build`: the loader, the layers, and their offsets.
 
 use super::*;
 
 #[test]
-fn all_of_the_last_page_of_the_last_image_is_there() {
+fn the_last_page_of_the_last_image_is_complete() {
     let directory = workshop("tool-build-pages");
-    // Nine blocks of 512 bytes.
+    // The image has nine blocks of 512 bytes.
     let mut small = erofs(2, "small")[..9 * 512].to_vec();
     small[1036] = 9;
     small[1060] = 9;
     fs::write(directory.join("small.erofs"), &small).unwrap();
     fs::write(directory.join("both"), join(&[&cpio(&[dir("x")]), &small])).unwrap();
     let at = cpio(&[dir("x")]).len();
-    // Pages of 4 KiB, and of up to 64 KiB; and a layer after the image that is longer than that, and not.
+    // Pages of 4 KiB and of up to 64 KiB; a layer after the image that is longer or shorter than these.
     let long = cpio(&[file("long", &[1; 70_000])]);
     fs::write(directory.join("long.cpio"), &long).unwrap();
     for (machine, layers, end) in [
@@ -37,7 +37,7 @@ fn all_of_the_last_page_of_the_last_image_is_there() {
 }
 
 #[test]
-fn an_image_with_data_on_another_device_is_no_layer() {
+fn an_image_with_data_on_another_device_is_refused() {
     let directory = workshop("tool-build-pieces");
     let mut image = erofs(2, "base");
     image[1110] = 1;
@@ -70,7 +70,7 @@ fn an_image_with_data_on_another_device_is_no_layer() {
 }
 
 #[test]
-fn layers_are_appended_aligned_and_as_they_are() {
+fn layers_are_appended_unchanged_and_aligned() {
     let directory = workshop("tool-build-align");
     let loader = ["build", "--init", "init", "-o", "image"];
     assert_eq!(
@@ -108,7 +108,7 @@ fn layers_are_appended_aligned_and_as_they_are() {
 }
 
 #[test]
-fn the_standard_loader_is_the_spec_that_is_in_the_repository() {
+fn the_standard_loader_is_the_spec_in_the_repository() {
     let directory = workshop("tool-build-standard");
     let spec = concat!(env!("CARGO_MANIFEST_DIR"), "/initramfs-spec/loader");
     good(&directory, &["build", "--init", "init", "-o", "standard"]);
@@ -147,7 +147,7 @@ offset          length what
 }
 
 #[test]
-fn without_init_the_one_beside_the_tool_is_taken() {
+fn without_an_option_the_init_beside_the_tool_is_used() {
     let directory = workshop("tool-build-beside");
     fs::create_dir(directory.join("bin")).unwrap();
     copy_program(
@@ -171,7 +171,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
     let missing = "layerinit: find init: neither in the directory of this program nor in ../lib/layerinit; build it with `cargo build --release --bin init`, \
                    or use --init PATH\n";
     assert_eq!(run(&[]), (String::new(), missing.into(), 1));
-    // A spec that does not ask for it does not need it.
+    // A spec without it needs none.
     fs::write(directory.join("spec"), "dir /a 0755 0 0\n").unwrap();
     assert_eq!(run(&["--spec", "spec"]).2, 0);
     fs::copy(directory.join("init"), directory.join("bin/init")).unwrap();
@@ -185,7 +185,7 @@ fn without_init_the_one_beside_the_tool_is_taken() {
     );
 }
 
-/// As much of a program as anybody looks at.
+/// As much of a program as the tool reads.
 fn program_for(e_machine: u8) -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
     elf.extend([e_machine, 0]);
@@ -193,7 +193,7 @@ fn program_for(e_machine: u8) -> Vec<u8> {
 }
 
 #[test]
-fn init_is_that_of_the_architecture() {
+fn the_init_of_the_architecture_is_used() {
     const AARCH64: u8 = 183;
     const RISCV: u8 = 243;
     let directory = workshop("tool-build-target");
@@ -236,7 +236,7 @@ fn init_is_that_of_the_architecture() {
         let image = fs::read(directory.join("image")).unwrap();
         image.windows(program.len()).any(|window| window == program)
     };
-    // Debian's name, that of uname, and the machine of the modules.
+    // The architecture by Debian's name, by that of uname, and from the modules.
     for words in [
         &["--target", "arm64"][..],
         &["--target", "aarch64"],
@@ -279,7 +279,7 @@ fn a_link_to_an_image_stays_a_link() {
     fs::create_dir(directory.join("elsewhere")).unwrap();
     symlink("other", directory.join("elsewhere/real")).unwrap();
     symlink("elsewhere/real", directory.join("image")).unwrap();
-    // Also where nothing is there yet.
+    // Also if the target does not exist yet.
     for _ in 0..2 {
         good(&directory, &["build", "--init", "init", "-o", "image"]);
         for link in ["image", "elsewhere/real"] {
@@ -296,7 +296,7 @@ fn a_link_to_an_image_stays_a_link() {
 }
 
 #[test]
-fn an_image_that_is_not_compressed_can_be_mapped_in_place() {
+fn an_uncompressed_image_can_be_mapped_in_place() {
     let directory = workshop("tool-build-plain");
     fs::write(directory.join("root/data"), [1; 5000]).unwrap();
     let words = ["build", "--init", "init", "-o", "image", "--layer", "root"];
@@ -315,7 +315,7 @@ fn an_image_that_is_not_compressed_can_be_mapped_in_place() {
 }
 
 #[test]
-fn layers_are_told_one_by_one_or_nothing_is() {
+fn the_build_prints_a_line_for_each_layer_or_nothing() {
     let directory = workshop("build-verbose");
     let words = [
         "build",

@@ -19,7 +19,7 @@ const FORMS: [(&str, Option<Codec>); 5] = [
     ("cpio.zst", Some(Codec::Zstd)),
 ];
 
-/// A directory with everything in it that an archive can hold. Files come in this order or the other.
+/// A directory with everything that an archive can hold. The files are created in this order, or backwards.
 fn directory(path: &Path, backwards: bool) {
     fs::create_dir_all(path.join("sub")).unwrap();
     fs::create_dir(path.join("a")).unwrap();
@@ -61,7 +61,7 @@ fn build(scratch: &Path, words: &[&str]) -> (String, String, i32) {
     said(&command.args(words).output().unwrap())
 }
 
-/// The bytes of the one layer of the image, and how it is compressed.
+/// The bytes of the only layer of the image, and its codec.
 fn layer(scratch: &Path) -> (Vec<u8>, Option<Codec>) {
     let image = fs::read(scratch.join("image")).unwrap();
     let found = walk(&&image[..], b"/init");
@@ -90,7 +90,7 @@ fn plain(bytes: &[u8], codec: Option<Codec>) -> Vec<u8> {
 }
 
 #[test]
-fn every_form_holds_the_same_and_the_same_input_gives_the_same_bytes() {
+fn every_form_holds_the_same_files_and_is_reproducible() {
     let scratch = scratch("as-forms");
     directory(&scratch.join("one"), false);
     directory(&scratch.join("two"), true);
@@ -116,7 +116,7 @@ fn every_form_holds_the_same_and_the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
-fn an_archive_holds_the_files_as_they_are() {
+fn an_archive_holds_the_files_unchanged() {
     let scratch = scratch("as-files");
     directory(&scratch.join("tree"), false);
     let words = ["--layer", "tree", "--as", "cpio", "--mtime", "7"];
@@ -139,7 +139,7 @@ fn an_archive_holds_the_files_as_they_are() {
             String::from_utf8_lossy(&member.name)
         ));
     }
-    // Hard links come last, when all their directories have been made; the data with the last one.
+    // Hard links come last, when all their directories exist; the data comes with the last link.
     assert_eq!(
         lines,
         [
@@ -159,7 +159,7 @@ fn an_archive_holds_the_files_as_they_are() {
 }
 
 #[test]
-fn what_is_compressed_is_what_a_kernel_takes() {
+fn compressed_archives_suit_the_kernel() {
     let scratch = scratch("as-kernel");
     directory(&scratch.join("tree"), false);
     let packed = |form: &str| {
@@ -168,15 +168,15 @@ fn what_is_compressed_is_what_a_kernel_takes() {
     };
     // lib/decompress_inflate.c: deflate, no optional field.
     assert_eq!(packed("cpio.gz")[..4], [0x1f, 0x8b, 8, 0]);
-    // lib/decompress_unxz.c: CRC32 or no check. The stream's flags.
+    // lib/decompress_unxz.c: CRC32 or no check, from the stream flags.
     assert_eq!(packed("cpio.xz")[..8], *b"\xfd7zXZ\0\0\x01");
-    // lib/decompress_unzstd.c: ZSTD_MAXWINDOWSIZE_DEFAULT, 128 MiB. The window's descriptor stands
-    // after the frame's, if the frame is no single segment (RFC 8878, 3.1.1.1).
+    // lib/decompress_unzstd.c: ZSTD_MAXWINDOWSIZE_DEFAULT, 128 MiB. The window descriptor follows the frame
+    // header descriptor, unless the frame is a single segment (RFC 8878, 3.1.1.1).
     let frame = packed("cpio.zst");
     if frame[4] & 0x20 == 0 {
         assert!(10 + (frame[5] >> 3) <= 27, "window {:#x}", frame[5]);
     }
-    // lib/decompress_unlz4.c: it ends where a length of zero follows, and so does the layer's room.
+    // lib/decompress_unlz4.c: a chunk length of zero ends the stream, and with it the segment.
     let legacy = packed("cpio.lz4");
     let image = fs::read(scratch.join("image")).unwrap();
     let start = image
@@ -184,7 +184,7 @@ fn what_is_compressed_is_what_a_kernel_takes() {
         .position(|bytes| bytes == [2, 0x21, 0x4c, 0x18])
         .unwrap();
     assert_eq!(image[start + legacy.len()..][..4], [0; 4]);
-    // qemu/differential has a kernel unpack all of them.
+    // In qemu/differential, a kernel unpacks all of them.
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn opaque_directories_get_a_mark_and_other_attributes_a_warning() {
 }
 
 #[test]
-fn it_applies_to_the_layer_before_it() {
+fn as_applies_to_the_layer_before_it() {
     let scratch = scratch("as-order");
     for name in ["one", "two", "three"] {
         fs::create_dir(scratch.join(name)).unwrap();
@@ -247,7 +247,7 @@ fn it_applies_to_the_layer_before_it() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_and_leaves_no_file() {
+fn invalid_uses_are_refused_and_leave_no_file() {
     let scratch = scratch("as-refused");
     fs::create_dir(scratch.join("tree")).unwrap();
     fs::write(
@@ -295,7 +295,7 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
         assert!(err.starts_with(message), "{err}");
         assert!(!scratch.join("image").exists());
     }
-    // Without the programs there is a name to ask for.
+    // If a program is missing, the message names its package.
     for (form, message) in [
         (
             "cpio.zst",

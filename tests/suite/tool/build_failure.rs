@@ -1,8 +1,8 @@
-//! `layerinit build` that fails or is interrupted, and mkfs.erofs below it.
+//! Builds that fail or are interrupted, and failures of mkfs.erofs.
 
 use super::*;
 
-/// Each of these builds fails with its message, and leaves no file and the old image as it was.
+/// Expects that each build fails with its message, leaves no new file, and does not change an old image.
 fn fail(directory: &Path, cases: &[(Vec<&str>, &str)]) {
     fs::write(directory.join("old"), "an old image").unwrap();
     let before = names(directory);
@@ -21,7 +21,7 @@ fn fail(directory: &Path, cases: &[(Vec<&str>, &str)]) {
 }
 
 #[test]
-fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
+fn a_failed_build_leaves_no_file_and_keeps_an_old_image() {
     let directory = workshop("tool-build-fails");
     fs::write(
         directory.join("spec"),
@@ -70,7 +70,7 @@ fn a_build_that_fails_leaves_no_file_and_an_old_image_as_it_was() {
 }
 
 #[test]
-fn a_build_of_what_is_no_layer_leaves_no_file_and_an_old_image_as_it_was() {
+fn a_build_with_an_invalid_layer_leaves_no_file_and_keeps_an_old_image() {
     let directory = workshop("tool-build-no-layer");
     fs::write(directory.join("text"), "this is no layer").unwrap();
     fs::write(directory.join("zeros"), [0; 4096]).unwrap();
@@ -114,7 +114,7 @@ fn a_build_of_what_is_no_layer_leaves_no_file_and_an_old_image_as_it_was() {
 }
 
 #[test]
-fn mkfs_erofs_is_given_the_options_and_its_messages_are_shown_when_it_fails() {
+fn mkfs_erofs_gets_the_options_and_its_messages_are_shown_if_it_fails() {
     let directory = workshop("tool-build-mkfs");
     fs::create_dir(directory.join("bin")).unwrap();
     let words = ["build", "-o", "image", "--init", "init", "--layer", "root"];
@@ -181,7 +181,8 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
     let path = format!("{}:/usr/bin:/bin", directory.join("bin").display());
     for (signal, status) in [("INT", 130), ("TERM", 143), ("HUP", 129), ("QUIT", 131)] {
         let before = names(&directory);
-        // A shell that starts the tests in the background has them ignore SIGINT, and so would the tool.
+        // A shell that runs the tests in the background makes them ignore SIGINT, and the tool would inherit
+        // that.
         let mut build = Command::new("env");
         build
             .arg(format!("--default-signal={signal}"))
@@ -202,7 +203,7 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
         let pid = fs::read_to_string(directory.join("pid")).unwrap();
         fs::remove_file(directory.join("pid")).unwrap();
         assert_eq!(names(&directory), before, "SIG{signal}");
-        // Killed, but up to init to bury.
+        // Killed, but not yet reaped by init.
         let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         assert!(
             state.is_empty() || state.contains(") Z "),
@@ -212,7 +213,7 @@ fn an_interrupted_build_leaves_no_file_and_no_process() {
 }
 
 #[test]
-fn a_build_goes_on_through_a_signal_that_it_was_told_to_ignore() {
+fn a_build_ignores_signals_that_its_parent_ignores() {
     let directory = workshop("tool-build-nohup");
     fs::create_dir(directory.join("bin")).unwrap();
     script(

@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// A device of a fake sysfs: its path below sys/devices, its MODALIAS, its driver's module.
+/// A device of a fake sysfs: its path below sys/devices, its MODALIAS, the module of its driver.
 type FakeDevice = (&'static str, &'static str, &'static str);
 
-/// A machine with a disk on each bus that docs/disks.md names, and things that are no disks.
+/// A machine with a disk on each bus in docs/disks.md, and other devices.
 const MACHINE: [FakeDevice; 21] = [
     ("pci0000:00", "", ""),
-    // A bridge whose driver is built in; a module that wants it all the same is taken.
+    // A bridge whose driver is built in; a module that matches it, too, is included.
     (
         "pci0000:00/0000:00:01.0",
         "pci:v00001B36d0000000Cbc06sc04i00",
@@ -80,7 +80,7 @@ const MACHINE: [FakeDevice; 21] = [
         "",
         "",
     ),
-    // A driver that this kernel calls otherwise: the MODALIAS decides.
+    // A driver that has another name in this kernel: the MODALIAS decides.
     (
         "pci0000:00/0000:00:14.0",
         "pci:v00008086d00001E31bc0Csc03i30",
@@ -132,7 +132,7 @@ fn fake_machine(root: &Path) {
     fs::write(root.join("proc/mounts"), mounts).unwrap();
 }
 
-/// A directory with a kernel's modules, empty but for their names, below `tree`.
+/// A directory with the modules of a kernel below `tree`, whose files hold only their names.
 fn with_modules(name: &str) -> std::path::PathBuf {
     let directory = workshop(name);
     let modules = directory.join("tree/lib/modules/6.12-test");
@@ -194,7 +194,7 @@ fn set(words: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
+fn host_adds_the_drivers_of_the_disks_and_of_the_root_filesystem() {
     let directory = with_modules("tool-build-host");
     fake_machine(&directory.join("machine"));
     let said = good(&directory, &[&WORDS[..], &["--host=machine"]].concat());
@@ -212,7 +212,7 @@ fn host_takes_the_drivers_of_this_machines_disks_and_its_roots_filesystem() {
 }
 
 #[test]
-fn modules_by_name_come_with_their_soft_dependencies() {
+fn named_modules_come_with_their_soft_dependencies() {
     let directory = with_modules("tool-build-host-names");
     good(
         &directory,
@@ -223,7 +223,7 @@ fn modules_by_name_come_with_their_soft_dependencies() {
 }
 
 #[test]
-fn host_says_that_a_machine_has_no_disks() {
+fn host_reports_a_machine_without_disks() {
     let directory = with_modules("tool-build-host-bare");
     let bare = directory.join("bare");
     fs::create_dir_all(bare.join("sys/class/block")).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn modules_are_decompressed_and_lose_signatures_only_when_told() {
+fn modules_are_decompressed_and_keep_their_signatures_by_default() {
     let directory = workshop("tool-build-module-files");
     let modules = directory.join("lib/modules/6.12-test");
     let signature = b"sig\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n";
@@ -60,7 +60,7 @@ fn modules_are_decompressed_and_lose_signatures_only_when_told() {
 }
 
 #[test]
-fn a_build_says_that_its_modules_are_for_another_machine() {
+fn modules_for_another_machine_get_a_warning() {
     let directory = workshop("tool-build-machine");
     let modules = directory.join("lib/modules/6.12-test");
     fs::create_dir_all(&modules).unwrap();
@@ -98,7 +98,7 @@ kernel/fs/jbd2.ko:
 kernel/fs/mbcache.ko:
 ";
 
-/// What a build takes without `--module`, as `listed` shows it.
+/// The files of a build without `--module`, as `listed` prints them.
 const FEW: [&str; 13] = [
     "drwx--x--x lib",
     "drwxr-xr-x lib/modules",
@@ -144,7 +144,8 @@ fn with_modules(name: &str) -> std::path::PathBuf {
 
 const WORDS: [&str; 6] = ["build", "-o", "image", "--spec", "spec", "--modules"];
 
-/// Mode and path of every file in the image of a build with these words, the modules' directory shortened.
+/// Mode and path of every file in the image of a build with these words, with the directory of modules
+/// shortened.
 fn listed(directory: &Path, more: &[&str]) -> Vec<String> {
     good(directory, &[&WORDS[..], more].concat());
     let listing = good(directory, &["list", "--files", "image"]);
@@ -160,7 +161,7 @@ fn listed(directory: &Path, more: &[&str]) -> Vec<String> {
     shortened.collect::<Vec<_>>()
 }
 
-/// What more there is than `FEW`.
+/// The files in addition to `FEW`.
 fn extra(directory: &Path, more: &[&str]) -> Vec<String> {
     let mut lines = listed(directory, more);
     lines.retain(|line| !FEW.contains(&line.as_str()));
@@ -168,9 +169,9 @@ fn extra(directory: &Path, more: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn modules_come_with_what_they_depend_on_and_nothing_more() {
+fn modules_come_with_their_dependencies_and_no_others() {
     let directory = with_modules("tool-build-modules");
-    // However the directory is named.
+    // For every spelling of the directory.
     for root in [
         "tree",
         "tree/usr/lib/modules",
@@ -190,7 +191,7 @@ fn modules_come_with_what_they_depend_on_and_nothing_more() {
 }
 
 #[test]
-fn modules_may_be_named() {
+fn modules_can_be_named() {
     let directory = with_modules("tool-build-modules-named");
     assert_eq!(
         extra(
@@ -207,10 +208,10 @@ fn modules_may_be_named() {
 }
 
 #[test]
-fn soft_dependencies_of_modules_come_too() {
+fn soft_dependencies_of_modules_are_included() {
     let directory = with_modules("tool-build-modules-softdep");
     let modules = directory.join("tree/usr/lib/modules/6.12-test");
-    // What a dependency asks for softly, by an alias.
+    // A soft dependency of a dependency, by an alias.
     let (softdep, alias) = (
         modules.join("modules.softdep"),
         modules.join("modules.alias"),
@@ -231,7 +232,7 @@ fn soft_dependencies_of_modules_come_too() {
 }
 
 #[test]
-fn modules_that_are_not_there_are_named() {
+fn missing_modules_are_named() {
     let directory = with_modules("tool-build-modules-missing");
     let modules = directory.join("tree/usr/lib/modules/6.12-test");
     let bad = |more: &[&str]| bad(&directory, &[&WORDS[..], more].concat());
@@ -268,7 +269,7 @@ fn modules_that_are_not_there_are_named() {
 }
 
 #[test]
-fn modules_lie_below_usr_where_lib_is_a_link() {
+fn modules_are_below_usr_if_lib_is_a_link() {
     let directory = with_modules("tool-build-modules-usr");
     fs::write(
         directory.join("spec"),
@@ -282,7 +283,7 @@ fn modules_lie_below_usr_where_lib_is_a_link() {
     );
 }
 
-/// As bootc images have them: the kernel of the highest version, unless --kernel names one.
+/// As in bootc images: those of the kernel with the highest version, unless --kernel names one.
 #[test]
 fn the_modules_of_a_kernel_in_the_layers() {
     let directory = workshop("tool-build-layer-modules");

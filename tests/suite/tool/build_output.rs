@@ -1,5 +1,5 @@
-//! `layerinit build`: labels of layers, the file that is written, layers inside the loader. Needs root, for owners
-//! and a mount namespace.
+//! `layerinit build`: labels of layers, the output file, layers inside the loader. Needs root, for owners and
+//! a mount namespace.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -22,14 +22,14 @@ fn workshop(name: &str) -> PathBuf {
     directory
 }
 
-/// Runs the tool and wants success; what it wrote.
+/// Runs the tool, expects success, and returns its output.
 fn good(directory: &Path, words: &[&str]) -> String {
     let (stdout, stderr, status) = said(&tool(directory).args(words).output().unwrap());
     assert_eq!((stderr.as_str(), status), ("", 0), "{words:?}: {stdout}");
     stdout
 }
 
-/// What `plan` writes: these images have no real init, which is an error.
+/// The output of `plan`. These images have no real init, which is an error.
 fn planned(directory: &Path, words: &[&str]) -> String {
     let (stdout, stderr, status) = said(&tool(directory).args(words).output().unwrap());
     assert_eq!((stderr.as_str(), status), ("", 1), "{words:?}: {stdout}");
@@ -45,7 +45,7 @@ fn build(directory: &Path, words: &[&str]) -> (String, String, i32) {
 
 // ---- labels
 
-/// The labels of the layers of `image`, and that their checksums are good.
+/// The labels of the layers of `image`, whose checksums must be good.
 fn labels(directory: &Path) -> Vec<String> {
     let list = good(directory, &["list", "image"]);
     let layers = list.lines().filter(|line| line.contains(" erofs "));
@@ -58,7 +58,7 @@ fn labels(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_layer_is_named_after_its_directory_so_that_skip_finds_it() {
+fn a_layer_is_labelled_with_the_name_of_its_directory() {
     let directory = workshop("build-label");
     let (_, stderr, status) = build(&directory, &["--layer", "base", "--layer", "app/."]);
     assert_eq!((stderr.as_str(), status), ("", 0));
@@ -82,7 +82,7 @@ fn a_label_can_be_chosen_for_each_layer() {
     ];
     assert_eq!(build(&directory, &words).2, 0);
     assert_eq!(labels(&directory), ["os", ""]);
-    // The content names the image, and the label is a part of it.
+    // The UUID depends on the content, of which the label is a part.
     let uuids = good(&directory, &["list", "image"]);
     let words = ["--layer", "base", "--layer", "app", "--label", ""];
     assert_eq!(build(&directory, &words).2, 0);
@@ -99,7 +99,7 @@ fn a_label_can_be_chosen_for_each_layer() {
 }
 
 #[test]
-fn a_label_that_cannot_be_is_refused() {
+fn an_invalid_label_is_refused() {
     let directory = workshop("build-label-refused");
     fs::write(directory.join("x.cpio"), "").unwrap();
     for (words, status, expected) in [
@@ -175,9 +175,9 @@ fn a_rebuilt_image_keeps_mode_and_owner() {
 }
 
 #[test]
-fn an_owner_that_cannot_be_kept_is_told() {
+fn an_owner_that_cannot_be_kept_gets_a_warning() {
     let directory = workshop("build-owner");
-    // Where the tool is need not be open to others.
+    // Other users may not have access to the path of the tool.
     let other = Path::new("/tmp").join(format!("layerinit-owner-{}", std::process::id()));
     fs::create_dir(&other).unwrap();
     chown(&other, Some(1234), Some(1234)).unwrap();
@@ -201,7 +201,7 @@ fn an_owner_that_cannot_be_kept_is_told() {
     let warning = "warning: image: the owner and group of the file that it replaces could not be kept: Operation not \
                    permitted (os error 1)";
     assert_eq!(stdout.lines().next(), Some(warning));
-    // What 0:0 could write, another group cannot.
+    // The mode without the write permission of the group, which is another one now.
     assert_eq!(image, (0o604, 1234, 1234));
 }
 
@@ -248,7 +248,7 @@ fn a_killed_build_leaves_nothing() {
         ])
         .env("PATH", path);
     let mut build = build.spawn().unwrap();
-    // Its only child, once that is mkfs.erofs's place.
+    // The only child of the tool, once it runs mkfs.erofs.
     let children = format!("/proc/{0}/task/{0}/children", build.id());
     let patience = Instant::now() + Duration::from_secs(60);
     let child = loop {
@@ -269,13 +269,13 @@ fn a_killed_build_leaves_nothing() {
 }
 
 #[test]
-fn where_no_file_can_be_nameless_a_build_writes_into_a_directory_that_goes() {
+fn without_unnamed_files_a_build_uses_a_temporary_directory() {
     let directory = workshop("build-named");
     let layers = ["--layer", "base", "--layer", "app", "--as", "cpio.gz"];
     build(&directory, &layers);
     let image = fs::read(directory.join("image")).unwrap();
     fs::set_permissions(directory.join("image"), fs::Permissions::from_mode(0o600)).unwrap();
-    // Nothing can give a file a name without /proc.
+    // Without /proc, an unnamed file cannot be linked.
     let mut unshare = Command::new("unshare");
     unshare
         .args([
@@ -313,7 +313,7 @@ const PLAIN: [&str; 2] = ["--erofs-compression", "none"];
 fn with_spec(name: &str) -> PathBuf {
     let directory = workshop(name);
     fs::write(directory.join("late.cpio"), cpio(&[file("x", b"1")])).unwrap();
-    // Files of no more than a page are not aligned.
+    // Files of at most a page are not aligned.
     fs::write(directory.join("base/etc/data"), "data".repeat(5000)).unwrap();
     fs::write(directory.join("spec"), "file /init init 0755 0 0\n").unwrap();
     directory
@@ -410,11 +410,11 @@ fn files_of_an_archive_are_aligned_to_powers_of_two_only() {
 }
 
 #[test]
-fn a_file_that_a_boot_loader_adds_finds_its_directory() {
+fn files_that_a_boot_loader_adds_have_their_directory() {
     let directory = workshop("build-newc");
     assert_eq!(build(&directory, &[]).2, 0);
     let mut image = fs::read(directory.join("image")).unwrap();
-    // As iPXE does it: a header for each file, and no trailer.
+    // As iPXE does: a header for each file, and no trailer.
     let layer = erofs(1, "base");
     image.extend(cpio_without_trailer(&[file(
         "layers/10-base.erofs",

@@ -1,8 +1,8 @@
-//! `layerinit build --uki`, `--fit` and `--iso`: the programs that it runs, and what `list` reads of the files.
+//! `layerinit build --uki`, `--fit` and `--iso`: the programs that it runs, and `list` of the output.
 
 use super::*;
 
-/// A directory with a kernel for x86, an image's layer, and these programs.
+/// A directory with a kernel for x86, a layer, and these programs.
 fn workbench(name: &str, programs: &[(&str, &str)]) -> std::path::PathBuf {
     let directory = workshop(name);
     fs::write(directory.join("init"), init_for(62)).unwrap();
@@ -16,7 +16,7 @@ fn workbench(name: &str, programs: &[(&str, &str)]) -> std::path::PathBuf {
     directory
 }
 
-/// Runs `layerinit build` with these words. Its programs are those of the directory first.
+/// Runs `layerinit build` with these words. The programs in the directory come first in PATH.
 fn build(directory: &Path, words: &[&str]) -> (String, String, i32) {
     let bin = directory.canonicalize().unwrap().join("bin");
     let mut command = tool(directory);
@@ -43,7 +43,7 @@ fn ukify_words(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn ukify_gets_kernel_image_and_command_line() {
+fn ukify_gets_the_kernel_the_image_and_the_command_line() {
     let directory = workbench("bundle-uki", &[("ukify", UKIFY)]);
     fs::create_dir_all(directory.join("root/usr/lib")).unwrap();
     fs::write(directory.join("root/usr/lib/os-release"), "ID=test\n").unwrap();
@@ -91,7 +91,7 @@ fn ukify_gets_kernel_image_and_command_line() {
     let image = ["-o", "plain.img", "--init", "init", "--layer", "root"];
     assert_eq!(build(&directory, &image).2, 0);
     let read = |name: &str| fs::read(directory.join(name)).unwrap();
-    assert!(read("seen") == read("plain.img"), "another image");
+    assert!(read("seen") == read("plain.img"), "ukify got another image");
     let left: Vec<_> = names(&directory)
         .into_iter()
         .filter(|name| name.starts_with('.'))
@@ -100,7 +100,7 @@ fn ukify_gets_kernel_image_and_command_line() {
 }
 
 #[test]
-fn an_image_without_the_word_that_it_needs_is_warned_of() {
+fn a_missing_word_of_the_command_line_gets_a_warning() {
     let directory = workbench("bundle-words", &[("ukify", UKIFY)]);
     let words = |cmdline: &'static [&'static str]| {
         let words = [
@@ -175,7 +175,7 @@ fn an_addon_has_the_layers_and_no_loader() {
 }
 
 #[test]
-fn what_is_missing_is_named_and_nothing_is_left() {
+fn missing_programs_and_files_are_named_and_no_file_is_left() {
     let directory = workbench(
         "bundle-missing",
         &[(
@@ -223,7 +223,7 @@ fn what_is_missing_is_named_and_nothing_is_left() {
     assert_eq!(names(&directory), before);
 }
 
-/// mkimage writes the FIT image, and `list` and `check` read it.
+/// `list` and `check` read a FIT image of mkimage.
 #[test]
 fn the_ramdisk_of_a_fit_image_is_the_image() {
     let directory = workbench("bundle-fit", &[]);
@@ -270,7 +270,7 @@ fn the_ramdisk_of_a_fit_image_is_the_image() {
     assert!(stdout.contains(": U-Boot refuses it"), "{stdout}");
 }
 
-/// An ISO as distributions make them, and the initrd in it by path.
+/// An ISO as distributions make it, with an initrd that is named by its path.
 #[test]
 fn the_initrd_of_an_iso_is_found_by_its_path() {
     let directory = workbench("bundle-iso", &[]);
@@ -306,7 +306,7 @@ fn the_initrd_of_an_iso_is_found_by_its_path() {
             listed.contains(&format!(" {iso}:/boot/initrd.img\n")),
             "{listed}"
         );
-        // There is no init in this root.
+        // This root has no init.
         let (plan, ..) = run(&directory, &["plan", iso]);
         assert!(
             plan.contains("read-only"),

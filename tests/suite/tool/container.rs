@@ -1,5 +1,5 @@
-//! `layerinit build --layer`: tar archives and container images. Needs root, umoci, skopeo and mkfs.erofs of three
-//! Debian releases; what the kernel mounts is compared with what umoci unpacks.
+//! `layerinit build --layer` with tar archives and container images: compares the stack that the kernel
+//! mounts with the output of umoci. Needs root, umoci, skopeo and mkfs.erofs of three Debian releases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ fn shell(directory: &Path, script: &str) -> Output {
     output
 }
 
-/// The members of an archive: arguments of `add` in the Python program of [`archive`].
+/// The members of an archive, as arguments of `add` in the Python program of [`archive`].
 type Members<'a> = &'a [&'a str];
 
-/// Writes a tar archive. Each member is the arguments of `add`.
+/// Writes a tar archive.
 fn archive(path: &Path, members: Members) {
     const ADD: &str = r"
 import io, sys, tarfile
@@ -54,7 +54,8 @@ def add(name, type=tarfile.REGTYPE, data=b'', link='', mode=None, **more):
     );
 }
 
-/// The layers of the image that the tests compare: everything that a layer can do to those below.
+/// The layers of the image that the tests compare, with every kind of change that a layer can make to lower
+/// ones.
 const LAYERS: [Members; 3] = [
     &[
         "'etc', D, mode=0o750, uid=3, gid=4, mtime=1600000000",
@@ -110,7 +111,7 @@ const LAYERS: [Members; 3] = [
     ],
 ];
 
-/// An OCI layout with these layers at `image:v1`, and the bundle that umoci unpacks.
+/// Makes an OCI layout with these layers, `image:v1`, and unpacks it with umoci.
 fn layout(directory: &Path, layers: &[Members]) {
     let mut script = "umoci init --layout image; umoci new --image image:v1\n".to_string();
     for (number, members) in layers.iter().enumerate() {
@@ -123,7 +124,7 @@ fn layout(directory: &Path, layers: &[Members]) {
     );
 }
 
-/// The tool with a cache and a mkfs.erofs of its own.
+/// Runs the tool with its own cache and this mkfs.erofs.
 fn run(directory: &Path, mkfs: Option<&Path>, words: &[&str]) -> (String, String, i32) {
     let mut command = tool(directory);
     command.env("XDG_CACHE_HOME", directory.join("cache"));
@@ -141,7 +142,7 @@ fn good(directory: &Path, mkfs: Option<&Path>, words: &[&str]) -> String {
     stdout
 }
 
-/// Runs it and wants failure, with nothing left behind; its message.
+/// Runs the tool, expects a failure that leaves no file, and returns its message.
 fn bad(directory: &Path, words: &[&str]) -> String {
     let names = |path: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(path).into_iter().flatten();
@@ -170,8 +171,8 @@ fn bad(directory: &Path, words: &[&str]) -> String {
     stderr
 }
 
-/// What there is in a directory: type, mode, owner, size, time, links, attributes, and content. The size and the
-/// number of links of directories are the filesystem's own matter.
+/// Lists a directory: type, mode, owner, size, time, links, attributes and content. The sizes and link counts
+/// of directories, which depend on the filesystem, are omitted.
 const SHOW: &str = r"
 show() {
     (
@@ -219,7 +220,7 @@ diff expected found
 }
 
 #[test]
-fn the_stack_of_an_image_is_what_umoci_unpacks_with_every_mkfs_erofs() {
+fn the_stack_of_an_image_equals_umoci_unpack_with_every_mkfs_erofs() {
     let directory = scratch("container-compare");
     layout(&directory, &LAYERS);
     let (newer, newest) = (&*NEWER_MKFS, &*NEWEST_MKFS);
@@ -230,7 +231,7 @@ fn the_stack_of_an_image_is_what_umoci_unpacks_with_every_mkfs_erofs() {
             good(&directory, mkfs, &words);
             compare(&directory);
             let image = fs::read(directory.join("out.img")).unwrap();
-            // From the cache, and without.
+            // With and without the cache.
             let cached = good(&directory, mkfs, &words);
             assert!(cached.contains("from the cache"), "{cached}");
             assert!(fs::read(directory.join("out.img")).unwrap() == image);
@@ -309,7 +310,7 @@ fn tar_archives_are_layers_in_every_compression() {
     ];
     good(&directory, None, &words);
     compare(&directory);
-    // A single archive keeps its marks: what is below is not known.
+    // A single archive keeps its whiteouts, because the lower layers are unknown.
     let list = |layer: &str| {
         good(&directory, None, &["--layer", layer]);
         let output = tool(&directory)
@@ -327,7 +328,7 @@ fn tar_archives_are_layers_in_every_compression() {
 }
 
 #[test]
-fn sparse_files_of_every_format_are_whole() {
+fn sparse_files_of_every_format_are_complete() {
     let directory = scratch("container-sparse");
     shell(
         &directory,
@@ -348,10 +349,10 @@ fn sparse_files_of_every_format_are_whole() {
 }
 
 #[test]
-fn platforms_of_an_index() {
+fn platforms_of_an_index_are_selected() {
     let directory = scratch("container-platform");
     layout(&directory, &[&["'a'"]]);
-    // An index as buildx writes it: two platforms and an attestation behind one tag.
+    // An index as buildx writes it: two platforms and an attestation under one tag.
     shell(
         &directory,
         r#"jq -c '.manifests[0].platform = {"architecture": "s390x", "os": "linux"}
@@ -388,7 +389,7 @@ fn platforms_of_an_index() {
 }
 
 #[test]
-fn hostile_archives_are_refused_and_nothing_is_left() {
+fn hostile_archives_are_refused_and_no_file_is_left() {
     let directory = scratch("container-hostile");
     let layer: &[&str] = &["--layer", "0.tar"];
     for (members, what) in [
@@ -436,7 +437,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
     good(&directory, None, &["--layer", "0.tar", "--absolute-names"]);
     fs::remove_file(directory.join("out.img")).unwrap();
 
-    // Cut in the middle of a file, and in a compressed one.
+    // Truncated in the middle of a file, uncompressed and compressed.
     archive(&directory.join("whole.tar"), &["'a', data=b'x' * 100000"]);
     shell(
         &directory,
@@ -449,7 +450,7 @@ fn hostile_archives_are_refused_and_nothing_is_left() {
     let message = bad(&directory, &["--layer", "cut.tar.gz"]);
     assert!(message.contains("truncated"), "{message}");
 
-    // 10 GB of zeros, compressed, and as a sparse file.
+    // 10 GB of zeros, compressed or as a sparse file.
     shell(
         &directory,
         "python3 - <<'E' >header
@@ -489,7 +490,7 @@ E",
 }
 
 #[test]
-fn a_damaged_image_is_refused_and_nothing_is_left() {
+fn a_damaged_image_is_refused_and_no_file_is_left() {
     let directory = scratch("container-damaged");
     layout(&directory, &[&["'a', data=b'a' * 10000"]]);
     let damage = |script: &str| {
@@ -497,7 +498,7 @@ fn a_damaged_image_is_refused_and_nothing_is_left() {
         shell(&directory, &format!("{copy}\n{script}"));
         bad(&directory, &["--layer", "oci:bad:v1"])
     };
-    // The largest blob is the configuration or the layer; each is verified.
+    // Both the configuration and the layer are verified; the largest blob is one of them.
     let message = damage("printf X | dd of=$layer bs=1 seek=30 conv=notrunc status=none");
     assert!(
         message.contains(": the digest does not match: its bytes have sha256:"),
@@ -520,7 +521,7 @@ fn a_damaged_image_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn an_image_of_a_registry_gives_the_command_that_fetches_it() {
+fn the_name_of_an_image_in_a_registry_gives_the_skopeo_command() {
     let directory = scratch("container-registry");
     assert_eq!(
         bad(&directory, &["--layer", "docker://debian:12"]),
@@ -530,7 +531,7 @@ fn an_image_of_a_registry_gives_the_command_that_fetches_it() {
 }
 
 #[test]
-fn the_cache_has_a_limit_and_a_damaged_image_is_made_again() {
+fn the_cache_has_a_limit_and_replaces_damaged_images() {
     let directory = scratch("container-cache");
     let cache = directory.join("cache/layerinit/layers");
     let cached = || {
@@ -545,7 +546,7 @@ fn the_cache_has_a_limit_and_a_damaged_image_is_made_again() {
         archive(&directory.join(&name), &[&data]);
         good(&directory, None, &["--layer", &name, "--cache-size", "2"]);
     }
-    // Images of 700 KB: the oldest two are gone.
+    // Each image has 700 KB, so the oldest two are removed.
     assert_eq!(cached().len(), 2);
     let words = ["--layer", "3.tar"];
     assert!(good(&directory, None, &words).contains("3.tar: from the cache\n"));
@@ -556,7 +557,7 @@ fn the_cache_has_a_limit_and_a_damaged_image_is_made_again() {
     assert!(good(&directory, None, &words).contains("3.tar: from the cache\n"));
 }
 
-/// An OCI layout `image:v1` of one layer, with these words for `umoci config`.
+/// Makes an OCI layout `image:v1` of one layer, with these words for `umoci config`.
 fn program_image(directory: &Path, members: Members, config: &str) {
     layout(directory, &[members]);
     shell(
@@ -565,7 +566,7 @@ fn program_image(directory: &Path, members: Members, config: &str) {
     );
 }
 
-/// The members of the layer on top of out.img, and its layerinit-run.conf; `None` if it is an EROFS image.
+/// The members of the uppermost layer of out.img, and its layerinit-run.conf. `None` if it is an EROFS image.
 fn top_layer(directory: &Path) -> Option<(String, String)> {
     let listed = tool(directory)
         .args(["list", "--json", "out.img"])
@@ -586,7 +587,7 @@ find . -mindepth 1 -printf '%y %m %U %G %p -> %l\n' | sort -k5
 }
 
 #[test]
-fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
+fn an_image_without_an_init_gets_one_from_its_configuration() {
     let directory = scratch("container-run");
     program_image(
         &directory,
@@ -602,7 +603,8 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
         config,
         "layerinit-run 1\0arg=/serve\0arg=a b\0env=A=1\0env=PATH=/bin\0dir=/srv\0user=www:80\0stop=3\0"
     );
-    // cpio(1) has made the directory, for which there is no member: `sbin` of the image stays a link.
+    // cpio(1) has made the directory. The archive has no member for it, so that `sbin` of the image stays a
+    // link.
     assert_eq!(
         members,
         "f 755 0 0 ./layerinit-run -> \nf 600 0 0 ./layerinit-run.conf -> \nd 755 0 0 ./sbin -> \n\
@@ -612,7 +614,7 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
         fs::read(directory.join("top/layerinit-run")).unwrap(),
         fs::read(env!("CARGO_BIN_EXE_layerinit-run")).unwrap()
     );
-    // The plan and the checks see an init.
+    // `plan` and `check` find an init.
     let words = ["--init", "init", "--layer", "oci:image:v1"];
     let mut build = tool(&directory);
     fs::copy(env!("CARGO_BIN_EXE_init"), directory.join("init")).unwrap();
@@ -628,7 +630,7 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
     assert_eq!(checked.2, 0, "{checked:?}");
     assert!(!checked.0.contains("no init"), "{checked:?}");
 
-    // Options override the configuration; the words of Cmd belong to the other program.
+    // Options override the configuration, and --entrypoint disables Cmd.
     let words = [
         "--layer",
         "oci:image:v1",
@@ -647,14 +649,14 @@ fn an_image_without_an_init_gets_one_on_top_from_its_configuration() {
         config,
         "layerinit-run 1\0arg=/other\0arg=x y\0env=PATH=/bin\0env=A=2\0env=B=3\0dir=/srv\0user=7\0stop=3\0"
     );
-    // The same image gives the same bytes, also from the cache.
+    // The build is reproducible, also from the cache.
     let image = fs::read(directory.join("out.img")).unwrap();
     good(&directory, None, &[&["--no-cache"], &words[..]].concat());
     assert!(fs::read(directory.join("out.img")).unwrap() == image);
 }
 
 #[test]
-fn an_init_of_the_image_counts_unless_it_is_that_of_busybox() {
+fn the_init_of_an_image_is_used_unless_it_is_busybox() {
     const INIT: Members = &["'sbin/', D", "'sbin/init', data=b'#!/bin/sh', mode=0o755"];
     const BUSYBOX: Members = &[
         "'bin/', D",
@@ -687,7 +689,7 @@ fn an_init_of_the_image_counts_unless_it_is_that_of_busybox() {
             "{members:?} {config}"
         );
     }
-    // A layer above the image may have the init.
+    // A higher layer may have the init.
     let directory = scratch("container-init-above");
     program_image(&directory, NONE, "--config.cmd /serve");
     archive(&directory.join("init.tar"), INIT);

@@ -1,5 +1,5 @@
-//! The tool's archives against those of the kernel's own usr/gen_init_cpio, byte for byte. The
-//! program is built from Debian's kernel source: 6.12, and the newest, which has more options.
+//! Compares the tool's archives with those of the kernel's usr/gen_init_cpio, byte for byte. The program is
+//! built from Debian's kernel source: 6.12, and the newest, which has more options.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::{said, scratch, tool};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Runs a command that must work; its standard output.
+/// Runs a command that must succeed; returns its standard output.
 fn run(command: &mut Command, purpose: &str) -> Vec<u8> {
     let output = command
         .stdin(Stdio::null())
@@ -27,7 +27,7 @@ fn run(command: &mut Command, purpose: &str) -> Vec<u8> {
     output.stdout
 }
 
-/// Downloads a Debian package, or finds it in the cache.
+/// Returns the path of a Debian package in the cache, after downloading it if necessary.
 fn package(suite: &str, name: &str) -> PathBuf {
     let mut command = Command::new(format!("{REPOSITORY}/qemu/kernel/debian-package"));
     let stdout = run(command.args([suite, name]), "fetching the kernel's source");
@@ -35,8 +35,8 @@ fn package(suite: &str, name: &str) -> PathBuf {
     PathBuf::from(path.trim())
 }
 
-/// The program, built from the kernel source in a Debian package. Kept in the cache: finding one
-/// file in a compressed kernel source takes longer than everything else here.
+/// Builds the program from the kernel source in a Debian package. It is cached, because finding a file in the
+/// compressed source takes longer than everything else here.
 fn gen_init_cpio(deb: &Path) -> PathBuf {
     let file = deb.file_name().unwrap().to_str().unwrap();
     let (name, version) = file.split_once('_').unwrap();
@@ -47,7 +47,7 @@ fn gen_init_cpio(deb: &Path) -> PathBuf {
     );
     let kept = cache.join(format!("layerinit/gen_init_cpio-{version}"));
     let program = kept.join("gen_init_cpio");
-    // Tests of this process share the directory that it is built in.
+    // Tests of this process share the build directory.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if program.exists() {
@@ -71,7 +71,7 @@ fn gen_init_cpio(deb: &Path) -> PathBuf {
             .current_dir(&work),
         "compiling gen_init_cpio.c",
     );
-    // Another process that was faster has built the same.
+    // Another process has built the same in the meantime.
     if fs::rename(&work, &kept).is_err() {
         fs::remove_dir_all(&work).unwrap();
     }
@@ -79,7 +79,7 @@ fn gen_init_cpio(deb: &Path) -> PathBuf {
     program
 }
 
-/// Files of all lengths around what is padded and aligned, for specs to name.
+/// Files of all lengths around the padding and the alignment, for the specs.
 fn files(directory: &Path) {
     for length in [0, 1, 2, 3, 4, 5, 511, 512, 513, 4096, 4097, 70_001] {
         let bytes: Vec<u8> = (0..length)
@@ -90,7 +90,7 @@ fn files(directory: &Path) {
     fs::write(directory.join("high"), vec![0xff; 70_000]).unwrap();
 }
 
-/// Specs of fixed text.
+/// Literal specs.
 const TEXTS: [(&str, &str); 11] = [
     ("nothing", ""),
     (
@@ -191,10 +191,10 @@ fn lengths() -> [(&'static str, String); 5] {
     ]
 }
 
-/// Specs by name. What each is about is its name.
+/// All specs, by name.
 fn specs() -> BTreeMap<&'static str, Vec<u8>> {
     let mut specs = BTreeMap::new();
-    // What this project itself ships, for CONFIG_INITRAMFS_SOURCE as well.
+    // The specs of this repository, which are also for CONFIG_INITRAMFS_SOURCE.
     for (name, file) in [
         ("initramfs-spec/loader", "loader"),
         ("initramfs-spec/shell", "shell"),
@@ -211,7 +211,7 @@ fn specs() -> BTreeMap<&'static str, Vec<u8>> {
     specs
 }
 
-/// Runs both programs on every spec with these options, given as they are for each.
+/// Runs both programs on every spec, with these pairs of options.
 fn compare(name: &str, program: &Path, options: &[(&[&str], &[&str])]) {
     let directory = scratch(name);
     files(&directory);
@@ -252,7 +252,7 @@ fn compare(name: &str, program: &Path, options: &[(&[&str], &[&str])]) {
 }
 
 #[test]
-fn archives_are_those_of_the_program_of_linux_6_12() {
+fn archives_equal_those_of_gen_init_cpio_6_12() {
     let program = gen_init_cpio(&package("trixie", "linux-source-6.12"));
     compare(
         "gen_init_cpio-6.12",
@@ -269,8 +269,8 @@ fn archives_are_those_of_the_program_of_linux_6_12() {
 }
 
 #[test]
-fn archives_are_those_of_the_newest_program_with_its_options() {
-    // The package of the name "linux-source" holds nothing and depends on the newest.
+fn archives_equal_those_of_the_newest_gen_init_cpio() {
+    // The package "linux-source" is empty and depends on the newest one.
     let newest = package("sid", "linux-source");
     let mut command = Command::new("dpkg-deb");
     let depends = run(
@@ -291,16 +291,17 @@ fn archives_are_those_of_the_newest_program_with_its_options() {
                 &["-t", "0", "-c", "-a", "4096"],
                 &["--cpio-align", "4096", "--cpio-checksums"],
             ),
-            // No power of two, and more than fits into a name.
+            // Not a power of two, and more than fits into a name.
             (&["-t", "0", "-a", "12"], &["--cpio-align", "12"]),
             (&["-t", "0", "-a", "65536"], &["--cpio-align", "65536"]),
         ],
     );
 }
 
-/// What the original reports, and mostly still exits 0 for, is a failure here and leaves no file.
+/// gen_init_cpio reports these errors and mostly exits with status 0; here, they are failures and leave no
+/// file.
 #[test]
-fn what_the_original_complains_about_fails() {
+fn complaints_of_gen_init_cpio_are_errors() {
     let program = gen_init_cpio(&package("trixie", "linux-source-6.12"));
     let directory = scratch("gen_init_cpio-bad");
     files(&directory);

@@ -1,5 +1,5 @@
-//! What `list`, `check` and `plan` read: several files, unified kernel images, U-Boot's ramdisks, sparse files and
-//! block devices. Needs root, for a loop device.
+//! The inputs of `list`, `check` and `plan`: several files, unified kernel images, U-Boot ramdisks, sparse
+//! files and block devices. Needs root, for a loop device.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::common::{cpio, cpio_without_trailer, erofs, file, join, own_init, pad, program};
 use crate::support::{erofs_with_init, said, scratch, tool};
 
-/// Runs the tool with these words. To read terabytes is to fail.
+/// Runs the tool with these words, and a time limit that reading terabytes exceeds.
 fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {
     let mut command = Command::new("timeout");
     command
@@ -20,14 +20,14 @@ fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {
     said(&command.output().unwrap())
 }
 
-/// Runs it and wants success; what it wrote.
+/// Runs the tool, expects success, and returns its output.
 fn good(directory: &Path, words: &[&str]) -> String {
     let (stdout, stderr, status) = run(directory, words);
     assert_eq!((stderr.as_str(), status), ("", 0), "{words:?}: {stdout}");
     stdout
 }
 
-/// A file of 8 TiB that has `start` at its start and `end` at its end.
+/// A sparse file of 8 TiB that begins with `start` and ends with `end`.
 fn giant(path: &Path, start: &[u8], end: &[u8]) {
     let file = File::create(path).unwrap();
     file.set_len(8 << 40).unwrap();
@@ -76,7 +76,7 @@ offset          length what
 }
 
 #[test]
-fn a_giant_is_no_layer() {
+fn a_file_of_terabytes_is_no_layer() {
     let directory = scratch("inputs-giant-layer");
     fs::write(directory.join("init"), "#!/init\n").unwrap();
     giant(&directory.join("hollow"), b"", b"");
@@ -137,7 +137,7 @@ fn a_block_device_is_read_to_its_end() {
 
 // ---- several files
 
-/// The pieces one after another, each at a multiple of `align`.
+/// The pieces, each at a multiple of `align`.
 fn padded(pieces: &[&[u8]], align: usize) -> Vec<u8> {
     let mut whole = Vec::new();
     for piece in pieces {
@@ -148,7 +148,7 @@ fn padded(pieces: &[&[u8]], align: usize) -> Vec<u8> {
 }
 
 #[test]
-fn several_files_are_one_image_as_a_boot_loader_makes_it() {
+fn several_files_are_joined_as_by_a_boot_loader() {
     let directory = scratch("inputs-several");
     let mut loader = cpio(&[own_init("init")]);
     loader.extend([0; 3]);
@@ -210,7 +210,7 @@ offset          length what
         r#"{"name":"base","offset":396,"length":4096}],"trouble":null,"#
     );
     assert!(json.starts_with(start), "{json}");
-    // An offset is one of the whole, as /init says it.
+    // An offset is relative to the joined files, as in messages of /init.
     fs::write(directory.join("junk"), "junk").unwrap();
     let (_, stderr, status) = run(&directory, &["list", "loader", "junk"]);
     let message = "layerinit: read at 0x18c: neither cpio nor EROFS: 6a 75 6e 6b \"junk\"\n";
@@ -222,7 +222,7 @@ offset          length what
 
 // ---- unified kernel images
 
-/// A PE file with these sections, each filled up to 512 bytes, as ukify writes it.
+/// A PE file with these sections, each padded to 512 bytes, as ukify writes it.
 fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
     let mut file = b"MZ".to_vec();
     file.resize(0x3c, 0);
@@ -262,7 +262,7 @@ fn two_layers() -> Vec<u8> {
     ])
 }
 
-/// A unified kernel image of both.
+/// A unified kernel image of the microcode and the two layers.
 fn uki() -> Vec<u8> {
     pe(&[
         (".linux", b"a kernel"),
@@ -272,7 +272,7 @@ fn uki() -> Vec<u8> {
     ])
 }
 
-/// A directory with it as linux.efi, and as initrd what systemd-stub makes of it.
+/// A directory with that as linux.efi, and the initrd that systemd-stub would pass.
 fn with_uki(name: &str) -> std::path::PathBuf {
     let directory = scratch(name);
     fs::write(directory.join("linux.efi"), uki()).unwrap();
@@ -281,7 +281,7 @@ fn with_uki(name: &str) -> std::path::PathBuf {
     directory
 }
 
-/// Where these bytes begin in the unified kernel image.
+/// The offset of these bytes in the unified kernel image.
 fn place(bytes: &[u8]) -> usize {
     let uki = uki();
     let mut windows = uki.windows(bytes.len());
@@ -334,7 +334,7 @@ fn a_list_of_a_unified_kernel_image_begins_with_its_sections() {
 }
 
 #[test]
-fn addons_come_behind_the_unified_kernel_image_and_microcode_before_all() {
+fn addons_follow_the_unified_kernel_image_and_microcode_is_first() {
     let directory = with_uki("inputs-uki-addons");
     fs::write(
         directory.join("late.efi"),
@@ -392,7 +392,7 @@ fn crc32(bytes: &[u8]) -> u32 {
         .fold(!0, |crc, byte| step(crc ^ u32::from(*byte)))
 }
 
-/// The data with the header of `mkimage -A arm64 -T ramdisk -C none`.
+/// The data, with the header of `mkimage -A arm64 -T ramdisk -C none`.
 pub fn uimage(data: &[u8]) -> Vec<u8> {
     let mut header = [0; 64];
     header[..4].copy_from_slice(b"\x27\x05\x19\x56");
@@ -405,7 +405,7 @@ pub fn uimage(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_ramdisk_of_u_boot_goes_without_its_header() {
+fn the_header_of_a_u_boot_ramdisk_is_skipped() {
     let directory = scratch("inputs-uimage");
     let initrd = join(&[&cpio(&[own_init("init")]), &erofs_with_init("app")]);
     fs::write(directory.join("initrd"), &initrd).unwrap();

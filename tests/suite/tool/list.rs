@@ -44,7 +44,7 @@ offset          length what
 }
 
 #[test]
-fn list_shows_what_comes_before_trouble() {
+fn list_shows_the_segments_before_trouble() {
     let directory = scratch("tool-list-trouble");
     let image = join(&[&cpio(&[program("init")]), b"what is this"]);
     fs::write(directory.join("image"), image).unwrap();
@@ -111,12 +111,12 @@ offset          length what
 }
 
 #[test]
-fn files_of_an_erofs_image_are_listed_as_they_were_put_in() {
+fn list_shows_the_files_of_an_erofs_image() {
     let directory = scratch("tool-list-erofs");
     let root = directory.join("root");
     fs::create_dir_all(root.join("many")).unwrap();
     fs::create_dir_all(root.join("empty")).unwrap();
-    // More than a block of names, and more than a block of link.
+    // More than a block of names, and a link target longer than a block.
     for n in 0..400 {
         fs::write(root.join(format!("many/file-{n}")), vec![b'x'; n]).unwrap();
     }
@@ -144,7 +144,7 @@ fn files_of_an_erofs_image_are_listed_as_they_were_put_in() {
             }
             _ => String::new(),
         };
-        // How many bytes a directory takes is up to the filesystem.
+        // The size of a directory depends on the filesystem.
         let size = if metadata.is_dir() {
             "*".into()
         } else {
@@ -187,7 +187,7 @@ fn files_of_an_erofs_image_are_listed_as_they_were_put_in() {
     assert_eq!(actual, expected);
 }
 
-/// The mode that reads like this.
+/// The mode of these letters.
 fn number(letters: &str) -> u32 {
     let kinds = [('-', 0o100_000), ('d', 0o040_000), ('l', 0o120_000)];
     let mut mode = kinds

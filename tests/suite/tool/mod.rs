@@ -1,4 +1,4 @@
-//! The host tool from outside: arguments in, exact output, exit status and files out.
+//! The host tool as a program: arguments, exact output, exit status and files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,14 +38,14 @@ fn run(directory: &Path, words: &[&str]) -> (String, String, i32) {
     said(&tool(directory).args(words).output().unwrap())
 }
 
-/// Runs it and wants success; what it wrote.
+/// Runs the tool, expects success, and returns its output.
 fn good(directory: &Path, words: &[&str]) -> String {
     let (stdout, stderr, status) = run(directory, words);
     assert_eq!((stderr.as_str(), status), ("", 0), "{words:?}: {stdout}");
     stdout
 }
 
-/// Runs it and wants failure without output; its message.
+/// Runs the tool, expects a failure without output, and returns its message.
 fn bad(directory: &Path, words: &[&str]) -> String {
     let (stdout, stderr, status) = run(directory, words);
     assert_eq!((stdout.as_str(), status), ("", 1), "{words:?}: {stderr}");

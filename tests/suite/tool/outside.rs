@@ -1,4 +1,5 @@
-//! `build --layers-outside`: layers for a disk, with hash trees of dm-verity, digests of fs-verity, and a signed list.
+//! `build --layers-outside`: layers for a disk, with dm-verity hash trees, fs-verity digests, and a signed
+//! list.
 
 use super::*;
 
@@ -38,7 +39,7 @@ fn build(directory: &Path, more: &[&str]) -> String {
     good(directory, &[&words[..], &layers, more].concat())
 }
 
-/// What a program prints.
+/// Runs a program; returns its output, and whether it succeeded.
 fn output(directory: &Path, package: &str, program: &str, words: &[&str]) -> (String, bool) {
     let mut command = Command::new(program);
     let command = command.current_dir(directory).args(words);
@@ -74,7 +75,7 @@ fn flip(directory: &Path, name: &str, at: u64) {
 }
 
 #[test]
-fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
+fn hash_trees_equal_those_of_veritysetup() {
     let directory = shop("outside-verity");
     build(
         &directory,
@@ -144,7 +145,7 @@ fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
         verified.starts_with(&format!("verity:{root}  ")),
         "{verified}"
     );
-    // Without the tree, the layers would boot as well.
+    // The layers would also boot without the tree.
     let (said, _, status) = run(
         &directory,
         &[
@@ -158,7 +159,7 @@ fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
     );
     assert!(!said.contains("verification"), "{said} {status}");
 
-    // A bit in the data, in the tree, and in its superblock.
+    // A flipped bit in the data, in the tree, and in its superblock.
     let good_image = image;
     for (at, message) in [
         (
@@ -189,7 +190,7 @@ fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
 }
 
 #[test]
-fn digests_of_fs_verity_are_those_of_fsverity() {
+fn fs_verity_digests_equal_those_of_fsverity() {
     let directory = shop("outside-fs-verity");
     build(&directory, &["--verify", "--fs-verity"]);
     let files = [
@@ -262,7 +263,7 @@ fn a_signed_list_is_beside_the_layers() {
 }
 
 #[test]
-fn layers_outside_are_only_files_without_verification() {
+fn layers_outside_work_without_verification() {
     let directory = shop("outside-plain");
     let said = build(&directory, &["--verity"]);
     assert!(

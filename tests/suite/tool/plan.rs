@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
+fn the_loader_is_the_archive_with_the_program_of_rdinit() {
     let directory = scratch("tool-rdinit");
     let first = "layer 0 (initrd+0x1000): 4096 bytes, erofs by memback, loop, extract\n";
     let script = entry("before", 0o100_755, b"#!/bin/sh\nexec /init\n");
@@ -21,7 +21,7 @@ fn the_loader_is_what_holds_the_program_that_rdinit_comes_to() {
 }
 
 #[test]
-fn a_plan_that_nobody_would_carry_out_is_an_error() {
+fn a_plan_for_a_foreign_init_is_an_error() {
     let directory = scratch("tool-foreign-init");
     let loader = cpio(&[own_init("init")]);
     let script = cpio(&[entry("init", 0o100_755, b"#!/bin/sh\nexec /sbin/init\n")]);
@@ -50,9 +50,9 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
         (vec![&loader[..], &other, &base], None),
         (vec![&script, &loader, &base], None),
         (vec![&busybox, &packed, &base], None),
-        // The kernel has a loader built in, or another program that is to be in its place.
+        // The loader is built into the kernel, or another program starts /init.
         (vec![&base], None),
-        // Not unpacked by the kernel: a layer.
+        // The kernel does not unpack this archive, so it is a layer.
         (vec![&loader, &base, &script], None),
         (
             vec![&loader, &script, &base],
@@ -81,7 +81,7 @@ fn a_plan_that_nobody_would_carry_out_is_an_error() {
 }
 
 #[test]
-fn plan_is_that_of_init() {
+fn plan_prints_the_plan_of_init() {
     let directory = scratch("tool-plan");
     let loader = cpio(&[
         own_init("init"),
@@ -114,7 +114,7 @@ modules: erofs, loop
 init: /sbin/init
 "
     );
-    // What check calls an error is one here.
+    // Errors of `check` are errors here.
     let cmdline = "init=/sbin/demo rd.layers.only=base rd.overlay.readonly";
     assert_eq!(
         run(&directory, &["plan", "image", "--cmdline", cmdline]),
@@ -142,7 +142,7 @@ error: no init in the new root: /sbin/demo: not there
 }
 
 #[test]
-fn a_directory_stands_in_for_the_device_of_the_layers() {
+fn a_directory_replaces_the_device_of_the_layers() {
     let directory = scratch("tool-plan-from");
     let loader = cpio(&[
         own_init("init"),

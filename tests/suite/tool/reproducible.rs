@@ -1,11 +1,11 @@
-//! `layerinit build`: the same input gives the same image; times of files.
+//! `layerinit build`: reproducible images, and the times of files.
 
 use super::*;
 
 #[test]
 fn the_same_input_gives_the_same_bytes() {
     let directory = workshop("tool-build-reproducible");
-    // Written in another order, at another time, under another name.
+    // Files in another order, with other times, and another name of the directory.
     for (root, backwards) in [("one", false), ("two", true)] {
         fs::create_dir_all(directory.join(root)).unwrap();
         let mut numbers: Vec<_> = (0..300).collect();
@@ -50,7 +50,7 @@ fn the_same_input_gives_the_same_bytes() {
         "a and b differ"
     );
 
-    // The layers of one image have different UUIDs, made of their content, and checksums that hold.
+    // The layers of an image have different UUIDs, which are derived from their content, and valid checksums.
     let list = good(&directory, &["list", "a"]);
     let uuids: BTreeSet<_> = list
         .lines()
@@ -73,7 +73,7 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
-fn files_keep_their_times_if_that_is_asked_for() {
+fn keep_times_keeps_the_times_of_files() {
     let directory = workshop("tool-build-times");
     let touch = |time: &str, names: &[&str]| {
         let mut command = Command::new("touch");
@@ -128,7 +128,7 @@ fn files_keep_their_times_if_that_is_asked_for() {
         assert!(before == fs::read(directory.join("image")).unwrap());
         touch("2020-01-01 00:00:00 UTC", &["root/new"]);
     }
-    // An image does not depend on when it was made.
+    // An image does not depend on the time of the build.
     times(&["--layer", "root", "--keep-times"]);
     let before = fs::read(directory.join("image")).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));

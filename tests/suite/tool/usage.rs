@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn help_says_what_to_do_and_wrong_usage_is_status_2() {
+fn help_is_printed_and_wrong_usage_has_status_2() {
     let directory = scratch("tool-help");
     let help = good(&directory, &["--help"]);
     for command in ["build", "list", "check", "plan", "boot"] {
@@ -42,7 +42,7 @@ fn help_says_what_to_do_and_wrong_usage_is_status_2() {
 }
 
 #[test]
-fn what_is_no_image_is_named() {
+fn files_that_are_no_images_are_named() {
     let directory = scratch("tool-no-image");
     for command in ["list", "check", "plan"] {
         let missing = bad(&directory, &[command, "missing"]);
@@ -54,7 +54,7 @@ fn what_is_no_image_is_named() {
             bad(&directory, &[command, "."]),
             "layerinit: open .: not a regular file\n"
         );
-        // And not waited for until somebody writes into it.
+        // The tool does not wait for a writer of the pipe.
         let made = Command::new("mkfifo").arg(directory.join(command)).status();
         assert!(made.unwrap().success());
         assert_eq!(
@@ -65,7 +65,7 @@ fn what_is_no_image_is_named() {
 }
 
 #[test]
-fn a_name_in_a_message_cannot_do_anything_to_a_terminal() {
+fn names_in_messages_have_no_control_characters() {
     let directory = workshop("tool-message");
     let output = tool(&directory)
         .args(["list", "a\x1b[31m\nb"])
@@ -82,7 +82,7 @@ fn the_init_of_this_build_is_known_with_its_version() {
     let init = Opened::open(Path::new(env!("CARGO_BIN_EXE_init"))).unwrap();
     let version = layerinit::format::elf::layerinit_version(&init);
     assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
-    // Nor is the tool, which knows the note, an /init.
+    // The tool, which contains the text of the note, is not an /init either.
     let tool = Opened::open(Path::new(env!("CARGO_BIN_EXE_layerinit"))).unwrap();
     assert_eq!(layerinit::format::elf::layerinit_version(&tool), None);
 }

@@ -1,4 +1,4 @@
-//! `build --verify`, `verify`, and `check` of an image that lists its layers.
+//! `build --verify`, `verify`, and `check` of an image with a list of its layers.
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn digest(directory: &Path, name: &str) -> String {
     text.split(' ').next().unwrap().into()
 }
 
-/// What `verify` says about the image with a change.
+/// The output of `verify` for the image with a change.
 fn changed(directory: &Path, change: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut image = fs::read(directory.join("good.img")).unwrap();
     change(&mut image);
@@ -77,7 +77,7 @@ fn the_loader_lists_the_digests_of_the_files() {
         ],
     );
     assert!(!said.contains("verification"), "{said}");
-    // An EROFS image follows the loader: the kernel needs no other stop.
+    // An EROFS image follows the loader, so no other stop is needed.
     assert!(!good(&directory, &["list", "good.img"]).contains("stop"));
 }
 
@@ -157,7 +157,7 @@ fn a_layer_that_is_not_listed_is_named_with_both_digests() {
         ),
         "{said}"
     );
-    // `check` finds the same, and what the policy refuses.
+    // `check` finds the same, and the words that the policy refuses.
     let (said, _, status) = run(
         &directory,
         &[
@@ -179,7 +179,7 @@ fn a_layer_that_is_not_listed_is_named_with_both_digests() {
 }
 
 #[test]
-fn an_archive_behind_the_loader_is_stopped_before_the_kernel_unpacks_it() {
+fn the_kernel_does_not_unpack_archives_after_the_loader() {
     let directory = verified("verify-stop", &[]);
     let words = [
         "build",
@@ -215,7 +215,7 @@ fn an_archive_behind_the_loader_is_stopped_before_the_kernel_unpacks_it() {
 }
 
 #[test]
-fn an_archive_that_may_vary_keeps_to_its_directory() {
+fn an_archive_that_may_vary_is_confined_to_its_directory() {
     let directory = verified(
         "verify-except",
         &[
@@ -272,7 +272,7 @@ fn an_archive_that_may_vary_keeps_to_its_directory() {
     }
 }
 
-/// Runs minisign with a key pair for tests: `NAME.key` and `NAME.pub`.
+/// Runs minisign with a test key pair, `NAME.key` and `NAME.pub`.
 fn minisign(directory: &Path, words: &[&str]) {
     let mut command = Command::new("minisign");
     let output = command.current_dir(directory).args(words).output();
@@ -319,13 +319,13 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
         status == 1 && said.contains("made with none of the keys (o.pub: "),
         "{said}"
     );
-    // The list is no layer.
+    // The list is not a layer.
     let (said, ..) = run(&directory, &["plan", "signed.img"]);
     assert_eq!(said.matches(" bytes, ").count(), 2, "{said}");
     let changed = |from: &[u8]| {
         let mut image = image.clone();
         let at = position(&image, from);
-        // Another character that base64 has: what is damaged so would not even be read.
+        // Another base64 digit, so that the damaged text is still valid base64.
         let byte = &mut image[at + from.len()];
         *byte = if *byte == b'A' { b'B' } else { b'A' };
         verify(&image, &[])
@@ -346,14 +346,14 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
         status == 1 && said.contains("verify the signature"),
         "{said}"
     );
-    // Without its list.
+    // Without the list.
     let image = build(&[]);
     let (_, said, status) = verify(&image, &[]);
     assert!(
         status == 1 && said.contains("the list has to be signed, and there is no"),
         "{said}"
     );
-    // An older one.
+    // An older list.
     let image = build(&[
         "--sign",
         "k.key",
@@ -374,7 +374,7 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
         status == 1 && said.contains("made with none of the keys"),
         "{said}"
     );
-    // By hand, and in the loader.
+    // A list made by hand, and one in the loader.
     let image = build(&["--layers-inside", "--sign", "k.key"]);
     assert_eq!(verify(&image, &[]).2, 0);
     good(
@@ -405,7 +405,7 @@ fn a_list_from_outside_the_loader_has_to_be_signed() {
 }
 
 #[test]
-fn exceptions_that_do_not_fit_are_refused() {
+fn invalid_exceptions_are_refused() {
     let directory = verified("verify-wrong", &[]);
     let build = [
         "build",
@@ -496,7 +496,7 @@ fn layers_on_a_disk_are_compared_with_the_list() {
     let from = "rd.layers.from=LABEL=sys:/base retain_initrd";
     let words = ["check", "good.img", "--cmdline", from, "--from", "disk"];
     let (said, ..) = run(&directory, &words);
-    // The list has it once, and the initrd has it, too.
+    // The list has the layer once; the disk and the initrd both have it.
     let refusal = "verification: verify layer 1 (initrd+0x1000): ";
     assert!(said.contains(refusal), "{said}");
 }

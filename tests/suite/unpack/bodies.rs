@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn directories_nodes_and_pipes_with_a_body_are_passed_over() {
+fn directories_nodes_and_pipes_with_a_body_are_skipped() {
     gives_but(
         5,
         &[
@@ -35,7 +35,7 @@ fn bodies_of_every_length_around_the_buffer_arrive_whole() {
 }
 
 #[test]
-fn a_sum_of_070702_is_held_against_the_body_also_where_that_is_empty() {
+fn the_checksum_of_070702_is_verified_even_for_empty_bodies() {
     gives(
         &[
             summed(b'A' as u32 + b'B' as u32, file("a", b"AB")),
@@ -58,7 +58,7 @@ fn a_sum_of_070702_is_held_against_the_body_also_where_that_is_empty() {
 }
 
 #[test]
-fn the_sum_of_what_was_dropped_is_not_asked_for() {
+fn the_checksum_of_a_dropped_member_is_not_verified() {
     gives_but(
         1,
         &[summed(1, file("no/parent", b"AB")), file("b", b"")],
@@ -67,13 +67,13 @@ fn the_sum_of_what_was_dropped_is_not_asked_for() {
 }
 
 #[test]
-fn a_body_cut_short_is_an_error_and_leaves_what_came() {
+fn a_truncated_body_is_an_error_and_keeps_what_was_written() {
     let mut archive = cpio_without_trailer(&[file("a", b"1"), file("b", b"0123456789")]);
     archive.truncate(archive.len() - 8);
     let tree = Tree::new("");
     let error = tree.unpack(&archive).unwrap_err();
     assert!(error.starts_with("read b: "), "{error}");
-    // All of the length that the header promised, as in the kernel.
+    // The file has the length from the header, as in the kernel.
     let b = fs::read(tree.root.join("b")).unwrap();
     assert_eq!((b.len(), &b[..4]), (10, &b"0123"[..]));
 }

@@ -1,4 +1,4 @@
-//! init/initramfs_test.c of Linux 7.2: a test here for each of its cases, under its name.
+//! The cases of init/initramfs_test.c of Linux 7.2, under the same names.
 
 use super::*;
 
@@ -95,7 +95,7 @@ fn csum() {
             "file 0777 0:0 @0 initramfs_test_csum_not_here \"ASDF\"",
         ],
     );
-    // The file stays, and nothing after it comes.
+    // The file stays, and later members are not unpacked.
     fails(
         &archive(sum - 1),
         "unpack initramfs_test_csum: the sum of its bytes is 0x11e, its header says 0x11d",
@@ -189,7 +189,7 @@ fn hdr_hex() {
         b"initramfs_test_hdr_hex_0\0",
         b"this is not unpacked",
     );
-    // "0x" in front of uid, gid and namesize, which older kernels took.
+    // "0x" in front of uid, gid and namesize, which older kernels accepted.
     for field in [22, 30, 94] {
         let mut archive = good.clone();
         archive[field..field + 2].copy_from_slice(b"0x");

@@ -38,7 +38,7 @@ fn the_last_of_several_links_gives_the_attributes_and_data_over_longer_data_repl
 }
 
 #[test]
-fn links_are_told_apart_by_device_inode_and_type() {
+fn links_are_matched_by_device_inode_and_type() {
     gives(
         &[
             one_of(2, 1, file("a", b"1")),
@@ -92,7 +92,7 @@ fn hard_links_do_not_reach_across_archives() {
 }
 
 #[test]
-fn hard_links_reach_across_zeros_where_no_trailer_ends_the_archive() {
+fn hard_links_reach_across_zeros_without_a_trailer() {
     let first = cpio_without_trailer(&[one_of(2, 1, file("a", b"1"))]);
     let second = cpio(&[one_of(2, 1, file("b", b""))]);
     gives_bytes(
@@ -146,7 +146,7 @@ fn directories_and_symbolic_links_are_never_hard_linked() {
 }
 
 #[test]
-fn a_hard_link_takes_the_place_of_a_file_but_not_of_itself() {
+fn a_hard_link_replaces_another_file_but_not_itself() {
     gives(
         &[
             one_of(2, 1, file("a", b"1")),
@@ -158,7 +158,7 @@ fn a_hard_link_takes_the_place_of_a_file_but_not_of_itself() {
             "file 0644 0:0 @0 b \"1\" 2 links = a",
         ],
     );
-    // The kernel removes the file first, and has nothing left to link to.
+    // The kernel removes the file first, and then cannot link to it.
     gives_but(
         1,
         &[one_of(2, 1, file("a", b"1")), one_of(2, 1, file("a", b"2"))],
@@ -167,7 +167,7 @@ fn a_hard_link_takes_the_place_of_a_file_but_not_of_itself() {
 }
 
 #[test]
-fn a_link_to_what_is_gone_is_dropped_with_its_data() {
+fn a_link_to_a_removed_file_is_dropped_with_its_data() {
     gives_but(
         2,
         &[
@@ -219,7 +219,7 @@ fn a_link_to_a_file_that_became_a_pipe_or_a_device_opens_neither() {
 }
 
 #[test]
-fn a_file_written_again_keeps_the_links_that_it_has() {
+fn a_rewritten_file_keeps_its_links() {
     gives(
         &[
             one_of(2, 1, file("a", b"old")),

@@ -1,9 +1,8 @@
-//! Archives into a tmpfs: each corner of init/initramfs.c as literal members and the exact tree
-//! that they become. Needs root, for mounts, owners and device nodes.
+//! Archives unpacked into a tmpfs: each corner case of init/initramfs.c, as literal members and the exact
+//! tree that they become. Needs root, for mounts, owners and device nodes.
 //!
-//! A line of a listing is `type mode owner:group @mtime path`, then what the type has: content, or
-//! `-> target`, or major:minor. Files with several links end with their number, and all but the
-//! first name `=` that.
+//! A line of a listing is `type mode owner:group @mtime path`, then the content, `-> target` or major:minor.
+//! For a file with several links, their number follows, and then `= NAME` for all except the first.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +19,7 @@ mod replace;
 mod space;
 mod types;
 
-/// Unpacks these bytes; `dropped` members must not have been created, and the tree must be this.
+/// Unpacks the bytes, and expects this tree, without `dropped` of the members.
 #[track_caller]
 fn gives_bytes(archive: &[u8], dropped: u64, expected: &[&str]) {
     let tree = Tree::new("");
@@ -39,7 +38,7 @@ fn gives_but(dropped: u64, entries: &[Entry], expected: &[&str]) {
     gives_bytes(&cpio(entries), dropped, expected);
 }
 
-/// These bytes end in this error, and leave this tree.
+/// Unpacks the bytes, and expects this error and this tree.
 #[track_caller]
 fn fails(archive: &[u8], error: &str, expected: &[&str]) {
     let tree = Tree::new("");

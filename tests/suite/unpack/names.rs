@@ -1,4 +1,4 @@
-//! Names: parents, symbolic links on the way, ways out of the tree, lengths.
+//! Names: parents, symbolic links in paths, attempts to leave the tree, lengths.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn members_without_their_parent_directory_are_dropped_and_counted() {
 }
 
 #[test]
-fn a_directory_made_too_early_gives_its_time_to_what_comes_by_its_name() {
+fn a_dropped_directory_gives_its_time_to_a_later_file_of_its_name() {
     gives_but(
         1,
         &[at(5, dir("a/b")), dir("a"), at(6, file("a/b", b""))],
@@ -47,7 +47,7 @@ fn the_second_link_to_a_dropped_first_is_dropped_too() {
 }
 
 #[test]
-fn symbolic_links_on_the_way_are_followed() {
+fn symbolic_links_in_a_path_are_followed() {
     gives(
         &[
             dir("usr"),
@@ -117,7 +117,7 @@ fn nothing_leads_out_of_the_tree() {
             "file 0644 0:0 @0 two \"inside\"",
         ]
     );
-    // What asked for the directories of the outside, which are not there inside.
+    // Members whose paths exist outside, but not in the tree.
     assert_eq!(done.dropped, 5);
     let left: Vec<_> = fs::read_dir(&tree.outside)
         .unwrap()
@@ -128,7 +128,7 @@ fn nothing_leads_out_of_the_tree() {
 }
 
 #[test]
-fn slashes_and_dots_in_names_mean_what_they_mean_to_the_kernel() {
+fn slashes_and_dots_in_names_are_read_as_in_the_kernel() {
     gives_but(
         2,
         &[
@@ -157,7 +157,7 @@ fn slashes_and_dots_in_names_mean_what_they_mean_to_the_kernel() {
 }
 
 #[test]
-fn any_bytes_but_nul_make_a_name() {
+fn names_may_have_any_bytes_but_nul() {
     let tree = Tree::new("");
     let archive = join(&[
         &raw(of_mode(0o100644), b"new\nline\0", b"1"),
@@ -186,7 +186,7 @@ fn a_name_ends_at_its_first_nul() {
 }
 
 #[test]
-fn what_grub_makes_of_newc_is_unpacked() {
+fn archives_of_grub_are_unpacked() {
     gives_bytes(
         GRUB_2_06,
         0,
@@ -198,7 +198,7 @@ fn what_grub_makes_of_newc_is_unpacked() {
 }
 
 #[test]
-fn a_name_that_goes_on_in_its_padding_ends_the_archive() {
+fn a_name_that_continues_in_its_padding_ends_the_archive() {
     for (mode, body) in [(0o100644, &b"x"[..]), (0o120777, b"x"), (0o040755, b"")] {
         let mut odd = raw(of_mode(mode), b"no-nul.", body);
         odd[117] = b'x';
@@ -216,8 +216,8 @@ fn a_name_that_goes_on_in_its_padding_ends_the_archive() {
 }
 
 #[test]
-fn a_name_that_the_kernel_does_not_look_at_may_end_with_anything() {
-    // A directory or device with a body, or a link with an overlong target, is passed over whole.
+fn names_of_skipped_members_need_no_nul() {
+    // A directory or device with a body, or a link with an overlong target, is skipped.
     let archive = join(&[
         &raw(of_mode(0o040755), b"no-nul", b"x"),
         &raw(of_mode(0o020755), b"no-nul", b"x"),
@@ -228,7 +228,7 @@ fn a_name_that_the_kernel_does_not_look_at_may_end_with_anything() {
 }
 
 #[test]
-fn members_with_a_name_of_no_length_or_over_path_max_are_passed_over() {
+fn members_with_an_empty_or_overlong_name_are_skipped() {
     let long = [&[b'/'; 4096][..], b"\0"].concat();
     let archive = join(&[
         &raw(of_mode(0o100644), b"", b"body"),
@@ -277,7 +277,7 @@ fn the_target_of_a_symbolic_link_ends_at_its_first_nul() {
 }
 
 #[test]
-fn a_symbolic_link_may_be_called_like_the_trailer() {
+fn a_symbolic_link_may_have_the_name_of_the_trailer() {
     gives(
         &[link("TRAILER!!!", "x"), file("after", b"")],
         &[

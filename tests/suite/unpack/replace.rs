@@ -1,4 +1,4 @@
-//! Members in place of earlier ones.
+//! Members that replace earlier ones.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn the_last_of_several_members_with_one_name_wins() {
         ],
         &[
             "file 0600 0:0 @2 a \"second\"",
-            // A node that is there already keeps its numbers.
+            // An existing node keeps its numbers.
             "char 0666 4:4 @3 b 1:3",
             "link 0777 0:0 @4 c -> y",
             "fifo 0666 0:0 @0 d",
@@ -26,7 +26,7 @@ fn the_last_of_several_members_with_one_name_wins() {
 }
 
 #[test]
-fn a_member_of_another_type_replaces_what_has_its_name() {
+fn a_member_of_another_type_replaces_an_earlier_one() {
     let make = |name, kind: &str| match kind {
         "file" => file(name, b"x"),
         "dir" => dir(name),
@@ -54,7 +54,7 @@ fn a_member_of_another_type_replaces_what_has_its_name() {
 }
 
 #[test]
-fn a_directory_that_is_not_empty_stays_and_takes_the_attributes_of_what_could_not_replace_it() {
+fn a_directory_with_files_stays_and_takes_the_attributes_of_its_replacement() {
     let full = || [at(9, dir("a")), file("a/b", b"")];
     let [one, two] = full();
     gives_but(
@@ -103,7 +103,7 @@ fn a_symbolic_link_is_replaced_and_not_followed() {
 }
 
 #[test]
-fn a_symbolic_link_takes_the_place_of_files_and_empty_directories() {
+fn a_symbolic_link_replaces_files_and_empty_directories() {
     gives(
         &[
             file("a", b"x"),

@@ -1,4 +1,4 @@
-//! Filesystems that are full, and the count of members.
+//! Full filesystems, and the count of members.
 
 use super::*;
 
@@ -21,14 +21,14 @@ fn no_inodes_left_is_an_error_that_names_the_member_of_any_type() {
         (link("last", "x"), "last"),
         (node("last", 0o020600, 1, 3), "last"),
     ] {
-        // The root takes one.
+        // The root directory takes one inode.
         let tree = Tree::new("nr_inodes=2");
         assert_eq!(
             tree.unpack(&cpio(&[file("a", b""), full])).unwrap_err(),
             format!("create {name}: ENOSPC: No space left on device")
         );
     }
-    // A hard link counts as one, too.
+    // In a tmpfs, a hard link takes one, too.
     let tree = Tree::new("nr_inodes=2");
     let archive = cpio(&[one_of(2, 1, file("a", b"")), one_of(2, 1, file("b", b""))]);
     assert_eq!(

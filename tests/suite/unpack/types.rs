@@ -87,7 +87,7 @@ fn only_sixteen_bits_of_mode_count() {
 }
 
 #[test]
-fn device_numbers_are_cut_as_the_kernel_cuts_them() {
+fn device_numbers_are_truncated_as_in_the_kernel() {
     gives(
         &[
             node("largest", 0o020600, 4095, 0xf_ffff),
@@ -104,7 +104,7 @@ fn device_numbers_are_cut_as_the_kernel_cuts_them() {
 }
 
 #[test]
-fn a_type_that_is_none_creates_nothing_and_removes_what_was_there() {
+fn an_unknown_type_creates_nothing_and_removes_an_earlier_file() {
     gives_but(
         3,
         &[
@@ -126,7 +126,7 @@ fn a_type_that_is_none_creates_nothing_and_removes_what_was_there() {
 }
 
 #[test]
-fn a_directory_has_its_time_after_everything_in_it_was_made() {
+fn the_time_of_a_directory_is_set_after_its_files_are_created() {
     gives(
         &[
             at(1000, dir("a")),
@@ -146,8 +146,8 @@ fn a_directory_has_its_time_after_everything_in_it_was_made() {
 }
 
 #[test]
-fn of_two_members_for_one_directory_the_last_gives_mode_and_the_first_gives_time() {
-    // The kernel sets times from its last member to its first.
+fn of_two_members_for_a_directory_the_last_sets_the_mode_and_the_first_the_time() {
+    // The kernel sets the times from the last member to the first.
     gives(
         &[
             at(1, entry("a", 0o040700, b"")),
@@ -159,7 +159,7 @@ fn of_two_members_for_one_directory_the_last_gives_mode_and_the_first_gives_time
 }
 
 #[test]
-fn a_member_for_the_root_directory_gives_it_mode_owner_and_time() {
+fn a_member_for_the_root_sets_its_mode_owner_and_time() {
     for name in [".", "/", "./", "//", ""] {
         let tree = Tree::new("");
         let root = at(77, by(5, 6, entry(name, 0o040711, b"")));

@@ -1,14 +1,15 @@
 //! The content of files: decompressed and written by all processors, while one thread creates the files.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::io::{Errno, pwrite};
 
 use super::attributes::{self, Attributes};
+use crate::boot::priority::processors;
 use crate::bytes::{Opened, ReadAt};
 use crate::error::{Context as _, Error, Result};
 use crate::format::erofs::{Cluster, Data, Extent};
@@ -52,22 +53,85 @@ impl Drop for OutFile {
 struct Failure(Arc<Mutex<Option<Error>>>);
 
 impl Failure {
-    fn lock(&self) -> MutexGuard<'_, Option<Error>> {
-        // The value is complete whenever the lock is released.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn report(&self, error: Error) {
-        self.lock().get_or_insert(error);
+        lock(&self.0).get_or_insert(error);
     }
 
     fn check(&self) -> Result<()> {
-        self.lock().take().map_or(Ok(()), Err)
+        lock(&self.0).take().map_or(Ok(()), Err)
     }
+}
+
+/// Locks a value that is complete whenever the lock is released.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A piece of a file.
 type Piece = (Arc<OutFile>, Extent);
+
+/// Batches on their way to the threads. A channel of std takes 5 KB more in `/init`.
+struct Batches {
+    queue: Mutex<Queue>,
+    /// The queue has changed.
+    changed: Condvar,
+    /// So many batches may wait.
+    most: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Vec<Piece>>,
+    /// There will be no more batches, or a thread has ended.
+    closed: bool,
+}
+
+impl Batches {
+    fn new(most: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            most,
+        }
+    }
+
+    /// Adds a batch, once there is room for it. Drops it after the end.
+    fn put(&self, batch: Vec<Piece>) {
+        let mut queue = lock(&self.queue);
+        while queue.waiting.len() >= self.most && !queue.closed {
+            queue = self.wait(queue);
+        }
+        if !queue.closed {
+            queue.waiting.push_back(batch);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Takes the next batch, once there is one; `None` at the end.
+    fn take(&self) -> Option<Vec<Piece>> {
+        let mut queue = lock(&self.queue);
+        while queue.waiting.is_empty() && !queue.closed {
+            queue = self.wait(queue);
+        }
+        self.changed.notify_all();
+        queue.waiting.pop_front()
+    }
+
+    fn wait<'q>(&self, queue: MutexGuard<'q, Queue>) -> MutexGuard<'q, Queue> {
+        let woken = self.changed.wait(queue);
+        woken.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes the queue when it is dropped: at the end, and when one of its users panics, for which the others would wait.
+struct CloseAtEnd<'q>(&'q Batches);
+
+impl Drop for CloseAtEnd<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).closed = true;
+        self.0.changed.notify_all();
+    }
+}
 
 /// Writes the pieces of files.
 pub struct Writer<'a> {
@@ -75,7 +139,7 @@ pub struct Writer<'a> {
     batch: Vec<Piece>,
     bytes: u64,
     /// To the threads; `None` if the caller's thread does everything.
-    threads: Option<SyncSender<Vec<Piece>>>,
+    threads: Option<CloseAtEnd<'a>>,
     own: PieceDecoder<'a>,
     failure: Failure,
 }
@@ -108,8 +172,7 @@ impl Writer<'_> {
         self.bytes = 0;
         let batch = mem::take(&mut self.batch);
         match &self.threads {
-            // The threads wait for batches as long as this end is open.
-            Some(threads) => drop(threads.send(batch)),
+            Some(CloseAtEnd(batches)) => batches.put(batch),
             None => self.own.batch(batch, &self.failure),
         }
         self.failure.check()
@@ -119,19 +182,18 @@ impl Writer<'_> {
 /// Runs `work` with a writer for the files of the image in `bytes`. When this returns, every file is written.
 pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
     let failure = Failure::default();
-    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let processors = processors();
+    // Two batches for each thread: one in work, one that waits.
+    let threads = processors.min(THREADS_MAX);
+    let batches = &Batches::new(threads);
     let result = thread::scope(|scope| {
-        // Two batches for each thread: one in work, one that waits.
-        let threads = processors.min(THREADS_MAX);
-        let (sender, receiver) = sync_channel(threads);
-        let receiver = Arc::new(Mutex::new(receiver));
         let mut started = 0;
         for _ in 0..threads {
             if processors == 1 {
                 break;
             }
-            let (receiver, failure) = (Arc::clone(&receiver), failure.clone());
-            let run = with_signal_stack(move || PieceDecoder::new(bytes).run(&receiver, &failure));
+            let failure = failure.clone();
+            let run = with_signal_stack(move || PieceDecoder::new(bytes).run(batches, &failure));
             match thread::Builder::new().spawn_scoped(scope, run) {
                 Ok(_) => started += 1,
                 Err(error) => log::debug!("extract with {started} threads: {error}"),
@@ -140,7 +202,7 @@ pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result
         let mut writer = Writer {
             batch: Vec::new(),
             bytes: 0,
-            threads: (started > 0).then_some(sender),
+            threads: (started > 0).then_some(CloseAtEnd(batches)),
             own: PieceDecoder::new(bytes),
             failure: failure.clone(),
         };
@@ -217,16 +279,10 @@ impl<'a> PieceDecoder<'a> {
     }
 
     /// Writes batches until there are no more.
-    fn run(&mut self, batches: &Mutex<Receiver<Vec<Piece>>>, failure: &Failure) {
-        loop {
-            let next = batches
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .recv();
-            match next {
-                Ok(batch) => self.batch(batch, failure),
-                Err(_) => break,
-            }
+    fn run(&mut self, batches: &Batches, failure: &Failure) {
+        let _close = CloseAtEnd(batches);
+        while let Some(batch) = batches.take() {
+            self.batch(batch, failure);
         }
     }
 

@@ -49,6 +49,9 @@ pub struct Unpacked {
 
 /// Unpacks every member of `archive` into the root directory. Where that is an overlay, `upper` is its upper
 /// directory.
+///
+/// # Errors
+/// The archive is damaged, or memory runs out. Members that the kernel would drop are not errors.
 pub fn unpack<I: Skip>(archive: Archive<I>, upper: Option<OwnedFd>) -> Result<Unpacked> {
     let over = upper.is_some();
     unpack_members(archive, upper, over)

@@ -5,11 +5,11 @@
 use std::path::Path;
 
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
-use rustix::system::uname;
 use serde_json::Value;
 
 use super::digest::Hasher;
 use super::file_slice::FileSlice;
+use super::platform::OciPlatform;
 use super::reference::{Reference, Transport};
 use super::spool::SparseSpool;
 use super::store::{Store, digest_of, json};
@@ -356,67 +356,6 @@ fn platform(manifest: &Descriptor) -> Option<OciPlatform> {
         architecture,
         platform.variant().clone(),
     ))
-}
-
-/// A platform: operating system, architecture and variant in the names of Go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct OciPlatform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl OciPlatform {
-    fn new(os: String, architecture: String, variant: Option<String>) -> Self {
-        let variant = variant.filter(|variant| !variant.is_empty());
-        Self {
-            os,
-            architecture,
-            variant,
-        }
-    }
-
-    /// `linux/arm/v7`, `linux/arm64` or `arm64`.
-    fn parse(text: &str) -> Self {
-        let mut parts = text.split('/');
-        let first = parts.next().unwrap_or_default().to_string();
-        match parts.next() {
-            None => Self::new("linux".into(), first, None),
-            Some(second) => Self::new(first, second.into(), parts.next().map(String::from)),
-        }
-    }
-
-    fn of_this_machine() -> Self {
-        let name = uname();
-        let machine = name.machine().to_string_lossy();
-        let architecture = match &*machine {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "i386" | "i486" | "i586" | "i686" => "386",
-            "armv6l" | "armv7l" | "armv8l" => "arm",
-            "loongarch64" => "loong64",
-            // riscv64, ppc64le, s390x
-            other => other,
-        };
-        Self::new("linux".into(), architecture.into(), None)
-    }
-
-    /// Whether an image for `found` matches. Without a variant, any variant matches.
-    fn is_met_by(&self, found: &Self) -> bool {
-        self.os == found.os
-            && self.architecture == found.architecture
-            && (self.variant.is_none() || self.variant == found.variant)
-    }
-}
-
-impl std::fmt::Display for OciPlatform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The name of a layer for its volume label: the first digits of its digest.

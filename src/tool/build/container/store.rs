@@ -26,6 +26,9 @@ pub enum Store {
 
 impl Store {
     /// Opens the archive at `path`, compressed or not.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
     pub fn archive(path: &Path, spool: &mut SparseSpool) -> Result<Self> {
         let object = path.display().to_string();
         let opened = Opened::open(path)?;
@@ -75,6 +78,9 @@ impl Store {
     }
 
     /// The blob with this digest, which has `size` bytes. The digest is verified.
+    ///
+    /// # Errors
+    /// There is no such file, or its size or digest is wrong.
     pub fn blob(&self, digest: &str, size: u64, object: &str) -> Result<FileSlice> {
         let refuse = |what: String| Error::new("read", object, format!("{digest}: {what}"));
         let Some(hasher) = Hasher::of(digest) else {

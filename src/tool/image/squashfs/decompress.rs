@@ -41,6 +41,9 @@ impl SquashfsAlgorithm {
     }
 
     /// Decompresses a block, to at most `max` bytes.
+    ///
+    /// # Errors
+    /// The block is damaged, or longer than `max`.
     pub fn decompress(self, packed: &[u8], max: usize) -> io::Result<Vec<u8>> {
         let plain = match self {
             Self::Zlib => miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(packed, max).ok(),

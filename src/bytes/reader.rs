@@ -1,244 +1,8 @@
-//! Bytes from outside: a bounds-checked cursor, and random access to an initrd.
-//!
-//! Only this module slices untrusted bytes. Parsers take their fields from a [`Cursor`] or a [`Reader`], and
-//! neither reads beyond its input.
+//! Reading in order, with skips.
 
-mod chain;
-
-use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
-
-use crate::error::{Context, Error, Result};
-pub use chain::Chain;
-
-/// Takes fields from the front of a byte slice.
-#[derive(Clone, Copy, Debug)]
-pub struct Cursor<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    /// A cursor at the first byte of `data`.
-    pub fn new(data: &'a [u8]) -> Self {
-        Self { rest: data }
-    }
-
-    /// The remaining bytes.
-    pub fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
-    /// The next `n` bytes, or `None` where there are fewer.
-    pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(n)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    /// The next `N` bytes as an array.
-    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    /// The next byte.
-    pub fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    /// The next two bytes, little endian.
-    pub fn le16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    /// The next four bytes, little endian.
-    pub fn le32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    /// The next eight bytes, little endian.
-    pub fn le64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-}
-
-/// Random access to bytes that need not be in memory.
-pub trait ReadAt {
-    /// Length in bytes.
-    fn size(&self) -> u64;
-
-    /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end. A short read is not an error: sysfs
-    /// returns a page at a time.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// The offset of the first byte at or after `offset` that may be nonzero; the size if there is none. A
-    /// sparse file skips its holes (lseek(2), SEEK_DATA).
-    fn next_data(&self, offset: u64) -> u64 {
-        offset
-    }
-
-    /// Reads exactly `buf.len()` bytes at `offset`, or `UnexpectedEof`.
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-        while !buf.is_empty() {
-            let n = self.read_at(buf, offset)?;
-            let rest = buf.get_mut(n..).unwrap_or_default();
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            offset = offset.saturating_add(n as u64);
-            buf = rest;
-        }
-        Ok(())
-    }
-}
-
-impl ReadAt for [u8] {
-    fn size(&self) -> u64 {
-        self.len() as u64
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.get(offset..))
-            .unwrap_or_default();
-        let n = rest.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..n), rest.get(..n)) {
-            to.copy_from_slice(from);
-        }
-        Ok(n)
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn size(&self) -> u64 {
-        self.as_slice().size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.as_slice().read_at(buf, offset)
-    }
-}
-
-/// A UUID as text: 8-4-4-4-12 hexadecimal digits.
-pub fn dashed(bytes: [u8; 16]) -> String {
-    let mut text = format!("{:032x}", u128::from_be_bytes(bytes));
-    for dash in [20, 16, 12, 8] {
-        text.insert(dash, '-');
-    }
-    text
-}
-
-/// An open file, or block device, and its length.
-#[derive(Debug)]
-pub struct Opened {
-    /// The file.
-    pub file: File,
-    size: u64,
-}
-
-impl Opened {
-    /// Opens a regular file for reading, or a file of sysfs whose size is known.
-    pub fn open(path: &Path) -> Result<Self> {
-        // Without O_NONBLOCK open(2) waits for the other end of a FIFO, which is refused below.
-        let mut options = File::options();
-        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path).during("open", path.display())?;
-        let metadata = file.metadata().during("stat", path.display())?;
-        if !metadata.is_file() {
-            return Err(Error::new("open", path.display(), "not a regular file"));
-        }
-        Ok(Self::new(file, metadata.len()))
-    }
-
-    /// A file of `size` bytes.
-    pub fn new(file: File, size: u64) -> Self {
-        Self { file, size }
-    }
-}
-
-impl ReadAt for Opened {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        loop {
-            match self.file.read_at(buf, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn next_data(&self, offset: u64) -> u64 {
-        // This moves the file position, which `read_at` does not use.
-        match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(data) => data.clamp(offset, self.size.max(offset)),
-            Err(Errno::NXIO) => self.size.max(offset),
-            // No support for holes, such as a block device.
-            Err(_) => offset,
-        }
-    }
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for &T {
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (**self).read_at(buf, offset)
-    }
-
-    fn next_data(&self, offset: u64) -> u64 {
-        (**self).next_data(offset)
-    }
-}
-
-/// A part of a source, itself a source.
-pub struct Part<T> {
-    whole: T,
-    offset: u64,
-    length: u64,
-}
-
-impl<T: ReadAt> Part<T> {
-    /// `length` bytes of `whole` from `offset`, or up to the end of `whole`.
-    pub fn new(whole: T, offset: u64, length: u64) -> Self {
-        let length = length.min(whole.size().saturating_sub(offset));
-        Self {
-            whole,
-            offset,
-            length,
-        }
-    }
-}
-
-impl<T: ReadAt> ReadAt for Part<T> {
-    fn size(&self) -> u64 {
-        self.length
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let left = self.length.saturating_sub(offset);
-        let n = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-        match buf.get_mut(..n) {
-            Some(buf) if n > 0 => self.whole.read_at(buf, self.offset.saturating_add(offset)),
-            _ => Ok(0),
-        }
-    }
-
-    fn next_data(&self, offset: u64) -> u64 {
-        let data = self.whole.next_data(self.offset.saturating_add(offset));
-        data.saturating_sub(self.offset)
-            .clamp(offset, self.length.max(offset))
-    }
-}
+use super::source::ReadAt;
 
 /// The number of zero bytes at the start. Compares 16 at a time, because padding can be long.
 pub fn leading_zeros(bytes: &[u8]) -> usize {
@@ -303,6 +67,9 @@ impl<T: Skip + ?Sized> Skip for Box<T> {
 }
 
 /// Skips zero bytes; returns their number, and the byte that follows, if there is one.
+///
+/// # Errors
+/// The input cannot be read.
 pub fn skip_zeros(input: &mut impl Skip) -> io::Result<(u64, Option<u8>)> {
     let (mut passed, mut looked_at) = (0u64, 0u64);
     loop {
@@ -431,6 +198,7 @@ impl Skip for Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::Part;
 
     #[test]
     fn zeros_are_counted_up_to_the_first_other_byte() {
@@ -440,28 +208,6 @@ mod tests {
             bytes.extend([1, 0, 0]);
             assert_eq!(leading_zeros(&bytes), length);
         }
-    }
-
-    #[test]
-    fn a_cursor_never_looks_beyond_its_slice() {
-        let mut cursor = Cursor::new(&[1, 0, 2, 0, 0, 0, 9]);
-        assert_eq!(cursor.le16(), Some(1));
-        assert_eq!(cursor.le32(), Some(2));
-        assert_eq!(cursor.le16(), None);
-        assert_eq!(cursor.u8(), Some(9));
-        assert_eq!(cursor.u8(), None);
-        assert_eq!(cursor.take(0), Some(&[][..]));
-    }
-
-    #[test]
-    fn a_part_ends_where_the_whole_ends() {
-        let part = Part::new(&b"0123456789"[..], 8, 100);
-        assert_eq!(part.size(), 2);
-        let mut buf = [0; 4];
-        assert_eq!(part.read_at(&mut buf, 1).unwrap(), 1);
-        assert_eq!(&buf[..1], b"9");
-        assert_eq!(part.read_at(&mut buf, 2).unwrap(), 0);
-        assert!(part.read_exact_at(&mut buf, 0).is_err());
     }
 
     /// All zeros except the first and the last byte. Reading the others would take forever.
