@@ -285,14 +285,16 @@ loader_uki() {
 
 # The kernel and its modules are in a layer.
 loader_uki-own() {
+	local layers=("${parts[@]:1}")
 	mkdir -p esp/EFI/BOOT
 	bundle_own --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
-		--modules "${parts[@]/#/--layer=}"
+		--modules "${layers[@]/#/--layer=}"
 	esp disk.img esp
 	uefi "file=$PWD/disk.img,if=virtio"
 }
 loader_iso-own() {
-	bundle_own --iso disk.iso --modules "${parts[@]/#/--layer=}"
+	local layers=("${parts[@]:1}")
+	bundle_own --iso disk.iso --modules "${layers[@]/#/--layer=}"
 	bios "file=$PWD/disk.iso,media=cdrom"
 }
 
@@ -309,10 +311,10 @@ loader_addon() {
 
 # One for a Debian on a disk, with credentials and extension images beside it.
 loader_uki-stub() {
-	local kind extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	local kind extra=esp/EFI/BOOT/BOOTX64.EFI.extra.d layers=("${parts[@]:1}")
 	mkdir -p "$extra"
 	bundle --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
-		--module virtio_pci,virtio_blk,ext4 "${parts[@]/#/--layer=}"
+		--module virtio_pci,virtio_blk,ext4 "${layers[@]/#/--layer=}"
 	# The word hello, by "systemd-creds encrypt --with-key=null --name=NAME". systemd takes this key of nobody
 	# without Secure Boot and TPM.
 	echo 'BYRp2vb1QySABUnaD46i+yAAAAABAAAADAAAABAAAACDsqrK9XNA6e4S77sAAAAAvsZt5eMR1W94NjZ6YkSbYDzbo1XcIk1vVUZOAA/OIxJ+aZD4DsNnTLrDSxMoBAfhs7guZA4=' >"$extra/imported.cred"

@@ -146,6 +146,6 @@ fn a_long_step_has_a_bar_on_a_terminal_and_else_its_line() {
         ("layer 0, dir: 67109376 bytes\n", 0)
     );
     let (_, shown) = on_terminal(&directory, words);
-    assert!(shown.contains("write a.img: "), "{shown}");
+    assert!(shown.contains("write the archive of dir: "), "{shown}");
     assert!(!shown.contains("layer 0, dir: "), "{shown}");
 }
