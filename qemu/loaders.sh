@@ -248,16 +248,44 @@ loader_u-boot-files() {
 	u_boot_disk disk
 }
 
-# fit: a FIT image by layerinit build, with the tree of QEMU's machine. Reads boot.cmd.
-fit() {
+# board: writes board.dtb, the device tree of QEMU's machine.
+board() {
 	# The tree names devices that are only there with firmware.
 	qemu-system-aarch64 -machine virt,dumpdtb=board.dtb -cpu cortex-a57 -m 512 -nodefaults -display none \
 		-bios "$u_boot" >&2
+}
+
+# fit: a FIT image by layerinit build. Reads boot.cmd.
+fit() {
+	board
 	run_page FIT
 	mkdir disk
 	mv image.itb disk
 	cat >boot.cmd
 	u_boot_disk disk
+}
+
+# signed_fit: a signed FIT image, and U-Boot with a device tree that requires the signature.
+signed_fit() {
+	mkdir disk
+	board
+	cp board.dtb u-boot.dtb
+	run_page 'Signed FIT images'
+	run_page 'Signed FIT images' 2
+	page FIT 2 >boot.cmd
+	mv image.itb disk
+	u_boot_disk disk
+	printf '%s\n' -dtb "$PWD/u-boot.dtb" >>qemu
+}
+loader_u-boot-fit-signed() { signed_fit; }
+
+# Another image than the signed one: same commands, same command line.
+loader_u-boot-fit-unsigned() {
+	signed_fit
+	run_page FIT
+	mv image.itb disk
+	u_boot_disk disk
+	printf '%s\n' -dtb "$PWD/u-boot.dtb" >>qemu
 }
 loader_u-boot-fit() { page FIT 2 | fit; }
 loader_u-boot-fit-in-place() { page 'FIT in place' | fit; }
