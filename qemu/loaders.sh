@@ -205,17 +205,25 @@ ipxe() {
 loader_ipxe() { page iPXE | ipxe; }
 loader_ipxe-files() { page iPXE 2 | ipxe; }
 
-# A unified kernel image that ukify makes, an addon beside it that ukify makes, and a credential for systemd.
+# boot_uki: boots appliance.efi, with addons and a credential beside it if there are addons.
+boot_uki() {
+	local extra=appliance.efi.extra.d
+	mkdir -p esp/EFI/BOOT
+	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
+	if [[ -d $extra ]]; then
+		echo secret >"$extra/word.cred"
+		mv "$extra" esp/EFI/BOOT/BOOTX64.EFI.extra.d
+	fi
+	esp disk.img esp
+	uefi "file=$PWD/disk.img,if=virtio"
+}
+
+# A unified kernel image and addons by ukify.
 loader_ukify() {
 	page_files .
 	run_page 'Unified kernel images by hand'
 	run_page 'Addons by hand'
-	echo secret >appliance.efi.extra.d/word.cred
-	mkdir -p esp/EFI/BOOT
-	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
-	mv appliance.efi.extra.d esp/EFI/BOOT/BOOTX64.EFI.extra.d
-	esp disk.img esp
-	uefi "file=$PWD/disk.img,if=virtio"
+	boot_uki
 }
 
 # ---- U-Boot ----------------------------------------------------------------------------
@@ -305,20 +313,15 @@ bundle_own() {
 # A unified kernel image with all layers.
 loader_uki() {
 	run_page 'Unified kernel images'
-	mkdir -p esp/EFI/BOOT
-	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
-	esp disk.img esp
-	uefi "file=$PWD/disk.img,if=virtio"
+	boot_uki
 }
 
 # The kernel and its modules are in a layer.
 loader_uki-own() {
 	local layers=("${parts[@]:1}")
-	mkdir -p esp/EFI/BOOT
-	bundle_own --uki esp/EFI/BOOT/BOOTX64.EFI --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
+	bundle_own --uki appliance.efi --uki-stub "$(systemd_tools)/usr/lib/systemd/boot/efi/linuxx64.efi.stub" \
 		--modules "${layers[@]/#/--layer=}"
-	esp disk.img esp
-	uefi "file=$PWD/disk.img,if=virtio"
+	boot_uki
 }
 loader_iso-own() {
 	local layers=("${parts[@]:1}")
@@ -326,15 +329,10 @@ loader_iso-own() {
 	bios "file=$PWD/disk.iso,media=cdrom"
 }
 
-# One with the lowest layer, the other in an addon beside it, and a credential for systemd.
+# One with the lowest layer, the other in an addon beside it.
 loader_addon() {
 	run_page Addons
-	echo secret >appliance.efi.extra.d/word.cred
-	mkdir -p esp/EFI/BOOT
-	mv appliance.efi esp/EFI/BOOT/BOOTX64.EFI
-	mv appliance.efi.extra.d esp/EFI/BOOT/BOOTX64.EFI.extra.d
-	esp disk.img esp
-	uefi "file=$PWD/disk.img,if=virtio"
+	boot_uki
 }
 
 # One for a Debian on a disk, with credentials and extension images beside it.
