@@ -63,7 +63,7 @@ pub(super) struct BootArgs {
     /// Set the memory in MiB, or with a suffix M or G [default: what the image needs]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
-    /// Set the number of processors [default: this machine's, at most 4]
+    /// Set the number of processors [default: this machine's, at most 4; 1 with emulation]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     smp: Option<u16>,
     /// Add a disk, /dev/vda and so on: a raw or qcow2 file, or a block device; may be given several

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::build::temp_files::TempFiles;
 use super::check::memory;
@@ -86,6 +87,10 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         Err(_) => image.size().saturating_mul(2).saturating_add(UNPLANNED),
     };
     let network_module = network_module(image, &boot);
+    let accelerator = match options.accelerator {
+        Some(chosen) => chosen,
+        None => kvm::probe(emulated, &kernel.path, &temp),
+    };
     let guest = Guest {
         emulated,
         kernel: kernel.path.clone(),
@@ -96,7 +101,9 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
         memory: options
             .memory
             .unwrap_or_else(|| command::memory_mib(required.saturating_add(ROOM))),
-        processors: options.processors.unwrap_or_else(processors),
+        processors: options
+            .processors
+            .unwrap_or_else(|| processors(accelerator)),
         disks: options
             .disks
             .iter()
@@ -104,10 +111,7 @@ pub fn boot(image: &Initrd, options: &BootOptions, out: &mut dyn Write) -> Resul
             .collect::<Result<_>>()?,
         ports: options.ports.clone(),
         network_module: network_module == Some(true),
-        accelerator: match options.accelerator {
-            Some(chosen) => chosen,
-            None => kvm::probe(emulated, &kernel.path, &temp),
-        },
+        accelerator,
     };
     if !options.ports.is_empty() && network_module.is_none() {
         let name = command::NETWORK_MODULE;
@@ -160,9 +164,13 @@ fn network_module(image: &Initrd, boot: &Boot) -> Option<bool> {
     Some(!release.is_builtin(NAME))
 }
 
-/// At most four: more make the boot under emulation slower.
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, |number| number.get().min(4))
+/// The default number of processors. With emulation, a kernel that patches its code while another processor runs it
+/// can oops (QEMU 7.2 on a loaded machine, in sched_clock_tick()), and more processors make the boot no faster.
+fn processors(accelerator: Accelerator) -> usize {
+    match accelerator {
+        Accelerator::Kvm => thread::available_parallelism().map_or(1, |number| number.get().min(4)),
+        Accelerator::Tcg => 1,
+    }
 }
 
 /// The format of a disk, from its first bytes, and whether it may be written.
