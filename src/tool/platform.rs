@@ -107,7 +107,8 @@ pub static ALL: [Platform; 4] = [
         program: "qemu-system-riscv64",
         package: "qemu-system-misc",
         machine: "virt",
-        cpu: "max",
+        // QEMU has no "max" for riscv64 before 8.2.
+        cpu: "rv64",
         console: "ttyS0",
         early_console: "earlycon",
         emulation_word: "",
