@@ -423,6 +423,12 @@ image_layers_only() {
 	build "$1" --init "$(built_init gzip,lz4,xz,zstd)" \
 		--layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
 }
+# An /init for musl, built for size (docs/tiny.toml).
+image_tiny() {
+	local init
+	init=$("$repo/qemu/cross" "$arch-tiny")
+	build "$1" --init "$init" --layer "$(tree base)" --layer "$(layer app -zlz4hc)" --layer "$(archive etc)"
+}
 # Modules without signatures, for a kernel that requires them.
 image_stripped() { build "$1" --strip-module-signatures --layer "$(tree lean)"; }
 image_one() { build "$1" --layer "$(tree lean)"; }
