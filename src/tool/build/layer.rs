@@ -132,10 +132,11 @@ pub fn is_squashfs(path: &Path) -> bool {
 }
 
 impl PreparedLayer {
-    /// Tells that the layer with this number is ready.
-    pub fn tell(&self, number: usize) {
-        let path = self.path.display();
+    /// Adds the layer, which is ready, to those before it, and shows its line.
+    pub fn add_to(self, layers: &mut Vec<Self>) {
+        let (number, path) = (layers.len(), self.path.display());
         progress::layer_ready(format_args!("layer {number}, {path}"), self.length);
+        layers.push(self);
     }
 
     /// Whether `name` is the file name of this layer, with or without extensions.

@@ -148,17 +148,14 @@ pub fn build(options: &BuildOptions) -> Result<Vec<String>> {
     let mut archives = ArchiveLayers::new(&options.container, &options.erofs, &temp);
     let mut layers = Vec::new();
     for (number, input) in options.layers.iter().enumerate() {
-        let tell = |layer: &PreparedLayer, index: usize| {
-            layer.tell(layers.len().saturating_add(index));
-        };
-        layers.extend(prepare::prepare(
+        prepare::prepare(
             input,
             number,
             &options.erofs,
             &temp,
             &mut archives,
-            &tell,
-        )?);
+            &mut layers,
+        )?;
     }
     let mut entries = match early {
         Some(entries) => entries,

@@ -12,9 +12,9 @@ use super::temp_files::TempFiles;
 use crate::bytes::Opened;
 use crate::error::{Context, Error, Result};
 
-/// Prepares the layers of one --layer, lowest first. A directory becomes an image or an archive in `temp`, a
+/// Adds the layers of one --layer to `layers`, lowest first. A directory becomes an image or an archive in `temp`, a
 /// tar archive an image, a container image one for each of its layers; any other file is used unchanged.
-/// `number` is the position of the --layer. `tell` gets each layer when it is ready, and its index.
+/// `number` is the position of the --layer.
 ///
 /// # Errors
 /// The file holds anything besides layers; a directory holds the image that is being built; --as or --label
@@ -25,14 +25,14 @@ pub fn prepare(
     erofs: &ErofsOptions,
     temp: &TempFiles,
     archives: &mut ArchiveLayers,
-    tell: &dyn Fn(&PreparedLayer, usize),
-) -> Result<Vec<PreparedLayer>> {
+    layers: &mut Vec<PreparedLayer>,
+) -> Result<()> {
     let path = &input.path;
     let refuse = |what: &str| Err(Error::new("read", path.display(), what));
     let file_as = "not a directory: --as sets the format of a directory, a file stays unchanged";
     if let Some(reference) = Reference::parse(path) {
         return match input.format {
-            None | Some(LayerFormat::Erofs) => archives.image(input, &reference, tell),
+            None | Some(LayerFormat::Erofs) => archives.image(input, &reference, layers),
             Some(LayerFormat::Cpio(_)) => {
                 refuse("container images become EROFS images: --as is for directories")
             }
@@ -54,7 +54,8 @@ pub fn prepare(
             .is_none_or(|format| format == LayerFormat::Erofs)
             && let Some(layer) = archives.archive(input)?
         {
-            return Ok(single(layer, tell));
+            layer.add_to(layers);
+            return Ok(());
         }
         if input.label.is_some() {
             return refuse("not a directory: --label is for EROFS images made from directories");
@@ -62,7 +63,8 @@ pub fn prepare(
         if input.format.is_some() {
             return refuse(file_as);
         }
-        return Ok(single(layer::from_file(Opened::open(path)?, path)?, tell));
+        layer::from_file(Opened::open(path)?, path)?.add_to(layers);
+        return Ok(());
     }
     // An absolute path does not look like an option.
     let source = fs::canonicalize(path).during("open", path.display())?;
@@ -80,11 +82,6 @@ pub fn prepare(
     layer.name = source.file_name().unwrap_or(OsStr::new("root")).into();
     layer.name.push(".");
     layer.name.push(format.suffix());
-    Ok(single(layer, tell))
-}
-
-/// A layer that is the only one of its --layer.
-fn single(layer: PreparedLayer, tell: &dyn Fn(&PreparedLayer, usize)) -> Vec<PreparedLayer> {
-    tell(&layer, 0);
-    vec![layer]
+    layer.add_to(layers);
+    Ok(())
 }

@@ -127,7 +127,7 @@ impl<'a> ArchiveLayers<'a> {
         Ok(Some(layer))
     }
 
-    /// The layers of an image. `tell` gets each when it is ready, and its index.
+    /// Adds the layers of an image to `layers`.
     ///
     /// # Errors
     /// As for [`Self::archive`]; there is no such image; a digest does not match.
@@ -135,8 +135,8 @@ impl<'a> ArchiveLayers<'a> {
         &mut self,
         input: &LayerInput,
         reference: &Reference,
-        tell: &dyn Fn(&PreparedLayer, usize),
-    ) -> Result<Vec<PreparedLayer>> {
+        layers: &mut Vec<PreparedLayer>,
+    ) -> Result<()> {
         let object = shown(input.path.as_os_str().as_encoded_bytes());
         let mut image = image::open(
             reference,
@@ -165,14 +165,13 @@ impl<'a> ArchiveLayers<'a> {
             let mut layer = self.flattened(archives, label.as_deref(), &input.path)?;
             layer.name = name.file_name().unwrap_or_default().into();
             layer.name.push(".erofs");
-            tell(&layer, 0);
-            return Ok(vec![layer]);
+            layer.add_to(layers);
+            return Ok(());
         }
         if input.label.is_some() && count != 1 {
             let what = format!("it has {count} layers: --label needs --flatten");
             return Err(Error::new("read", object, what));
         }
-        let mut layers = Vec::new();
         for archive in archives {
             let short = short_digest(&archive.digest).to_string();
             let short = match label::parse(&short) {
@@ -183,10 +182,9 @@ impl<'a> ArchiveLayers<'a> {
             let label = input.label.as_ref().unwrap_or(&short);
             let mut layer = self.layer(archive, Some(label), &input.path)?;
             layer.name = format!("{short}.erofs").into();
-            tell(&layer, layers.len());
-            layers.push(layer);
+            layer.add_to(layers);
         }
-        Ok(layers)
+        Ok(())
     }
 
     fn layer_archive(&self, layer: LayerBlob, object: String) -> Result<ArchiveLayer> {
