@@ -325,17 +325,14 @@ impl<'v> OutputTree<'v> {
         };
         with_writer(source, |writer| {
             for ((name, node), place) in files.iter().zip(&places) {
-                let written = self
-                    .file(writer, name, node, place.as_ref(), progress)
+                self.file(writer, name, node, place.as_ref(), progress)
                     .during("extract", shown(name))?;
-                // Its holes.
-                progress.inc(node.size().saturating_sub(written));
             }
             Ok(())
         })
     }
 
-    /// Writes one file. Returns how many of its bytes were written.
+    /// Writes one file.
     fn file(
         &mut self,
         writer: &mut Writer,
@@ -343,7 +340,7 @@ impl<'v> OutputTree<'v> {
         node: &Node,
         place: Option<&ContentPlace>,
         progress: &LongStep,
-    ) -> Result<u64> {
+    ) -> Result<()> {
         let attributes = self.attributes(node)?;
         let (parent, last) = split(path);
         let name = c_string(last).during("name", shown(last))?;
@@ -375,7 +372,9 @@ impl<'v> OutputTree<'v> {
             }
             _ => {}
         }
-        Ok(written)
+        // Its holes.
+        progress.inc(node.size().saturating_sub(written));
+        Ok(())
     }
 
     /// Gives a file another name.

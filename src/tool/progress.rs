@@ -156,7 +156,6 @@ impl LongStep {
 
     /// The step is done.
     pub fn finish(self) {
-        self.bar.finish_and_clear();
         if self.has_line && self.is_long() {
             layer_ready(&self.what, self.bytes);
         }
