@@ -182,16 +182,15 @@ impl Writer<'_> {
 /// Runs `work` with a writer for the files of the image in `bytes`. When this returns, every file is written.
 pub fn with_writer<T>(bytes: Bytes<'_>, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
     let failure = Failure::default();
-    let processors = processors();
+    let threads = match processors() {
+        1 => 0,
+        several => several.min(THREADS_MAX),
+    };
     // Two batches for each thread: one in work, one that waits.
-    let threads = processors.min(THREADS_MAX);
     let batches = &Batches::new(threads);
     let result = thread::scope(|scope| {
         let mut started = 0;
         for _ in 0..threads {
-            if processors == 1 {
-                break;
-            }
             let failure = failure.clone();
             let run = with_signal_stack(move || PieceDecoder::new(bytes).run(batches, &failure));
             match thread::Builder::new().spawn_scoped(scope, run) {
