@@ -1,10 +1,11 @@
 //! Keys of the kernel. Sources: add_key(2), keyctl_unlink(3), thread-keyring(7).
 
-use std::ffi::{CStr, c_long};
+use std::ffi::c_long;
 use std::io;
 use std::marker::PhantomData;
 
 use rustix::io::{Errno, Result};
+use rustix::path::Arg;
 
 /// The longest payload of a key of the type `user`, in bytes (user_preparse() in security/keys/user_defined.c).
 pub const PAYLOAD_MAX: u64 = 32767;
@@ -23,19 +24,21 @@ impl ThreadKey {
     ///
     /// # Errors
     /// ENOSYS: the kernel lacks CONFIG_KEYS. EINVAL: the payload is empty or longer than [`PAYLOAD_MAX`].
-    pub fn add(description: &CStr, payload: &[u8]) -> Result<Self> {
-        // SAFETY: the kernel reads type and description up to their NUL, and `payload.len()` bytes of the payload
-        // (add_key() in security/keys/keyctl.c). It writes no memory of this process.
-        let serial = unsafe {
-            libc::syscall(
-                libc::SYS_add_key,
-                c"user".as_ptr(),
-                description.as_ptr(),
-                payload.as_ptr(),
-                payload.len(),
-                c_long::from(libc::KEY_SPEC_THREAD_KEYRING),
-            )
-        };
+    pub fn add(description: &str, payload: &[u8]) -> Result<Self> {
+        let serial = description.into_with_c_str(|description| {
+            // SAFETY: the kernel reads type and description up to their NUL, and `payload.len()` bytes of the
+            // payload (add_key() in security/keys/keyctl.c). It writes no memory of this process.
+            Ok(unsafe {
+                libc::syscall(
+                    libc::SYS_add_key,
+                    c"user".as_ptr(),
+                    description.as_ptr(),
+                    payload.as_ptr(),
+                    payload.len(),
+                    c_long::from(libc::KEY_SPEC_THREAD_KEYRING),
+                )
+            })
+        })?;
         match serial {
             -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
             serial => Ok(Self {
@@ -76,7 +79,7 @@ mod tests {
                 unsafe { libc::syscall(libc::SYS_request_key, kind, description, callout, 0) };
             found != -1
         };
-        let key = match ThreadKey::add(c"layerinit:test", b"abc") {
+        let key = match ThreadKey::add("layerinit:test", b"abc") {
             // A container may forbid it; the rows verity-signed* need it.
             Err(errno @ (Errno::NOSYS | Errno::PERM)) => {
                 println!("skipped: add_key: {errno}");
@@ -89,7 +92,7 @@ mod tests {
         assert!(!is_there());
         let long = vec![0; PAYLOAD_MAX as usize + 1];
         for payload in [&b""[..], &long] {
-            let refused = ThreadKey::add(c"layerinit:test", payload).unwrap_err();
+            let refused = ThreadKey::add("layerinit:test", payload).unwrap_err();
             assert_eq!(refused, Errno::INVAL);
         }
     }
