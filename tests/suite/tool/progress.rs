@@ -21,40 +21,35 @@ fn workshop(name: &str) -> PathBuf {
     directory
 }
 
+/// The command that makes an archive of `dir`, compressed or not.
+fn build(format: &str) -> String {
+    format!("build --spec /dev/null --layer dir --as {format} -o a.img")
+}
+
 /// The commands that have long steps, each with a line that tells of a layer.
-const COMMANDS: [(&[&str], &str); 8] = [
-    (
-        &[
-            "build",
-            "--spec",
-            "/dev/null",
-            "--layer",
-            "dir",
-            "--as",
-            "cpio.gz",
-            "-o",
-            "a.img",
-        ],
-        "layer 0, dir: ",
-    ),
-    (
-        &["extract", "list.img", "-C", "tree"],
-        "extract layer 1: 3000 bytes",
-    ),
-    (
-        &["extract", "list.img", "-C", "parts", "--segments"],
-        "extract parts/0.cpio: ",
-    ),
-    (&["cat", "list.img", "/file"], "read /file: 3000 bytes"),
-    (
-        &["diff", "list.img", "list.img"],
-        "compare the files: 3064 bytes",
-    ),
-    (&["verify", "list.img"], "hash layer 0 "),
-    (&["check", "list.img"], "hash layer 0 "),
-    // It has no step with a line: the bars are those of the walk.
-    (&["list", "list.img"], ""),
-];
+fn commands() -> [(String, &'static str); 8] {
+    let command = String::from;
+    [
+        (build("cpio.gz"), "layer 0, dir: "),
+        (
+            command("extract list.img -C tree"),
+            "extract layer 1: 3000 bytes",
+        ),
+        (
+            command("extract list.img -C parts --segments"),
+            "extract parts/0.cpio: ",
+        ),
+        (command("cat list.img /file"), "read /file: 3000 bytes"),
+        (
+            command("diff list.img list.img"),
+            "compare the files: 3064 bytes",
+        ),
+        (command("verify list.img"), "hash layer 0 "),
+        (command("check list.img"), "hash layer 0 "),
+        // It has no step with a line: the bars are those of the walk.
+        (command("list list.img"), ""),
+    ]
+}
 
 /// Removes what a command leaves.
 fn clean(directory: &Path) {
@@ -67,10 +62,10 @@ fn clean(directory: &Path) {
 }
 
 /// Runs a command whose standard error is a terminal. Its standard output, and what the terminal got.
-fn on_terminal(directory: &Path, words: &[&str]) -> (Vec<u8>, String) {
+fn on_terminal(directory: &Path, words: &str) -> (Vec<u8>, String) {
     clean(directory);
     let program = env!("CARGO_BIN_EXE_layerinit");
-    let command = format!("'{program}' {} >out", words.join(" "));
+    let command = format!("'{program}' {words} >out");
     let mut script = Command::new("script");
     script.args(["--quiet", "--command", &command, "log"]);
     let output = script
@@ -85,9 +80,10 @@ fn on_terminal(directory: &Path, words: &[&str]) -> (Vec<u8>, String) {
 #[test]
 fn verbose_shows_all_steps_and_quiet_none() {
     let directory = workshop("progress");
-    for (words, line) in COMMANDS {
+    for (words, line) in commands() {
         let run = |more: &[&str]| {
             clean(&directory);
+            let words = words.split(' ');
             tool(&directory).args(words).args(more).output().unwrap()
         };
         let plain = run(&[]);
@@ -104,14 +100,14 @@ fn verbose_shows_all_steps_and_quiet_none() {
         );
         assert!(verbose.stdout == plain.stdout, "{words:?}");
 
-        let (stdout, shown) = on_terminal(&directory, words);
+        let (stdout, shown) = on_terminal(&directory, &words);
         assert_eq!(shown, "", "{words:?}: the steps are short");
         assert!(stdout == plain.stdout, "{words:?}");
-        let (stdout, shown) = on_terminal(&directory, &[words, &["-v"]].concat());
+        let (stdout, shown) = on_terminal(&directory, &format!("{words} -v"));
         assert!(shown.contains("iB/s, "), "{words:?}: no bar: {shown}");
         assert!(shown.contains(line), "{words:?}: {shown}");
         assert!(stdout == plain.stdout, "{words:?}");
-        let (stdout, shown) = on_terminal(&directory, &[words, &["-q"]].concat());
+        let (stdout, shown) = on_terminal(&directory, &format!("{words} -q"));
         assert_eq!(shown, "", "{words:?}");
         assert!(stdout == quiet.stdout, "{words:?}");
     }
@@ -129,23 +125,13 @@ fn a_long_step_has_a_bar_on_a_terminal_and_else_its_line() {
     let directory = workshop("progress-long");
     let file = fs::File::create(directory.join("dir/file")).unwrap();
     file.set_len(64 << 20).unwrap();
-    let words: &[&str] = &[
-        "build",
-        "--spec",
-        "/dev/null",
-        "--layer",
-        "dir",
-        "--as",
-        "cpio",
-        "-o",
-        "a.img",
-    ];
-    let (_, stderr, status) = said(&tool(&directory).args(words).output().unwrap());
+    let words = build("cpio");
+    let (_, stderr, status) = said(&tool(&directory).args(words.split(' ')).output().unwrap());
     assert_eq!(
         (stderr.as_str(), status),
         ("layer 0, dir: 67109376 bytes\n", 0)
     );
-    let (_, shown) = on_terminal(&directory, words);
+    let (_, shown) = on_terminal(&directory, &words);
     assert!(shown.contains("write the archive of dir: "), "{shown}");
     assert!(!shown.contains("layer 0, dir: "), "{shown}");
 }
